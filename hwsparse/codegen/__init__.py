@@ -1,0 +1,11 @@
+"""Code generation: TIR kernels by device family, a lowering pass over Relax, compiled libraries."""
+
+from hwsparse.codegen.build import build_model
+from hwsparse.codegen.cpu.select import refusal
+from hwsparse.codegen.library import Library, random_inputs, relative_error
+from hwsparse.codegen.single import build_layer
+
+# Measurements made with another version of the kernels are not used: raise it when their code changes.
+KERNEL_VERSION = "1"
+
+__all__ = ["KERNEL_VERSION", "Library", "build_layer", "build_model", "random_inputs", "refusal", "relative_error"]

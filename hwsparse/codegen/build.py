@@ -1,0 +1,108 @@
+"""Builds libraries: a whole model under a plan, or one layer for timing, by the same path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from safetensors.numpy import save_file
+from tvm import relax
+
+from hwsparse.codegen.cpu.schedule import schedule_remaining
+from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS, Library
+from hwsparse.codegen.link import link
+from hwsparse.codegen.lowering import Lowered, lower
+from hwsparse.errors import CompileError, UnsupportedError
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.target import Target
+
+
+def build_model(
+    model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target, directory: Path
+) -> Library:
+    """Compiles a model under a plan into `directory` and loads it.
+
+    Args:
+        weights: canonical pruned weights by layer name; layers left out take the model's own.
+        directory: an existing directory, which receives library.so, weights.safetensors and library.json.
+
+    Raises:
+        CompileError: TVM or the linker refused the program.
+        UnsupportedError: the target is not a CPU.
+    """
+    if target.kind != "cpu":
+        raise UnsupportedError(f"target {target.name} is a {target.kind}; code can be generated for CPUs only")
+    lowered = lower(model, plan, weights, target)
+    options = json.loads(target.tvm_target)
+    export(compile_module(lowered, target), directory / LIBRARY, options.get("mtriple", ""))
+    write_parameters(lowered, model, directory)
+    return Library.load(directory, target.threads)
+
+
+def compile_module(lowered: Lowered, target: Target) -> Any:
+    """Fuses and schedules what has no kernel of its own, then compiles: a TVM executable."""
+    # Reassociation lets LLVM vectorise sums, contraction fuses multiply and add.
+    options = {"fast-math-reassoc": True, "fast-math-contract": True}
+    tvm_target = tvm.target.Target({**json.loads(target.tvm_target), **options})
+    fuse = [
+        relax.transform.FastMathTransform(),
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    finish = [
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+    # Without storage rewriting: see REGISTERS in codegen.cpu.entry.
+    settings = {"tirx.disable_storage_rewrite": True}
+    try:
+        with tvm_target, tvm.transform.PassContext(opt_level=3, config=settings):
+            module = tvm.transform.Sequential(fuse)(lowered.module)
+            module = schedule_remaining(module, target.threads)
+            return tvm.compile(module, tvm_target, relax_pipeline=tvm.transform.Sequential(finish))
+    except Exception as error:  # TVM raises errors of many types
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise CompileError(f"TVM cannot compile for {target.name}: {reason}") from error
+
+
+def export(executable: Any, path: Path, triple: str) -> None:
+    """Links a TVM executable into the shared library `path`."""
+
+    def linker(output: str, objects: list[str], **_: Any) -> None:
+        link(output, objects, triple)
+
+    executable.export_library(str(path), fcompile=linker)
+
+
+def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
+    """Writes weights.safetensors and library.json, which make library.so a `Library`."""
+    save_file(lowered.parameters, directory / WEIGHTS)
+    description = {
+        "inputs": [_port(spec) for spec in model.inputs],
+        "outputs": [_port(spec) for spec in model.outputs],
+        "parameters": list(lowered.parameters),
+        "kernels": lowered.kernels,
+    }
+    (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))
+
+
+def _port(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}

@@ -1,0 +1,74 @@
+"""What the kernels over packed row groups have in common: their arguments and their last step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.geometry import Geometry
+
+# TVM puts every allocation of 1 KiB or more on the heap; accumulators must stay in registers.
+# Needs the pass configuration tirx.disable_storage_rewrite, which would drop the annotation.
+REGISTERS = {"disable_lower_builtin": True}
+
+
+def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:
+    """The epilogue after the bias, as a function on TIR expressions."""
+    clip = epilogue.activation()
+    if epilogue.residual:
+        return lambda value, added, index: clip(value + added[index])
+    return lambda value, added, index: clip(value)
+
+
+def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run: Any) -> tirx.PrimFunc:
+    """The function around `run`; list lengths are symbolic, so that one kernel serves every ratio."""
+    in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+
+    if epilogue.residual:
+
+        @T.prim_func(s_tir=True)
+        def kernel(
+            x: T.Buffer(in_shape, "float32"),
+            bounds: T.Buffer((chunks + 1,), "int32"),
+            starts_handle: T.handle,
+            columns_handle: T.handle,
+            values_handle: T.handle,
+            rows_handle: T.handle,
+            bias: T.Buffer((row_count,), "float32"),
+            added: T.Buffer(out_shape, "float32"),
+            out: T.Buffer(out_shape, "float32"),
+        ):
+            T.func_attr({"tirx.noalias": True})
+            starts_count, entries, slots = T.int64(), T.int64(), T.int64()
+            starts = T.match_buffer(starts_handle, (starts_count,), "int32")
+            columns = T.match_buffer(columns_handle, (entries,), "int32")
+            values = T.match_buffer(values_handle, (entries, shared), "float32")
+            rows = T.match_buffer(rows_handle, (slots,), "int32")
+            run(x, bounds, starts, columns, values, rows, bias, added, out)
+
+        return kernel
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer(in_shape, "float32"),
+        bounds: T.Buffer((chunks + 1,), "int32"),
+        starts_handle: T.handle,
+        columns_handle: T.handle,
+        values_handle: T.handle,
+        rows_handle: T.handle,
+        bias: T.Buffer((row_count,), "float32"),
+        out: T.Buffer(out_shape, "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        starts_count, entries, slots = T.int64(), T.int64(), T.int64()
+        starts = T.match_buffer(starts_handle, (starts_count,), "int32")
+        columns = T.match_buffer(columns_handle, (entries,), "int32")
+        values = T.match_buffer(values_handle, (entries, shared), "float32")
+        rows = T.match_buffer(rows_handle, (slots,), "int32")
+        run(x, bounds, starts, columns, values, rows, bias, out, out)
+
+    return kernel

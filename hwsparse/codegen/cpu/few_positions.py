@@ -1,0 +1,57 @@
+"""Products with one or a few positions: the vectors run along output rows instead of positions.
+
+    out[p, row] = clip( bias[row] + sum over kept columns of weight[row, column] * x[p, column] )
+
+A row group is one vector wide (or several), its kept columns are the union of its rows'. With a
+single position every weight is read once, so the kernel is bound by reading weights, and blocks as
+tall as the vector save the most.
+
+Knows nothing of Relax, ONNX or models.
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.geometry import Geometry
+
+
+def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.PrimFunc:
+    """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
+    positions, columns_in, row_count, finish = (
+        geometry.positions,
+        geometry.channels,
+        geometry.rows,
+        finish_of(epilogue),
+    )
+
+    @T.inline
+    def run(x, bounds, starts, columns, values, rows, bias, added, out):
+        x_flat = T.decl_buffer((positions * columns_in,), "float32", data=x.data)
+        out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
+        added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
+        for group in T.parallel(bounds[1]):
+            acc = T.alloc_buffer((positions, lanes), "float32", scope="local", annotations=REGISTERS)
+            sums = T.alloc_buffer((positions * lanes,), "float32")
+            for p in T.unroll(positions):
+                for lane in T.vectorized(lanes):
+                    acc[p, lane] = T.float32(0)
+            for step in range(starts[group + 1] - starts[group]):
+                item: T.let = starts[group] + step
+                for p in T.unroll(positions):
+                    for lane in T.vectorized(lanes):
+                        acc[p, lane] = acc[p, lane] + values[item, lane] * x_flat[p * columns_in + columns[item]]
+            for p in T.unroll(positions):
+                for lane in T.vectorized(lanes):
+                    sums[p * lanes + lane] = acc[p, lane]
+            for p in range(positions):
+                for lane in range(lanes):
+                    if rows[group * lanes + lane] >= 0:
+                        row: T.let = rows[group * lanes + lane]
+                        index: T.let = p * row_count + row
+                        out_flat[index] = finish(sums[p * lanes + lane] + bias[row], added_flat, index)
+
+    return entry(geometry, lanes, 1, epilogue, run)

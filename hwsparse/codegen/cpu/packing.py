@@ -1,0 +1,101 @@
+"""Weights as the CPU kernels read them: row groups, each with one list of kept columns.
+
+Knows nothing of TVM; arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwsparse.codegen.cpu.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """Row groups of one weight matrix.
+
+    bounds  (chunks + 1,) int32          row groups of each chunk: bounds[c] to bounds[c + 1]
+    starts  (groups + 1,) int32          entries of each row group: starts[g] to starts[g + 1]
+    columns (entries,) int32             panel column of each entry, ascending in a group
+    values  (entries, shared) float32    the group's weights in that column
+    rows    (groups * shared,) int32     output row of each slot, or -1 for a slot without one
+    """
+
+    bounds: np.ndarray
+    starts: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    rows: np.ndarray
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.bounds, self.starts, self.columns, self.values, self.rows
+
+
+def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) -> Packed:
+    """Packs a canonical weight: every column in which one row of a group is not zero is kept.
+
+    Rows that are wholly zero are gathered in groups of their own, so that a dropped output channel
+    costs nothing but its store.
+
+    Args:
+        weight: (rows, in / groups, *kernel) or (rows, columns), float32.
+        shared: output rows of a group.
+        chunks: parts of about equal work to cut the groups into.
+    """
+    matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(geometry.rows, -1)
+    per_group = geometry.rows // geometry.groups
+    slots = np.concatenate(
+        [_slots(matrix[start : start + per_group], start, shared) for start in range(0, geometry.rows, per_group)]
+    )
+    grouped = np.where(slots[..., None] >= 0, matrix[slots], 0)  # (groups, shared, columns of one conv group)
+    kept = (grouped != 0).any(axis=1)
+    group, column = np.nonzero(kept)
+    values = grouped.transpose(0, 2, 1)[group, column]
+    offset = slots.max(axis=1) // per_group * matrix.shape[1]
+    counts = kept.sum(axis=1)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    # A group costs its entries and about two more for its store.
+    work = np.concatenate([[0], np.cumsum(counts + 2)])
+    bounds = np.searchsorted(work, np.linspace(0, work[-1], chunks + 1)).clip(0, len(slots))
+    bounds[-1] = len(slots)
+    return Packed(
+        bounds.astype(np.int32),
+        starts.astype(np.int32),
+        (column + offset[group]).astype(np.int32),
+        np.ascontiguousarray(values, dtype=np.float32).reshape(-1, shared),
+        slots.reshape(-1).astype(np.int32),
+    )
+
+
+def pack_panels(weight: np.ndarray, width: int) -> np.ndarray:
+    """A dense (rows, columns) weight as panels of `width` rows: (panels, columns, width), zero filled."""
+    rows, columns = weight.shape
+    panels = -(-rows // width)
+    padded = np.zeros((panels * width, columns), np.float32)
+    padded[:rows] = weight
+    return np.ascontiguousarray(padded.reshape(panels, width, columns).transpose(0, 2, 1))
+
+
+def _slots(matrix: np.ndarray, first_row: int, shared: int) -> np.ndarray:
+    """Rows of one conv group as (groups, shared) slots, -1 where no row is left.
+
+    Rows stay in place, as blocks need, unless gathering those that have weights keeps fewer entries,
+    as when whole channels were dropped.
+    """
+    alive = matrix.any(axis=1)
+    in_place = _fill([np.arange(len(matrix))], shared)
+    gathered = _fill([np.flatnonzero(alive), np.flatnonzero(~alive)], shared)
+    slots = min(in_place, gathered, key=lambda slots: _entries(matrix, slots))
+    return np.where(slots >= 0, slots + first_row, -1)
+
+
+def _fill(parts: list[np.ndarray], shared: int) -> np.ndarray:
+    filled = [np.pad(part, (0, -len(part) % shared), constant_values=-1) for part in parts]
+    return np.concatenate(filled).reshape(-1, shared)
+
+
+def _entries(matrix: np.ndarray, slots: np.ndarray) -> int:
+    nonzero = np.where(slots[..., None] >= 0, matrix[slots] != 0, False)
+    return int(nonzero.any(axis=1).sum())

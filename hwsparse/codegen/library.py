@@ -1,0 +1,130 @@
+"""A compiled library on disk and in memory: load, run, check, time.
+
+Three files: library.so (code), weights.safetensors (parameters), library.json (what goes in and out,
+which kernel serves which layer). Needs TVM's runtime only; knows nothing of models or plans.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from safetensors.numpy import load_file
+from tvm import relax
+
+from hwsparse.errors import ArtifactError, InputError
+from hwsparse.model import TensorSpec
+
+LIBRARY, WEIGHTS, DESCRIPTION, REFERENCE = (
+    "library.so",
+    "weights.safetensors",
+    "library.json",
+    "reference.safetensors",
+)
+
+
+class Library:
+    """A loaded library; `kernels` names the kernel of each layer."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        """Loads a library from its directory; use `Library.load`."""
+        try:
+            description = json.loads((directory / DESCRIPTION).read_text())
+            self.inputs = tuple(_spec(item) for item in description["inputs"])
+            self.outputs = tuple(_spec(item) for item in description["outputs"])
+            self.kernels: dict[str, str] = description["kernels"]
+            arrays = load_file(directory / WEIGHTS)
+            parameters = [arrays[name] for name in description["parameters"]]
+            module = tvm.runtime.load_module(str(directory / LIBRARY))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ArtifactError(f"{directory} is not a compiled library: {_one_line(error)}") from None
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        self.directory = directory
+        self._machine = relax.VirtualMachine(module, tvm.cpu())
+        self._parameters = [tvm.runtime.tensor(array) for array in parameters]
+
+    @classmethod
+    def load(cls, directory: Path, threads: int) -> Library:
+        """Loads library.so, weights.safetensors and library.json from `directory`.
+
+        Loading runs code: verify an artifact that came from elsewhere first (`Artifact.load`).
+
+        Raises:
+            ArtifactError: the files are missing or are not a library.
+        """
+        return cls(directory, threads)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference: arrays by input name, of exactly the shapes and dtypes of `self.inputs`.
+
+        Raises:
+            InputError: an input is missing, unknown, or of another shape or dtype.
+        """
+        result = self._machine["main"](*self._tensors(inputs), *self._parameters)
+        results = result if len(self.outputs) > 1 else [result]
+        return {spec.name: value.numpy() for spec, value in zip(self.outputs, results, strict=True)}
+
+    def time(self, repeats: int, number: int = 1, inputs: Mapping[str, np.ndarray] | None = None) -> tuple[float, ...]:
+        """Seconds a call takes, `repeats` times, each the mean of `number` calls back to back.
+
+        Without inputs, integers are zeros and floats standard normal.
+        """
+        if inputs is None:
+            inputs = random_inputs(self.inputs)
+        self._machine.set_input("main", *self._tensors(inputs), *self._parameters)
+        evaluate = self._machine.time_evaluator("invoke_stateful", tvm.cpu(), number=number, repeat=repeats)
+        return tuple(evaluate("main").results)
+
+    def check(self) -> float | None:
+        """Largest error against the reference outputs stored at build, relative to their largest value.
+
+        None when none were stored.
+        """
+        if not (self.directory / REFERENCE).exists():
+            return None
+        stored = load_file(self.directory / REFERENCE)
+        outputs = self.run({spec.name: stored[f"in/{spec.name}"] for spec in self.inputs})
+        return max(relative_error(outputs[spec.name], stored[f"out/{spec.name}"]) for spec in self.outputs)
+
+    def _tensors(self, inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        if set(inputs) != {spec.name for spec in self.inputs}:
+            wanted = ", ".join(spec.name for spec in self.inputs)
+            raise InputError(f"inputs are {wanted}; got {', '.join(sorted(inputs)) or 'none'}")
+        for spec in self.inputs:
+            array = inputs[spec.name]
+            if array.shape != spec.shape or array.dtype != spec.dtype:
+                raise InputError(
+                    f"input {spec.name!r} is {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
+                )
+        return [tvm.runtime.tensor(np.ascontiguousarray(inputs[spec.name])) for spec in self.inputs]
+
+
+def random_inputs(specs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs for timing and checking: floats standard normal, integers zero."""
+    rng = np.random.default_rng(seed)
+    return {
+        spec.name: rng.standard_normal(spec.shape).astype(spec.dtype)
+        if np.issubdtype(np.dtype(spec.dtype), np.floating)
+        else np.zeros(spec.shape, spec.dtype)
+        for spec in specs
+    }
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference, relative to the reference's largest value; infinite for NaN."""
+    difference = float(np.max(np.abs(value.astype(np.float64) - reference), initial=0.0))
+    scale = float(np.max(np.abs(reference), initial=0.0))
+    return difference / max(scale, 1e-30) if np.isfinite(difference) else float("inf")
+
+
+def _spec(item: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(str(item["name"]), tuple(int(size) for size in item["shape"]), str(item["dtype"]))
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,208 @@
+"""From a model and a plan to a TVM module in which our kernels do the layers' work.
+
+The ONNX graph is imported into Relax with the layers' weights as inputs, by which layers are found
+again; each layer, with the bias, residual addition and clip that follow it, becomes one call of a
+generated kernel over packed weights. Products of two activations get a kernel too.
+
+Weights never enter the code: they are parameters, kept in a file beside the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax, tirx
+from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.relax.frontend.onnx import from_onnx
+
+from hwsparse.codegen.chains import Chain, find_chains
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.matmul import matmul
+from hwsparse.codegen.cpu.select import kernel_for
+from hwsparse.errors import CompileError
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.target import Target
+
+# Constants larger than this move from the code to the parameters.
+INLINE_CONSTANT_BYTES = 4096
+# Relax's code for an opaque function: fusion leaves it alone.
+OPAQUE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A module whose `main` takes the model's inputs, then `parameters` in order.
+
+    `kernels` names the kernel of each layer.
+    """
+
+    module: tvm.IRModule
+    parameters: dict[str, np.ndarray]
+    kernels: dict[str, str]
+
+
+def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target) -> Lowered:
+    """Lowers a model: layers named in `weights` take those (canonical, pruned), others the model's own.
+
+    Raises:
+        CompileError: TVM's importer does not take an operator of the model.
+    """
+    names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
+    module = _import(model, names)
+    chains = find_chains(module["main"], {names[layer.name]: layer for layer in model.layers})
+    missing = {layer.name for layer in model.layers} - {chain.layer.name for chain in chains}
+    if missing:
+        raise CompileError(f"layers not found after TVM's import: {', '.join(sorted(missing))}")
+    pool = _Pool(target)
+    replacements = {}
+    for chain in chains:
+        name = chain.layer.name
+        weight = weights[name] if name in weights else model.weight(name)
+        replacements[chain.variables[-1]] = pool.call(chain, plan, weight)
+    absorbed = {var for chain in chains for var in chain.variables[:-1]}
+    return _rewrite(module, set(names.values()), replacements, absorbed, pool)
+
+
+def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
+    """The model in Relax, each layer's weight an input of `main` named by `names`."""
+    proto = onnx.load_from_string(model.proto)
+    graph = proto.graph
+    renamed = {layer.weight: names[layer.name] for layer in model.layers}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for old, new in renamed.items():
+        value = onnx.helper.make_tensor_value_info(new, stored[old].data_type, list(stored[old].dims))
+        graph.initializer.remove(stored[old])
+        graph.input.append(value)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    try:
+        module = from_onnx(proto, keep_params_in_input=False)
+    except Exception as error:  # the importer raises whatever its converters raise
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise CompileError(f"TVM cannot import {model.name}: {reason}") from None
+    passes = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.FoldConstant(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    return tvm.transform.Sequential(passes)(module)
+
+
+@dataclass(slots=True)
+class KernelCall:
+    """What replaces a chain: a kernel, its input and parameters, an optional residual input."""
+
+    function: Any  # PrimFunc
+    function_name: str
+    source: Any
+    parameters: tuple[Any, ...]
+    residual: Any
+    out_shape: tuple[int, ...]
+
+
+class _Pool:
+    """Generated kernels, each once however many layers call it, and the parameters of all calls."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.arrays: dict[str, np.ndarray] = {}
+        self.variables: dict[str, Any] = {}
+        self.kernels: dict[str, str] = {}
+        self._functions: dict[tuple[str, str, str], tuple[str, Any]] = {}
+
+    def parameter(self, name: str, array: np.ndarray, any_size: bool = False) -> Any:
+        """A new input of `main` that will be given `array`, or an array with another first size if `any_size`."""
+        sizes: list[Any] = list(array.shape)
+        if any_size:
+            sizes[0] = tirx.Var(f"n{len(self.arrays)}", "int64")
+        variable = relax.Var(f"p{len(self.arrays)}", relax.TensorType(sizes, str(array.dtype)))
+        self.arrays[name], self.variables[name] = array, variable
+        return variable
+
+    def call(self, chain: Chain, plan: Plan, weight: np.ndarray) -> KernelCall:
+        """The kernel call for a chain, its weight packed."""
+        layer = chain.layer
+        epilogue = Epilogue(chain.residual is not None, chain.low, chain.high)
+        kernel = kernel_for(layer, plan.choice(layer.name), self.target, epilogue)
+        key = (layer.signature, kernel.name, str(epilogue))
+        function_name, function = self._functions.setdefault(
+            key, (f"{kernel.name}_{len(self._functions)}", kernel.function)
+        )
+        bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
+        parameters = tuple(
+            self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate((*kernel.pack(weight), bias))
+        )
+        self.kernels[layer.name] = kernel.name
+        return KernelCall(function, function_name, chain.source, parameters, chain.residual, layer.output_shape)
+
+
+def _rewrite(
+    module: tvm.IRModule, weights: set[str], replacements: Mapping[Any, KernelCall], absorbed: set[Any], pool: _Pool
+) -> Lowered:
+    @mutator
+    class Rewriter(PyExprMutator):  # type: ignore[misc]
+        """Replaces chains and products of activations by kernel calls, large constants by parameters."""
+
+        def visit_var_binding_(self, binding: Any) -> None:
+            if binding.var in absorbed:
+                return
+            call = replacements.get(binding.var)
+            if call is None:
+                super().visit_var_binding_(binding)
+                return
+            inputs = [self.visit_expr(call.source), *call.parameters]
+            if call.residual is not None:
+                inputs.append(self.visit_expr(call.residual))
+            self.emit(binding.var, _opaque(call.function), call.function_name, inputs, call.out_shape)
+
+        def emit(self, var: Any, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...]) -> None:
+            where = self.builder_.add_func(function, name)
+            out = self.builder_.emit(relax.call_tir(where, inputs, relax.TensorType(shape, "float32")))
+            self.set_var_remap(var, out)
+
+        def visit_call_(self, call: Any) -> Any:
+            call = super().visit_call_(call)
+            if getattr(call.op, "name", "") != "relax.matmul":
+                return call
+            left, right = (_static_shape(operand) for operand in call.args)
+            if left is None or right is None or len(left) < 2 or left[:-2] != right[:-2]:
+                return call
+            target = pool.target
+            function = matmul(left, right, target.vector_bits // 32, target.vector_registers, target.threads)
+            where = self.builder_.add_func(_opaque(function), "matmul")
+            return relax.call_tir(where, list(call.args), relax.TensorType((*left[:-1], right[-1]), "float32"))
+
+        def visit_generic_const_(self, constant: Any) -> Any:
+            array = constant.value.numpy()
+            if array.nbytes <= INLINE_CONSTANT_BYTES:
+                return constant
+            return pool.parameter(f"constant/{len(pool.arrays)}", array)
+
+    main = module["main"]
+    rewriter = Rewriter(module)
+    body = rewriter.visit_expr(main.body)
+    inputs = [var for var in main.params if var.name not in weights]
+    function = relax.Function(inputs + list(pool.variables.values()), body)
+    result = rewriter.builder_.get()
+    result["main"] = function.with_attr("global_symbol", "main").with_attr("num_input", len(inputs))
+    return Lowered(relax.transform.DeadCodeElimination()(result), pool.arrays, pool.kernels)
+
+
+def _opaque(function: Any) -> Any:
+    return function.with_attr("op_pattern", OPAQUE).with_attr("hwsparse.kernel", True)
+
+
+def _static_shape(value: Any) -> tuple[int, ...] | None:
+    shape = getattr(value.ty, "shape", None)
+    if getattr(value.ty, "dtype", "") != "float32" or not isinstance(shape, relax.ShapeExpr):
+        return None
+    sizes = tuple(size.value if hasattr(size, "value") else -1 for size in shape.values)
+    return sizes if min(sizes, default=1) > 0 and math.prod(sizes) > 0 else None

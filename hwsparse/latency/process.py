@@ -1,0 +1,209 @@
+"""The worker process seen from its parent: starts it, asks it, notices its death, ends it.
+
+Knows the form of requests and answers, not what they mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import hwsparse
+from hwsparse.errors import MeasureError
+
+START_TIMEOUT_S = 120.0
+# An answer is a short line, and of what a library prints only the end is shown.
+MAX_ANSWER_BYTES, KEPT_PRINT_BYTES = 1 << 20, 4096
+# As this process was started: TVM later re-pins the thread that loads a library to its first CPU.
+ALLOWED_CPUS = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+class Lost(Exception):
+    """The worker is gone: it crashed, hung or spoke nonsense. What it had loaded is gone too."""
+
+    def __init__(self, stage: Literal["run", "timeout"], reason: str) -> None:
+        super().__init__(reason)
+        self.stage: Literal["run", "timeout"] = stage
+        self.reason = reason
+
+
+class Refused(Exception):
+    """The worker lives and answered that it could not do what was asked."""
+
+
+class Worker:
+    """A running worker process with `threads` CPUs of its own to run on."""
+
+    def __init__(self, loader: str, threads: int) -> None:
+        """Starts the process.
+
+        Args:
+            loader: "module:class" of the library class.
+
+        Raises:
+            MeasureError: it does not start, or this machine has too few CPUs.
+        """
+        self.threads = threads
+        cpus = choose_cpus(threads)
+        command = [sys.executable, "-m", "hwsparse.latency.worker", "--loader", loader, "--threads", str(threads)]
+        command += ["--parent", str(os.getpid()), "--cpus", *map(str, cpus)]
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads))
+        except OSError as error:
+            raise MeasureError(f"cannot start the process that times libraries: {error}") from None
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._requests, self._answers, self._prints = (
+            stream.fileno() for stream in (self._process.stdin, self._process.stdout, self._process.stderr)
+        )
+        self._received, self._printed, self._asked = b"", b"", 0
+        try:
+            greeting = self._receive(START_TIMEOUT_S)
+        except Lost as lost:
+            raise MeasureError(f"the process that times libraries did not start: {lost.reason}") from None
+        if "failed" in greeting:
+            self.close()
+            raise MeasureError(f"the process that times libraries cannot load {loader}: {greeting['failed']}")
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, timeout_s: float, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for its answer.
+
+        Raises:
+            Lost: no answer; the process has ended.
+            Refused: the answer is that it failed.
+        """
+        self._asked += 1
+        line = json.dumps({"id": self._asked, **request}) + "\n"
+        with contextlib.suppress(BrokenPipeError):  # `_receive` finds out why
+            os.write(self._requests, line.encode())
+        answer = self._receive(timeout_s)
+        if answer.get("id") != self._asked:
+            raise self._lost("run", "answered another request")
+        if "failed" in answer:
+            raise Refused(str(answer["failed"]))
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            line = self._line(time.monotonic() + timeout_s)
+        except Lost:
+            raise
+        except BaseException:  # Ctrl-C: an answer that comes later would be taken for the next one's
+            self.close()
+            raise
+        if line is None:
+            raise self._lost("timeout", f"no answer within {timeout_s:g} s")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._lost("run", f"answered {line[:40]!r}, which is no answer")
+        return answer
+
+    def _line(self, deadline: float) -> bytes | None:
+        """The next line of output; None when the time is over. Takes in what is printed meanwhile."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            selector.register(self._prints, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    return None
+                for key, _ in ready:
+                    data = os.read(key.fd, 1 << 16)
+                    if key.fd == self._prints:
+                        self._printed = (self._printed + data)[-KEPT_PRINT_BYTES:]
+                        if not data:
+                            selector.unregister(self._prints)
+                        continue
+                    self._received += data
+                    if not data or len(self._received) > MAX_ANSWER_BYTES:
+                        raise self._lost("run", "closed its output" if not data else "does not stop answering")
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def _lost(self, stage: Literal["run", "timeout"], reason: str) -> Lost:
+        """Makes sure that the process is gone; a death of its own is the better reason."""
+        if stage == "run":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(1.0 if reason == "closed its output" else 0.0)
+                reason = _death(status)
+        while data := self._last_print():
+            self._printed = (self._printed + data)[-KEPT_PRINT_BYTES:]
+        self.close()
+        words = self._printed.decode(errors="replace").strip().splitlines()
+        return Lost(stage, f"{reason}; it printed: {words[-1][:200]}" if words else reason)
+
+    def _last_print(self) -> bytes:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._prints, selectors.EVENT_READ)
+            return os.read(self._prints, 1 << 16) if selector.select(0.0) else b""
+
+
+def choose_cpus(threads: int, sys: Path = Path("/sys")) -> tuple[int, ...]:
+    """CPUs to pin `threads` threads to: of different cores first, high numbers first (interrupts go to CPU 0).
+
+    Empty where the system cannot pin.
+
+    Raises:
+        MeasureError: there are fewer than `threads`.
+    """
+    if not ALLOWED_CPUS:
+        return ()
+    if threads > len(ALLOWED_CPUS):
+        raise MeasureError(f"{threads} threads wanted, but this process may use {len(ALLOWED_CPUS)} CPUs")
+    first_of_core, others, seen = [], [], set()
+    for cpu in sorted(ALLOWED_CPUS, reverse=True):
+        try:
+            core = (sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            core = str(cpu)
+        (others if core in seen else first_of_core).append(cpu)
+        seen.add(core)
+    return tuple((first_of_core + others)[:threads])
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment, with thread counts fixed before any library reads them."""
+    home = str(Path(hwsparse.__file__).parents[1])
+    counts = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {
+        **os.environ,
+        **{name: str(threads) for name in counts},
+        # Otherwise TVM pins its threads to the machine's first CPUs, whatever CPUs we chose.
+        "TVM_BIND_THREADS": "0",
+        # The same hwsparse as here, and nothing from the directory that the user happens to be in.
+        "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"killed by {name}" + (" (perhaps for lack of memory)" if name == "SIGKILL" else "")

@@ -1,0 +1,125 @@
+"""The process in which libraries are loaded, checked and timed, so that their crash is nobody else's.
+
+Started by `hwsparse.latency.process`; reads one JSON request a line from standard input and writes one
+answer a line. Whatever libraries print goes to standard error. Ends with its input, or with its parent.
+
+Knows nothing of workloads or records, nor what is timed: any class with `load(directory, threads)`,
+`check()` and `time(repeats, number)` will do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+PR_SET_PDEATHSIG = 1
+MIN_WARM_CALLS = 3
+
+
+def main() -> int:
+    """Answers requests until the input ends; the exit status is 0 then."""
+    arguments = _arguments()
+    _end_with_parent(arguments.parent)
+    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, answers = _claim_streams()
+    try:
+        if arguments.cpus:
+            os.sched_setaffinity(0, arguments.cpus)
+        module, _, name = arguments.loader.partition(":")
+        loader = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        _answer(answers, {"failed": _one_line(error)})
+        return 1
+    _answer(answers, {"ready": True})
+    libraries: dict[int, Any] = {}
+    for line in requests:
+        request = json.loads(line)
+        try:
+            reply = ACTIONS[request["do"]](libraries, request, loader, arguments.threads)
+        except Exception as error:
+            reply = {"failed": _one_line(error)}
+        _answer(answers, {"id": request["id"], **reply})
+    return 0
+
+
+def _load(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    libraries[request["slot"]] = loader.load(Path(request["directory"]), threads)
+    return {}
+
+
+def _check(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    return {"error": libraries[request["slot"]].check()}
+
+
+def _warm(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    """Runs until caches, clocks and thread pools are warm; answers with the seconds a call takes by then."""
+    library, spent, calls = libraries[request["slot"]], 0.0, 0
+    number = MIN_WARM_CALLS
+    while calls < MIN_WARM_CALLS or spent < request["seconds"]:
+        (each,) = library.time(1, number)
+        if not each > 0:
+            raise ValueError(f"a call took {each} seconds")
+        spent, calls, number = spent + each * number, calls + number, number * 2
+    return {"seconds": each}
+
+
+def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    return {"samples": list(libraries[request["slot"]].time(request["repeats"], request["number"]))}
+
+
+def _clear(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    libraries.clear()
+    return {}
+
+
+Action = Callable[[dict[int, Any], Mapping[str, Any], Any, int], dict[str, Any]]
+ACTIONS: dict[str, Action] = {"load": _load, "check": _check, "warm": _warm, "time": _time, "clear": _clear}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--loader", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--cpus", type=int, nargs="*", default=[])
+    return parser.parse_args()
+
+
+def _end_with_parent(parent: int) -> None:
+    """A library that hangs reads no end of input: on Linux the kernel ends this process with its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        sys.exit(1)
+
+
+def _claim_streams() -> tuple[TextIO, TextIO]:
+    """Takes standard input and output away from the libraries: they read nothing and print to standard error."""
+    requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+    with open(os.devnull) as null:
+        os.dup2(null.fileno(), 0)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _answer(answers: TextIO, body: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(body) + "\n")
+    answers.flush()
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

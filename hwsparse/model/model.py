@@ -1,0 +1,96 @@
+"""A network in its canonical form: a static-shape ONNX graph with its prunable layers named.
+
+Knows nothing of where the network came from, of patterns, data or devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from hwsparse.errors import ModelError
+from hwsparse.plan import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a model; `dtype` is a numpy dtype name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.shape):
+            raise ModelError(f"tensor {self.name!r}: every size must be at least 1, not {self.shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network as everything past import sees it.
+
+    `proto` is a serialized ONNX ModelProto: static shapes, constants and batch norm folded, weights inline.
+    `layers` are the prunable ones, in graph order.
+    """
+
+    name: str
+    proto: bytes
+    digest: str  # sha256 of proto, hexadecimal
+    layers: tuple[Layer, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        if self.digest != hashlib.sha256(self.proto).hexdigest():
+            raise ModelError(f"model {self.name!r}: the digest is not that of its graph")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) != len(names):
+            raise ModelError(f"model {self.name!r}: two layers have one name")
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, digest={self.digest[:12]!r}, layers={len(self.layers)})"
+
+    def layer(self, name: str) -> Layer:
+        """The prunable layer of that name.
+
+        Raises:
+            ModelError: there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise ModelError(f"model {self.name!r} has no prunable layer {name!r}")
+
+    def weight(self, layer_name: str) -> np.ndarray:
+        """A layer's weight in canonical layout (`layer.weight_shape`), float32, read-only."""
+        layer = self.layer(layer_name)
+        stored = _initializers(self.proto)[layer.weight]
+        canonical = np.ascontiguousarray(stored.T) if layer.transposed else stored
+        canonical.setflags(write=False)
+        return canonical
+
+    def initializer(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
+        """A canonical weight, back in the layout of the initializer `layer.weight`, contiguous float32.
+
+        Raises:
+            ModelError: `weight` has not the layer's shape.
+        """
+        if weight.shape != layer.weight_shape:
+            raise ModelError(f"layer {layer.name!r}: weight of shape {weight.shape}, not {layer.weight_shape}")
+        return np.ascontiguousarray(weight.T if layer.transposed else weight, dtype=np.float32)
+
+
+@lru_cache(maxsize=2)
+def _initializers(proto: bytes) -> Mapping[str, np.ndarray]:
+    """Arrays by name, read-only; kept for the last models, because weights are asked for layer by layer."""
+    arrays = {item.name: numpy_helper.to_array(item) for item in onnx.load_from_string(proto).graph.initializer}
+    for array in arrays.values():
+        array.setflags(write=False)
+    return MappingProxyType(arrays)

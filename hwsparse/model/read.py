@@ -1,0 +1,107 @@
+"""Bytes from outside become an ONNX graph of standard operators, or one clear error.
+
+Knows nothing of shapes, layers or onnxruntime.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import checker, inliner
+
+from hwsparse.errors import ModelError
+from hwsparse.model.external import MAX_MODEL_BYTES, inline_external_data
+
+OPSETS = range(11, 23)
+_STANDARD = ("", "ai.onnx")
+
+
+def read_proto(source: Path | bytes) -> onnx.ModelProto:
+    """Reads and checks an ONNX model; weights inline, local functions inlined, standard operators only.
+
+    Raises:
+        ModelError: unreadable, too large, truncated, not ONNX, of another opset, or with custom operators.
+    """
+    data = source if isinstance(source, bytes) else _read_file(source)
+    if len(data) > MAX_MODEL_BYTES:
+        raise ModelError(f"the model takes {len(data)} bytes; an ONNX model holds at most {MAX_MODEL_BYTES}")
+    try:
+        proto = onnx.load_from_string(data)
+    except (DecodeError, ValueError, RecursionError):
+        raise ModelError("not an ONNX model, or a truncated one") from None
+    if not proto.graph.output:
+        raise ModelError("not an ONNX model, or a truncated one: it holds no graph with an output")
+    _check_opset(proto)
+    inline_external_data(proto, None if isinstance(source, bytes) else source.parent)
+    proto = _inline_functions(proto)
+    _check_operators(proto)
+    try:
+        checker.check_model(proto)
+    except (checker.ValidationError, ValueError) as error:
+        raise ModelError(f"not a valid ONNX model: {one_line(error)}") from None
+    return proto
+
+
+def opset(proto: onnx.ModelProto) -> int:
+    """Version of the default operator set; 0 if the model names none."""
+    return next((item.version for item in proto.opset_import if item.domain in _STANDARD), 0)
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """A node as errors name it."""
+    return f"node {node.name!r} ({node.op_type})"
+
+
+def one_line(error: Exception) -> str:
+    """The text of another package's error on one line, without its file paths and codes."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
+    text = re.sub(r"(Load model from .*? failed: ?|This is an invalid model\. |/\S+/(onnxruntime|onnx)/\S+\.(cc|h):\d+ )", "", text)
+    return text if len(text) <= 400 else text[:397] + "..."
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if (size := path.stat().st_size) > MAX_MODEL_BYTES:
+            raise ModelError(f"{path} takes {size} bytes; an ONNX file holds at most {MAX_MODEL_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _check_opset(proto: onnx.ModelProto) -> None:
+    if (version := opset(proto)) not in OPSETS:
+        raise ModelError(
+            f"the model has opset {version}; {OPSETS[0]} to {OPSETS[-1]} can be read: export it again with one of these"
+        )
+
+
+def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    if not proto.functions:
+        return proto
+    try:
+        return inliner.inline_local_functions(proto)
+    except Exception as error:  # the inliner raises bare RuntimeErrors from C++ and whatever its checker raises
+        raise ModelError(f"the model's functions cannot be inlined: {one_line(error)}") from None
+
+
+def _check_operators(proto: onnx.ModelProto) -> None:
+    version = opset(proto)
+    for node in nodes(proto.graph):
+        if node.domain not in _STANDARD:
+            raise ModelError(f"{describe(node)}: operator {node.domain}.{node.op_type} is not a standard ONNX operator")
+        if not onnx.defs.has(node.op_type, max_inclusive_version=version):
+            raise ModelError(f"{describe(node)}: opset {version} of ONNX has no operator {node.op_type}")
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from nodes(inner)

@@ -1,0 +1,123 @@
+"""Every kernel against onnxruntime, over random shapes, patterns and ratios, with bounds checked."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.matmul import matmul
+from hwsparse.codegen.cpu.select import kernel_for, refusal
+from hwsparse.pattern import NM, Dense, parse_pattern
+from hwsparse.plan import Choice, Layer
+from hwsparse.sparsify.mask import applicable, make_mask
+from tests.codegen.layers import CPU, conv, convs, depthwise_convs, onnxruntime_answer, product, products
+
+PATTERNS = ("dense", "unstructured", "block2x1", "block4x1", "block8x1", "block16x1", "2:4", "1:4", "2:4x4", "channel2")
+TOLERANCE = 1e-4
+
+
+def compile_kernel(function: tvm.tirx.PrimFunc) -> tvm.runtime.Module:
+    # A read or write past the end of a buffer is an error that the test sees.
+    config = {"tirx.disable_storage_rewrite": True, "tirx.instrument_bound_checkers": True}
+    with tvm.transform.PassContext(opt_level=3, config=config):
+        return tvm.compile(function, tvm.target.Target({"kind": "llvm"}))
+
+
+def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
+    if not choice.is_dense:
+        weight *= make_mask(np.abs(weight), choice, layer.groups)
+    x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in (layer.input_shape, (layer.outputs,)))
+    residual = rng.standard_normal(layer.output_shape).astype(np.float32)
+    kernel = kernel_for(layer, choice, CPU, epilogue)
+    inputs = [x, *kernel.pack(weight), bias, *([residual] if epilogue.residual else [])]
+    out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
+    compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)
+    expected = onnxruntime_answer(layer, x, weight, bias) + (residual if epilogue.residual else 0)
+    expected = np.clip(expected, epilogue.low, epilogue.high)
+    scale = max(float(np.abs(expected).max()), 1e-3)
+    np.testing.assert_allclose(out.numpy() / scale, expected / scale, atol=TOLERANCE, rtol=0)
+
+
+@st.composite
+def choices(draw: st.DrawFn, layer: Layer) -> Choice:
+    """Choices that can be applied to the layer, with ratios from nothing to everything dropped."""
+    usable = [parse_pattern(text) for text in PATTERNS]
+    pattern = draw(st.sampled_from([p for p in usable if applicable(layer, p) is None and not refusal(layer, Choice())]))
+    if isinstance(pattern, Dense):
+        return Choice()
+    if isinstance(pattern, NM):
+        return Choice(pattern, pattern.ratio)
+    return Choice(pattern, draw(st.sampled_from((0.0, 0.3, 0.5, 0.9, 0.97, 1.0))))
+
+
+EPILOGUES = st.sampled_from((Epilogue(), Epilogue(True), Epilogue(False, 0.0), Epilogue(True, 0.0, 6.0)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_convolutions(data: st.DataObject) -> None:
+    layer = data.draw(convs())
+    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_matrix_products(data: st.DataObject) -> None:
+    layer = data.draw(products())
+    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(depthwise_convs(), st.sampled_from((Epilogue(), Epilogue(False, 0.0, 6.0))), st.integers(0, 99))
+def test_depthwise_convolutions(layer: Layer, epilogue: Epilogue, seed: int) -> None:
+    check(layer, Choice(), epilogue, seed)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv(8, 16, (7, 7), 32, (1, 1)),
+        conv(1, 8, (13, 9), 32, (3, 3), (2, 2), ((1, 1), (1, 1))),
+        product((1, 33), 24, 32),
+        product((1,), 24, 48),
+    ],
+    ids=lambda layer: layer.signature,
+)
+def test_every_pattern(text: str, layer: Layer) -> None:
+    pattern = parse_pattern(text)
+    ratio = pattern.ratio if isinstance(pattern, NM) else 0.0 if isinstance(pattern, Dense) else 0.75
+    check(layer, Choice(pattern, ratio), Epilogue(), 0)
+
+
+def test_a_layer_without_weights_gives_its_bias() -> None:
+    check(conv(1, 8, (6, 6), 12, (3, 3)), Choice(parse_pattern("unstructured"), 1.0), Epilogue(False, 0.0), 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(1, 3), max_size=2), st.integers(1, 20), st.integers(1, 20), st.integers(1, 40), st.integers(1, 4)
+)
+def test_products_of_activations(batch: list[int], m: int, depth: int, n: int, threads: int) -> None:
+    rng = np.random.default_rng(math.prod(batch) + m + depth + n)
+    left, right = rng.standard_normal((*batch, m, depth)), rng.standard_normal((*batch, depth, n))
+    out = tvm.runtime.tensor(np.full((*batch, m, n), np.nan, np.float32))
+    kernel = compile_kernel(matmul(left.shape, right.shape, 8, 16, threads))["kernel"]
+    kernel(*(tvm.runtime.tensor(array.astype(np.float32)) for array in (left, right)), out)
+    np.testing.assert_allclose(out.numpy(), left @ right, atol=1e-4)
+
+
+def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
+    layer = conv(1, 8, (6, 6), 8, (3, 3), groups=8)
+    assert "depthwise" in str(refusal(layer, Choice(parse_pattern("unstructured"), 0.9)))
+    assert "int8" in str(refusal(product((4,), 8, 8), Choice(dtype="int8")))
+    assert "at most 16" in str(refusal(product((4,), 64, 64), Choice(parse_pattern("block32x1"), 0.5)))
+    assert refusal(layer, Choice()) is None
