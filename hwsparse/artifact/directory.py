@@ -80,7 +80,7 @@ def write_artifact(directory: Path, files: Mapping[str, Path | bytes], manifest:
         entries = []
         for name in sorted(files):
             FileEntry(name, "0" * 64, 0)  # the name is checked before a file of that name is made
-            entries.append(_write(scratch / name, files[name]))
+            entries.append(FileEntry(name, *_write(scratch / name, files[name])))
         manifest = normalized(dataclasses.replace(manifest, files=tuple(entries)))
         require_complete(manifest, directory)
         _write(scratch / MANIFEST, manifest.text.encode())
@@ -126,7 +126,7 @@ def unreadable(error: OSError, where: Path) -> ArtifactError:
     return ArtifactError(f"{name}: {error.strerror or error}")
 
 
-def _write(path: Path, source: Path | bytes) -> FileEntry:
+def _write(path: Path, source: Path | bytes) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     with contextlib.ExitStack() as stack:
         if isinstance(source, bytes):
@@ -139,7 +139,7 @@ def _write(path: Path, source: Path | bytes) -> FileEntry:
             size += file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return FileEntry(path.name, digest.hexdigest(), size)
+    return digest.hexdigest(), size
 
 
 def read_chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and what made the code: records of another device or toolchain are not used.
+"""What a measurement was made on, and what made the code: others' records are not used.
 
 Knows nothing of workloads or samples. Does not import TVM: the kernels' version is passed in.
 """
@@ -37,7 +37,15 @@ class Device:
     def probe(cls, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Device:
         """Describes this machine; where the system does not tell (no /proc, no /sys), fields stay empty."""
         info = _cpuinfo(proc / "cpuinfo")
-        named = ("model name", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU revision")
+        named = (
+            "model name",
+            "cpu family",
+            "model",
+            "stepping",
+            "CPU implementer",
+            "CPU part",
+            "CPU revision",
+        )
         flags = sorted((info.get("flags") or info.get("Features") or "").split())
         return cls(
             machine=platform.machine(),
@@ -60,7 +68,13 @@ class Toolchain:
     @classmethod
     def of(cls, target: Target, kernels: str) -> Toolchain:
         """The installed toolchain, generating code for `target` with kernels of version `kernels`."""
-        told = (target.tvm_target, target.vector_bits, target.vector_registers, target.l1d_bytes, target.l2_bytes)
+        told = (
+            target.tvm_target,
+            target.vector_bits,
+            target.vector_registers,
+            target.l1d_bytes,
+            target.l2_bytes,
+        )
         digest = hashlib.sha256(repr((told, target.isa)).encode()).hexdigest()[:16]
         return cls(kernels=kernels, tvm=_version("apache-tvm"), target=digest)
 

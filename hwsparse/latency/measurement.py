@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from hwsparse.errors import MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
@@ -26,7 +26,7 @@ MIN_SAMPLES = 6
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """How a library is timed. Times are in seconds; `timeout_s` is for each step (load, check, a turn of timing)."""
+    """How a library is timed, in seconds; `timeout_s` is for each step: load, check, a turn of timing."""
 
     threads: int
     samples: int = 30
@@ -38,10 +38,14 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.rounds < 1 or self.samples < MIN_SAMPLES:
-            raise MeasureError(f"timing needs at least 1 thread, 1 round and {MIN_SAMPLES} samples, not {self}")
+            raise MeasureError(
+                f"timing needs at least 1 thread, 1 round and {MIN_SAMPLES} samples, not {self}"
+            )
         limits = (self.warmup_s, self.min_sample_s, self.timeout_s, self.tolerance)
         if not all(math.isfinite(value) and value >= 0 for value in limits) or self.timeout_s == 0:
-            raise MeasureError(f"times and tolerance must be finite, not negative, and the timeout not 0: {self}")
+            raise MeasureError(
+                f"times and tolerance must be finite, not negative, and the timeout not 0: {self}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,14 @@ class Measurement:
     taken_at: datetime
 
     def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise MeasureError(
+                f"{self.key}: {self.source!r} is no source; use {' or '.join(get_args(Source))}"
+            )
         if len(self.samples_s) < MIN_SAMPLES:
-            raise MeasureError(f"{self.key}: {len(self.samples_s)} samples; at least {MIN_SAMPLES} are needed")
+            raise MeasureError(
+                f"{self.key}: {len(self.samples_s)} samples; at least {MIN_SAMPLES} are needed"
+            )
         if not all(math.isfinite(sample) and sample > 0 for sample in self.samples_s):
             raise MeasureError(f"{self.key}: a sample is not a positive number of seconds")
         if self.taken_at.utcoffset() is None:
@@ -84,6 +94,10 @@ class MeasureFailure:
     key: str
     stage: Stage
     reason: str  # one line
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage):
+            raise MeasureError(f"{self.key}: {self.stage!r} is no stage; use {', '.join(get_args(Stage))}")
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:

@@ -12,11 +12,12 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-import hwsparse
 from hwsparse.errors import MeasureError
 
 START_TIMEOUT_S = 120.0
@@ -52,18 +53,20 @@ class Worker:
             MeasureError: it does not start, or this machine has too few CPUs.
         """
         self.threads = threads
-        cpus = choose_cpus(threads)
-        command = [sys.executable, "-m", "hwsparse.latency.worker", "--loader", loader, "--threads", str(threads)]
-        command += ["--parent", str(os.getpid()), "--cpus", *map(str, cpus)]
+        self.starter = threading.current_thread()
+        numbers = map(str, (threads, os.getpid(), *choose_cpus(threads)))
+        command = [sys.executable, "-m", "hwsparse.latency.worker", loader, *numbers]
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads))
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads)
+            )
         except OSError as error:
             raise MeasureError(f"cannot start the process that times libraries: {error}") from None
         assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._requests, self._answers, self._prints = (
-            stream.fileno() for stream in (self._process.stdin, self._process.stdout, self._process.stderr)
-        )
+        # Asked for their descriptors at each use: a closed one's number may be another file's by then.
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._prints = self._process.stderr
         self._received, self._printed, self._asked = b"", b"", 0
         try:
             greeting = self._receive(START_TIMEOUT_S)
@@ -72,10 +75,6 @@ class Worker:
         if "failed" in greeting:
             self.close()
             raise MeasureError(f"the process that times libraries cannot load {loader}: {greeting['failed']}")
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
 
     def ask(self, timeout_s: float, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer.
@@ -87,7 +86,7 @@ class Worker:
         self._asked += 1
         line = json.dumps({"id": self._asked, **request}) + "\n"
         with contextlib.suppress(BrokenPipeError):  # `_receive` finds out why
-            os.write(self._requests, line.encode())
+            os.write(self._requests.fileno(), line.encode())
         answer = self._receive(timeout_s)
         if answer.get("id") != self._asked:
             raise self._lost("run", "answered another request")
@@ -99,9 +98,9 @@ class Worker:
         """Ends the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for stream in (self._requests, self._answers, self._prints):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         try:
@@ -127,19 +126,22 @@ class Worker:
             selector.register(self._answers, selectors.EVENT_READ)
             selector.register(self._prints, selectors.EVENT_READ)
             while b"\n" not in self._received:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                left_s = deadline - time.monotonic()
+                ready = selector.select(left_s) if left_s > 0 else []
                 if not ready:
                     return None
                 for key, _ in ready:
                     data = os.read(key.fd, 1 << 16)
-                    if key.fd == self._prints:
+                    if key.fileobj is self._prints:
                         self._printed = (self._printed + data)[-KEPT_PRINT_BYTES:]
                         if not data:
                             selector.unregister(self._prints)
                         continue
                     self._received += data
                     if not data or len(self._received) > MAX_ANSWER_BYTES:
-                        raise self._lost("run", "closed its output" if not data else "does not stop answering")
+                        raise self._lost(
+                            "run", "closed its output" if not data else "does not stop answering"
+                        )
         line, _, self._received = self._received.partition(b"\n")
         return line
 
@@ -149,32 +151,37 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._process.wait(1.0 if reason == "closed its output" else 0.0)
                 reason = _death(status)
-        while data := self._last_print():
-            self._printed = (self._printed + data)[-KEPT_PRINT_BYTES:]
+        self._process.kill()
+        self._process.wait()
+        printed = self._printed + self._last_print()
         self.close()
-        words = self._printed.decode(errors="replace").strip().splitlines()
+        words = printed.decode(errors="replace").strip().splitlines()
         return Lost(stage, f"{reason}; it printed: {words[-1][:200]}" if words else reason)
 
     def _last_print(self) -> bytes:
         with selectors.DefaultSelector() as selector:
             selector.register(self._prints, selectors.EVENT_READ)
-            return os.read(self._prints, 1 << 16) if selector.select(0.0) else b""
+            return os.read(self._prints.fileno(), 1 << 16) if selector.select(0.0) else b""
 
 
-def choose_cpus(threads: int, sys: Path = Path("/sys")) -> tuple[int, ...]:
-    """CPUs to pin `threads` threads to: of different cores first, high numbers first (interrupts go to CPU 0).
+def choose_cpus(
+    threads: int, allowed: Collection[int] = ALLOWED_CPUS, sys: Path = Path("/sys")
+) -> tuple[int, ...]:
+    """CPUs to pin threads to: of different cores first, high numbers first (interrupts go to CPU 0).
 
     Empty where the system cannot pin.
 
     Raises:
         MeasureError: there are fewer than `threads`.
     """
-    if not ALLOWED_CPUS:
+    if not allowed:
         return ()
-    if threads > len(ALLOWED_CPUS):
-        raise MeasureError(f"{threads} threads wanted, but this process may use {len(ALLOWED_CPUS)} CPUs")
-    first_of_core, others, seen = [], [], set()
-    for cpu in sorted(ALLOWED_CPUS, reverse=True):
+    if threads > len(allowed):
+        raise MeasureError(f"{threads} threads wanted, but this process may use {len(allowed)} CPUs")
+    first_of_core: list[int] = []
+    others: list[int] = []
+    seen: set[str] = set()
+    for cpu in sorted(allowed, reverse=True):
         try:
             core = (sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
         except OSError:
@@ -186,15 +193,14 @@ def choose_cpus(threads: int, sys: Path = Path("/sys")) -> tuple[int, ...]:
 
 def _environment(threads: int) -> dict[str, str]:
     """This process's environment, with thread counts fixed before any library reads them."""
-    home = str(Path(hwsparse.__file__).parents[1])
     counts = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
         **os.environ,
         **{name: str(threads) for name in counts},
         # Otherwise TVM pins its threads to the machine's first CPUs, whatever CPUs we chose.
         "TVM_BIND_THREADS": "0",
-        # The same hwsparse as here, and nothing from the directory that the user happens to be in.
-        "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))),
+        # The same modules as here, and nothing from the directory that the user happens to be in.
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
         "PYTHONSAFEPATH": "1",
     }
 

@@ -36,7 +36,7 @@ def main() -> int:
             os.sched_setaffinity(0, arguments.cpus)
         module, _, name = arguments.loader.partition(":")
         loader = getattr(importlib.import_module(module), name)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever an import raises)
         _answer(answers, {"failed": _one_line(error)})
         return 1
     _answer(answers, {"ready": True})
@@ -45,7 +45,7 @@ def main() -> int:
         request = json.loads(line)
         try:
             reply = ACTIONS[request["do"]](libraries, request, loader, arguments.threads)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever a library raises)
             reply = {"failed": _one_line(error)}
         _answer(answers, {"id": request["id"], **reply})
     return 0
@@ -56,8 +56,11 @@ def _load(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
     return {}
 
 
-def _check(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    return {"error": libraries[request["slot"]].check()}
+def _check(
+    libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int
+) -> dict[str, Any]:
+    error = libraries[request["slot"]].check()
+    return {"error": None if error is None else float(error)}
 
 
 def _warm(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
@@ -69,14 +72,17 @@ def _warm(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
         if not each > 0:
             raise ValueError(f"a call took {each} seconds")
         spent, calls, number = spent + each * number, calls + number, number * 2
-    return {"seconds": each}
+    return {"seconds": float(each)}
 
 
 def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    return {"samples": list(libraries[request["slot"]].time(request["repeats"], request["number"]))}
+    samples = libraries[request["slot"]].time(request["repeats"], request["number"])
+    return {"samples": [float(sample) for sample in samples]}
 
 
-def _clear(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+def _clear(
+    libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int
+) -> dict[str, Any]:
     libraries.clear()
     return {}
 
@@ -87,10 +93,10 @@ ACTIONS: dict[str, Action] = {"load": _load, "check": _check, "warm": _warm, "ti
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--loader", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--cpus", type=int, nargs="*", default=[])
+    parser.add_argument("loader", help="module:class of the library class")
+    parser.add_argument("threads", type=int)
+    parser.add_argument("parent", type=int, help="process to end with")
+    parser.add_argument("cpus", type=int, nargs="*", help="to run on; none: any")
     return parser.parse_args()
 
 
@@ -103,7 +109,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _claim_streams() -> tuple[TextIO, TextIO]:
-    """Takes standard input and output away from the libraries: they read nothing and print to standard error."""
+    """Takes standard input and output from the libraries: they read nothing and print to standard error."""
     requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)

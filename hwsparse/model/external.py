@@ -117,7 +117,10 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         yield from attribute.tensors
         if attribute.HasField("t"):
             yield attribute.t
-        for sparse in (*attribute.sparse_tensors, *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])):
+        for sparse in (
+            *attribute.sparse_tensors,
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+        ):
             yield from (sparse.values, sparse.indices)
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
             yield from _graph_tensors(graph)

@@ -46,7 +46,9 @@ def fold(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4  # what matters of its log is in the exception; the rest would reach the user's terminal
+    options.log_severity_level = (
+        4  # what matters of its log is in the exception; the rest would reach the user's terminal
+    )
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
         path = Path(directory) / "folded.onnx"

@@ -56,6 +56,10 @@ def model_of(canonical: onnx.ModelProto, name: str) -> Model:
 
 def _specs(items: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(item.name, static_shape(item) or (), helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type).name)
+        TensorSpec(
+            item.name,
+            static_shape(item) or (),
+            helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type).name,
+        )
         for item in items
     )

@@ -60,7 +60,11 @@ def one_line(error: Exception) -> str:
     """The text of another package's error on one line, without its file paths and codes."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
-    text = re.sub(r"(Load model from .*? failed: ?|This is an invalid model\. |/\S+/(onnxruntime|onnx)/\S+\.(cc|h):\d+ )", "", text)
+    text = re.sub(
+        r"(Load model from .*? failed: ?|This is an invalid model\. |/\S+/(onnxruntime|onnx)/\S+\.(cc|h):\d+ )",
+        "",
+        text,
+    )
     return text if len(text) <= 400 else text[:397] + "..."
 
 

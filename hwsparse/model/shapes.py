@@ -62,7 +62,9 @@ def _take_given(item: onnx.ValueInfoProto, given: tuple[int, ...], bound: dict[s
         return
     dims = tensor.shape.dim
     if len(dims) != len(given):
-        raise ModelError(f"input {item.name!r} has {len(dims)} axes ({_sketch(item)}), but the shape given is {_join(given)}")
+        raise ModelError(
+            f"input {item.name!r} has {len(dims)} axes ({_sketch(item)}), but the shape given is {_join(given)}"
+        )
     for axis, (dim, size) in enumerate(zip(dims, given, strict=True)):
         fixed = dim.dim_value if dim.dim_value > 0 else bound.get(dim.dim_param, size)
         if fixed != size:

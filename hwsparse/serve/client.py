@@ -191,11 +191,13 @@ class Client:
                 input_shapes=wire.to_shapes(shapes or {}),
                 target=target,
                 dataset=dataset,
-                plan_json=sparsity.to_json() if isinstance(sparsity, Plan) else None,
-                uniform_choice=str(sparsity) if isinstance(sparsity, Choice) else None,
                 seed=seed,
                 request_id=request_id,
             )
+            if isinstance(sparsity, Plan):
+                request.plan_json = sparsity.to_json()
+            else:
+                request.uniform_choice = str(sparsity)
         answer = self._call(self._optimization.Compile, request)
         return OperationHandle(self, answer.operation.name)
 
@@ -228,9 +230,7 @@ class Client:
                 operation = wire.from_operation(answer.operation)
                 yield operation
         if operation is None or not operation.state.done:
-            raise ServiceError(
-                f"the server at {self._address} ended its report before the operation was done"
-            )
+            raise ServiceError(f"the server at {self._address} ended its report before the operation was done")
 
     def cancel(self, name: str) -> Operation:
         """Asks for an operation to be stopped."""

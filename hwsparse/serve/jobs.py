@@ -287,9 +287,7 @@ class Jobs:
             if result:  # finished, whatever was asked of it meanwhile and however it ended afterwards
                 for digest in result.artifacts:
                     if digest not in self._store:
-                        raise ArtifactError(
-                            f"the worker names the artifact {digest}, which is not in the store"
-                        )
+                        raise ArtifactError(f"the worker names the artifact {digest}, which is not in the store")
                 return replace(
                     job.operation,
                     state=OperationState.SUCCEEDED,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from hwsparse.errors import ServiceError
+from hwsparse.errors import InputError, ServiceError
 from hwsparse.serve import services
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.status import StatusInterceptor
@@ -96,6 +98,12 @@ class ServerSettings:
     threads: int = 32
     grace_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"{self.port} is no port: use 1 to 65535, or 0 for any that is free")
+        if self.max_jobs < 1 or self.threads < 2 or self.max_upload_bytes < 1 or self.grace_s < 0:
+            raise InputError("a server needs at least 1 job, 2 threads, 1 byte of upload and no negative grace")
+
 
 class Server:
     """A running server; `with Server(settings) as server:` stops it at the block's end."""
@@ -114,7 +122,7 @@ class Server:
             # More calls than threads are refused at once: to wait in a line that nobody sees helps no one.
             server = grpc.server(
                 pool,
-                interceptors=(StatusInterceptor(),),
+                interceptors=[StatusInterceptor()],
                 options=_OPTIONS,
                 maximum_concurrent_rpcs=settings.threads,
             )
@@ -167,27 +175,31 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
 def _claimed(state: Path) -> Iterator[None]:
     try:
         state.mkdir(parents=True, exist_ok=True)
-        lock = open(state / "lock", "ab")  # noqa: SIM115: closed below
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ServiceError(f"{state}: cannot keep the server's state there: {error.strerror}") from None
-    with lock:
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ServiceError(f"{state}: another server keeps its state there") from None
         yield
+    finally:
+        os.close(lock)
 
 
 def _bind(server: grpc.Server, settings: ServerSettings) -> int:
     address = f"{_bracketed(settings.host)}:{settings.port}"
     try:
+        # gRPC would say no more than that it failed, and print the reason.
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        socket.create_server((settings.host, settings.port), family=family).close()
         port = server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise ServiceError(
-            f"cannot listen on {address}: the port is in use, or the address is not ours"
-        ) from None
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ServiceError(f"cannot listen on {address}: {reason}") from None
+    except RuntimeError:  # the port was taken just now
+        raise ServiceError(f"cannot listen on {address}") from None
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
         _log.warning("whoever reaches %s can use this server: it asks for no password", address)
     return port
@@ -223,10 +235,8 @@ def _add_services(server: grpc.Server, house: services.House, threads: int) -> N
     targets_pb2_grpc.add_TargetServiceServicer_to_server(services.TargetService(house), server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(services.ModelService(house), server)
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(services.DatasetService(house), server)
-    optimization_pb2_grpc.add_OptimizationServiceServicer_to_server(
-        services.OptimizationService(house), server
-    )
-    operation_service = services.OperationService(house, max_watchers=max(1, threads // 2))
+    optimization_pb2_grpc.add_OptimizationServiceServicer_to_server(services.OptimizationService(house), server)
+    operation_service = services.OperationService(house, max_watchers=threads // 2)
     operations_pb2_grpc.add_OperationServiceServicer_to_server(operation_service, server)
     artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(services.ArtifactService(house), server)
     alive = health.HealthServicer()

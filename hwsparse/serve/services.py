@@ -66,9 +66,7 @@ class House:
         found = self.data.glob("*.npz") if self.data is not None else ()
         named = {path.stem: path for path in found if path.is_file()}
         # What looks like a digest would stand in the way of an upload.
-        return {
-            name: named[name] for name in sorted(named) if NAME.fullmatch(name) and not SHA256.fullmatch(name)
-        }
+        return {name: named[name] for name in sorted(named) if NAME.fullmatch(name) and not SHA256.fullmatch(name)}
 
     def dataset(self, wanted: str) -> tuple[Path, str]:
         """Path and name of a data set, from the digest of an upload or the name of the server's own."""
@@ -76,9 +74,8 @@ class House:
             return upload.path, upload.name
         own = self.own_datasets()
         if wanted not in own:
-            raise UnknownNameError(
-                f"no data set {wanted[:100]!r} on this server; upload it, or use one of: {', '.join(own) or 'none'}"
-            )
+            known = ", ".join(own) or "none of its own"
+            raise UnknownNameError(f"no data set {wanted[:100]!r} on this server; upload it (it has {known})")
         return own[wanted], wanted
 
 
@@ -138,6 +135,8 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         self, request: optimization_pb2.OptimizeRequest, context: grpc.ServicerContext
     ) -> optimization_pb2.OptimizeResponse:
         model = self._house.models.get(request.model_sha256, "model")
+        target = self._house.target(request.target)
+        target.require_timing()
         path, name = self._house.dataset(request.dataset)
         job = JobRequest(
             kind="optimize",
@@ -145,7 +144,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             model_name=model.name,
             model_sha256=model.sha256,
             shapes=wire.from_shapes(request.input_shapes),
-            target=self._house.target(request.target).name,
+            target=target.name,
             dataset_path=str(path),
             dataset_name=name,
             seed=request.seed,

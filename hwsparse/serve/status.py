@@ -35,7 +35,7 @@ _CODES: tuple[tuple[type[HwsparseError], grpc.StatusCode], ...] = (
 )
 
 
-class StatusInterceptor(grpc.ServerInterceptor):
+class StatusInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Ends a call whose method raised with the status that belongs to the error."""
 
     def intercept_service(

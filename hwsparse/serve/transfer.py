@@ -53,9 +53,7 @@ def outgoing(path: Path, announced: Announcement, progress: OnBytes | None) -> I
                 progress(sent, announced.size_bytes)
 
 
-def incoming(
-    parts: Iterable[artifacts_pb2.DownloadArtifactResponse], progress: OnBytes | None
-) -> Iterator[bytes]:
+def incoming(parts: Iterable[artifacts_pb2.DownloadArtifactResponse], progress: OnBytes | None) -> Iterator[bytes]:
     """The bytes of a download; its end comes only when all were there and are those that were sent.
 
     Raises:
@@ -89,4 +87,4 @@ def ended(call: grpc.CallIterator[A]) -> Iterator[Iterable[A]]:
     try:
         yield call
     finally:
-        call.cancel()
+        call.cancel()  # type: ignore[no-untyped-call]

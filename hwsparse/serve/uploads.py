@@ -117,9 +117,7 @@ def _save(path: Path, announced: Announcement, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
             size += len(chunk)
             if size > announced.size_bytes:
-                raise InputError(
-                    f"{announced.name}: more bytes came than the {announced.size_bytes} announced"
-                )
+                raise InputError(f"{announced.name}: more bytes came than the {announced.size_bytes} announced")
             digest.update(chunk)
             file.write(chunk)
         file.flush()

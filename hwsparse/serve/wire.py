@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -28,13 +28,17 @@ from hwsparse.serve.operation import (
 from hwsparse.serve.uploads import Announcement, Upload
 from hwsparse.serve.v1 import (
     artifacts_pb2,
+    datasets_pb2,
     figures_pb2,
+    models_pb2,
     operations_pb2,
     optimization_pb2,
     targets_pb2,
     uploads_pb2,
 )
 from hwsparse.target import Target
+
+UploadRequest = models_pb2.UploadModelRequest | datasets_pb2.UploadDatasetRequest
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -153,9 +157,7 @@ def to_quality(figure: QualityFigure | None) -> figures_pb2.Quality | None:
 
 def from_quality(message: figures_pb2.Quality) -> QualityFigure:
     interval = (message.low, message.high)
-    return QualityFigure(
-        message.metric, message.value, interval, message.samples, message.dataset, message.split
-    )
+    return QualityFigure(message.metric, message.value, interval, message.samples, message.dataset, message.split)
 
 
 def to_point(point: FrontPoint) -> figures_pb2.FrontPoint:
@@ -267,9 +269,7 @@ def from_shapes(messages: Iterable[optimization_pb2.InputShape]) -> tuple[tuple[
 
 
 def to_header(announced: Announcement) -> uploads_pb2.UploadHeader:
-    return uploads_pb2.UploadHeader(
-        name=announced.name, sha256=announced.sha256, size_bytes=announced.size_bytes
-    )
+    return uploads_pb2.UploadHeader(name=announced.name, sha256=announced.sha256, size_bytes=announced.size_bytes)
 
 
 def to_upload(upload: Upload) -> uploads_pb2.Upload:
@@ -279,18 +279,6 @@ def to_upload(upload: Upload) -> uploads_pb2.Upload:
         size_bytes=upload.size_bytes,
         upload_time=_timestamp(upload.uploaded_at),
     )
-
-
-class UploadRequest(Protocol):
-    """UploadModelRequest or UploadDatasetRequest: a header or a chunk."""
-
-    @property
-    def header(self) -> uploads_pb2.UploadHeader: ...
-
-    @property
-    def chunk(self) -> bytes: ...
-
-    def HasField(self, field_name: str, /) -> bool: ...  # noqa: N802
 
 
 def from_upload(requests: Iterator[UploadRequest]) -> tuple[Announcement, Iterator[bytes]]:
@@ -342,4 +330,4 @@ def _timestamp(seconds: float | None) -> Timestamp | None:
 
 
 def _seconds(message: Timestamp) -> float:
-    return cast(int, message.seconds) + message.nanos / 1e9
+    return message.seconds + message.nanos / 1e9

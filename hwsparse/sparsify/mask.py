@@ -1,32 +1,122 @@
+"""Which weights a pattern keeps: masks from scores, one function per family of patterns.
+
+A weight is a matrix of output channels by (input channel, kernel position). Every mask keeps the highest
+scores that its structure allows; ties go to the first.
+
+Knows nothing of how scores are made, of models or devices.
+"""
+
+from __future__ import annotations
+
+import math
+
 import numpy as np
-from hwsparse.pattern import *
+
 from hwsparse.errors import PatternError
-def applicable(layer, pattern):
-    if isinstance(pattern, Dense): return None
-    if layer.groups>1 and layer.groups==layer.input_shape[1]: return "depthwise"
-    if isinstance(pattern,NM) and layer.weight_shape[1]%pattern.m: return "m"
-    if isinstance(pattern,Block) and layer.outputs//layer.groups<pattern.rows: return "r"
-    if isinstance(pattern,Channel) and (layer.groups>1 or layer.outputs<=pattern.multiple): return "c"
+from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
+from hwsparse.plan import Choice, Layer
+
+
+def applicable(layer: Layer, pattern: Pattern) -> str | None:
+    """Why a layer's weight cannot have a pattern; None when it can."""
+    depthwise = layer.window is not None and layer.groups > 1 and layer.groups == layer.input_shape[1]
+    if isinstance(pattern, Dense):
+        return None
+    if depthwise:
+        return "depthwise: too few weights per output for sparsity to save work"
+    return _misfit(layer.weight_shape, layer.groups, pattern)
+
+
+def make_mask(scores: np.ndarray, choice: Choice, groups: int = 1) -> np.ndarray:
+    """The mask of a choice: True where a weight is kept.
+
+    Args:
+        scores: (rows, in / groups, *kernel), not negative; more is more worth keeping.
+        groups: of the convolution; no block or shared choice spans two of them.
+
+    Raises:
+        PatternError: the weight's shape cannot have the pattern.
+    """
+    if reason := _misfit(scores.shape, groups, choice.pattern):
+        raise PatternError(f"{choice.pattern} does not fit a weight of shape {scores.shape}: {reason}")
+    match choice.pattern:
+        case Dense():
+            return np.ones(scores.shape, bool)
+        case Unstructured():
+            return _keep_highest(scores, choice.ratio)
+        case Block() as block:
+            return _blocks(scores, block, choice.ratio, groups)
+        case NM() as nm:
+            return _n_of_m(scores, nm, groups)
+        case Channel() as channel:
+            return _channels(scores, channel, choice.ratio)
+
+
+def achieved_ratio(mask: np.ndarray) -> float:
+    """The fraction of weights that a mask drops."""
+    return 1.0 - float(np.count_nonzero(mask)) / mask.size
+
+
+def _misfit(shape: tuple[int, ...], groups: int, pattern: Pattern) -> str | None:
+    rows, inputs, columns = shape[0], shape[1], math.prod(shape[1:])
+    match pattern:
+        case Block(rows=high, cols=wide) if high > rows // groups or wide > columns:
+            return f"a group has {rows // groups} outputs of {columns} weights"
+        case NM(m=m, shared=shared) if inputs % m or shared > rows // groups:
+            return f"a group has {rows // groups} outputs of {inputs} inputs, not a multiple of {m}"
+        case Channel(multiple=multiple) if groups > 1 or rows <= multiple:
+            return f"{rows} outputs in {groups} groups; channels are dropped from one group of more than {multiple}"
     return None
-def make_mask(scores, choice, groups=1):
-    s=np.asarray(scores); p=choice.pattern; n=s.shape[0]; m=s.reshape(n,-1)
-    def top(a,ratio):
-        k=int(round(ratio*a.size)); out=np.ones(a.size,bool); out[np.argsort(a.ravel(),kind="stable")[:k]]=False; return out.reshape(a.shape)
-    if isinstance(p,Unstructured): return top(m,choice.ratio).reshape(s.shape)
-    if isinstance(p,Block):
-        out=np.zeros(m.shape,bool); per=n//groups; rows=[]
-        for g in range(groups):
-            for i in range(0,per,p.rows): rows.append((g*per+i,min(g*per+i+p.rows,(g+1)*per)))
-        sc=np.stack([m[a:b].mean(0) for a,b in rows]); k=top(sc,choice.ratio)
-        for (a,b),r in zip(rows,k): out[a:b]=r
-        return out.reshape(s.shape)
-    if isinstance(p,NM):
-        t=s.reshape(n,s.shape[1],-1); out=np.zeros(t.shape,bool)
-        for a in range(0,n,p.shared):
-            sc=t[a:a+p.shared].sum(0)
-            for g in range(0,t.shape[1],p.m):
-                idx=np.argsort(-sc[g:g+p.m],axis=0)[:p.n]
-                for c in range(t.shape[2]): out[a:a+p.shared,g+idx[:,c],c]=True
-        return out.reshape(s.shape)
-    keep=max(p.multiple,int(round((1-choice.ratio)*n/p.multiple))*p.multiple)
-    idx=np.argsort(-(m**2).sum(1),kind="stable")[:keep]; out=np.zeros(m.shape,bool); out[idx]=True; return out.reshape(s.shape)
+
+
+def _keep_highest(scores: np.ndarray, ratio: float) -> np.ndarray:
+    """Drops the round(ratio * size) lowest scores."""
+    drop = round(ratio * scores.size)
+    mask = np.ones(scores.size, bool)
+    if drop == scores.size:
+        mask[:] = False
+    elif drop:
+        flat = scores.reshape(-1)
+        threshold = np.partition(flat, drop - 1)[drop - 1]
+        mask[flat < threshold] = False
+        ties = np.flatnonzero(flat == threshold)
+        # Of equal scores the last ones go, as many as are still to go.
+        mask[ties[len(ties) - (drop - np.count_nonzero(~mask)) :]] = False
+    return mask.reshape(scores.shape)
+
+
+def _blocks(scores: np.ndarray, block: Block, ratio: float, groups: int) -> np.ndarray:
+    """Whole blocks by mean score; the last block of a group or row may be short."""
+    matrix = scores.reshape(groups, scores.shape[0] // groups, -1)
+    rows = np.arange(0, matrix.shape[1], block.rows)
+    columns = np.arange(0, matrix.shape[2], block.cols)
+    sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=1), columns, axis=2)
+    high = np.diff([*rows, matrix.shape[1]])
+    wide = np.diff([*columns, matrix.shape[2]])
+    kept = _keep_highest(sums / (high[:, None] * wide), ratio)
+    mask = np.repeat(np.repeat(kept, high, axis=1), wide, axis=2)
+    return mask.reshape(scores.shape)
+
+
+def _n_of_m(scores: np.ndarray, nm: NM, groups: int) -> np.ndarray:
+    """The n highest of every m consecutive inputs at one kernel position, chosen by `shared` rows together."""
+    rows, inputs = scores.shape[:2]
+    matrix = scores.reshape(groups, rows // groups, inputs // nm.m, nm.m, -1)
+    starts = np.arange(0, matrix.shape[1], nm.shared)
+    sums = np.add.reduceat(matrix, starts, axis=1)
+    order = np.argsort(-sums, axis=3, kind="stable")
+    kept = np.zeros(sums.shape, bool)
+    np.put_along_axis(kept, order[:, :, :, : nm.n], True, axis=3)
+    mask = np.repeat(kept, np.diff([*starts, matrix.shape[1]]), axis=1)
+    return mask.reshape(scores.shape)
+
+
+def _channels(scores: np.ndarray, channel: Channel, ratio: float) -> np.ndarray:
+    """Whole rows by the norm of their scores; the number kept is the nearest multiple, at least one."""
+    rows = scores.shape[0]
+    wanted = round((1 - ratio) * rows / channel.multiple) * channel.multiple
+    keep = min(max(wanted, channel.multiple), rows)
+    norms = np.square(scores.reshape(rows, -1), dtype=np.float64).sum(axis=1)
+    mask = np.zeros(scores.shape, bool)
+    mask[np.argsort(-norms, kind="stable")[:keep]] = True
+    return mask

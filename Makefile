@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test lint check bench protos
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 14
+
+venv: .venv/installed  ## .venv with everything pinned
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: venv  ## a real model from file to served, faster artifact, on this machine
+	$(BIN)/hwsparse quickstart
+
+test: venv  ## every test
+	$(BIN)/python -m pytest -q
+
+lint: venv  ## format, lint, types and layer rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test  ## what CI runs
+
+bench: venv  ## a benchmark: make bench ARGS="quickstart --json out.json"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+protos: venv  ## the generated code of protos/
+	$(BIN)/python protos/generate.py

@@ -1,0 +1,5 @@
+"""`python -m hwsparse` is the command `hwsparse`."""
+
+from hwsparse.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""`hwsparse targets`: what devices there are, what one is, what this machine is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hwsparse.errors import TargetError, UnsupportedError
+from hwsparse.target import PATH_VARIABLE, Target, format_target, list_targets, load_target
+
+app = typer.Typer(
+    help=f"Devices: list them, show one, describe this machine.\n\n"
+    f"A device is a TOML file. Those that ship with hwsparse are known by name, and so are yours in the "
+    f"directories that ${PATH_VARIABLE} names; anywhere else, give the path.",
+    invoke_without_command=True,
+)
+
+
+@app.callback()
+def list_(context: typer.Context) -> None:
+    """Lists the devices, what they support and whether code for them can be timed here."""
+    if context.invoked_subcommand is not None:
+        return
+    table = Table("device", "kind", "timed", "threads", "what it can run", title="Targets", title_justify="left")
+    for target in list_targets():
+        table.add_row(target.name, target.kind, _timed(target), str(target.threads), _supported(target))
+    Console().print(table)
+
+
+@app.command()
+def show(name: str = typer.Argument(help="A device's name, or the path of its descriptor.")) -> None:
+    """Prints a device's descriptor, with probed values filled in."""
+    print(format_target(load_target(name)), end="")
+
+
+@app.command()
+def probe(
+    name: str = typer.Option("my-machine", help="What to call it."),
+    out: Path | None = typer.Option(None, help="Where to write; by default NAME.toml here."),
+    force: bool = typer.Option(False, "--force", help="Write over a file that is there."),
+) -> None:
+    """Writes a descriptor of this machine, to be edited or taken to another machine."""
+    path = out or Path(f"{name}.toml")
+    if path.exists() and not force:
+        raise TargetError(f"{path} is there already; --force writes over it")
+    target = replace(load_target("x86-local"), name=name, description=f"probed as {name}")
+    path.write_text("# Probed by `hwsparse targets probe`; peak and bandwidth are measured.\n" + format_target(target))
+    Console().print(f"wrote {path}")
+
+
+def _timed(target: Target) -> str:
+    try:
+        target.require_timing()
+    except UnsupportedError:
+        return f"not here ({target.runner})"
+    return "here"
+
+
+def _supported(target: Target) -> str:
+    by_dtype: dict[str, list[str]] = {}
+    for pattern, dtype in target.supported:
+        by_dtype.setdefault(dtype, []).append(pattern)
+    return "; ".join(f"{dtype}: {', '.join(patterns)}" for dtype, patterns in by_dtype.items())

@@ -1,0 +1,212 @@
+"""From a plan to an artifact: refuse what does not pay, build, check against onnxruntime, package.
+
+    settle(...)   the plan that ships: a layer whose sparse kernel is not faster stays dense
+    build(...)    its library, with onnxruntime's answers on real inputs beside it for checking
+    package(...)  library, weights and manifest as one artifact
+
+Timing whole networks is the business of `latency`; figures come in as arguments.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from safetensors.numpy import save_file
+
+from hwsparse.artifact import (
+    Artifact,
+    LatencyFigure,
+    LayerProof,
+    Manifest,
+    ModelInfo,
+    QualityFigure,
+    TargetInfo,
+    TensorInfo,
+    write_artifact,
+)
+from hwsparse.codegen import KERNEL_VERSION, Library, build_model, refusal, relative_error
+from hwsparse.codegen.library import DESCRIPTION, LIBRARY, REFERENCE, WEIGHTS
+from hwsparse.errors import CompileError, MeasureError
+from hwsparse.latency import CostModel, Measurement
+from hwsparse.model import Model
+from hwsparse.plan import Choice, Layer, Plan
+from hwsparse.sparsify import QualityReport, pruned_proto
+from hwsparse.target import Target
+
+# Largest difference to onnxruntime on the same weights, relative to the largest output.
+TOLERANCE = 1e-4
+TOOLS = ("hwsparse", "apache-tvm", "onnx", "onnxruntime", "torch", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a layer does not get what was asked for it."""
+
+    asked: Choice
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured of a candidate and of the dense model, in one run and on the same data."""
+
+    latency: Measurement
+    dense_latency: Measurement
+    onnxruntime_latency: Measurement
+    quality: QualityReport | None
+    dense_quality: QualityReport | None
+
+
+def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[Plan, dict[str, Refusal]]:
+    """The plan that ships, and why layers were left dense, by name.
+
+    Every layer that the plan makes sparse must have been measured, sparse and dense.
+    """
+    choices, refused = {}, {}
+    for name, choice in plan.choices:
+        layer = model.layer(name)
+        reason = refusal(layer, choice) or _not_faster(layer, choice, target.name, costs)
+        if reason is None:
+            choices[name] = choice
+        else:
+            refused[name] = Refusal(choice, reason)
+    return Plan.of(model.digest, choices), refused
+
+
+def _not_faster(layer: Layer, choice: Choice, device: str, costs: CostModel) -> str | None:
+    if costs.pays(layer, choice):
+        return None
+    dense, sparse = (costs.predict_layer(layer, c).latency_s for c in (Choice(), choice))
+    return f"not faster on {device}: dense {dense * 1e3:.4g} ms, {choice} {sparse * 1e3:.4g} ms"
+
+
+def build(
+    model: Model,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    directory: Path,
+) -> Library:
+    """Builds a settled plan into `directory` and checks it against onnxruntime on the same weights.
+
+    Args:
+        weights: canonical pruned weights of the plan's layers.
+        inputs: one real sample per model input, with the batch axis.
+
+    Raises:
+        CompileError: it does not compile, or its outputs differ by more than `TOLERANCE`.
+    """
+    library = build_model(model, plan, weights, target, directory)
+    expected = onnxruntime_answers(model, weights, inputs)
+    reference = {f"in/{name}": np.ascontiguousarray(value) for name, value in inputs.items()}
+    reference |= {f"out/{name}": np.ascontiguousarray(value) for name, value in expected.items()}
+    save_file(reference, directory / REFERENCE)
+    outputs = library.run(inputs)
+    for name, value in expected.items():
+        error = relative_error(outputs[name], value)
+        if error > TOLERANCE:
+            raise CompileError(
+                f"{model.name} compiled for {target.name}: output {name!r} differs from onnxruntime's by {error:.2g} "
+                f"of its largest value; at most {TOLERANCE:g} is allowed"
+            )
+    return library
+
+
+def onnxruntime_answers(
+    model: Model, weights: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """onnxruntime's outputs by name, on the model with these weights."""
+    session = onnxruntime.InferenceSession(pruned_proto(model, weights), providers=["CPUExecutionProvider"])
+    return dict(zip((spec.name for spec in model.outputs), session.run(None, dict(inputs)), strict=True))
+
+
+def package(
+    model: Model,
+    plan: Plan,
+    refused: Mapping[str, Refusal],
+    library: Library,
+    target: Target,
+    costs: CostModel,
+    figures: Figures,
+    directory: Path,
+    now: datetime,
+) -> Artifact:
+    """Writes the artifact of a built plan to `directory`, where nothing may be yet.
+
+    Raises:
+        ArtifactError: the directory is taken or cannot be written.
+    """
+    proofs = tuple(_proof(layer, plan, refused, library, costs) for layer in model.layers)
+    manifest = Manifest(
+        model=ModelInfo(model.name, model.digest),
+        plan=plan,
+        target=TargetInfo(target.name, target.tvm_target, target.threads),
+        inputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in model.inputs),
+        outputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in model.outputs),
+        latency=latency_figure(figures.latency),
+        dense_latency=latency_figure(figures.dense_latency),
+        onnxruntime_latency=latency_figure(figures.onnxruntime_latency),
+        quality=quality_figure(figures.quality),
+        dense_quality=quality_figure(figures.dense_quality),
+        layers=proofs,
+        toolchain=toolchain(),
+        created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    files = {name: library.directory / name for name in (LIBRARY, WEIGHTS, DESCRIPTION)}
+    return write_artifact(directory, files, manifest)
+
+
+def _proof(
+    layer: Layer, plan: Plan, refused: Mapping[str, Refusal], library: Library, costs: CostModel
+) -> LayerProof:
+    shipped = plan.choice(layer.name)
+    asked, reason = shipped, None
+    if layer.name in refused:
+        asked, reason = refused[layer.name].asked, refused[layer.name].reason
+    return LayerProof(
+        name=layer.name,
+        asked=str(asked),
+        shipped=str(shipped),
+        kernel=library.kernels[layer.name],
+        dense_s=_known_s(costs, layer, Choice()),
+        sparse_s=None if asked.is_dense else _known_s(costs, layer, asked),
+        refused=reason,
+    )
+
+
+def _known_s(costs: CostModel, layer: Layer, choice: Choice) -> float | None:
+    """What a layer costs; None where it was never measured, as for a choice that has no kernel."""
+    try:
+        return costs.predict_layer(layer, choice).latency_s
+    except MeasureError:
+        return None
+
+
+def latency_figure(measurement: Measurement) -> LatencyFigure:
+    """A measurement as a manifest states it."""
+    return LatencyFigure(
+        measurement.median_s, measurement.interval_s, measurement.source, len(measurement.samples_s)
+    )
+
+
+def quality_figure(report: QualityReport | None) -> QualityFigure | None:
+    """A quality report as a manifest states it."""
+    if report is None:
+        return None
+    return QualityFigure(
+        report.metric, report.value, report.interval, report.samples, report.dataset, report.split
+    )
+
+
+def toolchain() -> tuple[tuple[str, str], ...]:
+    """Names and versions of what made an artifact."""
+    versions = [(name, metadata.version(name)) for name in TOOLS]
+    return (*versions, ("kernels", KERNEL_VERSION), ("python", platform.python_version()))

@@ -1,0 +1,17 @@
+"""Labelled evaluation sets and their readers."""
+
+from hwsparse.data.dataset import Dataset
+from hwsparse.data.images import ImagePreprocess, read_image_csv, read_image_folder
+from hwsparse.data.npz import read_npz
+from hwsparse.data.read import read_dataset
+from hwsparse.data.text_pairs import read_text_pairs
+
+__all__ = [
+    "Dataset",
+    "ImagePreprocess",
+    "read_dataset",
+    "read_image_csv",
+    "read_image_folder",
+    "read_npz",
+    "read_text_pairs",
+]

@@ -1,0 +1,175 @@
+"""A labelled evaluation set, checked when it is made.
+
+Knows arrays only: no files, no runtime. Of a model it looks at the names, shapes and types of its inputs and
+outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwsparse.errors import DataError
+
+if TYPE_CHECKING:
+    from hwsparse.model import Model
+
+METRICS = ("top1", "spearman")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Samples with their labels.
+
+    `inputs[name][i]` is one sample: the network's input without its leading batch axis, so that
+    `inputs[name][i : i + 1]` can be fed. With `spearman` a label is the similarity of a pair, and rows 2i and
+    2i + 1 are the two members of pair i.
+    """
+
+    name: str
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray  # top1: (n,) int64 class indices; spearman: (n,) float64 scores
+    metric: str = "top1"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise DataError(f"data set {self.name!r}: metric {self.metric!r} is not one of {', '.join(METRICS)}")
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or labels.size == 0 or not self.inputs:
+            what = (
+                "is empty"
+                if labels.size == 0 or not self.inputs
+                else f"has labels of shape {labels.shape}, not one axis"
+            )
+            raise DataError(f"data set {self.name!r} {what}")
+        rows = labels.size * self.rows_per_label
+        for key, array in self.inputs.items():
+            if array.ndim == 0 or len(array) != rows:
+                found = len(array) if array.ndim else "no"
+                raise DataError(
+                    f"data set {self.name!r}: {labels.size} labels need {rows} rows, but input {key!r} has {found}"
+                )
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"data set {self.name!r}: input {key!r} holds {array.dtype}, not numbers")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DataError(f"data set {self.name!r}: input {key!r} holds values that are not finite")
+        object.__setattr__(self, "labels", _frozen(self._checked(labels)))
+        object.__setattr__(self, "inputs", {key: _frozen(array) for key, array in self.inputs.items()})
+
+    def _checked(self, labels: np.ndarray) -> np.ndarray:
+        if labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
+            raise DataError(f"data set {self.name!r}: labels must be finite numbers")
+        if self.metric == "spearman":
+            return labels.astype(np.float64)
+        if labels.dtype.kind == "f" or labels.min() < 0:
+            raise DataError(f"data set {self.name!r}: top1 needs class indices, integers from 0 on, as labels")
+        return labels.astype(np.int64)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{key} {array.dtype}{list(array.shape)}" for key, array in self.inputs.items())
+        return f"Dataset({self.name!r}, {len(self)} labels, {self.metric}, {shapes})"
+
+    def __len__(self) -> int:
+        """Number of labels."""
+        return int(self.labels.size)
+
+    @property
+    def rows_per_label(self) -> int:
+        """Rows of every input that one label speaks of: 2 for pairs, else 1."""
+        return 2 if self.metric == "spearman" else 1
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The labels at `indices`, in that order, with their rows."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        step = self.rows_per_label
+        rows = (chosen[:, None] * step + np.arange(step)).ravel()
+        return replace(
+            self, inputs={key: array[rows] for key, array in self.inputs.items()}, labels=self.labels[chosen]
+        )
+
+    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+        """Two disjoint sets, (calibration, held out), that together are this one.
+
+        Calibration takes `fraction` of the labels, never none and never all. With top1 every class gives its
+        share, to within one sample.
+
+        Raises:
+            DataError: `fraction` is not between 0 and 1, or there is only one label.
+        """
+        if not 0 < fraction < 1:
+            raise DataError(f"the calibration fraction must lie between 0 and 1, not {fraction}")
+        if len(self) < 2:
+            raise DataError(f"data set {self.name!r} has one label: it cannot be split")
+        rng = np.random.default_rng(seed)
+        classes = self.labels if self.metric == "top1" else np.zeros(len(self), dtype=np.int64)
+        # Within each class the shuffled samples get evenly spaced places in [0, 1); a cut anywhere is then fair to all.
+        place = np.empty(len(self))
+        for label in np.unique(classes):
+            members = rng.permutation(np.flatnonzero(classes == label))
+            place[members] = (np.arange(members.size) + rng.random()) / members.size
+        order = np.argsort(place, kind="stable")
+        count = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
+
+    def for_model(self, model: Model) -> Dataset:
+        """This set under the model's input name, where both have a single input; checked to fit.
+
+        Raises:
+            DataError: it does not fit.
+        """
+        fitted = self
+        if len(self.inputs) == len(model.inputs) == 1:
+            fitted = replace(self, inputs={model.inputs[0].name: next(iter(self.inputs.values()))})
+        fitted.check_fits(model)
+        return fitted
+
+    def check_fits(self, model: Model) -> None:
+        """Checks that the model can be evaluated on this set.
+
+        Raises:
+            DataError: names, shapes or types differ; a label exceeds the model's classes; or all labels are equal,
+                so that they measure nothing.
+        """
+        specs = {spec.name: spec for spec in model.inputs}
+        if set(specs) != set(self.inputs):
+            raise DataError(
+                f"data set {self.name!r} has inputs {_listed(self.inputs)}, "
+                f"but model {model.name!r} takes {_listed(specs)}"
+            )
+        for key, array in self.inputs.items():
+            spec = specs[key]
+            wanted = f"{spec.dtype}{list(spec.shape)}"
+            if not spec.shape or spec.shape[0] != 1:
+                raise DataError(
+                    f"model {model.name!r}: quality is measured one sample at a time, but input {key!r} is {wanted}"
+                )
+            if array.shape[1:] != spec.shape[1:] or array.dtype.name != spec.dtype:
+                found = f"{array.dtype.name}{[1, *array.shape[1:]]}"
+                raise DataError(
+                    f"data set {self.name!r}: a sample of {key!r} is {found}, but model {model.name!r} takes {wanted}"
+                )
+        if self.metric == "top1":
+            output = model.outputs[0]
+            classes = output.shape[-1] if output.shape else 1
+            if (largest := int(self.labels.max())) >= classes:
+                raise DataError(
+                    f"data set {self.name!r} has label {largest}, but output {output.name!r} of model {model.name!r} "
+                    f"has {classes} classes, 0 to {classes - 1}"
+                )
+        if np.all(self.labels == self.labels[0]):
+            raise DataError(
+                f"data set {self.name!r}: all labels are {self.labels[0]}; at least two different ones are needed"
+            )
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)) or "none"

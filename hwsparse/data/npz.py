@@ -1,0 +1,71 @@
+"""Arrays in a `.npz` file become a data set. No pickle is ever loaded; sizes are checked before anything is read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from hwsparse.data.dataset import Dataset
+from hwsparse.errors import DataError
+
+MAX_DATA_BYTES = 8 * 2**30
+_LABELS = ("labels", "y")
+
+
+def read_npz(path: Path, *, metric: str = "top1") -> Dataset:
+    """Reads one array per model input, named as the model names it (or a single `x`), and `labels` (or `y`).
+
+    Raises:
+        DataError: not such a file, too large, or its arrays do not go together.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_headers(archive, path)
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        KeyError,
+    ) as error:
+        raise DataError(f"{path} is not a sound .npz file: {' '.join(str(error).split())}") from None
+    names = [name for name in _LABELS if name in arrays]
+    if len(names) != 1:
+        raise DataError(f"{path} needs one array called labels or y; it has {', '.join(sorted(arrays)) or 'none'}")
+    labels = arrays.pop(names[0])
+    return Dataset(path.stem, arrays, labels, metric)
+
+
+def _check_headers(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses an archive that would unpack to more than it may, judged by the arrays' own headers."""
+    total_bytes = 0
+    names = [info.filename for info in archive.infolist()]
+    if len(set(names)) != len(names):
+        raise DataError(f"{path} holds two arrays of one name")
+    for info in archive.infolist():
+        if not info.filename.endswith(".npy"):
+            raise DataError(f"{path} holds {info.filename!r}, which is not an array")
+        with archive.open(info) as file:
+            version = npy.read_magic(file)
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+            header_bytes = file.tell()
+        if dtype.hasobject:
+            raise DataError(f"{path}: array {info.filename[:-4]!r} holds Python objects; store numbers")
+        size_bytes = math.prod(shape) * dtype.itemsize
+        total_bytes += size_bytes
+        if total_bytes > MAX_DATA_BYTES:
+            raise DataError(f"{path} unpacks to more than {MAX_DATA_BYTES} bytes")
+        if size_bytes + header_bytes != info.file_size:
+            raise DataError(f"{path}: array {info.filename[:-4]!r} has not the size that its header says")

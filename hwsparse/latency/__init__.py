@@ -1,0 +1,32 @@
+"""Latency: how long layers and networks take on a device, measured once, kept, and predicted from there."""
+
+from hwsparse.latency.calibrate import Build, CalibrationReport, calibrate
+from hwsparse.latency.cost_model import CostModel, Prediction
+from hwsparse.latency.fingerprint import Device, Toolchain
+from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
+from hwsparse.latency.network import Residual
+from hwsparse.latency.records import Records
+from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runner
+from hwsparse.latency.workload import Workload
+
+__all__ = [
+    "Build",
+    "CalibrationReport",
+    "Clock",
+    "CostModel",
+    "Device",
+    "LocalRunner",
+    "MeasureFailure",
+    "Measurement",
+    "Outcome",
+    "Prediction",
+    "Progress",
+    "Records",
+    "Residual",
+    "RunSettings",
+    "Runner",
+    "Toolchain",
+    "Workload",
+    "calibrate",
+    "median_interval",
+]

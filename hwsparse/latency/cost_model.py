@@ -1,0 +1,195 @@
+"""What any layer under any choice costs on one target, and any network: measured if it was, else predicted.
+
+Latency is not monotone in sparsity: between two measured ratios the truth may lie anywhere near both,
+and beyond the last one nothing is known. Knows nothing of how measurements are made or kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from hwsparse.errors import MeasureError, PlanError
+from hwsparse.latency.measurement import Measurement, Source
+from hwsparse.latency.network import Residual, fit_residual
+from hwsparse.latency.workload import Workload
+from hwsparse.model import Model
+from hwsparse.plan import Choice, Layer, Plan
+from hwsparse.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A latency and where it comes from; outside the domain the interval may not hold the truth."""
+
+    latency_s: float
+    interval_s: tuple[float, float]  # 95 %
+    in_domain: bool
+    source: Literal["measured", "simulated", "predicted"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """A measured ratio of a curve."""
+
+    ratio: float
+    median_s: float
+    interval_s: tuple[float, float]
+    source: Source
+
+
+Curve = tuple[str, str, str]  # layer signature, pattern, dtype
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Latencies on one target; made by `fit`, completed by `fit_network`."""
+
+    target_name: str
+    threads: int
+    _curves: Mapping[Curve, tuple[_Point, ...]]
+    residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
+
+    @classmethod
+    def fit(cls, table: Mapping[Workload, Measurement]) -> CostModel:
+        """A model of everything in a table of measurements.
+
+        Raises:
+            MeasureError: the table is empty, of more than one target, or mixes measured with simulated.
+        """
+        targets = {(workload.target_name, workload.threads) for workload in table}
+        if len(targets) != 1:
+            raise MeasureError(
+                f"a cost model needs measurements on one target; these are on {sorted(targets) or 'none'}"
+            )
+        if len({taken.source for taken in table.values()}) != 1:
+            raise MeasureError(
+                "measured and simulated latencies cannot be compared; fit a cost model to either"
+            )
+        curves: dict[Curve, list[_Point]] = {}
+        for workload, taken in table.items():
+            point = _Point(workload.choice.ratio, taken.median_s, taken.interval_s, taken.source)
+            curves.setdefault(_curve(workload.signature, workload.choice), []).append(point)
+        ((target_name, threads),) = targets
+        ordered = {
+            name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()
+        }
+        return cls(target_name, threads, MappingProxyType(ordered))
+
+    def knows(self, layer: Layer, choice: Choice) -> bool:
+        """Whether anything was measured of the layer under the choice's pattern."""
+        return _curve(layer.signature, choice) in self._curves
+
+    def predict(self, workload: Workload) -> Prediction:
+        """A layer's latency: its measurement, or a line between the measured ratios on either side.
+
+        Out of the measured range: the nearest measurement, and not in the domain.
+
+        Raises:
+            MeasureError: another target, or nothing was measured of this layer and pattern.
+        """
+        if (workload.target_name, workload.threads) != (self.target_name, self.threads):
+            model = f"{self.target_name} with {self.threads} threads"
+            raise MeasureError(f"{workload.key}: this cost model is of {model}; calibrate for that target")
+        choice = workload.choice
+        points = self._curves.get(_curve(workload.signature, choice))
+        if points is None:
+            what = f"{workload.signature} as {choice.pattern} ({choice.dtype})"
+            raise MeasureError(f"{what} was never measured on {self.target_name}; calibrate with it")
+        above = bisect.bisect_left(points, choice.ratio, key=lambda point: point.ratio)
+        if above < len(points) and points[above].ratio == choice.ratio:
+            exact = points[above]
+            return Prediction(exact.median_s, exact.interval_s, True, exact.source)
+        if above in (0, len(points)):
+            nearest = points[0] if above == 0 else points[-1]
+            return Prediction(nearest.median_s, nearest.interval_s, False, "predicted")
+        return _between(points[above - 1], points[above], choice.ratio)
+
+    def pays(self, layer: Layer, choice: Choice, target: Target) -> bool:
+        """Whether the choice is faster than dense beyond noise: the intervals do not touch.
+
+        Raises:
+            MeasureError: another target, or the layer was not measured, dense or under the choice's pattern.
+        """
+        sparse, dense = (self.predict(Workload.of(layer, each, target)) for each in (choice, Choice()))
+        return sparse.in_domain and sparse.interval_s[1] < dense.interval_s[0]
+
+    def fit_network(self, model: Model, measured: Iterable[tuple[Plan, Measurement]]) -> CostModel:
+        """This cost model, with what lies between a network's layers fitted to plans measured end to end.
+
+        At least 3 plans, from dense to the sparsest, let it tell how far off its predictions are.
+
+        Raises:
+            MeasureError: no plan was measured, or a layer of one was not.
+            PlanError: a plan is of another model.
+        """
+        pairs = [(self.sum_layers(model, plan).latency_s, taken.median_s) for plan, taken in measured]
+        return replace(
+            self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)})
+        )
+
+    def sum_layers(self, model: Model, plan: Plan) -> Prediction:
+        """The time of a network's prunable layers, each alone.
+
+        Raises:
+            MeasureError: nothing was measured of a layer under its choice's pattern, or no layer is prunable.
+            PlanError: the plan is of another model, or names a layer that the model lacks.
+        """
+        if plan.model_digest != model.digest:
+            raise PlanError(f"the plan is of another model than {model.name}")
+        choices = dict(plan.choices)
+        if unknown := choices.keys() - {layer.name for layer in model.layers}:
+            raise PlanError(
+                f"model {model.name} has no prunable layer {min(unknown)!r}, which the plan names"
+            )
+        if not model.layers:
+            raise MeasureError(
+                f"model {model.name} has no prunable layers, so nothing to predict its latency from"
+            )
+        asked = ((layer.signature, choices.get(layer.name, Choice())) for layer in model.layers)
+        parts = [self.predict(Workload(*each, self.target_name, self.threads)) for each in asked]
+        return Prediction(
+            latency_s=sum(part.latency_s for part in parts),
+            interval_s=(sum(part.interval_s[0] for part in parts), sum(part.interval_s[1] for part in parts)),
+            in_domain=all(part.in_domain for part in parts),
+            source="predicted",
+        )
+
+    def predict_model(self, model: Model, plan: Plan) -> Prediction:
+        """A whole network's latency; until `fit_network` saw the model: its layers' sum, out of the domain.
+
+        Raises:
+            MeasureError: nothing was measured of a layer under its choice's pattern, or no layer is prunable.
+            PlanError: the plan is of another model, or names a layer that the model lacks.
+        """
+        layers = self.sum_layers(model, plan)
+        residual = self.residuals.get(model.digest)
+        if residual is None:
+            return replace(layers, in_domain=False)
+        return Prediction(
+            latency_s=residual.apply(layers.latency_s),
+            interval_s=residual.apply_interval(layers.latency_s, layers.interval_s),
+            in_domain=layers.in_domain and residual.covers(layers.latency_s),
+            source="predicted",
+        )
+
+
+def _between(left: _Point, right: _Point, ratio: float) -> Prediction:
+    """On the line from one measured ratio to the next; the interval spans both, because curves jump."""
+    share = (ratio - left.ratio) / (right.ratio - left.ratio)
+    return Prediction(
+        latency_s=(1 - share) * left.median_s + share * right.median_s,
+        interval_s=(
+            min(left.interval_s[0], right.interval_s[0]),
+            max(left.interval_s[1], right.interval_s[1]),
+        ),
+        in_domain=True,
+        source="predicted",
+    )
+
+
+def _curve(signature: str, choice: Choice) -> Curve:
+    return signature, str(choice.pattern), choice.dtype

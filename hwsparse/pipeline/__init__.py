@@ -1,0 +1,274 @@
+"""The whole job as one function: a model, data and a device in; a front and artifacts out.
+
+    survey.py   what every choice costs each layer on the device, and harms on calibration data
+    (search)    plans with predicted latency and measured quality, on calibration data
+    finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
+    bench.py    where all of that is measured
+
+What a stage measured is kept (records, study), so a job that was stopped goes on where it was.
+Knows neither the command line nor the service.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from hwsparse import compiler
+from hwsparse.codegen import random_inputs
+from hwsparse.data import Dataset
+from hwsparse.errors import InputError, StudyError
+from hwsparse.latency import CostModel
+from hwsparse.model import Model
+from hwsparse.pattern import parse_pattern
+from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.finals import Baselines, Finalist, Judges, build_and_time, pick_winner
+from hwsparse.pipeline.survey import choices_of, survey
+from hwsparse.plan import Choice, Plan
+from hwsparse.search import (
+    Candidate,
+    SearchSpace,
+    build_space,
+    fastest_within,
+    pareto_front,
+    pick_finalists,
+    surrogate_plans,
+)
+from hwsparse.search.database import StudyIdentity
+from hwsparse.search.samplers import SamplerName
+from hwsparse.search.study import SearchSettings, run_search
+from hwsparse.sparsify import Evaluator, applicable, apply_plan
+from hwsparse.target import Target
+
+__all__ = ["Baselines", "Finalist", "Goal", "Outcome", "Workspace", "compile_plan", "optimize", "uniform_plan"]
+
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
+SHOWN_DROPS = 5
+CALIBRATION_SHARE = 0.5
+
+# stage, steps done, steps in all, candidates known by now
+OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """How far to search, and what the winner must reach.
+
+    The winner is the fastest finalist that loses at most `max_drop` of the dense model's quality, is at
+    least `min_quality` good and takes at most `max_latency_s`.
+    """
+
+    trials: int = 60
+    seed: int = 0
+    max_drop: float = 0.01
+    min_quality: float | None = None
+    max_latency_s: float | None = None
+    finalists: int = 4
+    sampler: SamplerName = "tpe"
+    patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
+    ratios: tuple[float, ...] = RATIOS
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.finalists < 1 or self.seed < 0 or self.max_drop < 0:
+            raise InputError("trials and finalists are at least 1, seed and quality drop not negative")
+        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
+            raise InputError("ratios of zeros lie between 0 and 1")
+        for text in self.patterns:
+            parse_pattern(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where a job keeps its files; `records` may be shared by all jobs of a machine."""
+
+    directory: Path
+    records: Path
+
+    @property
+    def study(self) -> Path:
+        return self.directory / "study.sqlite"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.directory / "artifacts"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal."""
+
+    model: Model
+    target: Target
+    baselines: Baselines
+    finalists: tuple[Finalist, ...]
+    winner: Finalist | None
+    candidates: tuple[Candidate, ...]
+    space: SearchSpace | None
+    costs: CostModel
+
+
+def optimize(
+    model: Model,
+    dataset: Dataset,
+    target: Target,
+    goal: Goal,
+    workspace: Workspace,
+    on_progress: OnProgress = lambda stage, done, total, known: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+) -> Outcome:
+    """Finds the model's front on the target and packages the finalists.
+
+    Half of the data, drawn by the goal's seed, chooses; the other half is only ever reported on.
+
+    Raises:
+        UnsupportedError: the target cannot be timed from here.
+        DataError: the data do not fit the model.
+        MeasureError, CompileError, StudyError, ArtifactError: as their names say.
+    """
+    dataset.check_fits(model)
+    workspace.directory.mkdir(parents=True, exist_ok=True)
+    calibration, held_out = dataset.split(CALIBRATION_SHARE, goal.seed)
+    judges = _judges(model, calibration, held_out, target, goal.seed)
+    inputs = _sample(calibration)
+    known: dict[int, Candidate] = {}
+
+    def on_stage(stage: str, done: int, total: int) -> None:
+        on_progress(stage, done, total, tuple(known.values()))
+
+    with ExitStack() as stack:
+        bench = stack.enter_context(open_bench(target, workspace.records, clock))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
+        choices = choices_of(target, goal.patterns, goal.ratios)
+        offers, costs = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
+        space = build_space(model.digest, offers, uniform=choices)
+        costs = costs.fit_network(model, _anchors(model, space, target, bench, inputs, scratch, on_stage))
+        assert judges.choosing is not None
+        evaluator = judges.choosing
+
+        def on_trial(trial: object) -> None:
+            candidate = getattr(trial, "candidate", None)
+            if candidate is not None:
+                known.setdefault(candidate.trial, candidate)
+            on_stage("search", trial.done, trial.asked)  # type: ignore[attr-defined]
+
+        candidates = run_search(
+            space,
+            lambda plan: evaluator.evaluate(apply_plan(model, plan)),
+            lambda plan: costs.predict_model(model, plan),
+            SearchSettings(goal.trials, goal.seed, goal.sampler),
+            storage=workspace.study,
+            name=f"{model.name} on {target.name}",
+            identity=StudyIdentity(calibration.name, calibration.digest, target.name, target.threads),
+            on_trial=on_trial,
+        )
+        baselines, finalists = build_and_time(
+            model, _finalist_plans(candidates, goal), target, costs, bench, judges, inputs,
+            scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
+        )  # fmt: skip
+    winner = pick_winner(finalists, baselines, goal.max_drop, goal.min_quality, goal.max_latency_s)
+    return Outcome(model, target, baselines, finalists, winner, tuple(candidates), space, costs)
+
+
+def compile_plan(
+    model: Model,
+    plan: Plan,
+    target: Target,
+    workspace: Workspace,
+    dataset: Dataset | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda stage, done, total, known: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+) -> Outcome:
+    """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
+
+    Raises:
+        UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
+        PlanError: the plan does not belong to the model.
+        MeasureError, CompileError, ArtifactError: as their names say.
+    """
+    for _, choice in plan.choices:
+        target.require(choice)
+    apply_plan(model, plan)  # refuses a plan of another model before anything is measured
+    judges, inputs = Judges(None, None), random_inputs(model.inputs, seed)
+    if dataset is not None:
+        dataset.check_fits(model)
+        calibration, held_out = dataset.split(CALIBRATION_SHARE, seed)
+        judges, inputs = _judges(model, calibration, held_out, target, seed), _sample(calibration)
+    with ExitStack() as stack:
+        bench = stack.enter_context(open_bench(target, workspace.records, clock))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
+        options = {name: [choice] for name, choice in plan.choices}
+        report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
+        costs = CostModel.fit(report.table)
+        baselines, finalists = build_and_time(
+            model, {"plan": plan}, target, costs, bench, judges, inputs, scratch, workspace.artifacts,
+            lambda done, total: on_progress("finalists", done, total, ()),
+        )  # fmt: skip
+    winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
+    return Outcome(model, target, baselines, finalists, winner, (), None, costs)
+
+
+def uniform_plan(model: Model, choice: Choice) -> Plan:
+    """The plan that gives `choice` to every layer that can have it."""
+    layers = [layer for layer in model.layers if applicable(layer, choice.pattern) is None]
+    return Plan.uniform(model.digest, layers, choice)
+
+
+def _judges(model: Model, calibration: Dataset, held_out: Dataset, target: Target, seed: int) -> Judges:
+    return Judges(
+        Evaluator(model, calibration, "calibration", target.threads, seed),
+        Evaluator(model, held_out, "held-out", target.threads, seed),
+    )
+
+
+def _sample(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The first sample as the model takes it."""
+    return {name: np.ascontiguousarray(values[:1]) for name, values in dataset.inputs.items()}
+
+
+def _anchors(
+    model: Model,
+    space: SearchSpace,
+    target: Target,
+    bench: Bench,
+    inputs: Mapping[str, np.ndarray],
+    scratch: Path,
+    on_stage: Callable[[str, int, int], None],
+) -> list[tuple[Plan, object]]:
+    """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to."""
+    front = surrogate_plans(space)
+    plans = dict.fromkeys((Plan(model.digest), front[len(front) // 2], front[-1]))
+    directories = {}
+    for number, plan in enumerate(plans):
+        on_stage("whole networks", number, len(plans) + 1)
+        directories[plan.digest] = scratch / f"anchor{number}"
+        directories[plan.digest].mkdir()
+        compiler.build(model, plan, apply_plan(model, plan), target, inputs, directories[plan.digest])
+    times = bench.time_networks(directories)
+    on_stage("whole networks", len(plans) + 1, len(plans) + 1)
+    return [(plan, times[plan.digest]) for plan in plans]
+
+
+def _finalist_plans(candidates: list[Candidate], goal: Goal) -> dict[str, Plan]:
+    """Plans to build, by label: the best of the front, and the best uniform plan beside them."""
+    dense = next((candidate for candidate in candidates if candidate.kind == "dense"), None)
+    if dense is None:
+        raise StudyError("the study has no result for the dense model; choose another workspace and search again")
+    front = [candidate for candidate in pareto_front(candidates) if candidate.plan.choices]
+    floor = dense.quality - max(SHOWN_DROPS * goal.max_drop, 0.02)
+    picked = pick_finalists(
+        front, goal.finalists, max_drop=goal.max_drop, reference=dense.quality, min_quality=floor
+    )
+    plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
+    uniform = [candidate for candidate in candidates if candidate.kind == "uniform"]
+    best = fastest_within(uniform, goal.max_drop, reference=dense.quality)
+    if best is not None and best.plan not in plans.values():
+        plans["uniform"] = best.plan
+    return plans

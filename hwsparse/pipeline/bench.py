@@ -1,0 +1,99 @@
+"""Where a job measures: one records file, one process for layers, one for whole networks.
+
+Knows nothing of data, quality or searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from hwsparse.codegen import KERNEL_VERSION, build_layer
+from hwsparse.errors import MeasureError
+from hwsparse.latency import (
+    CalibrationReport,
+    LocalRunner,
+    Measurement,
+    Records,
+    RunSettings,
+    Toolchain,
+    calibrate,
+)
+from hwsparse.latency.contender import LOADER
+from hwsparse.model import Model
+from hwsparse.plan import Choice
+from hwsparse.target import Target
+
+Clock = Callable[[], datetime]
+Steps = Callable[[int, int], None]  # steps done, steps in all
+
+# Whole networks are few, and their figures are the ones that users read.
+NETWORK_SAMPLES = 50
+NETWORK_ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A target's measuring place, open for the time of a job."""
+
+    target: Target
+    records: Records
+    layers: LocalRunner
+    networks: LocalRunner
+    clock: Clock
+
+    def calibrate(
+        self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Steps
+    ) -> CalibrationReport:
+        """Measures the model's layers, dense and under `options` (by layer name), as far as not on record."""
+        return calibrate(
+            model.layers,
+            options,
+            self.target,
+            self.records,
+            self.layers,
+            build_layer,
+            self.clock,
+            progress=progress,
+        )
+
+    def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
+        """Times whole networks in turns, A B C A B C: compiled libraries and onnxruntime models.
+
+        Raises:
+            MeasureError: one of them crashed, hung or gave wrong outputs.
+        """
+        settings = RunSettings(
+            threads=self.target.threads,
+            samples=NETWORK_SAMPLES,
+            rounds=NETWORK_ROUNDS,
+            warmup_s=0.2,
+            tolerance=1e-4,
+        )
+        found = {}
+        for key, outcome in self.networks.run_many(directories, settings).items():
+            if not isinstance(outcome, Measurement):
+                raise MeasureError(f"{key} could not be timed ({outcome.stage}): {outcome.reason}")
+            found[key] = outcome
+        return found
+
+
+@contextmanager
+def open_bench(target: Target, records: Path, clock: Clock) -> Iterator[Bench]:
+    """A bench on this machine.
+
+    Raises:
+        UnsupportedError: the target cannot be timed from here.
+        MeasureError: the records cannot be opened.
+    """
+    target.require_timing()
+    toolchain = Toolchain.of(target, KERNEL_VERSION)
+    with (
+        LocalRunner(toolchain, clock) as layers,
+        LocalRunner(toolchain, clock, layers.device, LOADER) as networks,
+        Records(records, layers.device, toolchain) as kept,
+    ):
+        yield Bench(target, kept, layers, networks, clock)

@@ -1,0 +1,128 @@
+"""What every choice costs and harms, layer by layer: the figures that a search space is drawn up from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hwsparse.codegen import refusal
+from hwsparse.data import Dataset
+from hwsparse.errors import MeasureError
+from hwsparse.latency import CalibrationReport, CostModel, MeasureFailure, Measurement, Workload
+from hwsparse.model import Model
+from hwsparse.pattern import NM, Dense, parse_pattern
+from hwsparse.pipeline.bench import Bench
+from hwsparse.plan import Choice, Layer
+from hwsparse.search import Offer
+from hwsparse.sparsify import applicable, collect_statistics, magnitude, output_error
+from hwsparse.target import Target
+
+# A layer with less of the dense layers' time than this cannot repay being measured.
+MIN_SHARE = 0.01
+STATISTICS_SAMPLES = 48
+
+OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
+
+
+def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float]) -> tuple[Choice, ...]:
+    """Every sparse choice that the target supports: all of its patterns, or those named, at every ratio."""
+    choices = []
+    for text, dtype in target.supported:
+        pattern = parse_pattern(text)
+        if dtype != "float32" or isinstance(pattern, Dense) or (patterns and text not in patterns):
+            continue
+        at = (pattern.ratio,) if isinstance(pattern, NM) else ratios
+        choices.extend(Choice(pattern, ratio) for ratio in at)
+    return tuple(choices)
+
+
+def survey(
+    model: Model, dataset: Dataset, target: Target, choices: Sequence[Choice], bench: Bench, seed: int, on_stage: OnStage
+) -> tuple[dict[str, list[Offer]], CostModel]:
+    """Measures the layers on the device and their sensitivity on the data.
+
+    Returns:
+        Offers by layer name, dense first, for `build_space`; and the cost model of what was measured.
+
+    Raises:
+        MeasureError: a dense layer could not be measured.
+    """
+    dense = bench.calibrate(model, {}, lambda done, total: on_stage("dense layers", done, total))
+    times = {layer.name: _dense_s(layer, target, dense) for layer in model.layers}
+    total_s = sum(times.values())
+    small = {name: time / total_s for name, time in times.items() if time < MIN_SHARE * total_s}
+    refused = {
+        layer.name: {choice: _refusal(layer, choice, small) for choice in choices} for layer in model.layers
+    }
+    wanted = {
+        name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
+    }
+    report = bench.calibrate(
+        model,
+        {name: asked for name, asked in wanted.items() if asked},
+        lambda done, total: on_stage("sparse layers", done, total),
+    )
+    errors = _errors(model, dataset, wanted, target.threads, seed, on_stage)
+    offers: dict[str, list[Offer]] = {}
+    for layer in model.layers:
+        offers[layer.name] = [_offer(layer, Choice(), None, 0.0, target, report)]
+        for choice, reason in refused[layer.name].items():
+            error = errors.get((layer.name, choice), 0.0)
+            offers[layer.name].append(_offer(layer, choice, reason, error, target, report))
+    return offers, CostModel.fit(report.table)
+
+
+def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
+    outcome = _outcome(layer, Choice(), target, report)
+    if isinstance(outcome, MeasureFailure):
+        raise MeasureError(f"layer {layer.name!r}, dense, could not be measured ({outcome.stage}): {outcome.reason}")
+    return outcome.median_s
+
+
+def _outcome(
+    layer: Layer, choice: Choice, target: Target, report: CalibrationReport
+) -> Measurement | MeasureFailure:
+    workload = Workload.of(layer, choice, target)
+    return report.table[workload] if workload in report.table else report.failures[workload]
+
+
+def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
+    if layer.name in small:
+        return f"only {small[layer.name]:.1%} of the dense layers' time"
+    return applicable(layer, choice.pattern) or refusal(layer, choice)
+
+
+def _offer(
+    layer: Layer, choice: Choice, reason: str | None, error: float, target: Target, report: CalibrationReport
+) -> Offer:
+    if reason is not None:
+        return Offer(choice, refused=reason)
+    outcome = _outcome(layer, choice, target, report)
+    if isinstance(outcome, MeasureFailure):
+        return Offer(choice, refused=f"could not be measured ({outcome.stage}): {outcome.reason}")
+    return Offer(choice, outcome.median_s, outcome.interval_s, error)
+
+
+def _errors(
+    model: Model, dataset: Dataset, wanted: dict[str, list[Choice]], threads: int, seed: int, on_stage: OnStage
+) -> dict[tuple[str, Choice], float]:
+    """Relative output error of every wanted choice, by layer name and choice."""
+    layers = [layer for layer in model.layers if wanted[layer.name]]
+    if not layers:
+        return {}
+    statistics = collect_statistics(
+        model,
+        dataset,
+        layers,
+        max_samples=STATISTICS_SAMPLES,
+        threads=threads,
+        seed=seed,
+        progress=lambda done, total: on_stage("statistics", done, total),
+    )
+    errors = {}
+    for done, layer in enumerate(layers):
+        weight = model.weight(layer.name)
+        for choice in wanted[layer.name]:
+            pruned = magnitude(weight, statistics[layer.name], choice, layer.groups)
+            errors[layer.name, choice] = output_error(weight, pruned, statistics[layer.name])
+        on_stage("sensitivity", done + 1, len(layers))
+    return errors

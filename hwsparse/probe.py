@@ -1,0 +1,129 @@
+"""What this machine is: cores, instructions, caches, and its measured peak and bandwidth.
+
+The two measured figures take about a second; they are kept in the user's cache directory until the
+processor changes. Knows nothing of targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Widest first: (flag that tells, LLVM's processor name, vector bits, vector registers, flags its code needs).
+X86_LEVELS = (
+    ("avx512f", "x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    ("avx2", "x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
+)
+SGEMM_SIZE = 768
+COPY_BYTES = 64 << 20
+REPEATS = 8
+
+
+def probe_hardware() -> dict[str, Any]:
+    """The [hardware] table of this machine, with `isa` and `tvm_target`, as a descriptor has them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    described = {"cores": cores, "memory_bytes": _memory_bytes(), **_instructions(cores), **_caches()}
+    identity = json.dumps([described, platform.processor(), _cpu_field("model name")], sort_keys=True)
+    return {**described, **_measured(hashlib.sha256(identity.encode()).hexdigest(), cores)}
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this machine's CPU, as /proc/cpuinfo names them; empty where it does not tell."""
+    return frozenset((_cpu_field("flags") or _cpu_field("Features")).split())
+
+
+def _instructions(cores: int) -> dict[str, Any]:
+    flags, machine = cpu_flags(), platform.machine()
+    if machine in ("aarch64", "arm64"):
+        return {
+            "vector_bits": 128,
+            "vector_registers": 32,
+            "isa": [],
+            "tvm_target": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": cores},
+        }
+    for flag, cpu, bits, registers, needed in X86_LEVELS:
+        if flag in flags:
+            target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu, "num-cores": cores}
+            return {"vector_bits": bits, "vector_registers": registers, "isa": list(needed), "tvm_target": target}
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2", "num-cores": cores}
+    return {"vector_bits": 128, "vector_registers": 16, "isa": [], "tvm_target": target}
+
+
+def _caches(sys: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
+    found = {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}  # the least that current CPUs have
+    for index in sorted(sys.glob("index*")):
+        with contextlib.suppress(OSError, ValueError):
+            level, kind = (index / "level").read_text().strip(), (index / "type").read_text().strip()
+            size = (index / "size").read_text().strip()
+            match = re.fullmatch(r"(\d+)([KM]?)", size)
+            if match and (level, kind) in (("1", "Data"), ("2", "Unified")):
+                scale = {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
+                found["l1d_bytes" if level == "1" else "l2_bytes"] = int(match[1]) * scale
+    return found
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cpu_field(name: str) -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
+
+
+def _measured(identity: str, cores: int) -> dict[str, float]:
+    """Peak and bandwidth, from the cache if this processor was measured before."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+    path = home / f"probe-{identity[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text())
+        figures = {key: float(kept[key]) for key in ("peak_flops", "bandwidth_bytes_per_s")}
+        if all(value > 0 for value in figures.values()):
+            return figures
+    figures = {"peak_flops": _peak_flops(), "bandwidth_bytes_per_s": _bandwidth(cores)}
+    with contextlib.suppress(OSError):  # a home that cannot be written to: measured again next time
+        home.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        scratch.write_text(json.dumps(figures))
+        os.replace(scratch, path)
+    return figures
+
+
+def _peak_flops() -> float:
+    """float32 operations a second in numpy's matrix product, all cores: what dense code can reach."""
+    a = np.ones((SGEMM_SIZE, SGEMM_SIZE), np.float32)
+    out = np.empty_like(a)
+    return 2 * SGEMM_SIZE**3 / _best(lambda: np.matmul(a, a, out=out))
+
+
+def _bandwidth(cores: int) -> float:
+    """Bytes a second that all cores together read and write in a copy much larger than caches."""
+    sources = [np.ones(COPY_BYTES // 4 // cores, np.float32) for _ in range(cores)]
+    copies = [np.empty_like(source) for source in sources]
+    with ThreadPoolExecutor(cores) as pool:
+        return 2 * COPY_BYTES / _best(lambda: list(pool.map(np.copyto, copies, sources)))
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several runs: the others met something else that ran."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,39 @@
+"""Which plans are worth having: a space of choices, a study that explores it, a front.
+
+    space.py        what may be chosen, layer by layer
+    seeds.py        structured plans to begin with
+    samplers.py     who proposes plans after that
+    study.py        the search itself: run_search, read_candidates
+    database.py     where a study is kept
+    candidate.py    what a search finds
+    pareto.py       the front, and what to take from it
+    hypervolume.py  a front as one number
+
+Whoever runs a search imports `hwsparse.search.study`; the names below need no Optuna.
+"""
+
+from hwsparse.search.candidate import Candidate, Kind, Source
+from hwsparse.search.pareto import best_under, fastest_within, knee_point, pareto_front, pick_finalists
+from hwsparse.search.seeds import Seed, seed_plans, surrogate_plans, uniform_plans
+from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, build_space
+
+__all__ = [
+    "Candidate",
+    "Kind",
+    "LayerOptions",
+    "Offer",
+    "Option",
+    "Refusal",
+    "SearchSpace",
+    "Seed",
+    "Source",
+    "best_under",
+    "build_space",
+    "fastest_within",
+    "knee_point",
+    "pareto_front",
+    "pick_finalists",
+    "seed_plans",
+    "surrogate_plans",
+    "uniform_plans",
+]

@@ -1,0 +1,127 @@
+"""Plans to try before any sampler has learned anything: dense, uniform sparsity, and a surrogate's front.
+
+The surrogate is additive: latency is the sum of the layers' latencies, harm the sum of their relative output
+errors. For a multiplier x, the plan with the least `latency + x * harm` takes in each layer the option that
+is least there; as x falls from infinity to 0, a layer steps down the lower convex hull of its options. All
+the layers' steps, sorted by what they gain per error, give every such plan, with no grid of multipliers to
+choose (the Lagrangian relaxation of the multiple-choice knapsack problem: Sinha and Zoltners, Operations
+Research 27(3), 1979).
+
+Knows no Optuna and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hwsparse.plan import Choice, Plan
+from hwsparse.search.candidate import Kind
+from hwsparse.search.space import LayerOptions, Option, SearchSpace
+
+SURROGATES_PER_UNIFORM = 2  # uniform plans are there as a baseline, surrogate plans to be improved on
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A plan to try first, and the family it belongs to."""
+
+    plan: Plan
+    kind: Kind
+
+
+def seed_plans(space: SearchSpace, limit: int) -> tuple[Seed, ...]:
+    """At most `limit` different plans: dense, then each family from coarse to fine.
+
+    Every beginning of the sequence is spread over the whole range of latencies, so that a search with
+    few trials still sees all of it.
+    """
+    dense = Plan.of(space.model_digest, {})
+    uniform = uniform_plans(space)
+    kinds: dict[Plan, Kind] = {dense: "dense", **dict.fromkeys(uniform, "uniform")}
+    coarse_uniform = iter(_coarse_to_fine(space, uniform, limit))
+    coarse_surrogate = iter(_coarse_to_fine(space, surrogate_plans(space), limit))
+    found = {dense: None}
+    while len(found) < limit:
+        turn = [*_take(coarse_surrogate, SURROGATES_PER_UNIFORM), *_take(coarse_uniform, 1)]
+        if not turn:
+            break
+        found.update(dict.fromkeys(turn))
+    return tuple(Seed(plan, kinds.get(plan, "surrogate")) for plan in list(found)[:limit])
+
+
+def uniform_plans(space: SearchSpace) -> tuple[Plan, ...]:
+    """For each of the space's uniform choices, the plan that gives it to every layer that has it."""
+    plans = dict.fromkeys(_uniform(space, choice) for choice in space.uniform)
+    return tuple(plan for plan in plans if plan.choices)
+
+
+def _uniform(space: SearchSpace, choice: Choice) -> Plan:
+    having = (layer.layer for layer in space.layers if str(choice) in layer.texts)
+    return space.plan(dict.fromkeys(having, str(choice)))
+
+
+def surrogate_plans(space: SearchSpace) -> tuple[Plan, ...]:
+    """Every plan that is best for some multiplier, from the most accurate to the fastest."""
+    hulls = [lower_hull(layer) for layer in space.layers]
+    steps = sorted(
+        (
+            (-_gain(before, after), index, after)
+            for index, hull in enumerate(hulls)
+            for before, after in zip(hull, hull[1:], strict=False)
+        ),
+        key=lambda step: step[:2],  # stable: a layer's own steps, of falling gain, stay in order
+    )
+    chosen = {layer.layer: hull[0].choice for layer, hull in zip(space.layers, hulls, strict=True)}
+    plans = [Plan.of(space.model_digest, chosen)]
+    for _, index, option in steps:
+        chosen[space.layers[index].layer] = option.choice
+        plans.append(Plan.of(space.model_digest, chosen))
+    return tuple(plans)
+
+
+def lower_hull(layer: LayerOptions) -> tuple[Option, ...]:
+    """The options that are best for some multiplier: rising error, falling latency, falling gain."""
+    hull: list[Option] = []
+    for option in sorted(layer.options, key=lambda option: (option.error, option.latency_s)):
+        if hull and option.latency_s >= hull[-1].latency_s:
+            continue
+        while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-1], option):
+            hull.pop()
+        hull.append(option)
+    return tuple(hull)
+
+
+def _gain(before: Option, after: Option) -> float:
+    """Seconds gained per error added."""
+    return (before.latency_s - after.latency_s) / (after.error - before.error)
+
+
+def _coarse_to_fine(space: SearchSpace, plans: Sequence[Plan], limit: int) -> list[Plan]:
+    """At most `limit` of the plans, each the farthest in latency from dense and from all before it."""
+    times = {
+        layer.layer: {option.choice: option.latency_s for option in layer.options} for layer in space.layers
+    }
+
+    def latency_s(plan: Plan) -> float:
+        chosen = dict(plan.choices)
+        return sum(options[chosen.get(name, Choice())] for name, options in times.items())
+
+    dense_s = latency_s(Plan.of(space.model_digest, {}))
+    positions = [latency_s(plan) for plan in plans]
+    gaps = [abs(position - dense_s) for position in positions]
+    ordered: list[Plan] = []
+    left = list(range(len(plans)))
+    while left and len(ordered) < limit:
+        farthest = max(left, key=gaps.__getitem__)
+        left.remove(farthest)
+        ordered.append(plans[farthest])
+        gaps = [
+            min(gap, abs(position - positions[farthest]))
+            for gap, position in zip(gaps, positions, strict=True)
+        ]
+    return ordered
+
+
+def _take(plans: Iterator[Plan], count: int) -> list[Plan]:
+    return [plan for _, plan in zip(range(count), plans, strict=False)]

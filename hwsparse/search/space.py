@@ -1,0 +1,196 @@
+"""What a search may choose: for each prunable layer, dense and the options that pay on the device.
+
+An option is left out, with the reason kept, when the caller refuses it (no kernel on the target, no mask
+for the layer's shape), when it is not faster than the dense layer beyond the noise of both timings, or
+when another option of the layer is at least as fast and at least as accurate. Options that uniform plans
+are to be made of are spared the last rule: uniform sparsity is a baseline, and is to be what its name says.
+
+Built from plain figures: knows no device, no weights, no Optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hwsparse.errors import PlanError, StudyError
+from hwsparse.plan import Choice, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is known of one choice for one layer before the space is drawn up.
+
+    `error` is the layer's relative output error on calibration data, 0 for dense. `refused` says why the
+    choice cannot be had at all; the figures then mean nothing.
+    """
+
+    choice: Choice
+    latency_s: float = math.nan  # of the layer alone
+    interval_s: tuple[float, float] = (math.nan, math.nan)  # 95 % of the median
+    error: float = math.nan
+    refused: str | None = None
+
+    def __post_init__(self) -> None:
+        figures = (self.latency_s, *self.interval_s, self.error)
+        if self.refused is None and not all(math.isfinite(figure) and figure >= 0 for figure in figures):
+            raise StudyError(f"{self.choice}: an offer needs finite figures, or the reason why it is refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One choice that a layer has, with the layer's latency in seconds and its relative output error."""
+
+    choice: Choice
+    latency_s: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """The options of one layer, dense first, the others from the slowest to the fastest."""
+
+    layer: str
+    options: tuple[Option, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options or not self.options[0].choice.is_dense:
+            raise StudyError(f"layer {self.layer!r}: the first option must be dense")
+        if len(set(self.texts)) != len(self.options):
+            raise StudyError(f"layer {self.layer!r}: an option is there twice")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(str(option.choice) for option in self.options)
+
+    @property
+    def dense(self) -> Option:
+        return self.options[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A choice that a layer does not have, and why not."""
+
+    layer: str
+    choice: Choice
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """Every plan that a search may propose for one model on one device; layers in the model's order."""
+
+    model_digest: str
+    layers: tuple[LayerOptions, ...]
+    uniform: tuple[Choice, ...] = ()  # what uniform plans are made of
+    refused: tuple[Refusal, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({layer.layer for layer in self.layers}) != len(self.layers):
+            raise StudyError("the search space has a layer twice")
+
+    @property
+    def free(self) -> tuple[LayerOptions, ...]:
+        """The layers with something to choose; every other layer stays dense."""
+        return tuple(layer for layer in self.layers if len(layer.options) > 1)
+
+    @property
+    def size(self) -> int:
+        """How many plans there are."""
+        return math.prod(len(layer.options) for layer in self.layers)
+
+    @property
+    def digest(self) -> str:
+        """Of the model and of what may be chosen.
+
+        The figures are left out: they are taken anew from time to time, and a study goes on with the
+        same choices.
+        """
+        body = [self.model_digest, [[layer.layer, sorted(layer.texts)] for layer in self.free]]
+        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+
+    def plan(self, texts: Mapping[str, str]) -> Plan:
+        """The plan that gives each layer the option of that text; layers not named stay dense.
+
+        Raises:
+            PlanError: no such layer or option.
+        """
+        options = {layer.layer: dict(zip(layer.texts, layer.options, strict=True)) for layer in self.layers}
+        try:
+            return Plan.of(
+                self.model_digest, {name: options[name][text].choice for name, text in texts.items()}
+            )
+        except KeyError as error:
+            raise PlanError(f"the search space has no {error}") from None
+
+    def texts(self, plan: Plan) -> dict[str, str]:
+        """The text of every free layer's choice in `plan`: what `plan` makes a plan of."""
+        chosen = dict(plan.choices)
+        return {layer.layer: str(chosen.get(layer.layer, layer.dense.choice)) for layer in self.free}
+
+
+def build_space(
+    model_digest: str, offers: Mapping[str, Sequence[Offer]], *, uniform: Iterable[Choice] = ()
+) -> SearchSpace:
+    """Draws up the space from every offer for every prunable layer.
+
+    Args:
+        model_digest: of the model that the plans are for.
+        offers: by layer name, in the model's order; each layer has an offer of dense, not refused.
+        uniform: choices that uniform plans will be made of; no layer loses one of them to a better option.
+
+    Raises:
+        StudyError: a layer has no dense offer, or a choice twice.
+    """
+    spared = {str(choice): choice for choice in uniform}
+    layers, refused = [], []
+    for name, offered in offers.items():
+        options, left_out = _layer(name, offered, spared.keys())
+        layers.append(options)
+        refused.extend(left_out)
+    return SearchSpace(model_digest, tuple(layers), tuple(spared.values()), tuple(refused))
+
+
+def _layer(name: str, offers: Sequence[Offer], spared: Collection[str]) -> tuple[LayerOptions, list[Refusal]]:
+    dense = next((offer for offer in offers if offer.choice.is_dense and offer.refused is None), None)
+    if dense is None:
+        raise StudyError(f"layer {name!r}: the time of the dense layer is not known")
+    refused = []
+    paying = []
+    for offer in offers:
+        if offer is dense:
+            continue
+        if reason := _unpaid(offer, dense):
+            refused.append(Refusal(name, offer.choice, reason))
+        else:
+            paying.append(offer)
+    paying.sort(key=lambda offer: (-offer.latency_s, offer.error, str(offer.choice)))
+    kept = [dense]
+    for offer in paying:
+        better = next((other for other in paying if _beats(other, offer)), None)
+        if better is None or str(offer.choice) in spared:
+            kept.append(offer)
+        else:
+            reason = f"{better.choice} is no slower and no less accurate"
+            refused.append(Refusal(name, offer.choice, reason))
+    options = tuple(Option(offer.choice, offer.latency_s, offer.error) for offer in kept)
+    return LayerOptions(name, options), refused
+
+
+def _unpaid(offer: Offer, dense: Offer) -> str | None:
+    if offer.refused is not None:
+        return offer.refused
+    if offer.interval_s[1] >= dense.interval_s[0]:
+        took, against = offer.latency_s * 1e3, dense.latency_s * 1e3
+        return f"not faster than dense beyond the noise: {took:.4g} ms against {against:.4g} ms"
+    return None
+
+
+def _beats(a: Offer, b: Offer) -> bool:
+    if (a.latency_s, a.error) == (b.latency_s, b.error):  # of equals, the one whose text is first stays
+        return str(a.choice) < str(b.choice)
+    return a.latency_s <= b.latency_s and a.error <= b.error

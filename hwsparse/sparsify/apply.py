@@ -1,0 +1,63 @@
+"""From a plan to pruned weights, and to an ONNX file that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from hwsparse.errors import PlanError
+from hwsparse.model import Model
+from hwsparse.plan import Choice, Plan
+from hwsparse.sparsify.magnitude import magnitude
+from hwsparse.sparsify.mask import applicable
+from hwsparse.sparsify.statistics import LayerStatistics
+
+# (canonical weight, statistics of the layer's inputs, choice, groups) -> canonical pruned weight
+Pruner = Callable[[np.ndarray, LayerStatistics | None, Choice, int], np.ndarray]
+
+
+def apply_plan(
+    model: Model,
+    plan: Plan,
+    pruner: Pruner = magnitude,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+) -> dict[str, np.ndarray]:
+    """Canonical pruned weights of the layers that a plan makes sparse, by name.
+
+    Raises:
+        PlanError: the plan is for another model, names a layer that this one does not have, or gives a
+            layer a pattern that its weight cannot have.
+    """
+    if plan.model_digest != model.digest:
+        raise PlanError(
+            f"the plan is for the model {plan.model_digest[:12]}, not for {model.name} ({model.digest[:12]})"
+        )
+    known = {layer.name: layer for layer in model.layers}
+    weights = {}
+    for name, choice in plan.choices:
+        layer = known.get(name)
+        if layer is None:
+            raise PlanError(f"the plan names the layer {name!r}, which {model.name} does not have")
+        if reason := applicable(layer, choice.pattern):
+            raise PlanError(f"layer {name!r} cannot be {choice}: {reason}")
+        weights[name] = pruner(model.weight(name), (statistics or {}).get(name), choice, layer.groups)
+    return weights
+
+
+def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
+    """The model's ONNX file with some layers' weights replaced (canonical, by layer name).
+
+    Raises:
+        PlanError: a weight does not have its layer's shape.
+    """
+    proto = onnx.load_from_string(model.proto)
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, weight in weights.items():
+        layer = model.layer(name)
+        if weight.shape != layer.weight_shape:
+            raise PlanError(f"layer {name!r}: a weight of shape {weight.shape}, not {layer.weight_shape}")
+        stored[layer.weight].CopyFrom(numpy_helper.from_array(model.initializer(layer, weight), layer.weight))
+    return bytes(proto.SerializeToString(deterministic=True))

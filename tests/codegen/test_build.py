@@ -1,0 +1,169 @@
+"""Whole models through lowering, compilation and loading, against onnxruntime on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwsparse.codegen import Library, build_layer, build_model, random_inputs, relative_error
+from hwsparse.codegen.chains import find_chains
+from hwsparse.codegen.link import _driver, link
+from hwsparse.codegen.lowering import _import
+from hwsparse.errors import ArtifactError, CompileError, InputError, UnsupportedError
+from hwsparse.model import Model, import_onnx
+from hwsparse.pattern import parse_pattern
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.sparsify import apply_plan, pruned_proto
+from tests.codegen.layers import CPU, conv, product
+
+
+def network() -> Model:
+    """Stem, depthwise, residual, clip, pooling, attention-like product, layer norm, softmax, head."""
+    rng = np.random.default_rng(0)
+    stored = []
+
+    def weight(name: str, *shape: int) -> str:
+        stored.append(numpy_helper.from_array((rng.standard_normal(shape) * 0.3).astype(np.float32), name))
+        return name
+
+    def ints(name: str, *values: int) -> str:
+        stored.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    def scalar(name: str, value: float) -> str:
+        stored.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", weight("w0", 16, 3, 3, 3), weight("b0", 16)], ["c0"], "stem", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Relu", ["c0"], ["r0"]),
+        node("Conv", ["r0", weight("w1", 16, 1, 3, 3), weight("b1", 16)], ["c1"], "depth", group=16, pads=[1, 1, 1, 1]),
+        node("Clip", ["c1", scalar("low", 0.0), scalar("high", 6.0)], ["r1"]),
+        node("Conv", ["r1", weight("w2", 16, 16, 1, 1), weight("b2", 16)], ["c2"], "point"),
+        node("Add", ["c2", "r0"], ["a2"]),
+        node("Relu", ["a2"], ["r2"]),
+        node("Reshape", ["r2", ints("flat", 1, 16, 64)], ["f2"]),
+        node("Transpose", ["f2"], ["t2"], perm=[0, 2, 1]),
+        node("MatMul", ["t2", weight("w3", 16, 24)], ["m3"], "query"),
+        node("Add", ["m3", weight("b3", 24)], ["q3"]),
+        node("Transpose", ["q3"], ["k3"], perm=[0, 2, 1]),
+        node("MatMul", ["q3", "k3"], ["s3"]),
+        node("Softmax", ["s3"], ["p3"], axis=-1),
+        node("MatMul", ["p3", "q3"], ["o3"]),
+        node("LayerNormalization", ["o3", weight("g4", 24), weight("b4", 24)], ["n4"], axis=-1),
+        node("Erf", ["n4"], ["e4"]),
+        node("Tanh", ["e4"], ["h4"]),
+        node("ReduceMean", ["h4", ints("axes", 1)], ["v4"], keepdims=0),
+        node("Gemm", ["v4", weight("w5", 10, 24), weight("b5", 10)], ["y"], "head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])],
+        stored,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return import_onnx(proto.SerializeToString(), name="network")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return network()
+
+
+PLANS = ("dense", "unstructured@0.8", "block4x1@0.75", "block8x1@0.5", "2:4", "1:4", "channel@0.5")
+
+
+@pytest.mark.parametrize("text", PLANS)
+def test_a_model_computes_what_onnxruntime_does_on_the_pruned_weights(model: Model, text: str, tmp_path: Path) -> None:
+    choice = parse_choice(text)
+    layers = [model.layer(name) for name in ("point", "query")]
+    plan = Plan.uniform(model.digest, layers, choice)
+    weights = apply_plan(model, plan)
+    library = build_model(model, plan, weights, CPU, tmp_path)
+    inputs = random_inputs(model.inputs, seed=1)
+    session = onnxruntime.InferenceSession(pruned_proto(model, weights), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, inputs)
+    assert relative_error(library.run(inputs)["y"], expected) < 1e-4
+    again = Library.load(tmp_path, 1)
+    assert relative_error(again.run(inputs)["y"], expected) < 1e-4
+    assert set(library.kernels) == {"stem", "depth", "point", "query", "head"}
+    assert library.kernels["depth"] == "depthwise"
+
+
+def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
+    names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
+    main = _import(model, names)["main"]
+    chains = {c.layer.name: c for c in find_chains(main, {names[layer.name]: layer for layer in model.layers})}
+    assert set(chains) == {layer.name for layer in model.layers}
+    assert all(chain.bias is not None for chain in chains.values())
+    assert (chains["stem"].low, chains["stem"].high) == (0.0, float("inf"))
+    assert (chains["depth"].low, chains["depth"].high) == (0.0, 6.0)
+    assert chains["point"].residual is not None and chains["point"].low == 0.0
+    assert chains["query"].residual is None
+
+
+@pytest.mark.parametrize("text", ("dense", "unstructured@0.9", "block16x1@0.6", "2:4x4"))
+@pytest.mark.parametrize("layer", [conv(1, 8, (9, 9), 32, (3, 3)), product((1, 20), 16, 32)], ids=lambda l: l.op)
+def test_a_layer_alone_agrees_with_onnxruntime(layer, text: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    library = build_layer(layer, parse_choice(text), CPU, tmp_path)
+    error = library.check()
+    assert error is not None and error < 1e-4
+    assert all(seconds > 0 for seconds in library.time(3, 2))
+
+
+def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
+    library = build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    library._parameters[-1] = library._parameters[-1].__class__ and __import__("tvm").runtime.tensor(np.ones(32, np.float32))
+    error = library.check()
+    assert error is not None and error > 0.1
+
+
+def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    library = build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    with pytest.raises(InputError, match="inputs are x; got none"):
+        library.run({})
+    with pytest.raises(InputError, match=r"float32 \(1, 20, 16\); got float64"):
+        library.run({"x": np.zeros((1, 20, 16))})
+    with pytest.raises(InputError, match="got float32"):
+        library.run({"x": np.zeros((1, 20, 17), np.float32)})
+
+
+def test_what_is_not_a_library_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a compiled library"):
+        Library.load(tmp_path, 1)
+    build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    (tmp_path / "library.so").write_bytes(b"\x7fELF and nothing more")
+    with pytest.raises(ArtifactError, match="not a compiled library"):
+        Library.load(tmp_path, 1)
+
+
+def test_other_devices_are_refused(model: Model, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    gpu = replace(CPU, name="some-gpu", kind="gpu")
+    with pytest.raises(UnsupportedError, match="some-gpu"):
+        build_model(model, Plan(model.digest), {}, gpu, tmp_path)
+
+
+def test_without_a_compiler_ziglang_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert _driver("")[1:4] == ["-m", "ziglang", "cc"]
+    assert _driver("aarch64-linux-gnu")[-1] == "aarch64-linux-gnu"
+
+
+def test_a_linker_that_refuses_is_a_compile_error(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="linking failed"):
+        link(str(tmp_path / "out.so"), [str(tmp_path / "missing.o")], "")
+
+
+def test_pattern_names_the_kernel(tmp_path: Path) -> None:
+    layer = conv(1, 16, (8, 8), 32, (1, 1))
+    library = build_layer(layer, Choice(parse_pattern("block8x1"), 0.5), CPU, tmp_path)
+    assert library.kernels["layer"].startswith("shared_index_r8")

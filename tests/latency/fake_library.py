@@ -1,0 +1,107 @@
+"""A library in pure Python whose speed and misbehaviour are written in its directory's fake.json.
+
+    seconds   what one call takes, as its clock tells
+    error     what `check` gives
+    load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
+    log       a file that each call of `time` is noted in
+
+The worker process imports it by name; tests write its directories with `write`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOADER = "tests.latency.fake_library:FakeLibrary"
+
+
+def write(directory: Path, **fake: Any) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "fake.json").write_text(json.dumps({"name": directory.name, **fake}))
+    return directory
+
+
+class FakeLibrary:
+    def __init__(self, fake: dict[str, Any]) -> None:
+        self.fake = fake
+
+    @classmethod
+    def load(cls, directory: Path, threads: int) -> FakeLibrary:
+        library = cls(json.loads((directory / "fake.json").read_text()))
+        library.misbehave("load")
+        return library
+
+    def check(self) -> float | None:
+        self.misbehave("check")
+        return self.fake.get("error")
+
+    def time(self, repeats: int, number: int = 1) -> tuple[float, ...]:
+        self.misbehave("time")
+        if "log" in self.fake:
+            with open(self.fake["log"], "a") as log:
+                log.write(json.dumps([self.fake["name"], repeats, number, state()]) + "\n")
+        return (self.fake.get("seconds", 1e-3),) * repeats
+
+    def misbehave(self, where: str) -> None:
+        match self.fake.get(where):
+            case "crash":
+                ctypes.string_at(0)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                print("cannot go on", file=sys.stderr, flush=True)
+                os._exit(3)
+            case "hang":
+                time.sleep(1000)
+            case "chatter":
+                while True:
+                    os.write(2, b"still here\n")
+            case "raise":
+                raise RuntimeError("no such\nkernel")
+            case "print":
+                os.write(1, b'{"id": 1, "samples": [7]}\n' * 1000)
+                print("hello from the library", flush=True)
+            case "garbage":
+                os.write(protocol_descriptor(), b"what?\n")
+            case "stale":
+                os.write(protocol_descriptor(), b'{"id": 0}\n')
+            case "flood":
+                while True:
+                    os.write(protocol_descriptor(), b"x" * 65536)
+
+
+def state() -> dict[str, Any]:
+    """What the worker's environment looks like from inside."""
+    return {
+        "pid": os.getpid(),
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "tvm": os.environ["TVM_NUM_THREADS"],
+        "omp": os.environ["OMP_NUM_THREADS"],
+        "bind": os.environ["TVM_BIND_THREADS"],
+        "input": os.read(0, 1).decode(),
+    }
+
+
+def protocol_descriptor() -> int:
+    """The pipe that the worker answers on, as only a hostile library would find it."""
+    for descriptor in range(3, 64):
+        try:
+            is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+            if is_pipe and os.readlink(f"/proc/self/fd/{descriptor}") and _writable(descriptor):
+                return descriptor
+        except OSError:
+            continue
+    raise AssertionError("the worker has no pipe to answer on")
+
+
+def _writable(descriptor: int) -> bool:
+    flags = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split("flags:")[1].split()[0]
+    return int(flags, 8) & os.O_ACCMODE == os.O_WRONLY

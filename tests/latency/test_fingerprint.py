@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwsparse.latency import Device, Toolchain
+from tests.latency.examples import DEVICE, TARGET
+
+X86 = """processor\t: 0
+model name\t: Fast CPU 9000
+cpu family\t: 26
+model\t\t: 2
+stepping\t: 1
+cpu MHz\t\t: 2595.124
+flags\t\t: sse avx2
+
+processor\t: 1
+model name\t: another
+"""
+ARM = """processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd
+CPU implementer\t: 0x41
+CPU part\t: 0xd0b
+CPU revision\t: 1
+"""
+
+
+def described(tmp_path: Path, cpuinfo: str) -> Device:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    for index, (level, kind, size) in enumerate([("1", "Data", "48K"), ("2", "Unified", "1024K")]):
+        directory = tmp_path / f"devices/system/cpu/cpu0/cache/index{index}"
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (directory / name).write_text(text + "\n")
+    return Device.probe(tmp_path, tmp_path)
+
+
+def test_an_x86_cpu_is_its_first_processor(tmp_path: Path) -> None:
+    device = described(tmp_path, X86)
+    assert device.cpu == "Fast CPU 9000 26 2 1"
+    assert device.caches == ("L1 Data 48K", "L2 Unified 1024K")
+
+
+def test_an_arm_cpu_is_told_by_its_part(tmp_path: Path) -> None:
+    assert described(tmp_path, ARM).cpu == "0x41 0xd0b 1"
+
+
+def test_the_clock_of_the_moment_is_not_the_device_and_its_flags_are(tmp_path: Path) -> None:
+    device = described(tmp_path, X86)
+    assert described(tmp_path, X86.replace("2595", "3100")).digest == device.digest
+    assert described(tmp_path, X86.replace("sse avx2", "avx2 sse")).digest == device.digest
+    assert described(tmp_path, X86.replace("avx2", "avx512f")).digest != device.digest
+
+
+def test_a_system_that_tells_nothing_is_still_a_device(tmp_path: Path) -> None:
+    device = Device.probe(tmp_path / "none", tmp_path / "none")
+    assert device.cores >= 1 and device.caches == () and device.isa == ""
+
+
+def test_this_machine_is_the_same_twice() -> None:
+    assert Device.probe() == Device.probe()
+
+
+def test_a_kernel_update_is_no_other_device_but_hardware_is() -> None:
+    assert replace(DEVICE, system="Linux 7.0").digest == DEVICE.digest
+    for other in ({"cpu": "x"}, {"cores": 3}, {"isa": "x"}, {"caches": ()}, {"machine": "aarch64"}):
+        assert replace(DEVICE, **other).digest != DEVICE.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tvm_target": '{"kind": "llvm", "mcpu": "znver4"}'}, {"vector_bits": 512}, {"vector_registers": 32},
+        {"l1d_bytes": 1}, {"l2_bytes": 1}, {"isa": ("avx2",)},
+    ],
+)  # fmt: skip
+def test_a_descriptor_that_gives_other_code_is_another_toolchain(change: dict[str, object]) -> None:
+    assert Toolchain.of(replace(TARGET, **change), "1") != Toolchain.of(TARGET, "1")  # type: ignore[arg-type]
+
+
+def test_a_descriptor_that_gives_the_same_code_is_the_same_toolchain() -> None:
+    probed_again = replace(TARGET, peak_flops=2e11, bandwidth_bytes_per_s=3e10, description="again")
+    assert Toolchain.of(probed_again, "1") == Toolchain.of(TARGET, "1")
+    assert Toolchain.of(TARGET, "2") != Toolchain.of(TARGET, "1")

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hwsparse.errors import MeasureError
+from hwsparse.latency import LocalRunner, MeasureFailure, Measurement, RunSettings
+from hwsparse.latency.process import choose_cpus
+from tests.latency.examples import DEVICE, SETTINGS, TOOLCHAIN, Clock
+from tests.latency.fake_library import LOADER, write
+
+HASTY = RunSettings(threads=1, warmup_s=0.0, timeout_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[LocalRunner]:
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER) as runner:
+        yield runner
+
+
+def log_of(path: Path) -> list[tuple[str, int, int, dict[str, object]]]:
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def test_a_library_is_timed_with_its_provenance(runner: LocalRunner, tmp_path: Path) -> None:
+    taken = runner.run("k", write(tmp_path / "a", seconds=2e-3), SETTINGS)
+    assert isinstance(taken, Measurement)
+    assert (taken.key, taken.source, taken.median_s) == ("k", "measured", 2e-3)
+    assert len(taken.samples_s) >= 30
+    assert (taken.settings, taken.device, taken.toolchain) == (SETTINGS, DEVICE, TOOLCHAIN)
+    assert taken.taken_at.utcoffset() is not None
+
+
+def test_libraries_take_turns_and_short_calls_are_repeated_within_a_sample(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    libraries = {
+        name: write(tmp_path / name, seconds=seconds, log=str(log))
+        for name, seconds in (("a", 3e-5), ("b", 1.0))
+    }
+    results = runner.run_many(libraries, SETTINGS)
+    turns = [(name, number) for name, repeats, number, _ in log_of(log) if repeats == 6]
+    assert turns == [("a", 4), ("b", 1)] * 5
+    assert all(isinstance(result, Measurement) and len(result.samples_s) == 30 for result in results.values())
+
+
+def test_warming_up_goes_on_as_long_as_asked(runner: LocalRunner, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    directory = write(tmp_path / "a", seconds=1e-3, log=str(log))
+    runner.run("a", directory, RunSettings(threads=1, warmup_s=0.02))
+    assert sum(number for _, repeats, number, _ in log_of(log) if repeats == 1) >= 20
+
+
+def test_the_worker_is_pinned_and_its_thread_counts_are_set(runner: LocalRunner, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    runner.run("a", write(tmp_path / "a", log=str(log)), SETTINGS)
+    inside = log_of(log)[0][3]
+    assert len(inside["cpus"]) == 1
+    assert (inside["tvm"], inside["omp"], inside["bind"], inside["input"]) == ("1", "1", "0", "")
+
+
+def test_more_libraries_than_a_batch_keep_their_order_and_report_progress(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    libraries = {f"k{number}": write(tmp_path / str(number)) for number in range(20)}
+    seen: list[tuple[int, int]] = []
+    results = runner.run_many(libraries, SETTINGS, lambda done, total: seen.append((done, total)))
+    assert list(results) == list(libraries)
+    assert seen == [(16, 20), (20, 20)]
+
+
+def test_no_libraries_need_no_worker(tmp_path: Path) -> None:
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, "no.such:Loader") as runner:
+        assert runner.run_many({}, SETTINGS) == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "reason"),
+    [
+        ("load", "crash", "killed by SIGSEGV"),
+        ("check", "killed", "killed by SIGKILL (perhaps for lack of memory)"),
+        ("time", "exit", "ended with exit status 3; it printed: cannot go on"),
+        ("time", "crash", "killed by SIGSEGV"),
+    ],
+)
+def test_a_library_that_dies_fails_alone(
+    runner: LocalRunner, tmp_path: Path, where: str, what: str, reason: str
+) -> None:
+    libraries = {name: write(tmp_path / name) for name in ("before", "after")}
+    libraries = {"before": libraries["before"], "bad": write(tmp_path / "bad", **{where: what}), **libraries}
+    results = runner.run_many(libraries, SETTINGS)
+    assert results["bad"] == MeasureFailure("bad", "run", reason)
+    assert isinstance(results["before"], Measurement) and isinstance(results["after"], Measurement)
+
+
+@pytest.mark.parametrize(
+    ("fake", "stage", "reason"),
+    [
+        ({"load": "raise"}, "load", "RuntimeError: kernel"),
+        ({"check": "raise"}, "run", "RuntimeError: kernel"),
+        ({"time": "raise"}, "run", "RuntimeError: kernel"),
+        ({"error": 2e-3}, "check", "wrong output: relative error 0.002, more than 0.001"),
+        ({"error": float("nan")}, "check", "wrong output: relative error nan, more than 0.001"),
+        ({"error": float("inf")}, "check", "wrong output: relative error inf, more than 0.001"),
+        ({"seconds": 0.0}, "run", "ValueError: a call took 0.0 seconds"),
+        ({"seconds": -1.0}, "run", "ValueError: a call took -1.0 seconds"),
+        ({"seconds": float("nan")}, "run", "ValueError: a call took nan seconds"),
+        ({"seconds": float("inf")}, "run", "the clock gave [inf, inf, inf] s for 6 samples"),
+        ({"check": "garbage"}, "run", "answered b'what?', which is no answer"),
+        ({"check": "stale"}, "run", "answered another request"),
+        ({"time": "flood"}, "run", "does not stop answering"),
+    ],
+)
+def test_what_goes_wrong_is_a_failure_with_its_reason(
+    runner: LocalRunner, tmp_path: Path, fake: dict[str, object], stage: str, reason: str
+) -> None:
+    libraries = {"bad": write(tmp_path / "bad", **fake), "good": write(tmp_path / "good")}
+    results = runner.run_many(libraries, SETTINGS)
+    assert results["bad"] == MeasureFailure("bad", stage, reason)  # type: ignore[arg-type]
+    assert isinstance(results["good"], Measurement)
+
+
+def test_a_directory_that_is_no_library_is_a_load_failure(runner: LocalRunner, tmp_path: Path) -> None:
+    failed = runner.run("none", tmp_path / "none", SETTINGS)
+    assert isinstance(failed, MeasureFailure) and failed.stage == "load"
+
+
+def test_a_right_output_passes(runner: LocalRunner, tmp_path: Path) -> None:
+    assert isinstance(runner.run("k", write(tmp_path / "a", error=1e-3), SETTINGS), Measurement)
+
+
+def test_what_a_library_prints_is_not_taken_for_an_answer(runner: LocalRunner, tmp_path: Path) -> None:
+    noisy = write(tmp_path / "a", load="print", check="print", time="print", seconds=1e-3)
+    taken = runner.run("k", noisy, SETTINGS)
+    assert isinstance(taken, Measurement) and taken.median_s == 1e-3
+
+
+@pytest.mark.parametrize(("where", "what"), [("load", "hang"), ("time", "chatter")])
+def test_a_library_that_hangs_is_given_up_and_killed(
+    runner: LocalRunner, tmp_path: Path, where: str, what: str
+) -> None:
+    libraries = {"bad": write(tmp_path / "bad", **{where: what}), "good": write(tmp_path / "good")}
+    results = runner.run_many(libraries, HASTY)
+    failed = results["bad"]
+    assert isinstance(failed, MeasureFailure) and failed.stage == "timeout"
+    assert failed.reason.startswith("no answer within 1 s")
+    assert isinstance(results["good"], Measurement)
+
+
+def worker_pid(runner: LocalRunner, tmp_path: Path) -> int:
+    """The process that a library of this runner runs in."""
+    log = tmp_path / "pid-log"
+    runner.run("k", write(tmp_path / "pid", log=str(log)), SETTINGS)
+    return int(str(log_of(log)[-1][3]["pid"]))
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"process {pid} still runs")
+
+
+def test_the_worker_is_kept_between_runs_and_ends_with_the_context(tmp_path: Path) -> None:
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER) as runner:
+        pid = worker_pid(runner, tmp_path)
+        assert worker_pid(runner, tmp_path) == pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_killed_while_idle_is_replaced_and_nobody_blamed(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    os.kill(worker_pid(runner, tmp_path), signal.SIGKILL)
+    assert isinstance(runner.run("k", write(tmp_path / "a"), SETTINGS), Measurement)
+
+
+def test_a_worker_that_ended_with_the_thread_that_started_it_is_replaced(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    thread = threading.Thread(target=worker_pid, args=(runner, tmp_path))
+    thread.start()
+    thread.join()
+    assert isinstance(runner.run("k", write(tmp_path / "a"), SETTINGS), Measurement)
+
+
+def test_a_loader_that_cannot_be_imported_is_one_clear_error(tmp_path: Path) -> None:
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, "no.such:Loader") as runner:
+        with pytest.raises(MeasureError, match="cannot load no.such:Loader: ModuleNotFoundError"):
+            runner.run("k", tmp_path, SETTINGS)
+
+
+def test_more_threads_than_cpus_is_an_error(runner: LocalRunner, tmp_path: Path) -> None:
+    with pytest.raises(MeasureError, match="4096 threads wanted"):
+        runner.run("k", tmp_path, RunSettings(threads=4096))
+
+
+def test_threads_go_to_different_cores_first(tmp_path: Path) -> None:
+    for cpu, core in enumerate(["0,4", "1,5", "2,6", "3,7"] * 2):
+        siblings = tmp_path / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        siblings.parent.mkdir(parents=True)
+        siblings.write_text(core)
+    everything = range(8)
+    assert choose_cpus(1, everything, tmp_path) == (7,)
+    assert sorted(choose_cpus(4, everything, tmp_path)) == [4, 5, 6, 7]
+    assert choose_cpus(6, everything, tmp_path) == (7, 6, 5, 4, 3, 2)
+    assert choose_cpus(2, [1, 5, 6], tmp_path) == (6, 5)
+    assert choose_cpus(3, [], tmp_path) == ()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from hwsparse.latency import LocalRunner, RunSettings
+from tests.latency.examples import DEVICE, TOOLCHAIN, Clock
+from tests.latency.fake_library import LOADER, write
+here = Path(sys.argv[1])
+with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER) as runner:
+    runner.run("a", write(here / "a", log=str(here / "log")), RunSettings(threads=1, warmup_s=0.0))
+    print("hanging", flush=True)
+    runner.run("b", write(here / "b", load="hang"), RunSettings(threads=1))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_its_parent(tmp_path: Path, sent: signal.Signals) -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as parent:  # fmt: skip
+        assert parent.stdout is not None and parent.stdout.readline() == "hanging\n"
+        pid = int(str(log_of(tmp_path / "log")[0][3]["pid"]))
+        # Ctrl-C goes to the whole group; SIGKILL to the parent alone.
+        (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)
+        _, printed = parent.communicate(timeout=60)
+    wait_until_gone(pid)
+    assert parent.returncode != 0
+    if sent == signal.SIGINT:
+        assert printed.rstrip().endswith("KeyboardInterrupt")
