@@ -64,9 +64,7 @@ class NM:
 
     def __post_init__(self) -> None:
         if not (1 <= self.n < self.m <= 64 and 1 <= self.shared <= 64):
-            raise PatternError(
-                f"{self.n}:{self.m}x{self.shared}: N:M needs 1 <= N < M <= 64, shared by 1 to 64 rows"
-            )
+            raise PatternError(f"{self.n}:{self.m}x{self.shared}: N:M needs 1 <= N < M <= 64, shared by 1 to 64 rows")
 
     @property
     def ratio(self) -> float:

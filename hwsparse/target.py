@@ -168,10 +168,12 @@ def parse_target(text: str, where: str) -> Target:
     _only(hardware, tuple(_HARDWARE), f"{where}: [hardware]")
     tvm_target = compile_.get("tvm_target", hardware.get("tvm_target"))
     if not isinstance(tvm_target, dict):
-        raise TargetError(f"{where}: [compile] tvm_target is a table such as {{ kind = \"llvm\", mcpu = \"...\" }}")
+        raise TargetError(f'{where}: [compile] tvm_target is a table such as {{ kind = "llvm", mcpu = "..." }}')
     figures = {key: _value(hardware, key, kind, where) for key, kind in _HARDWARE.items() if key in hardware}
     figures.pop("tvm_target", None)
-    figures["isa"] = tuple(_value(compile_, "isa", list, where)) if "isa" in compile_ else tuple(hardware.get("isa", ()))
+    figures["isa"] = (
+        tuple(_value(compile_, "isa", list, where)) if "isa" in compile_ else tuple(hardware.get("isa", ()))
+    )
     try:
         return Target(
             name=_value(data, "name", str, where),

@@ -1,10 +1,10 @@
 """The command line, and the only place where the parts of hwsparse are put together.
 
-    main.py      the commands and how errors become exit codes
-    targets.py   `hwsparse targets`: list, show, probe
-    work.py      on this machine: inspect, optimize, compile, front, verify
-    service.py   `hwsparse serve`, `hwsparse request`, and the worker of a job
-    progress.py  progress bars, and plain lines where there is no terminal
+main.py      the commands and how errors become exit codes
+targets.py   `hwsparse targets`: list, show, probe
+work.py      on this machine: inspect, optimize, compile, front, verify
+service.py   `hwsparse serve`, `hwsparse request`, and the worker of a job
+progress.py  progress bars, and plain lines where there is no terminal
 """
 
 from hwsparse.cli.main import main

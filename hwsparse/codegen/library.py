@@ -97,9 +97,7 @@ class Library:
         for spec in self.inputs:
             array = inputs[spec.name]
             if array.shape != spec.shape or array.dtype != spec.dtype:
-                raise InputError(
-                    f"input {spec.name!r} is {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}"
-                )
+                raise InputError(f"input {spec.name!r} is {spec.dtype} {spec.shape}; got {array.dtype} {array.shape}")
         return [tvm.runtime.tensor(np.ascontiguousarray(inputs[spec.name])) for spec in self.inputs]
 
 

@@ -138,7 +138,8 @@ class _Pool:
         )
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
         parameters = tuple(
-            self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate((*kernel.pack(weight), bias))
+            self.parameter(f"{layer.name}/{part}", array, any_size=True)
+            for part, array in enumerate((*kernel.pack(weight), bias))
         )
         self.kernels[layer.name] = kernel.name
         return KernelCall(function, function_name, chain.source, parameters, chain.residual, layer.output_shape)

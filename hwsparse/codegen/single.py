@@ -54,7 +54,9 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
     inputs = random_inputs(model.inputs, seed)
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     reference = {f"in/{name}": value for name, value in inputs.items()}
-    reference |= {f"out/{spec.name}": value for spec, value in zip(model.outputs, session.run(None, inputs), strict=True)}
+    reference |= {
+        f"out/{spec.name}": value for spec, value in zip(model.outputs, session.run(None, inputs), strict=True)
+    }
     save_file(reference, directory / REFERENCE)
     return Library.load(directory, target.threads)
 
@@ -100,7 +102,9 @@ def _model(layer: Layer, weight: np.ndarray, bias: np.ndarray) -> Model:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.output_shape)],
         [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=onnx.IR_VERSION_2023_5_5)
+    proto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=onnx.IR_VERSION_2023_5_5
+    )
     data = proto.SerializeToString(deterministic=True)
     ports = TensorSpec("x", layer.input_shape, "float32"), TensorSpec("y", layer.output_shape, "float32")
     return Model("layer", data, hashlib.sha256(data).hexdigest(), (layer,), ports[:1], ports[1:])

@@ -6,6 +6,7 @@ outputs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -80,6 +81,20 @@ class Dataset:
     def rows_per_label(self) -> int:
         """Rows of every input that one label speaks of: 2 for pairs, else 1."""
         return 2 if self.metric == "spearman" else 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of every input."""
+        return len(self) * self.rows_per_label
+
+    @property
+    def digest(self) -> str:
+        """sha256, in hexadecimal, of the metric, the samples and the labels; the name does not count."""
+        digest = hashlib.sha256(self.metric.encode())
+        for key, array in (*sorted(self.inputs.items()), ("", self.labels)):
+            digest.update(f"{key} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The labels at `indices`, in that order, with their rows."""

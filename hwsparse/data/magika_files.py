@@ -2,8 +2,9 @@
 
 A file's label is what its extension says. Only extensions are used that stand for one content type, whatever the
 network answers: `.h` only where CPython keeps its C headers, `.txt` only for licence texts, `.so` only where it is
-ELF. Files that tests keep because they are malformed are left out. Features are those of the `magika` package (its
-README describes them: the first and last bytes, white space stripped), with the sizes that its configuration gives.
+ELF. Files that tests keep because they are malformed are left out, and so is bytecode, because running Python adds
+to it. Features are made as the `magika` package makes them: the first and last bytes, white space stripped, with the
+sizes that the network's configuration gives.
 
 Knows nothing of ONNX or runtimes.
 """
@@ -31,9 +32,9 @@ _BY_EXTENSION = {
     ".exe": "pebin", ".f90": "fortran", ".gif": "gif", ".gz": "gzip", ".hpp": "cpp", ".htm": "html", ".html": "html",
     ".ini": "ini", ".jpg": "jpeg", ".js": "javascript", ".json": "json", ".m4": "m4", ".md": "markdown", ".npy": "npy",
     ".npz": "npz", ".onnx": "onnx", ".pdf": "pdf", ".pem": "pem", ".png": "png", ".proto": "proto",
-    ".ps1": "powershell", ".py": "python", ".pyc": "pythonbytecode", ".pyi": "python", ".rst": "rst",
-    ".s": "asm", ".sh": "shell", ".svg": "svg", ".toml": "toml", ".ts": "typescript", ".ttf": "ttf", ".wav": "wav", ".xml": "xml", ".yaml": "yaml",
-    ".yml": "yaml", ".zig": "zig", ".zip": "zip",
+    ".ps1": "powershell", ".py": "python", ".pyi": "python", ".rst": "rst",
+    ".s": "asm", ".sh": "shell", ".svg": "svg", ".toml": "toml", ".ts": "typescript", ".ttf": "ttf", ".wav": "wav",
+    ".xml": "xml", ".yaml": "yaml", ".yml": "yaml", ".zig": "zig", ".zip": "zip",
 }  # fmt: skip
 _LICENCES = ("license", "licence", "copying", "notice", "authors")
 _MALFORMED = ("invalid", "bad")
@@ -116,28 +117,28 @@ def extract_features(path: Path, config: MagikaConfig) -> np.ndarray | None:
 
 def find_files(labels: tuple[str, ...]) -> tuple[LabelledFile, ...]:
     """Every file of this installation whose name says which of `labels` it is, in a fixed order."""
-    known = set(labels)
-    include = Path(sysconfig.get_path("include"))
-    roots = [include, *(Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib"))]
-    found: dict[Path, str] = {}
-    for root in dict.fromkeys(root.resolve() for root in roots):
+    include = Path(sysconfig.get_path("include")).resolve()
+    roots = [include, *(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib"))]
+    found: dict[str, str] = {}
+    for root in dict.fromkeys(roots):
         for path in _walk(root):
-            label = "c" if root == include.resolve() and path.suffix == ".h" else label_of(path)
-            if label in known:
-                found.setdefault(path, label)
-    return tuple(LabelledFile(path, label) for path, label in found.items())
+            label = "c" if root == include and path.endswith(".h") else label_of(path)
+            if label in labels and path not in found and not os.path.islink(path):
+                found[path] = label
+    return tuple(LabelledFile(Path(path), label) for path, label in found.items())
 
 
-def label_of(path: Path) -> str | None:
+def label_of(path: str) -> str | None:
     """The content type that a file's name promises; None if it promises none."""
-    name = path.name.lower()
-    if any(part.lower().startswith(_MALFORMED) for part in path.parts[-3:]):
+    *_, grandparent, parent, name = ("", "", *path.lower().split(os.sep))
+    stem, suffix = os.path.splitext(name)
+    if any(part.startswith(_MALFORMED) for part in (grandparent, parent, name)):
         return None
-    if path.suffix.lower() in ("", ".txt") and name.split(".")[0].split("-")[0] in _LICENCES:
+    if suffix in ("", ".txt") and stem.split("-")[0].split(".")[0] in _LICENCES:
         return "txt"
-    if path.suffix == ".so":
+    if suffix == ".so":
         return "elf" if sys.platform == "linux" else None
-    return _BY_EXTENSION.get(path.suffix.lower())
+    return _BY_EXTENSION.get(suffix)
 
 
 def read_installed_files(
@@ -202,12 +203,9 @@ def _rank(path: Path, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{'/'.join(path.parts[-4:])}".encode(errors="surrogateescape")).digest()
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Regular files below `root`; packages inside the standard library's folder belong to another environment."""
+def _walk(root: Path) -> Iterator[str]:
+    """Files below `root`; packages inside the standard library's folder belong to another environment."""
     for directory, folders, names in os.walk(root):
         outside = ("site-packages", "dist-packages") if directory == str(root) else ()
-        folders[:] = sorted(name for name in folders if name not in outside)
-        for name in sorted(names):
-            path = Path(directory, name)
-            if not path.is_symlink():
-                yield path
+        folders[:] = sorted(name for name in folders if name not in outside and name != "__pycache__")
+        yield from (os.path.join(directory, name) for name in sorted(names))

@@ -76,9 +76,7 @@ def calibrate(
                 records.add_failure(workload, outcome, clock())
         outcomes |= found
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
-    failed = {
-        workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)
-    }
+    failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}
     return CalibrationReport(table | fresh, failed, len(fresh))
 
 
@@ -108,9 +106,7 @@ def _workloads(
         unused -= {layer.signature, layer.name}
     if unused:
         raise InputError(f"choices are given for {min(unused)!r}, which is no layer's name or signature")
-    return {
-        Workload.of(layer, choice, target): layer for name, layer in shown.items() for choice in choices[name]
-    }
+    return {Workload.of(layer, choice, target): layer for name, layer in shown.items() for choice in choices[name]}
 
 
 def _batches(missing: Mapping[Workload, Layer]) -> Iterable[dict[Workload, Layer]]:
@@ -145,9 +141,7 @@ def _measure(
         except (CompileError, UnsupportedError, InputError) as error:
             found[workload] = MeasureFailure(workload.key, "build", str(error))
         except OSError as error:
-            raise MeasureError(
-                f"cannot build {workload.key} in {scratch}: {error.strerror or error}"
-            ) from None
+            raise MeasureError(f"cannot build {workload.key} in {scratch}: {error.strerror or error}") from None
         steps.advance()
     timed = runner.run_many(built, settings)
     steps.advance(len(batch))

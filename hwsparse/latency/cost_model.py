@@ -10,15 +10,17 @@ import bisect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency.measurement import Measurement, Source
 from hwsparse.latency.network import Residual, fit_residual
 from hwsparse.latency.workload import Workload
-from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.target import Target
+
+if TYPE_CHECKING:  # importing it would bring onnxruntime into the process that times libraries
+    from hwsparse.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,13 @@ class CostModel:
                 f"a cost model needs measurements on one target; these are on {sorted(targets) or 'none'}"
             )
         if len({taken.source for taken in table.values()}) != 1:
-            raise MeasureError(
-                "measured and simulated latencies cannot be compared; fit a cost model to either"
-            )
+            raise MeasureError("measured and simulated latencies cannot be compared; fit a cost model to either")
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
             point = _Point(workload.choice.ratio, taken.median_s, taken.interval_s, taken.source)
             curves.setdefault(_curve(workload.signature, workload.choice), []).append(point)
         ((target_name, threads),) = targets
-        ordered = {
-            name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()
-        }
+        ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
         return cls(target_name, threads, MappingProxyType(ordered))
 
     def knows(self, layer: Layer, choice: Choice) -> bool:
@@ -127,9 +125,7 @@ class CostModel:
             PlanError: a plan is of another model.
         """
         pairs = [(self.sum_layers(model, plan).latency_s, taken.median_s) for plan, taken in measured]
-        return replace(
-            self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)})
-        )
+        return replace(self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)}))
 
     def sum_layers(self, model: Model, plan: Plan) -> Prediction:
         """The time of a network's prunable layers, each alone.
@@ -142,13 +138,9 @@ class CostModel:
             raise PlanError(f"the plan is of another model than {model.name}")
         choices = dict(plan.choices)
         if unknown := choices.keys() - {layer.name for layer in model.layers}:
-            raise PlanError(
-                f"model {model.name} has no prunable layer {min(unknown)!r}, which the plan names"
-            )
+            raise PlanError(f"model {model.name} has no prunable layer {min(unknown)!r}, which the plan names")
         if not model.layers:
-            raise MeasureError(
-                f"model {model.name} has no prunable layers, so nothing to predict its latency from"
-            )
+            raise MeasureError(f"model {model.name} has no prunable layers, so nothing to predict its latency from")
         asked = ((layer.signature, choices.get(layer.name, Choice())) for layer in model.layers)
         parts = [self.predict(Workload(*each, self.target_name, self.threads)) for each in asked]
         return Prediction(

@@ -38,14 +38,10 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.rounds < 1 or self.samples < MIN_SAMPLES:
-            raise MeasureError(
-                f"timing needs at least 1 thread, 1 round and {MIN_SAMPLES} samples, not {self}"
-            )
+            raise MeasureError(f"timing needs at least 1 thread, 1 round and {MIN_SAMPLES} samples, not {self}")
         limits = (self.warmup_s, self.min_sample_s, self.timeout_s, self.tolerance)
         if not all(math.isfinite(value) and value >= 0 for value in limits) or self.timeout_s == 0:
-            raise MeasureError(
-                f"times and tolerance must be finite, not negative, and the timeout not 0: {self}"
-            )
+            raise MeasureError(f"times and tolerance must be finite, not negative, and the timeout not 0: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +61,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
-            raise MeasureError(
-                f"{self.key}: {self.source!r} is no source; use {' or '.join(get_args(Source))}"
-            )
+            raise MeasureError(f"{self.key}: {self.source!r} is no source; use {' or '.join(get_args(Source))}")
         if len(self.samples_s) < MIN_SAMPLES:
-            raise MeasureError(
-                f"{self.key}: {len(self.samples_s)} samples; at least {MIN_SAMPLES} are needed"
-            )
+            raise MeasureError(f"{self.key}: {len(self.samples_s)} samples; at least {MIN_SAMPLES} are needed")
         if not all(math.isfinite(sample) and sample > 0 for sample in self.samples_s):
             raise MeasureError(f"{self.key}: a sample is not a positive number of seconds")
         if self.taken_at.utcoffset() is None:

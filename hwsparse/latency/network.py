@@ -55,9 +55,7 @@ def fit_residual(pairs: Sequence[tuple[float, float]]) -> Residual:
         MeasureError: no pairs, or one that is not two positive numbers.
     """
     if not pairs or not all(math.isfinite(value) and value > 0 for pair in pairs for value in pair):
-        raise MeasureError(
-            "a network's residual is fitted to at least one measured network, in positive seconds"
-        )
+        raise MeasureError("a network's residual is fitted to at least one measured network, in positive seconds")
     sums, measured = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     weights = [1 / value**2 for value in measured]
     mean_sum, mean_measured = _mean(sums, weights), _mean(measured, weights)

@@ -27,7 +27,7 @@ MAX_ANSWER_BYTES, KEPT_PRINT_BYTES = 1 << 20, 4096
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The worker is gone: it crashed, hung or spoke nonsense. What it had loaded is gone too."""
 
     def __init__(self, stage: Literal["run", "timeout"], reason: str) -> None:
@@ -36,7 +36,7 @@ class Lost(Exception):
         self.reason = reason
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The worker lives and answered that it could not do what was asked."""
 
 
@@ -58,19 +58,19 @@ class Worker:
         command = [sys.executable, "-m", "hwsparse.latency.worker", loader, *numbers]
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads)
-            )
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads))
         except OSError as error:
             raise MeasureError(f"cannot start the process that times libraries: {error}") from None
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin
+        assert self._process.stdout
+        assert self._process.stderr
         # Asked for their descriptors at each use: a closed one's number may be another file's by then.
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._prints = self._process.stderr
         self._received, self._printed, self._asked = b"", b"", 0
         try:
             greeting = self._receive(START_TIMEOUT_S)
-        except Lost as lost:
+        except LostError as lost:
             raise MeasureError(f"the process that times libraries did not start: {lost.reason}") from None
         if "failed" in greeting:
             self.close()
@@ -80,8 +80,8 @@ class Worker:
         """Sends a request and waits for its answer.
 
         Raises:
-            Lost: no answer; the process has ended.
-            Refused: the answer is that it failed.
+            LostError: no answer; the process has ended.
+            RefusedError: the answer is that it failed.
         """
         self._asked += 1
         line = json.dumps({"id": self._asked, **request}) + "\n"
@@ -91,7 +91,7 @@ class Worker:
         if answer.get("id") != self._asked:
             raise self._lost("run", "answered another request")
         if "failed" in answer:
-            raise Refused(str(answer["failed"]))
+            raise RefusedError(str(answer["failed"]))
         return answer
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Worker:
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         try:
             line = self._line(time.monotonic() + timeout_s)
-        except Lost:
+        except LostError:
             raise
         except BaseException:  # Ctrl-C: an answer that comes later would be taken for the next one's
             self.close()
@@ -139,13 +139,11 @@ class Worker:
                         continue
                     self._received += data
                     if not data or len(self._received) > MAX_ANSWER_BYTES:
-                        raise self._lost(
-                            "run", "closed its output" if not data else "does not stop answering"
-                        )
+                        raise self._lost("run", "closed its output" if not data else "does not stop answering")
         line, _, self._received = self._received.partition(b"\n")
         return line
 
-    def _lost(self, stage: Literal["run", "timeout"], reason: str) -> Lost:
+    def _lost(self, stage: Literal["run", "timeout"], reason: str) -> LostError:
         """Makes sure that the process is gone; a death of its own is the better reason."""
         if stage == "run":
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -156,7 +154,7 @@ class Worker:
         printed = self._printed + self._last_print()
         self.close()
         words = printed.decode(errors="replace").strip().splitlines()
-        return Lost(stage, f"{reason}; it printed: {words[-1][:200]}" if words else reason)
+        return LostError(stage, f"{reason}; it printed: {words[-1][:200]}" if words else reason)
 
     def _last_print(self) -> bytes:
         with selectors.DefaultSelector() as selector:
@@ -164,9 +162,7 @@ class Worker:
             return os.read(self._prints.fileno(), 1 << 16) if selector.select(0.0) else b""
 
 
-def choose_cpus(
-    threads: int, allowed: Collection[int] = ALLOWED_CPUS, sys: Path = Path("/sys")
-) -> tuple[int, ...]:
+def choose_cpus(threads: int, allowed: Collection[int] = ALLOWED_CPUS, sys: Path = Path("/sys")) -> tuple[int, ...]:
     """CPUs to pin threads to: of different cores first, high numbers first (interrupts go to CPU 0).
 
     Empty where the system cannot pin.

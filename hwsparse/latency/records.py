@@ -167,9 +167,7 @@ class Records:
                 _Base.metadata.create_all(connection)
                 connection.execute(insert(_Version).values(id=1, version=VERSION))
             elif _Version.__tablename__ not in tables:
-                raise MeasureError(
-                    f"records {self.path}: a database, but not of measurements; name another file"
-                )
+                raise MeasureError(f"records {self.path}: a database, but not of measurements; name another file")
             version = connection.scalar(select(_Version.version))
             if version != VERSION:
                 known = f"this hwsparse knows version {VERSION}"

@@ -16,7 +16,7 @@ from typing import Protocol, final
 
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage
-from hwsparse.latency.process import Lost, Refused, Worker
+from hwsparse.latency.process import LostError, RefusedError, Worker
 
 # Libraries that are in memory together, and take turns.
 BATCH = 16
@@ -126,16 +126,14 @@ class LocalRunner:
                     failures[at] = turn
                 else:
                     samples[at] += turn
-        except Lost as lost:
+        except LostError as lost:
             self.close()
             return {**failures, at: MeasureFailure(at, lost.stage, lost.reason)}
         except BaseException:  # Ctrl-C
             self.close()
             raise
         return failures | {
-            key: Measurement(
-                key, tuple(taken), "measured", settings, self.device, self.toolchain, self._clock()
-            )
+            key: Measurement(key, tuple(taken), "measured", settings, self.device, self.toolchain, self._clock())
             for key, taken in samples.items()
             if key not in failures
         }
@@ -150,16 +148,14 @@ class LocalRunner:
                 if self._worker.threads == threads and self._worker.starter is threading.current_thread():
                     self._worker.ask(UNLOAD_TIMEOUT_S, do="clear")
                     return self._worker
-            except (Lost, Refused):
+            except (LostError, RefusedError):
                 pass  # nobody waits for an answer: another worker will do
             self.close()
         self._worker = Worker(self._loader, threads)
         return self._worker
 
 
-def _prepare(
-    worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path
-) -> int | MeasureFailure:
+def _prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path) -> int | MeasureFailure:
     """Loads, checks and warms a library up: how many calls make a sample long enough to time."""
     stage: Stage = "load"
     try:
@@ -169,24 +165,18 @@ def _prepare(
         if error is not None and not error <= settings.tolerance:
             reason = f"wrong output: relative error {error:.3g}, more than {settings.tolerance:g}"
             return MeasureFailure(key, "check", reason)
-        call_s: float = worker.ask(settings.timeout_s, do="warm", slot=slot, seconds=settings.warmup_s)[
-            "seconds"
-        ]
-    except Refused as refused:
+        call_s: float = worker.ask(settings.timeout_s, do="warm", slot=slot, seconds=settings.warmup_s)["seconds"]
+    except RefusedError as refused:
         return MeasureFailure(key, stage, str(refused))
     return max(1, math.ceil(settings.min_sample_s / call_s))
 
 
-def _take_turn(
-    worker: Worker, settings: RunSettings, key: str, slot: int, number: int
-) -> list[float] | MeasureFailure:
+def _take_turn(worker: Worker, settings: RunSettings, key: str, slot: int, number: int) -> list[float] | MeasureFailure:
     """A library's samples of one round, of `number` calls each, in seconds per call."""
     repeats = math.ceil(settings.samples / settings.rounds)
     try:
-        samples = worker.ask(settings.timeout_s, do="time", slot=slot, repeats=repeats, number=number)[
-            "samples"
-        ]
-    except Refused as refused:
+        samples = worker.ask(settings.timeout_s, do="time", slot=slot, repeats=repeats, number=number)["samples"]
+    except RefusedError as refused:
         return MeasureFailure(key, "run", str(refused))
     if len(samples) != repeats or not all(math.isfinite(sample) and sample > 0 for sample in samples):
         return MeasureFailure(key, "run", f"the clock gave {samples[:3]} s for {repeats} samples")

@@ -36,7 +36,7 @@ def main() -> int:
             os.sched_setaffinity(0, arguments.cpus)
         module, _, name = arguments.loader.partition(":")
         loader = getattr(importlib.import_module(module), name)
-    except Exception as error:  # noqa: BLE001  (whatever an import raises)
+    except Exception as error:  # whatever an import raises
         _answer(answers, {"failed": _one_line(error)})
         return 1
     _answer(answers, {"ready": True})
@@ -45,7 +45,7 @@ def main() -> int:
         request = json.loads(line)
         try:
             reply = ACTIONS[request["do"]](libraries, request, loader, arguments.threads)
-        except Exception as error:  # noqa: BLE001  (whatever a library raises)
+        except Exception as error:  # whatever a library raises
             reply = {"failed": _one_line(error)}
         _answer(answers, {"id": request["id"], **reply})
     return 0
@@ -56,9 +56,7 @@ def _load(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
     return {}
 
 
-def _check(
-    libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int
-) -> dict[str, Any]:
+def _check(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
     error = libraries[request["slot"]].check()
     return {"error": None if error is None else float(error)}
 
@@ -80,9 +78,7 @@ def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
     return {"samples": [float(sample) for sample in samples]}
 
 
-def _clear(
-    libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int
-) -> dict[str, Any]:
+def _clear(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
     libraries.clear()
     return {}
 

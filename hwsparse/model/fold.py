@@ -46,9 +46,7 @@ def fold(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = (
-        4  # what matters of its log is in the exception; the rest would reach the user's terminal
-    )
+    options.log_severity_level = 4  # what matters of its log is in the exception; all of it would reach the terminal
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
         path = Path(directory) / "folded.onnx"
@@ -62,7 +60,8 @@ def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_sizes(proto: onnx.ModelProto) -> None:
     """Refuses tensors that no device holds, before folding would allocate them."""
-    for item in _inferred(proto).graph.value_info:
+    inferred = _inferred(proto).graph
+    for item in (*inferred.input, *inferred.value_info, *inferred.output):
         shape = static_shape(item)
         if shape is not None and math.prod(shape) > MAX_TENSOR_ELEMENTS:
             raise ModelError(f"value {item.name!r} has shape {shape}: more than {MAX_TENSOR_ELEMENTS} elements")
@@ -83,6 +82,8 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.graph.value_info[:]
     for node in proto.graph.node:
         for name in filter(None, node.output):
+            if name in known and not known[name].type.HasField("tensor_type"):
+                raise ModelError(f"{describe(node)}: its output {name!r} is not a tensor")
             if name not in known or static_shape(known[name]) is None:
                 raise ModelError(f"{describe(node)}: the shape of its output {name!r} depends on the input's values")
             if name not in outputs:

@@ -14,7 +14,7 @@ from hwsparse.model.external import MAX_MODEL_BYTES
 from hwsparse.model.fold import fold
 from hwsparse.model.layers import find_layers
 from hwsparse.model.model import Model, TensorSpec
-from hwsparse.model.read import read_proto
+from hwsparse.model.read import check_graph, read_proto
 from hwsparse.model.shapes import fix_inputs, static_shape
 
 
@@ -34,6 +34,7 @@ def import_onnx(
     """
     proto = read_proto(source)
     fix_inputs(proto, shapes or {})
+    check_graph(proto)
     canonical = fold(proto)
     stem = source.stem if isinstance(source, Path) else "model"
     return model_of(canonical, name or stem)

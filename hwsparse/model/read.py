@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,7 @@ _STANDARD = ("", "ai.onnx")
 
 
 def read_proto(source: Path | bytes) -> onnx.ModelProto:
-    """Reads and checks an ONNX model; weights inline, local functions inlined, standard operators only.
+    """Reads an ONNX model; weights inline, local functions inlined, standard operators only.
 
     Raises:
         ModelError: unreadable, too large, truncated, not ONNX, of another opset, or with custom operators.
@@ -35,15 +36,33 @@ def read_proto(source: Path | bytes) -> onnx.ModelProto:
         raise ModelError("not an ONNX model, or a truncated one") from None
     if not proto.graph.output:
         raise ModelError("not an ONNX model, or a truncated one: it holds no graph with an output")
+    _check_text(proto)
     _check_opset(proto)
     inline_external_data(proto, None if isinstance(source, bytes) else source.parent)
     proto = _inline_functions(proto)
     _check_operators(proto)
+    return proto
+
+
+def check_graph(proto: onnx.ModelProto) -> None:
+    """Checks that a model whose inputs are static keeps the rules of ONNX; drops the shapes its outputs claim.
+
+    Raises:
+        ModelError: it does not; says which node where one is at fault.
+    """
+    inputs = {item.name for item in proto.graph.input}
+    for output in proto.graph.output:
+        if output.name in inputs:
+            raise ModelError(f"output {output.name!r} is an input of the model")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.shape.SetInParent()  # the checker wants one, though it follows from the rest
     try:
         checker.check_model(proto)
     except (checker.ValidationError, ValueError) as error:
         raise ModelError(f"not a valid ONNX model: {one_line(error)}") from None
-    return proto
+    for output in proto.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -77,6 +96,18 @@ def _read_file(path: Path) -> bytes:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
+def _check_text(proto: onnx.ModelProto) -> None:
+    """Refuses names that are not UTF-8, which protobuf hands over as bytes."""
+    texts: list[object] = [item.domain for item in proto.opset_import]
+    texts += [item.name for item in (*proto.graph.input, *proto.graph.output)]
+    texts += [item.name for item in proto.graph.initializer]
+    for node in chain(nodes(proto.graph), *(function.node for function in proto.functions)):
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        texts += [attribute.name for attribute in node.attribute]
+    if not all(isinstance(text, str) for text in texts):
+        raise ModelError("not an ONNX model, or a damaged one: a name in it is not UTF-8 text")
+
+
 def _check_opset(proto: onnx.ModelProto) -> None:
     if (version := opset(proto)) not in OPSETS:
         raise ModelError(
@@ -95,6 +126,9 @@ def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_operators(proto: onnx.ModelProto) -> None:
     version = opset(proto)
+    if proto.graph.sparse_initializer:
+        name = proto.graph.sparse_initializer[0].values.name
+        raise ModelError(f"weight {name!r} is stored as a sparse tensor: store it dense")
     for node in nodes(proto.graph):
         if node.domain not in _STANDARD:
             raise ModelError(f"{describe(node)}: operator {node.domain}.{node.op_type} is not a standard ONNX operator")

@@ -17,7 +17,7 @@ MAX_TENSOR_ELEMENTS = 2**31 - 1
 
 
 def fix_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Makes the graph's inputs static, in place; shapes that followed from the open ones are dropped.
+    """Makes the graph's inputs static, in place; the shapes it states of inner values are dropped.
 
     Args:
         proto: the model.
@@ -27,7 +27,7 @@ def fix_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
         ModelError: an unknown input, a shape that contradicts the model, or a size left open.
     """
     graph = proto.graph
-    constants = {item.name for item in graph.initializer} | {item.values.name for item in graph.sparse_initializer}
+    constants = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in constants]
     # Before IR 4 weights had to be listed as inputs; listed there, they count as changeable and nothing folds.
     del graph.input[:]
@@ -47,9 +47,6 @@ def fix_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
     for item in graph.input:
         _fix_rest(item, bound)
     del graph.value_info[:]
-    for output in graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
 
 
 def _take_given(item: onnx.ValueInfoProto, given: tuple[int, ...], bound: dict[str, int]) -> None:

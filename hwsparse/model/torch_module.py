@@ -10,7 +10,7 @@ import ast
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def import_torch(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ..
     try:
         import torch
     except ImportError:
-        raise ModelError("importing a torch module needs torch: pip install 'hwsparse[torch]'") from None
+        raise ModelError("importing a torch module needs torch: pip install torch") from None
     with _evaluation_mode(module), _silence(), torch.no_grad():
         try:
             program = torch.onnx.export(module, example_inputs, dynamo=True, opset_version=_OPSET, verbose=False)
@@ -55,7 +55,7 @@ def import_torch(module: torch.nn.Module, example_inputs: tuple[torch.Tensor, ..
             raise ModelError(f"torch cannot export {name!r}: {_reason(error)}") from None
     assert program is not None
     proto = program.model_proto
-    _name_by_scope(proto)
+    _name_by_module(proto, {path for path, _ in module.named_modules()})
     model = import_onnx(proto.SerializeToString(), name=name)
     _check_equal(model, example_inputs, expected)
     return model
@@ -82,16 +82,22 @@ def _check_equal(model: Model, example_inputs: tuple[torch.Tensor, ...], expecte
             )
 
 
-def _name_by_scope(proto: onnx.ModelProto) -> None:
-    """Calls each node after the submodule it came from, as in `layer1.0.conv1`."""
+def _name_by_module(proto: onnx.ModelProto, modules: Set[str]) -> None:
+    """Calls each node after the submodule it came from, as in `layer1.0.conv1`.
+
+    The weight's name says it best: a convolution with a batch norm folded in is said to come from the batch norm.
+    """
     for node in proto.graph.node:
+        weight = node.input[1] if len(node.input) > 1 else ""
         scopes = next((item.value for item in node.metadata_props if item.key == _SCOPES), "[]")
         try:
-            modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+            from_scopes = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
         except (ValueError, SyntaxError):
-            modules = []
-        if modules:
-            node.name = modules[-1]
+            from_scopes = []
+        if weight.endswith(".weight") and weight.removesuffix(".weight") in modules:
+            node.name = weight.removesuffix(".weight")
+        elif from_scopes:
+            node.name = from_scopes[-1]
 
 
 def _reason(error: Exception) -> str:

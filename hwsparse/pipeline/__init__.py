@@ -263,9 +263,7 @@ def _finalist_plans(candidates: list[Candidate], goal: Goal) -> dict[str, Plan]:
         raise StudyError("the study has no result for the dense model; choose another workspace and search again")
     front = [candidate for candidate in pareto_front(candidates) if candidate.plan.choices]
     floor = dense.quality - max(SHOWN_DROPS * goal.max_drop, 0.02)
-    picked = pick_finalists(
-        front, goal.finalists, max_drop=goal.max_drop, reference=dense.quality, min_quality=floor
-    )
+    picked = pick_finalists(front, goal.finalists, max_drop=goal.max_drop, reference=dense.quality, min_quality=floor)
     plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
     uniform = [candidate for candidate in candidates if candidate.kind == "uniform"]
     best = fastest_within(uniform, goal.max_drop, reference=dense.quality)

@@ -45,9 +45,7 @@ class Bench:
     networks: LocalRunner
     clock: Clock
 
-    def calibrate(
-        self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Steps
-    ) -> CalibrationReport:
+    def calibrate(self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Steps) -> CalibrationReport:
         """Measures the model's layers, dense and under `options` (by layer name), as far as not on record."""
         return calibrate(
             model.layers,

@@ -36,7 +36,13 @@ def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float])
 
 
 def survey(
-    model: Model, dataset: Dataset, target: Target, choices: Sequence[Choice], bench: Bench, seed: int, on_stage: OnStage
+    model: Model,
+    dataset: Dataset,
+    target: Target,
+    choices: Sequence[Choice],
+    bench: Bench,
+    seed: int,
+    on_stage: OnStage,
 ) -> tuple[dict[str, list[Offer]], CostModel]:
     """Measures the layers on the device and their sensitivity on the data.
 
@@ -50,9 +56,7 @@ def survey(
     times = {layer.name: _dense_s(layer, target, dense) for layer in model.layers}
     total_s = sum(times.values())
     small = {name: time / total_s for name, time in times.items() if time < MIN_SHARE * total_s}
-    refused = {
-        layer.name: {choice: _refusal(layer, choice, small) for choice in choices} for layer in model.layers
-    }
+    refused = {layer.name: {choice: _refusal(layer, choice, small) for choice in choices} for layer in model.layers}
     wanted = {
         name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
     }
@@ -78,9 +82,7 @@ def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
     return outcome.median_s
 
 
-def _outcome(
-    layer: Layer, choice: Choice, target: Target, report: CalibrationReport
-) -> Measurement | MeasureFailure:
+def _outcome(layer: Layer, choice: Choice, target: Target, report: CalibrationReport) -> Measurement | MeasureFailure:
     workload = Workload.of(layer, choice, target)
     return report.table[workload] if workload in report.table else report.failures[workload]
 

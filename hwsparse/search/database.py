@@ -62,9 +62,7 @@ def opened_study(
     own = {"format": FORMAT, "model": model_digest, "space": space_digest, **asdict(identity)}
     with _lock(storage), _quiet(), _database(storage) as database:
         with translated(storage):
-            study = optuna.create_study(
-                storage=database, study_name=name, directions=_DIRECTIONS, load_if_exists=True
-            )
+            study = optuna.create_study(storage=database, study_name=name, directions=_DIRECTIONS, load_if_exists=True)
             found = study.user_attrs.get(IDENTITY_KEY)
             fresh = found is None and study.directions == _DIRECTIONS and not study.get_trials(deepcopy=False)
             if fresh:
@@ -165,9 +163,7 @@ def _lock(storage: Path | str) -> Iterator[None]:
             # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StudyError(
-                f"{path}: another search is using it; wait for it or take another file"
-            ) from None
+            raise StudyError(f"{path}: another search is using it; wait for it or take another file") from None
         yield
 
 
@@ -188,8 +184,8 @@ def _difference(where: str, found: Any, own: dict[str, Any]) -> str:
     if what == "format":
         return f"{where} has the format {found.get(what)!r}, this hwsparse writes {FORMAT}; take another name"
     readable = {
-        "model": "model",
         "space": "search space",
+        "dataset": "data set",
         "dataset_digest": "data",
         "threads": "number of threads",
     }

@@ -12,6 +12,7 @@ Knows no Optuna and measures nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def surrogate_plans(space: SearchSpace) -> tuple[Plan, ...]:
         (
             (-_gain(before, after), index, after)
             for index, hull in enumerate(hulls)
-            for before, after in zip(hull, hull[1:], strict=False)
+            for before, after in itertools.pairwise(hull)
         ),
         key=lambda step: step[:2],  # stable: a layer's own steps, of falling gain, stay in order
     )
@@ -99,9 +100,7 @@ def _gain(before: Option, after: Option) -> float:
 
 def _coarse_to_fine(space: SearchSpace, plans: Sequence[Plan], limit: int) -> list[Plan]:
     """At most `limit` of the plans, each the farthest in latency from dense and from all before it."""
-    times = {
-        layer.layer: {option.choice: option.latency_s for option in layer.options} for layer in space.layers
-    }
+    times = {layer.layer: {option.choice: option.latency_s for option in layer.options} for layer in space.layers}
 
     def latency_s(plan: Plan) -> float:
         chosen = dict(plan.choices)
@@ -116,10 +115,7 @@ def _coarse_to_fine(space: SearchSpace, plans: Sequence[Plan], limit: int) -> li
         farthest = max(left, key=gaps.__getitem__)
         left.remove(farthest)
         ordered.append(plans[farthest])
-        gaps = [
-            min(gap, abs(position - positions[farthest]))
-            for gap, position in zip(gaps, positions, strict=True)
-        ]
+        gaps = [min(gap, abs(position - positions[farthest])) for gap, position in zip(gaps, positions, strict=True)]
     return ordered
 
 

@@ -121,9 +121,7 @@ class SearchSpace:
         """
         options = {layer.layer: dict(zip(layer.texts, layer.options, strict=True)) for layer in self.layers}
         try:
-            return Plan.of(
-                self.model_digest, {name: options[name][text].choice for name, text in texts.items()}
-            )
+            return Plan.of(self.model_digest, {name: options[name][text].choice for name, text in texts.items()})
         except KeyError as error:
             raise PlanError(f"the search space has no {error}") from None
 

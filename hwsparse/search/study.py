@@ -67,9 +67,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.trials < 1 or self.max_failures < 1 or self.seed < 0:
-            raise StudyError(
-                f"a search needs at least 1 trial and 1 failure, and a seed from 0 up, not {self}"
-            )
+            raise StudyError(f"a search needs at least 1 trial and 1 failure, and a seed from 0 up, not {self}")
         if not 0 <= self.seed_share <= 1:
             raise StudyError(f"the share of structured trials is between 0 and 1, not {self.seed_share}")
         if self.sampler not in get_args(SamplerName):
@@ -193,10 +191,7 @@ class _Search:
         trial = self.study.ask()
         # Computed even where every parameter is given: it is how NSGA-II takes note of a trial's generation.
         _ = trial.relative_params
-        texts = {
-            layer.layer: trial.suggest_categorical(layer.layer, sorted(layer.texts))
-            for layer in self.space.free
-        }
+        texts = {layer.layer: trial.suggest_categorical(layer.layer, sorted(layer.texts)) for layer in self.space.free}
         return trial, self.space.plan(texts)
 
     def _evaluate(self, plan: Plan, kind: Kind, number: int) -> tuple[Candidate | None, str | None]:
@@ -219,9 +214,7 @@ class _Search:
         except HwsparseError as error:
             return None, str(error)
 
-    def _tell(
-        self, trial: optuna.Trial, candidate: Candidate | None, failure: str | None, elapsed_s: float
-    ) -> None:
+    def _tell(self, trial: optuna.Trial, candidate: Candidate | None, failure: str | None, elapsed_s: float) -> None:
         trial.set_user_attr("elapsed_s", elapsed_s)
         if candidate is None:
             trial.set_user_attr(_FAILURE_KEY, failure)

@@ -11,6 +11,7 @@
     status.py       errors to and from gRPC status
     services.py     the protocol's methods
     server.py       the server
+    transfer.py     files on their way, at the client's end
     client.py       the client
 
 Imports neither torch, optuna nor tvm: the work is done in processes that the caller of `server` names.

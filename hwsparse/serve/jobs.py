@@ -86,6 +86,9 @@ class Jobs:
         for row in self._table.in_state(OperationState.RUNNING):
             self._table.update(_ended(row.operation, *_STOPPED, clock()))
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Begins to run what is in the queue."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -95,7 +98,8 @@ class Jobs:
             for job in self._running.values():
                 self._end(job, _STOPPED)
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:  # started
+            self._thread.join()
         self._table.close()
 
     def submit(self, request: JobRequest, request_id: str = "") -> Operation:

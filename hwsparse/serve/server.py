@@ -117,6 +117,8 @@ class Server:
         """
         with contextlib.ExitStack() as opened:
             opened.enter_context(_claimed(settings.state))
+            house = _open_house(settings)
+            opened.callback(house.jobs.stop)
             pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="call")
             opened.callback(pool.shutdown)
             # More calls than threads are refused at once: to wait in a line that nobody sees helps no one.
@@ -126,13 +128,14 @@ class Server:
                 options=_OPTIONS,
                 maximum_concurrent_rpcs=settings.threads,
             )
+            _add_services(server, house, settings.threads)
+            # What has bound a port and is not started keeps it, so that nothing may fail from here on.
             self.address = f"{_bracketed(settings.host)}:{_bind(server, settings)}"
-            house = _open_house(settings)
+            server.start()
+            house.jobs.start()
             opened.callback(lambda: server.stop(settings.grace_s).wait())
             opened.callback(house.jobs.stop)  # those that watch are told, so that their calls end
             opened.callback(server.stop, settings.grace_s)  # no more calls from here on
-            _add_services(server, house, settings.threads)
-            server.start()
             self._opened = opened.pop_all()
         _log.info("serving on %s", self.address)
 

@@ -82,7 +82,7 @@ def _guarded_stream(behavior: Callable[..., Iterator[Any]], method: str) -> Call
 
 
 def _abort(context: grpc.ServicerContext, method: str, error: Exception) -> NoReturn:
-    if not context.is_active():  # the caller has gone; there is nobody to tell
+    if isinstance(error, grpc.RpcError):  # gRPC's own, for a caller that has gone
         raise error
     for kind, code in _CODES:
         if isinstance(error, kind):

@@ -12,9 +12,7 @@ from hwsparse.sparsify.mask import make_mask
 from hwsparse.sparsify.statistics import LayerStatistics
 
 
-def magnitude(
-    weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1
-) -> np.ndarray:
+def magnitude(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
     """A canonical weight with the smallest magnitudes that the pattern can drop set to zero.
 
     Raises:

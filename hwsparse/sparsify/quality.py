@@ -80,7 +80,9 @@ class Evaluator:
             outputs = np.stack(list(pool.map(answer, range(self._dataset.rows))))
         if not np.isfinite(outputs).all():
             row = int(np.argwhere(~np.isfinite(outputs))[0][0])
-            raise DataError(f"{self._model.name} gives a value that is not finite on sample {row} of {self._dataset.name}")
+            raise DataError(
+                f"{self._model.name} gives a value that is not finite on sample {row} of {self._dataset.name}"
+            )
         return outputs
 
     def _session(self, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:

@@ -54,9 +54,7 @@ def collect_statistics(
     names = [port.name for port in session.get_outputs()]
     rng = np.random.default_rng(seed)
     samples = rng.permutation(dataset.rows)[:max_samples]
-    sums = {
-        layer.name: np.zeros((layer.groups, layer.inputs, layer.inputs), np.float64) for layer in layers
-    }
+    sums = {layer.name: np.zeros((layer.groups, layer.inputs, layer.inputs), np.float64) for layer in layers}
     counts = dict.fromkeys(sums, 0)
     for done, sample in enumerate(samples):
         feeds = {name: values[sample : sample + 1] for name, values in dataset.inputs.items()}
@@ -69,8 +67,7 @@ def collect_statistics(
             counts[layer.name] += patches.shape[1]
         progress(done + 1, len(samples))
     return {
-        name: LayerStatistics((total / counts[name]).astype(np.float32), counts[name])
-        for name, total in sums.items()
+        name: LayerStatistics((total / counts[name]).astype(np.float32), counts[name]) for name, total in sums.items()
     }
 
 

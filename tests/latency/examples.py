@@ -28,9 +28,7 @@ TARGET = Target(
     l1d_bytes=32 << 10,
     l2_bytes=1 << 20,
 )
-DEVICE = Device(
-    "x86_64", "Test CPU 1", 2, "0123456789abcdef", ("L1 Data 32K", "L2 Unified 1024K"), "Linux 6.1"
-)
+DEVICE = Device("x86_64", "Test CPU 1", 2, "0123456789abcdef", ("L1 Data 32K", "L2 Unified 1024K"), "Linux 6.1")
 TOOLCHAIN = Toolchain.of(TARGET, "1")
 SETTINGS = RunSettings(threads=1, warmup_s=0.0)
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -59,15 +57,13 @@ def conv(name: str = "conv", outputs: int = 8) -> Layer:
 def measurement(workload: Workload, *samples_s: float, **changed: object) -> Measurement:
     """Of six samples at least: the given ones, over and over."""
     repeated = (samples_s * 6)[: max(6, len(samples_s))]
-    fields = dict(settings=SETTINGS, device=DEVICE, toolchain=TOOLCHAIN, taken_at=NOON, source="measured")
+    fields = {"settings": SETTINGS, "device": DEVICE, "toolchain": TOOLCHAIN, "taken_at": NOON, "source": "measured"}
     return Measurement(key=workload.key, samples_s=repeated, **(fields | changed))  # type: ignore[arg-type]
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20)
 seconds = st.floats(min_value=1e-12, max_value=1e6)
-devices = st.builds(
-    Device, texts, texts, st.integers(1, 4096), texts, st.lists(texts, max_size=4).map(tuple), texts
-)
+devices = st.builds(Device, texts, texts, st.integers(1, 4096), texts, st.lists(texts, max_size=4).map(tuple), texts)
 toolchains = st.builds(Toolchain, texts, texts, texts)
 settings = st.builds(
     RunSettings,

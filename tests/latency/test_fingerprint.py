@@ -57,7 +57,9 @@ def test_the_clock_of_the_moment_is_not_the_device_and_its_flags_are(tmp_path: P
 
 def test_a_system_that_tells_nothing_is_still_a_device(tmp_path: Path) -> None:
     device = Device.probe(tmp_path / "none", tmp_path / "none")
-    assert device.cores >= 1 and device.caches == () and device.isa == ""
+    assert device.cores >= 1
+    assert device.caches == ()
+    assert device.isa == ""
 
 
 def test_this_machine_is_the_same_twice() -> None:

@@ -18,7 +18,7 @@ from hwsparse.latency.process import choose_cpus
 from tests.latency.examples import DEVICE, SETTINGS, TOOLCHAIN, Clock
 from tests.latency.fake_library import LOADER, write
 
-HASTY = RunSettings(threads=1, warmup_s=0.0, timeout_s=1.0)
+HASTY = RunSettings(threads=1, warmup_s=0.0, timeout_s=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,10 @@ def test_a_library_is_timed_with_its_provenance(runner: LocalRunner, tmp_path: P
     assert taken.taken_at.utcoffset() is not None
 
 
-def test_libraries_take_turns_and_short_calls_are_repeated_within_a_sample(
-    runner: LocalRunner, tmp_path: Path
-) -> None:
+def test_libraries_take_turns_and_short_calls_are_repeated_within_a_sample(runner: LocalRunner, tmp_path: Path) -> None:
     log = tmp_path / "log"
     libraries = {
-        name: write(tmp_path / name, seconds=seconds, log=str(log))
-        for name, seconds in (("a", 3e-5), ("b", 1.0))
+        name: write(tmp_path / name, seconds=seconds, log=str(log)) for name, seconds in (("a", 3e-5), ("b", 1.0))
     }
     results = runner.run_many(libraries, SETTINGS)
     turns = [(name, number) for name, repeats, number, _ in log_of(log) if repeats == 6]
@@ -69,9 +66,7 @@ def test_the_worker_is_pinned_and_its_thread_counts_are_set(runner: LocalRunner,
     assert (inside["tvm"], inside["omp"], inside["bind"], inside["input"]) == ("1", "1", "0", "")
 
 
-def test_more_libraries_than_a_batch_keep_their_order_and_report_progress(
-    runner: LocalRunner, tmp_path: Path
-) -> None:
+def test_more_libraries_than_a_batch_keep_their_order_and_report_progress(runner: LocalRunner, tmp_path: Path) -> None:
     libraries = {f"k{number}": write(tmp_path / str(number)) for number in range(20)}
     seen: list[tuple[int, int]] = []
     results = runner.run_many(libraries, SETTINGS, lambda done, total: seen.append((done, total)))
@@ -100,7 +95,8 @@ def test_a_library_that_dies_fails_alone(
     libraries = {"before": libraries["before"], "bad": write(tmp_path / "bad", **{where: what}), **libraries}
     results = runner.run_many(libraries, SETTINGS)
     assert results["bad"] == MeasureFailure("bad", "run", reason)
-    assert isinstance(results["before"], Measurement) and isinstance(results["after"], Measurement)
+    assert isinstance(results["before"], Measurement)
+    assert isinstance(results["after"], Measurement)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +128,8 @@ def test_what_goes_wrong_is_a_failure_with_its_reason(
 
 def test_a_directory_that_is_no_library_is_a_load_failure(runner: LocalRunner, tmp_path: Path) -> None:
     failed = runner.run("none", tmp_path / "none", SETTINGS)
-    assert isinstance(failed, MeasureFailure) and failed.stage == "load"
+    assert isinstance(failed, MeasureFailure)
+    assert failed.stage == "load"
 
 
 def test_a_right_output_passes(runner: LocalRunner, tmp_path: Path) -> None:
@@ -142,7 +139,8 @@ def test_a_right_output_passes(runner: LocalRunner, tmp_path: Path) -> None:
 def test_what_a_library_prints_is_not_taken_for_an_answer(runner: LocalRunner, tmp_path: Path) -> None:
     noisy = write(tmp_path / "a", load="print", check="print", time="print", seconds=1e-3)
     taken = runner.run("k", noisy, SETTINGS)
-    assert isinstance(taken, Measurement) and taken.median_s == 1e-3
+    assert isinstance(taken, Measurement)
+    assert taken.median_s == 1e-3
 
 
 @pytest.mark.parametrize(("where", "what"), [("load", "hang"), ("time", "chatter")])
@@ -152,8 +150,9 @@ def test_a_library_that_hangs_is_given_up_and_killed(
     libraries = {"bad": write(tmp_path / "bad", **{where: what}), "good": write(tmp_path / "good")}
     results = runner.run_many(libraries, HASTY)
     failed = results["bad"]
-    assert isinstance(failed, MeasureFailure) and failed.stage == "timeout"
-    assert failed.reason.startswith("no answer within 1 s")
+    assert isinstance(failed, MeasureFailure)
+    assert failed.stage == "timeout"
+    assert failed.reason.startswith("no answer within 3 s")
     assert isinstance(results["good"], Measurement)
 
 
@@ -183,16 +182,12 @@ def test_the_worker_is_kept_between_runs_and_ends_with_the_context(tmp_path: Pat
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_worker_killed_while_idle_is_replaced_and_nobody_blamed(
-    runner: LocalRunner, tmp_path: Path
-) -> None:
+def test_a_worker_killed_while_idle_is_replaced_and_nobody_blamed(runner: LocalRunner, tmp_path: Path) -> None:
     os.kill(worker_pid(runner, tmp_path), signal.SIGKILL)
     assert isinstance(runner.run("k", write(tmp_path / "a"), SETTINGS), Measurement)
 
 
-def test_a_worker_that_ended_with_the_thread_that_started_it_is_replaced(
-    runner: LocalRunner, tmp_path: Path
-) -> None:
+def test_a_worker_that_ended_with_the_thread_that_started_it_is_replaced(runner: LocalRunner, tmp_path: Path) -> None:
     thread = threading.Thread(target=worker_pid, args=(runner, tmp_path))
     thread.start()
     thread.join()
@@ -200,9 +195,9 @@ def test_a_worker_that_ended_with_the_thread_that_started_it_is_replaced(
 
 
 def test_a_loader_that_cannot_be_imported_is_one_clear_error(tmp_path: Path) -> None:
-    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, "no.such:Loader") as runner:
-        with pytest.raises(MeasureError, match="cannot load no.such:Loader: ModuleNotFoundError"):
-            runner.run("k", tmp_path, SETTINGS)
+    said = pytest.raises(MeasureError, match=r"cannot load no\.such:Loader: ModuleNotFoundError")
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, "no.such:Loader") as runner, said:
+        runner.run("k", tmp_path, SETTINGS)
 
 
 def test_more_threads_than_cpus_is_an_error(runner: LocalRunner, tmp_path: Path) -> None:
@@ -244,7 +239,8 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, sent: signal.Signals) -> 
         [sys.executable, "-c", PARENT, str(tmp_path)],
         cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as parent:  # fmt: skip
-        assert parent.stdout is not None and parent.stdout.readline() == "hanging\n"
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "hanging\n"
         pid = int(str(log_of(tmp_path / "log")[0][3]["pid"]))
         # Ctrl-C goes to the whole group; SIGKILL to the parent alone.
         (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)

@@ -76,9 +76,7 @@ def test_best_under_a_latency() -> None:
 
 
 @given(clouds, st.integers(0, 9), st.floats(0, 5))
-def test_finalists_are_of_the_front_and_include_what_they_must(
-    points: list[Spot], count: int, max_drop: float
-) -> None:
+def test_finalists_are_of_the_front_and_include_what_they_must(points: list[Spot], count: int, max_drop: float) -> None:
     front = pareto_front(points)
     picked = pick_finalists(front, count, max_drop=max_drop)
     assert len(picked) == len(set(picked)) == min(count, len(front))

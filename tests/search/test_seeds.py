@@ -18,6 +18,10 @@ def figures(space: SearchSpace, plan: Plan) -> tuple[float, float]:
     return latency, error
 
 
+def fastest(space: SearchSpace) -> float:
+    return sum(min(option.latency_s for option in layer.options) for layer in space.layers)
+
+
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
     offers = {}
@@ -32,8 +36,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
 def test_a_surrogate_plan_is_best_for_every_multiplier(space: SearchSpace, multiplier: float) -> None:
     best = sum(min(o.latency_s + multiplier * o.error for o in layer.options) for layer in space.layers)
     costs = [
-        latency + multiplier * error
-        for latency, error in (figures(space, plan) for plan in surrogate_plans(space))
+        latency + multiplier * error for latency, error in (figures(space, plan) for plan in surrogate_plans(space))
     ]
     assert min(costs) == pytest.approx(best)
 
@@ -44,7 +47,7 @@ def test_surrogate_plans_run_from_accurate_to_fast(space: SearchSpace) -> None:
     assert places == sorted(places, key=lambda place: (-place[0], place[1]))
     assert len(set(places)) == len(places)
     assert places[0][1] == 0
-    assert places[-1][0] == pytest.approx(sum(min(o.latency_s for o in l.options) for l in space.layers))
+    assert places[-1][0] == pytest.approx(fastest(space))
 
 
 def test_the_hull_leaves_out_what_no_multiplier_takes() -> None:
@@ -66,7 +69,8 @@ def test_a_uniform_choice_that_no_layer_has_gives_no_plan() -> None:
 
 def test_seeds_begin_dense_and_are_all_different() -> None:
     seeds = seed_plans(toy_space(), 100)
-    assert seeds[0].plan.choices == () and seeds[0].kind == "dense"
+    assert seeds[0].plan.choices == ()
+    assert seeds[0].kind == "dense"
     assert len({seed.plan for seed in seeds}) == len(seeds)
     assert {seed.kind for seed in seeds} == {"dense", "uniform", "surrogate"}
     assert sum(seed.kind == "uniform" for seed in seeds) == 2
@@ -87,14 +91,13 @@ def test_the_first_seeds_span_the_whole_range() -> None:
 
 def test_a_space_without_choices_has_one_seed() -> None:
     (seed,) = seed_plans(build_space(MODEL, {"a": [offer("dense")]}), 10)
-    assert seed.plan == Plan.of(MODEL, {"a": Choice()}) and seed.kind == "dense"
+    assert seed.plan == Plan.of(MODEL, {"a": Choice()})
+    assert seed.kind == "dense"
     assert seed_plans(build_space(MODEL, {}), 10) == (seed,)
 
 
 def test_an_option_without_error_is_always_taken() -> None:
     offers = [offer("dense"), offer("unstructured@0.5", 0.5, 0.0)]
     space = build_space(MODEL, {"a": offers})
-    assert [dict(plan.choices) for plan in surrogate_plans(space)] == [
-        {"a": parse_choice("unstructured@0.5")}
-    ]
+    assert [dict(plan.choices) for plan in surrogate_plans(space)] == [{"a": parse_choice("unstructured@0.5")}]
     assert isinstance(space.layers[0], LayerOptions)

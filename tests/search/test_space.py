@@ -39,7 +39,8 @@ def test_the_callers_refusal_keeps_its_reason() -> None:
     refused = Offer(parse_choice("2:4"), refused="no kernel on this target")
     space = build_space(MODEL, {"a": [offer("dense"), refused]})
     assert reasons(space) == {"2:4": "no kernel on this target"}
-    assert space.free == () and space.size == 1
+    assert space.free == ()
+    assert space.size == 1
 
 
 def test_a_beaten_option_is_left_out_unless_uniform_plans_need_it() -> None:
@@ -103,17 +104,20 @@ def test_the_digest_changes_with_the_choices_and_not_with_the_figures() -> None:
     assert len({one.digest, *(other.digest for other in others)}) == 4
 
 
+TWICE = offer("2:4", 0.5, 0.1)
+
+
 @pytest.mark.parametrize(
     "build",
     [
         lambda: build_space(MODEL, {"a": [offer("2:4")]}),
-        lambda: build_space(MODEL, {"a": [offer("dense"), offer("2:4", 0.5, 0.1), offer("2:4", 0.4, 0.2)]}, uniform=[parse_choice("2:4")]),
+        lambda: build_space(MODEL, {"a": [offer("dense"), TWICE, TWICE]}, uniform=[TWICE.choice]),
         lambda: offer("dense", math.nan),
         lambda: offer("2:4", 0.5, -1.0),
         lambda: LayerOptions("a", (Option(parse_choice("2:4"), 1.0, 0.0),)),
         lambda: SearchSpace(MODEL, (LayerOptions("a", (Option(Choice(), 1.0, 0.0),)),) * 2),
     ],
-)  # fmt: skip
+)
 def test_nonsense_is_refused(build) -> None:
     with pytest.raises(StudyError):
         build()

@@ -22,7 +22,7 @@ from hwsparse.search.hypervolume import hypervolume
 from hwsparse.search.study import SearchSettings, TrialOutcome, read_candidates, run_search
 from tests.search import toy
 
-FEW = SearchSettings(trials=12, seed=3)
+FEW = SearchSettings(trials=8, seed=3)  # 4 of them seeds
 
 
 def search(path: Path | str, settings: SearchSettings = FEW, **changes: object) -> list[Candidate]:
@@ -68,9 +68,10 @@ def after(calls: int, error: BaseException) -> Callable[[Plan], toy.ToyQuality]:
 
 def test_a_search_has_the_trials_asked_for(tmp_path: Path) -> None:
     found = search(tmp_path / "s.db")
-    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 12
-    assert len({candidate.plan for candidate in found}) == len(found) <= 12
-    assert found[0].kind == "dense" and found[0].plan.choices == ()
+    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 8
+    assert len({candidate.plan for candidate in found}) == len(found) <= 8
+    assert found[0].kind == "dense"
+    assert found[0].plan.choices == ()
     assert {"uniform", "surrogate"} <= {candidate.kind for candidate in found}
     for candidate in found:
         assert candidate.latency_s == toy.predict(candidate.plan).latency_s
@@ -88,18 +89,18 @@ def test_what_was_found_is_read_back_from_the_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_seed_makes_a_search_repeatable(tmp_path: Path, sampler: str) -> None:
-    settings = SearchSettings(trials=24, seed=3, sampler=sampler, seed_share=0.1)
+    settings = SearchSettings(trials=14, seed=3, sampler=sampler, seed_share=0.1)
     one, two = search(tmp_path / "1.db", settings), search(tmp_path / "2.db", settings)
-    other = search(tmp_path / "3.db", SearchSettings(trials=24, seed=4, sampler=sampler, seed_share=0.1))
+    other = search(tmp_path / "3.db", SearchSettings(trials=14, seed=4, sampler=sampler, seed_share=0.1))
     assert one == two != other
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_samplers_find_more_than_the_seeds(tmp_path: Path, sampler: str) -> None:
-    found = search(tmp_path / "s.db", SearchSettings(trials=50, seed=1, sampler=sampler, seed_share=0.2))
+    found = search(tmp_path / "s.db", SearchSettings(trials=40, seed=1, sampler=sampler, seed_share=0.2))
     seeds = [candidate for candidate in found if candidate.kind != "search"]
     corner = {"max_latency_s": found[0].latency_s, "min_quality": 0.0}
-    assert len(seeds) == 10
+    assert len(seeds) == 8
     assert hypervolume(found, **corner) > hypervolume(seeds, **corner)
     assert any(candidate.kind == "search" for candidate in pareto_front(found))
 
@@ -107,9 +108,10 @@ def test_samplers_find_more_than_the_seeds(tmp_path: Path, sampler: str) -> None
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_space_without_choices_is_searched_too(tmp_path: Path, sampler: str) -> None:
     space = build_space(toy.MODEL, {"a": [toy.offer("dense")]})
-    settings = SearchSettings(trials=15, sampler=sampler)
+    settings = SearchSettings(trials=4, sampler=sampler)
     (dense,) = search(tmp_path / "s.db", settings, space=space)
-    assert dense.kind == "dense" and states(tmp_path / "s.db")[TrialState.COMPLETE] == 15
+    assert dense.kind == "dense"
+    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 4
 
 
 def test_a_plan_is_evaluated_once_and_counts_each_time(tmp_path: Path) -> None:
@@ -122,16 +124,16 @@ def test_a_plan_is_evaluated_once_and_counts_each_time(tmp_path: Path) -> None:
     space = build_space(toy.MODEL, {"conv0": [toy.offer("dense"), toy.offer("2:4", 0.5, 0.1)]})
     search(tmp_path / "s.db", space=space, evaluate_quality=evaluate)
     assert len(evaluated) == len(set(evaluated)) == 2
-    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 12
+    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 8
     assert {trial.user_attrs.get("figures_of") for trial in trials(tmp_path / "s.db")} == {None, 0, 1}
 
 
 def test_a_longer_search_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     first = search(tmp_path / "s.db")
     assert search(tmp_path / "s.db") == first
-    longer = search(tmp_path / "s.db", SearchSettings(trials=20, seed=3))
+    longer = search(tmp_path / "s.db", SearchSettings(trials=12, seed=3))
     assert longer[: len(first)] == first
-    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 20}
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 12}
 
 
 KILLED = """
@@ -166,39 +168,34 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("at_call", [1, 3, 9])
+@pytest.mark.parametrize("at_call", [1, 3, 7])
 def test_a_search_killed_in_mid_trial_loses_nothing(tmp_path: Path, at_call: int) -> None:
     path = tmp_path / "s.db"
-    kill(start_and_hang(path, at_call, 12))
+    kill(start_and_hang(path, at_call, 8))
     before = states(path)
-    assert before[TrialState.RUNNING] == 1 and before[TrialState.COMPLETE] >= at_call - 1
+    assert before[TrialState.RUNNING] == 1
+    assert before[TrialState.COMPLETE] >= at_call - 1
 
     found = search(path)
-    assert states(path) == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
+    assert states(path) == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
     whole = search(tmp_path / "whole.db")
-    if at_call == 9:  # past the seeds: the sampler then sees the same trials in the same order
+    if at_call == 7:  # past the seeds: the sampler then sees the same trials in the same order
         assert complete_plans(path) == complete_plans(tmp_path / "whole.db")
     assert {c.plan for c in found} >= {c.plan for c in whole if c.kind != "search"}
-    assert {c.plan: c.kind for c in found if c.kind != "search"}[found[0].plan] in (
-        "dense",
-        "surrogate",
-        "uniform",
-    )
 
 
 def test_a_search_killed_again_and_again_still_ends_whole(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
-    for at_call in (1, 1, 4):
-        kill(start_and_hang(path, at_call, 12))
+    for at_call in (1, 4):
+        kill(start_and_hang(path, at_call, 8))
     search(path)
-    assert states(path) == {TrialState.COMPLETE: 12, TrialState.FAIL: 3}
-    search(tmp_path / "whole.db")
+    assert states(path) == {TrialState.COMPLETE: 8, TrialState.FAIL: 2}
     dense = Plan.of(toy.MODEL, {}).to_json()
     assert dense in complete_plans(path)
 
 
 def test_a_study_in_use_is_refused_and_free_after_a_kill(tmp_path: Path) -> None:
-    process = start_and_hang(tmp_path / "s.db", 3, 12)
+    process = start_and_hang(tmp_path / "s.db", 3, 8)
     try:
         with pytest.raises(StudyError, match="another search is using it"):
             search(tmp_path / "s.db")
@@ -212,26 +209,27 @@ def test_a_study_in_use_is_refused_and_free_after_a_kill(tmp_path: Path) -> None
 def test_whatever_stops_a_search_leaves_it_resumable(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "s.db"
     with pytest.raises(type(error)):
-        search(path, evaluate_quality=after(9, error))
+        search(path, evaluate_quality=after(6, error))
     stopped = states(path)
-    assert stopped[TrialState.RUNNING] == 0 and stopped[TrialState.FAIL] == 1
+    assert stopped[TrialState.RUNNING] == 0
+    assert stopped[TrialState.FAIL] == 1
     search(path)
-    assert states(path) == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
+    assert states(path) == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
     search(tmp_path / "whole.db")
     assert complete_plans(path) == complete_plans(tmp_path / "whole.db")
 
 
 def test_what_the_callback_raises_stops_after_the_trial(tmp_path: Path) -> None:
     def stop(outcome: TrialOutcome) -> None:
-        if outcome.done == 5:
+        if outcome.done == 3:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
         search(tmp_path / "s.db", on_trial=stop)
-    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 5
+    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 3
     assert TrialState.FAIL not in states(tmp_path / "s.db")
     search(tmp_path / "s.db")
-    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 12}
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8}
 
 
 def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
@@ -239,22 +237,20 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
     outcomes: list[TrialOutcome] = []
     failing = after(2, CompileError("the linker refused"))
     search(path, evaluate_quality=failing, on_trial=outcomes.append, clock=itertools.count().__next__)
-    assert states(path) == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
+    assert states(path) == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
     (failed,) = (trial for trial in trials(path) if trial.state == TrialState.FAIL)
     assert failed.user_attrs["failure"] == "the linker refused"
     assert [outcome.failure for outcome in outcomes].count("the linker refused") == 1
-    assert [outcome.done for outcome in outcomes] == [1, 2, 2, *range(3, 13)]
-    assert all(outcome.asked == 12 and outcome.elapsed_s == 1 for outcome in outcomes)
+    assert [outcome.done for outcome in outcomes] == [1, 2, 2, *range(3, 9)]
+    assert all(outcome.asked == 8 and outcome.elapsed_s == 1 for outcome in outcomes)
     assert (outcomes[2].candidate, outcomes[2].number) == (None, failed.number)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_quality_that_is_no_number_fails_the_trial(tmp_path: Path, value: float) -> None:
-    qualities = itertools.chain(
-        [toy.ToyQuality(value, (0, 1))], itertools.repeat(toy.ToyQuality(0.5, (0.4, 0.6)))
-    )
+    qualities = itertools.chain([toy.ToyQuality(value, (0, 1))], itertools.repeat(toy.ToyQuality(0.5, (0.4, 0.6))))
     search(tmp_path / "s.db", evaluate_quality=lambda plan: next(qualities))
-    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
 
 
 def test_many_failures_in_a_row_end_the_search(tmp_path: Path) -> None:
@@ -276,10 +272,9 @@ def test_a_sampler_does_not_repeat_what_failed_for_ever(tmp_path: Path) -> None:
             raise CompileError("no 2:4 today")
         return toy.evaluate(plan)
 
-    search(
-        tmp_path / "s.db", SearchSettings(trials=25, seed_share=0.1, max_failures=30), evaluate_quality=picky
-    )
-    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 25
+    search(tmp_path / "s.db", SearchSettings(trials=20, seed_share=0.1), evaluate_quality=picky)
+    assert states(tmp_path / "s.db")[TrialState.COMPLETE] == 20
+    assert len(tried) == len(set(tried))
 
 
 @pytest.mark.parametrize(

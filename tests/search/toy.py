@@ -39,8 +39,7 @@ def toy_space(layers: int = 4, *, uniform: tuple[str, ...] = ("block4x1@0.5", "b
         scale = 1e-3 * (index + 1)
         offers[f"conv{index}"] = [offer("dense", scale)]
         offers[f"conv{index}"] += [
-            offer(text, scale * (1 - 0.9 * parse_choice(text).ratio), harm(index, parse_choice(text)))
-            for text in TEXTS
+            offer(text, scale * (1 - 0.9 * parse_choice(text).ratio), harm(index, parse_choice(text))) for text in TEXTS
         ]
     offers["head"] = [offer("dense", 1e-4), offer("2:4", 2e-4, 0.1)]
     return build_space(MODEL, offers, uniform=map(parse_choice, uniform))

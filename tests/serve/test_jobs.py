@@ -44,6 +44,7 @@ def start_jobs(tmp_path: Path) -> Iterator[StartJobs]:
     def start(**changes: object) -> Jobs:
         settings = {"command": COMMAND, "grace_s": 5.0, **changes}
         jobs = Jobs(tmp_path / "jobs", store=store, **settings)  # type: ignore[arg-type]
+        jobs.start()
         started.append(jobs)
         return jobs
 

@@ -105,8 +105,12 @@ def test_a_state_that_cannot_be_kept_is_one_clear_error(start_server: StartServe
         start_server(state=tmp_path / "file")
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "models").write_text("x")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with pytest.raises(ServiceError, match="cannot keep the server's state there"):
-        start_server(state=tmp_path / "half")
+        start_server(state=tmp_path / "half", port=port)
+    start_server(port=port)  # which was let go
 
 
 def test_an_open_address_is_warned_of(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> None:

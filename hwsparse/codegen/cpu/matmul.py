@@ -18,9 +18,7 @@ from hwsparse.codegen.cpu.entry import REGISTERS
 ROWS = 4
 
 
-def matmul(
-    left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers: int, threads: int
-) -> tirx.PrimFunc:
+def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers: int, threads: int) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of left (*batch, m, k), right (*batch, k, n) and output (*batch, m, n)."""
     out_shape = (*left[:-1], right[-1])
     batch, m, depth, n = math.prod(left[:-2]), left[-2], left[-1], right[-1]
@@ -34,9 +32,7 @@ def matmul(
     per_part = -(-blocks // parts)
 
     @T.prim_func(s_tir=True)
-    def kernel(
-        a: T.Buffer(left, "float32"), b: T.Buffer(right, "float32"), out: T.Buffer(out_shape, "float32")
-    ):
+    def kernel(a: T.Buffer(left, "float32"), b: T.Buffer(right, "float32"), out: T.Buffer(out_shape, "float32")):
         T.func_attr({"tirx.noalias": True})
         a_flat = T.decl_buffer((batch * m * depth,), "float32", data=a.data)
         b_flat = T.decl_buffer((batch * depth * n,), "float32", data=b.data)

@@ -60,7 +60,9 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
         return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         function = few_positions(geometry, lanes, epilogue)
-        return Kernel(f"few_positions_r{lanes}", function, lambda weight: pack_rows(weight, geometry, lanes, 1).arrays())
+        return Kernel(
+            f"few_positions_r{lanes}", function, lambda weight: pack_rows(weight, geometry, lanes, 1).arrays()
+        )
     shared = min(_shared_rows(choice.pattern), geometry.rows // geometry.groups)
     tiling = choose_tiling(geometry, shared, target)
     function = shared_index(geometry, shared, tiling, epilogue)

@@ -22,6 +22,7 @@ from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tiling
 
+
 def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
     """The kernel as a PrimFunc; convolutions are (batch, channel, position), products (position, row).
 
@@ -136,9 +137,7 @@ def _convolution(
     return entry(geometry, shared, chunks, epilogue, run)
 
 
-def _tokens(
-    geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue, micro_kernel: Any
-) -> tirx.PrimFunc:
+def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue, micro_kernel: Any) -> tirx.PrimFunc:
     size, tiles, finish = tiling.size, tiling.across, finish_of(epilogue)
     positions, column_count, row_count = geometry.positions, geometry.channels, geometry.rows
 
@@ -159,7 +158,9 @@ def _tokens(
             for group in range(bounds[1]):
                 micro_kernel(group, starts, columns, values, panel, group_sums)
                 for slot in range(shared):
-                    line: T.let = T.if_then_else(rows[group * shared + slot] >= 0, rows[group * shared + slot], row_count)
+                    line: T.let = T.if_then_else(
+                        rows[group * shared + slot] >= 0, rows[group * shared + slot], row_count
+                    )
                     for p in range(size):
                         sums[line * size + p] = group_sums[slot * size + p]
             for p in range(wide):

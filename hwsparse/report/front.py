@@ -1,0 +1,186 @@
+"""What a search has to show, as one value: the points, the baselines, and the winner's layers.
+
+The pictures and tables are made from it, and it is kept as JSON so that a front can be looked at again.
+
+Knows no drawing package, no study and no artifact's directory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hwsparse import strictjson
+from hwsparse.artifact.manifest import LayerProof
+from hwsparse.errors import InputError
+from hwsparse.plan import Plan
+from hwsparse.report.files import write_whole
+from hwsparse.search.candidate import Candidate, Source
+from hwsparse.search.pareto import pareto_front
+
+FORMAT = 1  # of the JSON; raised when an older reader would be misled
+MAX_FILE_BYTES = 256 << 20
+
+# external: the dense model in a runtime that is not ours
+PointKind = Literal["dense", "uniform", "surrogate", "search", "external"]
+TIMED: tuple[Source, ...] = ("measured", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One plan, or one baseline, with what it costs and what it is worth; intervals are 95 %.
+
+    `split` is the part of the data that quality was measured on: qualities on different parts do not
+    compare to the last digit. A plan that was predicted and then measured is two points.
+    """
+
+    label: str
+    kind: PointKind
+    latency_s: float
+    latency_interval_s: tuple[float, float]
+    latency_source: Source
+    quality: float
+    quality_interval: tuple[float, float]
+    split: str = "calibration"
+    plan: Plan | None = None  # None: not ours, or not known
+
+    def __post_init__(self) -> None:
+        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval)
+        if not all(math.isfinite(figure) for figure in figures) or self.latency_s <= 0:
+            raise InputError(f"point {self.label!r}: latency and quality must be finite, and latency above 0")
+        for low, high in (self.latency_interval_s, self.quality_interval):
+            if low > high:
+                raise InputError(f"point {self.label!r}: the interval {low} to {high} is upside down")
+
+    @classmethod
+    def of(cls, candidate: Candidate, *, split: str = "calibration", label: str | None = None) -> FrontPoint:
+        """The point of a candidate, labelled by its trial if not otherwise."""
+        if label is None:
+            label = "dense" if candidate.kind == "dense" else f"trial {candidate.trial}"
+        return cls(
+            label=label,
+            kind=candidate.kind,
+            latency_s=candidate.latency_s,
+            latency_interval_s=candidate.latency_interval_s,
+            latency_source=candidate.latency_source,
+            quality=candidate.quality,
+            quality_interval=candidate.quality_interval,
+            split=split,
+            plan=candidate.plan,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FrontReport:
+    """A front with everything that is shown beside it.
+
+    `layers` are those of the point labelled `winner`. Texts may hold anything: whoever draws them escapes
+    them.
+    """
+
+    title: str
+    model: str
+    device: str
+    dataset: str
+    metric: str  # "top1" | "spearman" | ...: more is better
+    points: tuple[FrontPoint, ...]
+    winner: str | None = None
+    layers: tuple[LayerProof, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise InputError("a front needs at least one point: the search has no finished trial")
+        if self.winner is not None and all(point.label != self.winner for point in self.points):
+            raise InputError(f"the winner {self.winner!r} is none of the points")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Of the latencies that the front rests on: predictions only where nothing was timed."""
+        return TIMED if any(p.latency_source in TIMED and is_sparse(p) for p in self.points) else ("predicted",)
+
+    def front(self, *sources: Source) -> tuple[FrontPoint, ...]:
+        """The front among our own points with these sources, from the fastest to the best."""
+        return pareto_front([p for p in self.points if p.latency_source in sources and p.kind != "external"])
+
+    @property
+    def shortlist(self) -> tuple[FrontPoint, ...]:
+        """What a table shows, from the fastest to the slowest: the front, and every baseline and timed point."""
+        chosen = {id(point): point for point in self.front(*self.sources)}
+        for point in self.points:
+            timed = point.latency_source in TIMED
+            if timed or (self.sources == ("predicted",) and point.kind in ("dense", "uniform")):
+                chosen[id(point)] = point
+        return tuple(sorted(chosen.values(), key=lambda point: (point.latency_s, -point.quality)))
+
+    @property
+    def winning_point(self) -> FrontPoint | None:
+        """The winner, as timed if it was."""
+        named = [point for point in self.points if point.label == self.winner]
+        return min(named, key=lambda point: point.latency_source not in TIMED, default=None)
+
+    def dense_beside(self, point: FrontPoint) -> FrontPoint | None:
+        """The dense model of ours that `point` compares with: both timed or both predicted, on the same data.
+
+        Where there is none the nearest to that.
+        """
+
+        def unlike(dense: FrontPoint) -> tuple[bool, bool]:
+            timed = (dense.latency_source in TIMED) == (point.latency_source in TIMED)
+            return not timed, dense.split != point.split
+
+        return min((p for p in self.points if p.kind == "dense"), key=unlike, default=None)
+
+    @property
+    def text(self) -> str:
+        """Canonical JSON: equal reports give equal texts.
+
+        Raises:
+            InputError: a field does not hold what it declares.
+        """
+        return strictjson.canonical({"format": FORMAT, **strictjson.encode(self)}) + "\n"
+
+
+def is_sparse(point: FrontPoint) -> bool:
+    """Whether the point is one that was searched for, not a baseline."""
+    return point.kind in ("search", "surrogate")
+
+
+def parse_report(text: str | bytes, where: str = "report") -> FrontReport:
+    """Reads what `FrontReport.text` gave.
+
+    Raises:
+        InputError: not such a text.
+    """
+    data = strictjson.parse(text, where)
+    if not isinstance(data, dict) or "points" not in data:
+        raise InputError(f"{where}: not the report of a front")
+    if (found := data.pop("format", None)) != FORMAT:
+        raise InputError(f"{where}: has the format {found!r}; this hwsparse reads {FORMAT}")
+    return strictjson.decode(FrontReport, data, where)
+
+
+def write_report(report: FrontReport, path: Path) -> None:
+    """Keeps a report as JSON.
+
+    Raises:
+        HwsparseError: the file cannot be written.
+    """
+    write_whole(path, report.text.encode())
+
+
+def read_report(path: Path) -> FrontReport:
+    """Reads a file that `write_report` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is no report.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_report(text, str(path))

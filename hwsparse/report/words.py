@@ -1,0 +1,93 @@
+"""Figures and plans in words, the same in every table and picture.
+
+Knows no markup: whoever writes HTML or terminal codes escapes what comes from here.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from hwsparse.plan import Plan
+from hwsparse.report.front import FrontPoint, FrontReport
+
+METRICS = {"top1": "Top-1 accuracy", "spearman": "Spearman correlation"}
+SHORT_METRICS = {"top1": "Top-1", "spearman": "Spearman"}
+_PERCENT = {"top1"}
+
+TIMES, DASH, MINUS = "\u00d7", "\u2013", "\u2212"  # as typeset: escaped, since they look like ASCII in code
+
+
+def metric_name(metric: str) -> str:
+    return METRICS.get(metric, metric)
+
+
+def short_metric_name(metric: str) -> str:
+    return SHORT_METRICS.get(metric, metric)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three figures, as in `4.81 ms`; enough to tell fast layers apart, too few to feign precision."""
+    return f"{_three_figures(seconds * 1e3)} ms"
+
+
+def latency_interval(point: FrontPoint) -> str:
+    low, high = point.latency_interval_s
+    return f"{_three_figures(low * 1e3)}{DASH}{_three_figures(high * 1e3)}"
+
+
+def quality(metric: str, value: float) -> str:
+    return f"{value * 100:.1f} %" if metric in _PERCENT else f"{value:.4f}"
+
+
+def axis_quality(metric: str, value: float) -> str:
+    """As short as a tick's label may be."""
+    return f"{value * 100:g} %" if metric in _PERCENT else f"{value:g}"
+
+
+def quality_interval(metric: str, point: FrontPoint) -> str:
+    low, high = point.quality_interval
+    return f"{low * 100:.1f}{DASH}{high * 100:.1f}" if metric in _PERCENT else f"{low:.4f}{DASH}{high:.4f}"
+
+
+def change(metric: str, difference: float) -> str:
+    """A difference of quality with its sign, in percentage points or as it is."""
+    text = f"{difference * 100:+.1f} pts" if metric in _PERCENT else f"{difference:+.4f}"
+    if float(text.split()[0]) == 0:
+        return f"±{text[1:]}"
+    return text.replace("-", MINUS)
+
+
+def speedup(report: FrontReport, point: FrontPoint) -> str:
+    """Against our dense model, as in `2.31x`; empty where there is none to compare with."""
+    dense = report.dense_beside(point)
+    return "" if dense is None else ratio(dense.latency_s / point.latency_s)
+
+
+def ratio(value: float) -> str:
+    return f"{value:.2f}{TIMES}"
+
+
+def quality_change(report: FrontReport, point: FrontPoint) -> str:
+    dense = report.dense_beside(point)
+    return "" if dense is None else change(report.metric, point.quality - dense.quality)
+
+
+def plan_summary(plan: Plan | None) -> str:
+    """What a plan does, pattern by pattern: `block4x1@0.7-0.9 x5, 2:4`."""
+    if plan is None:
+        return ""
+    choices = sorted((choice for _, choice in plan.choices), key=lambda choice: (str(choice.pattern), choice.ratio))
+    parts = []
+    for _, group in groupby(choices, key=lambda choice: str(choice.pattern)):
+        same = list(group)
+        first, last = str(same[0]), f"{same[-1].ratio:g}"
+        text = first if first == str(same[-1]) else f"{first}{DASH}{last}"
+        parts.append(text if len(same) == 1 else f"{text} {TIMES}{len(same)}")
+    return ", ".join(parts) or "dense"
+
+
+def _three_figures(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    decimals = 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
+    return f"{value:.{decimals}f}"

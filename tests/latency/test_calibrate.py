@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwsparse.errors import CompileError, InputError, MeasureError, PatternError
+from hwsparse.latency import (
+    LocalRunner,
+    MeasureFailure,
+    Measurement,
+    Outcome,
+    Progress,
+    Records,
+    RunSettings,
+    Workload,
+    calibrate,
+)
+from hwsparse.pattern import Block, Unstructured
+from hwsparse.plan import Choice, Layer
+from hwsparse.target import Target
+from tests.latency.examples import DEVICE, NOON, SETTINGS, TARGET, TOOLCHAIN, Clock, conv, matmul
+from tests.latency.fake_library import LOADER, write
+
+HALF, MOST = Choice(Block(4), 0.5), Choice(Block(4), 0.9)
+
+
+class Bench:
+    """Builds and times by table; notes in which order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.refused: dict[str, Exception] = {}
+        self.failing: dict[str, MeasureFailure] = {}
+
+    def build(self, layer: Layer, choice: Choice, target: Target, directory: Path) -> None:
+        assert directory.is_dir()
+        assert not list(directory.iterdir())
+        self.events.append(f"build {layer.op} {choice}")
+        if error := self.refused.get(str(choice)):
+            raise error
+        (directory / "library.so").write_text(str(choice))
+
+    def run_many(
+        self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
+    ) -> dict[str, Outcome]:
+        choices = [(directory / "library.so").read_text() for directory in libraries.values()]
+        self.events.append(f"time {' '.join(choices)}")
+        return {
+            key: self.failing.get(choice)
+            or Measurement(key, (1e-3,) * 30, "measured", settings, DEVICE, TOOLCHAIN, NOON)
+            for key, choice in zip(libraries, choices, strict=True)
+        }
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    with Records(tmp_path / "records.db", DEVICE, TOOLCHAIN) as records:
+        yield records
+
+
+def run(bench: Bench, records: Records, layers: list[Layer], options: dict[str, list[Choice]], **more):
+    return calibrate(layers, options, TARGET, records, bench, bench.build, Clock(), **more)
+
+
+def test_a_layers_choices_are_built_then_timed_together_with_dense(records: Records) -> None:
+    bench = Bench()
+    report = run(bench, records, [matmul(), conv()], {"fc": [HALF, MOST], "conv": [HALF]})
+    assert bench.events == [
+        "build MatMul dense", "build MatMul block4x1@0.5", "build MatMul block4x1@0.9",
+        "time dense block4x1@0.5 block4x1@0.9",
+        "build Conv dense", "build Conv block4x1@0.5", "time dense block4x1@0.5",
+    ]  # fmt: skip
+    assert report.measured == 5
+    assert report.failures == {}
+    assert report.table == records.table(TARGET.name, TARGET.threads)
+
+
+def test_layers_of_one_signature_are_measured_once_with_what_any_of_them_asks(records: Records) -> None:
+    bench = Bench()
+    options = {"a": [HALF], "b": [MOST, HALF], matmul().signature: [Choice(Unstructured(), 0.5), Choice()]}
+    report = run(bench, records, [matmul("a"), matmul("b")], options)
+    assert len(bench.events) == 5
+    assert bench.events[-1] == "time dense unstructured@0.5 block4x1@0.5 block4x1@0.9"
+    assert len(report.table) == 4
+
+
+def test_nothing_is_measured_twice(records: Records) -> None:
+    bench = Bench()
+    first = run(bench, records, [matmul()], {"fc": [HALF]})
+    bench.events.clear()
+    again = run(bench, records, [matmul("other name")], {"other name": [HALF, MOST]})
+    assert bench.events == ["build MatMul block4x1@0.9", "time block4x1@0.9"]
+    assert again.measured == 1
+    assert len(again.table) == 3
+    assert first.table.items() <= again.table.items()
+
+
+def test_what_fails_is_told_with_its_reason_recorded_and_tried_again(records: Records) -> None:
+    bench = Bench()
+    key = Workload.of(matmul(), MOST, TARGET).key
+    bench.refused = {str(HALF): CompileError("TVM said no")}
+    bench.failing = {str(MOST): MeasureFailure(key, "run", "killed by SIGSEGV")}
+    report = run(bench, records, [matmul()], {"fc": [HALF, MOST]})
+    told = {workload.choice: (failure.stage, failure.reason) for workload, failure in report.failures.items()}
+    assert told == {HALF: ("build", "TVM said no"), MOST: ("run", "killed by SIGSEGV")}
+    assert records.failures(TARGET.name, TARGET.threads) == report.failures
+    assert [workload.choice for workload in report.table] == [Choice()]
+    bench.refused, bench.failing = {}, {}
+    assert run(bench, records, [matmul()], {"fc": [HALF, MOST]}).measured == 2
+
+
+def test_a_choice_that_cannot_be_applied_is_a_build_failure(records: Records) -> None:
+    bench = Bench()
+    bench.refused = {str(HALF): PatternError("8 rows are no multiple of 16")}
+    ((_, failure),) = run(bench, records, [matmul()], {"fc": [HALF]}).failures.items()
+    assert failure.stage == "build"
+
+
+def test_a_full_disk_ends_the_calibration(records: Records) -> None:
+    bench = Bench()
+    bench.refused = {str(HALF): OSError(errno.ENOSPC, "No space left on device")}
+    with pytest.raises(MeasureError, match=r"cannot build .* No space left on device"):
+        run(bench, records, [matmul()], {"fc": [HALF]})
+
+
+def test_an_error_of_ours_in_building_is_not_swallowed(records: Records) -> None:
+    bench = Bench()
+    bench.refused = {str(HALF): KeyError("a bug")}
+    with pytest.raises(KeyError):
+        run(bench, records, [matmul()], {"fc": [HALF]})
+
+
+def test_options_for_no_layer_are_an_error(records: Records) -> None:
+    with pytest.raises(InputError, match="'fd', which is no layer's name"):
+        run(Bench(), records, [matmul()], {"fd": [HALF]})
+
+
+def test_settings_of_other_threads_than_the_targets_are_an_error(records: Records) -> None:
+    with pytest.raises(MeasureError, match="settings say 2 threads"):
+        run(Bench(), records, [matmul()], {}, settings=RunSettings(threads=2))
+
+
+def test_progress_counts_every_step_to_the_end(records: Records) -> None:
+    bench = Bench()
+    bench.refused = {str(HALF): CompileError("no")}
+    many = [Choice(Block(4), ratio / 100) for ratio in range(10, 40)]
+    seen: list[tuple[int, int]] = []
+    run(bench, records, [matmul()], {"fc": many[:3]})
+    run(bench, records, [matmul()], {"fc": [*many, HALF]}, progress=lambda *step: seen.append(step))
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert {total for _, total in seen} == {64}
+    assert seen[-1] == (64, 64)
+    assert max(len(event.split()) - 1 for event in bench.events if event.startswith("time")) == 16
+
+
+def test_no_layers_is_an_empty_report(records: Records) -> None:
+    report = run(Bench(), records, [], {})
+    assert (report.table, report.failures, report.measured) == ({}, {}, 0)
+
+
+def test_it_works_with_real_processes(records: Records) -> None:
+    def build(layer: Layer, choice: Choice, target: Target, directory: Path) -> None:
+        write(directory, seconds=1e-3 * (1 - choice.ratio), **({"time": "crash"} if choice == MOST else {}))
+
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER) as runner:
+        report = calibrate([matmul()], {"fc": [HALF, MOST]}, TARGET, records, runner, build, Clock(), settings=SETTINGS)
+    assert {str(workload.choice): taken.median_s for workload, taken in report.table.items()} == {
+        "dense": 1e-3,
+        "block4x1@0.5": 5e-4,
+    }
+    assert [failure.reason for failure in report.failures.values()] == ["killed by SIGSEGV"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from hwsparse.latency import Records
+from tests.latency.examples import DEVICE, TOOLCHAIN, conv, matmul
+from tests.latency.test_calibrate import HALF, Bench, run
+
+class Slow(Bench):
+    def build(self, layer, choice, target, directory):
+        super().build(layer, choice, target, directory)
+        if layer.op == "Conv":
+            print("building the second batch", flush=True)
+            time.sleep(1000)
+
+with Records(Path(sys.argv[1]), DEVICE, TOOLCHAIN) as records:
+    run(Slow(), records, [matmul(), conv()], {"fc": [HALF], "conv": [HALF]})
+"""
+
+
+def test_a_killed_calibration_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building the second batch\n"
+        process.send_signal(signal.SIGKILL)
+    bench = Bench()
+    with Records(path, DEVICE, TOOLCHAIN) as records:
+        report = run(bench, records, [matmul(), conv()], {"fc": [HALF], "conv": [HALF]})
+    assert [event for event in bench.events if "MatMul" in event] == []
+    assert report.measured == 2
+    assert len(report.table) == 4
+
+
+def test_records_made_for_another_toolchain_are_measured_again(records: Records) -> None:
+    run(Bench(), records, [matmul()], {})
+    newer = replace(TOOLCHAIN, kernels="2")
+
+    class Newer(Bench):
+        def run_many(
+            self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
+        ) -> dict[str, Outcome]:
+            taken = super().run_many(libraries, settings)
+            return {key: replace(outcome, toolchain=newer) for key, outcome in taken.items()}  # type: ignore[type-var]
+
+    with Records(records.path, DEVICE, newer) as updated:
+        assert run(Newer(), updated, [matmul()], {}).measured == 1

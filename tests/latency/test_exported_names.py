@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import hwsparse.latency
+
+
+def test_the_public_names() -> None:
+    assert sorted(hwsparse.latency.__all__) == [
+        "Build", "CalibrationReport", "Clock", "CostModel", "Device", "LocalRunner", "MeasureFailure",
+        "Measurement", "Outcome", "Prediction", "Progress", "Records", "Residual", "RunSettings", "Runner",
+        "Toolchain", "Workload", "calibrate", "median_interval",
+    ]  # fmt: skip
+    assert all(hasattr(hwsparse.latency, name) for name in hwsparse.latency.__all__)
+
+
+def test_importing_it_imports_neither_tvm_nor_torch() -> None:
+    """The worker fixes thread counts and takes its standard output away from libraries before it imports TVM."""
+    program = "import sys, hwsparse.latency.worker; print({'tvm', 'torch', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

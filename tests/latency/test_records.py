@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from sqlalchemy import Engine, event
+
+from hwsparse.errors import MeasureError
+from hwsparse.latency import MeasureFailure, Measurement, Records, Toolchain, Workload
+from hwsparse.pattern import Block
+from hwsparse.plan import Choice
+from tests.latency.examples import (
+    DEVICE,
+    NOON,
+    TARGET,
+    TOOLCHAIN,
+    matmul,
+    measurement,
+    measurements,
+    workloads,
+)
+
+HALF = Workload.of(matmul(), Choice(Block(4), 0.5), TARGET)
+MOST = Workload.of(matmul(), Choice(Block(4), 0.9), TARGET)
+
+
+def opened(path: Path, device=DEVICE, toolchain: Toolchain = TOOLCHAIN) -> Records:
+    return Records(path, device, toolchain)
+
+
+def table(records: Records) -> dict[Workload, Measurement]:
+    return records.table(TARGET.name, TARGET.threads)
+
+
+def change(path: Path, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+@given(workloads, measurements)
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_what_is_added_is_found_as_it_was(workload: Workload, taken: Measurement) -> None:
+    taken = replace(taken, key=workload.key)
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "records.db"
+        with opened(path, taken.device, taken.toolchain) as records:
+            records.add(workload, taken)
+        with opened(path, taken.device, taken.toolchain) as records:
+            assert records.table(workload.target_name, workload.threads) == {workload: taken}
+
+
+def test_times_are_kept_whatever_their_zone(tmp_path: Path) -> None:
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0, taken_at=there))
+        assert table(records)[HALF].taken_at == NOON
+
+
+def test_the_latest_measurement_counts(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        for seconds in (1.0, 2.0):
+            records.add(HALF, measurement(HALF, seconds))
+        assert table(records)[HALF].median_s == 2.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device": replace(DEVICE, cpu="another")},
+        {"toolchain": replace(TOOLCHAIN, kernels="2")},
+        {"toolchain": replace(TOOLCHAIN, tvm="0.28")},
+        {"toolchain": replace(TOOLCHAIN, target="other code")},
+    ],
+)
+def test_nothing_of_another_device_or_toolchain_is_given_out(tmp_path: Path, other: dict[str, object]) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        records.add(HALF, measurement(HALF, 1.0))
+        records.add_failure(MOST, MeasureFailure(MOST.key, "run", "no"), NOON)
+    with opened(path, **other) as records:  # type: ignore[arg-type]
+        assert table(records) == {}
+        assert records.failures(TARGET.name, TARGET.threads) == {}
+    with opened(path) as records:
+        assert list(table(records)) == [HALF]
+
+
+def test_a_system_update_keeps_the_records_and_the_fingerprint_they_were_made_with(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    with opened(tmp_path / "r.db", replace(DEVICE, system="Linux 7.0")) as records:
+        assert table(records)[HALF].device == DEVICE
+
+
+def test_nothing_of_another_target_or_thread_count_is_given_out(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+        assert records.table("other", TARGET.threads) == {}
+        assert records.table(TARGET.name, TARGET.threads + 1) == {}
+
+
+def test_a_measurement_of_something_else_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        with pytest.raises(MeasureError, match="is none of"):
+            records.add(HALF, measurement(MOST, 1.0))
+        with pytest.raises(MeasureError, match="another device or with another toolchain"):
+            records.add(HALF, measurement(HALF, 1.0, toolchain=replace(TOOLCHAIN, kernels="0")))
+        assert table(records) == {}
+
+
+def test_failures_are_kept_with_stage_and_reason(tmp_path: Path) -> None:
+    failure = MeasureFailure(HALF.key, "timeout", "no answer within 60 s")
+    with opened(tmp_path / "r.db") as records:
+        records.add_failure(HALF, failure, NOON)
+        assert records.failures(TARGET.name, TARGET.threads) == {HALF: failure}
+        assert table(records) == {}
+
+
+def test_directories_on_the_way_are_made(tmp_path: Path) -> None:
+    with opened(tmp_path / "a" / "b" / "r.db") as records:
+        assert table(records) == {}
+
+
+def test_many_open_and_write_one_file_at_once(tmp_path: Path) -> None:
+    """Each with connections of its own, as processes have."""
+
+    def work(number: int) -> None:
+        with opened(tmp_path / "r.db") as records:
+            for ratio in range(5):
+                workload = Workload("s", Choice(Block(4), (10 * number + ratio) / 100), TARGET.name, TARGET.threads)
+                records.add(workload, measurement(workload, 1.0))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    with opened(tmp_path / "r.db") as records:
+        assert len(table(records)) == 40
+
+
+def test_a_file_that_is_no_database_is_one_clear_error_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    path.write_text("not a database, but somebody's notes\n" * 100)
+    with pytest.raises(MeasureError, match=r"r\.db: cannot be opened: file is not a database$"):
+        opened(path)
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    change(path, "CREATE TABLE studies (id INTEGER)")
+    with pytest.raises(MeasureError, match="a database, but not of measurements"):
+        opened(path)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("studies",)]
+    connection.close()
+
+
+def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
+    opened(tmp_path / "r.db").close()
+    change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 1"):
+        opened(tmp_path / "r.db")
+
+
+def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        for _ in range(20):
+            records.add(HALF, measurement(HALF, 1.0))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(MeasureError, match=r"r\.db: cannot be (opened|read): "), opened(path) as records:
+        table(records)
+
+
+def test_a_directory_in_its_place_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(MeasureError, match="cannot be opened: unable to open database file"):
+        opened(tmp_path)
+
+
+def test_a_file_among_its_directories_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MeasureError, match="cannot be opened: "):
+        opened(tmp_path / "file" / "r.db")
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """SQLite gives the same error at its page limit as on a full disk."""
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count = 12")
+
+    event.listen(Engine, "connect", limit)
+    yield
+    event.remove(Engine, "connect", limit)
+
+
+def test_a_full_disk_is_one_clear_error_and_what_was_written_stays(tmp_path: Path, small_disk: None) -> None:
+    written: list[float] = []
+
+    def fill(records: Records) -> None:
+        for seconds in range(1, 100):
+            records.add(HALF, measurement(HALF, float(seconds), *[1 / 3] * 50))
+            written.append(float(seconds))
+
+    with opened(tmp_path / "r.db") as records:
+        with pytest.raises(MeasureError, match=r"r\.db: cannot be written: database or disk is full$"):
+            fill(records)
+        assert written
+        assert table(records)[HALF].samples_s[0] == written[-1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("samples", "[]"), ("samples", '{"samples_s": [1, 2, 3, 4, 5, -6]}'), ("samples", '{"samples_s": [1]}'),
+        ("samples", '{"samples_s": [1, 2, 3, 4, 5, NaN]}'), ("samples", b"\xff"), ("samples", 7),
+        ("source", "assumed"), ("settings", "{}"), ("settings", '{"threads": 0}'),
+        ("device", '{"machine": "x"}'), ("choice", "block4x1@2"), ("choice", "no pattern"), ("signature", "other"),
+        ("taken_at", "yesterday"), ("taken_at", "2026-01-01T00:00:00"), ("taken_at", 5),
+    ],
+)  # fmt: skip
+def test_a_malformed_row_is_said_not_used(tmp_path: Path, column: str, value: object) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    change(tmp_path / "r.db", f"UPDATE measurements SET {column} = ?", value)
+    malformed = pytest.raises(MeasureError, match=r"r\.db: row 1 of measurements is malformed: ")
+    with opened(tmp_path / "r.db") as records, malformed:
+        table(records)
+
+
+def test_a_malformed_failure_is_said_not_used(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add_failure(HALF, MeasureFailure(HALF.key, "run", "no"), NOON)
+    change(tmp_path / "r.db", "UPDATE failures SET stage = 'luck'")
+    malformed = pytest.raises(MeasureError, match=r"r\.db: row 1 of failures is malformed: .*'luck' is no stage")
+    with opened(tmp_path / "r.db") as records, malformed:
+        records.failures(TARGET.name, TARGET.threads)
+
+
+def test_raw_samples_can_be_read_without_hwsparse(tmp_path: Path) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 0.1, 0.2))
+    connection = sqlite3.connect(tmp_path / "r.db")
+    query = "SELECT choice, kernel_version, source, samples FROM measurements"
+    ((choice, version, source, samples),) = connection.execute(query).fetchall()
+    connection.close()
+    assert (choice, version, source) == ("block4x1@0.5", "1", "measured")
+    assert json.loads(samples)["samples_s"][:2] == [0.1, 0.2]
