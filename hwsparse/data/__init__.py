@@ -2,7 +2,7 @@
 
 from hwsparse.data.dataset import Dataset
 from hwsparse.data.images import ImagePreprocess, read_image_csv, read_image_folder
-from hwsparse.data.npz import read_npz
+from hwsparse.data.npz import read_npz, write_npz
 from hwsparse.data.read import read_dataset
 from hwsparse.data.text_pairs import read_text_pairs
 
@@ -14,4 +14,5 @@ __all__ = [
     "read_image_folder",
     "read_npz",
     "read_text_pairs",
+    "write_npz",
 ]

@@ -17,8 +17,16 @@ MAX_DATA_BYTES = 8 * 2**30
 _LABELS = ("labels", "y")
 
 
-def read_npz(path: Path, *, metric: str = "top1") -> Dataset:
+def write_npz(dataset: Dataset, path: Path) -> None:
+    """Writes what `read_npz` reads."""
+    np.savez_compressed(path, **dict(dataset.inputs), labels=dataset.labels)
+
+
+def read_npz(path: Path) -> Dataset:
     """Reads one array per model input, named as the model names it (or a single `x`), and `labels` (or `y`).
+
+    Integer labels are class indices (top1); labels that are not integers are similarities of pairs
+    (spearman), and the inputs have two rows for each.
 
     Raises:
         DataError: not such a file, too large, or its arrays do not go together.
@@ -44,7 +52,7 @@ def read_npz(path: Path, *, metric: str = "top1") -> Dataset:
     if len(names) != 1:
         raise DataError(f"{path} needs one array called labels or y; it has {', '.join(sorted(arrays)) or 'none'}")
     labels = arrays.pop(names[0])
-    return Dataset(path.stem, arrays, labels, metric)
+    return Dataset(path.stem, arrays, labels, "spearman" if labels.dtype.kind == "f" else "top1")
 
 
 def _check_headers(archive: zipfile.ZipFile, path: Path) -> None:

@@ -70,10 +70,9 @@ def _load(path: Path, max_tokens: int) -> Tokenizer:
     padding = tokenizer.padding or {}
     token = padding.get("pad_token", "[PAD]")
     pad_id = tokenizer.token_to_id(token)
-    try:
-        tokenizer.enable_truncation(max_tokens)
-    except Exception as error:  # as above; the special tokens alone may need more
-        raise DataError(f"max_tokens {max_tokens} is too few for {path}: {' '.join(str(error).split())}") from None
+    if (special := tokenizer.num_special_tokens_to_add(False)) >= max_tokens:
+        raise DataError(f"max_tokens {max_tokens} is too few: {path} adds {special} tokens of its own to a sentence")
+    tokenizer.enable_truncation(max_tokens)
     tokenizer.enable_padding(length=max_tokens, pad_token=token, pad_id=0 if pad_id is None else pad_id)
     return tokenizer
 

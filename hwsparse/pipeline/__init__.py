@@ -4,6 +4,7 @@
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     bench.py    where all of that is measured
+    outcome.py  what is found; figures.py: as a report
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was.
 Knows neither the command line nor the service.
@@ -28,7 +29,9 @@ from hwsparse.latency import CostModel
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
-from hwsparse.pipeline.finals import Baselines, Finalist, Judges, build_and_time, pick_winner
+from hwsparse.pipeline.figures import front_report
+from hwsparse.pipeline.finals import Judges, build_and_time, pick_winner
+from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
@@ -46,7 +49,17 @@ from hwsparse.search.study import SearchSettings, run_search
 from hwsparse.sparsify import Evaluator, applicable, apply_plan
 from hwsparse.target import Target
 
-__all__ = ["Baselines", "Finalist", "Goal", "Outcome", "Workspace", "compile_plan", "optimize", "uniform_plan"]
+__all__ = [
+    "Baselines",
+    "Finalist",
+    "Goal",
+    "Outcome",
+    "Workspace",
+    "compile_plan",
+    "front_report",
+    "optimize",
+    "uniform_plan",
+]
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
@@ -98,20 +111,6 @@ class Workspace:
     @property
     def artifacts(self) -> Path:
         return self.directory / "artifacts"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal."""
-
-    model: Model
-    target: Target
-    baselines: Baselines
-    finalists: tuple[Finalist, ...]
-    winner: Finalist | None
-    candidates: tuple[Candidate, ...]
-    space: SearchSpace | None
-    costs: CostModel
 
 
 def optimize(

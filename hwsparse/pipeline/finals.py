@@ -4,54 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library
-from hwsparse.compiler import Figures, Refusal
-from hwsparse.latency import CostModel, Measurement
+from hwsparse.compiler import Figures
+from hwsparse.latency import CostModel
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.outcome import Baselines, Finalist
 from hwsparse.plan import Plan
 from hwsparse.sparsify import Evaluator, QualityReport, apply_plan
 from hwsparse.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """A plan that was built, timed end to end and judged on held-out data, and its artifact.
-
-    `chosen_by` is the quality on calibration data, by which the winner is picked; `quality` is held out.
-    Both are None when there are no data.
-    """
-
-    label: str
-    asked: Plan
-    plan: Plan  # as it ships
-    refused: Mapping[str, Refusal]
-    latency: Measurement
-    chosen_by: QualityReport | None
-    quality: QualityReport | None
-    artifact: Artifact
-
-    def faster_than(self, other: Measurement) -> bool:
-        """Whether it is faster beyond noise: the intervals do not touch."""
-        return self.latency.interval_s[1] < other.interval_s[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Baselines:
-    """The dense model, timed in the same run as the finalists."""
-
-    dense: Measurement
-    onnxruntime: Measurement
-    chosen_by: QualityReport | None
-    quality: QualityReport | None
 
 
 @dataclass(frozen=True, slots=True)

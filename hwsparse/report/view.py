@@ -25,7 +25,7 @@ class Style:
     size: float
 
 
-OURS = Style("search, finalists", "#2f6fde", "o", "circle", 8)
+OURS = Style("finalists of the search", "#2f6fde", "o", "circle", 8)
 STYLES = {
     "dense": Style("dense", "#64748b", "s", "square", 9),
     "uniform": Style("uniform sparsity", "#e08a00", "^", "triangle-up", 9),

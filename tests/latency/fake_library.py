@@ -4,6 +4,7 @@
     error     what `check` gives
     load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
     log       a file that each call of `time` is noted in
+    mark      a file that appears when a hang begins
 
 The worker process imports it by name; tests write its directories with `write`.
 """
@@ -60,6 +61,8 @@ class FakeLibrary:
                 print("cannot go on", file=sys.stderr, flush=True)
                 os._exit(3)
             case "hang":
+                if "mark" in self.fake:
+                    Path(self.fake["mark"]).touch()
                 time.sleep(1000)
             case "chatter":
                 while True:

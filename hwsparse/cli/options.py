@@ -1,0 +1,107 @@
+"""Options that several commands share, and how their texts become types."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hwsparse.errors import InputError
+from hwsparse.target import Target, load_target
+
+if TYPE_CHECKING:
+    from hwsparse.data import Dataset
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+
+MODEL: Any = typer.Argument(help="An ONNX file.")
+DATA: Any = typer.Option(
+    help="Labelled data: a .npz (inputs by name, labels), a folder of images (one sub-folder per class, or a "
+    "labels.csv), or a CSV of image files or sentence pairs."
+)
+TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
+OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
+THREADS: Any = typer.Option(None, help="Threads that inference runs with; by default the device's own number.")
+SEED: Any = typer.Option(0, help="Of everything random.")
+SHAPE: Any = typer.Option([], help="An input's shape where the file leaves it open, as x=1,3,224,224; may be repeated.")
+TOKENIZER: Any = typer.Option(None, help="The network's tokenizer.json, for sentence pairs.")
+IMAGE: Any = typer.Option(
+    None,
+    help="How images are prepared: SIZE[,mean=M][,std=S][,scale=K][,resize=R], M and S one number or three with "
+    "slashes, as 224,mean=127,std=128. A pixel becomes (pixel * K - M) / S.",
+)
+LIMIT: Any = typer.Option(None, help="Use only so many samples, drawn by the seed.")
+RECORDS: Any = typer.Option(CACHE / "records.sqlite", help="Where measurements are kept, so that none is made twice.")
+
+
+def device(name: str, threads: int | None) -> Target:
+    """The target asked for, with the threads asked for."""
+    target = load_target(name)
+    return target if threads is None else target.with_threads(threads)
+
+
+def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Reads --shape options.
+
+    Raises:
+        InputError: not of the form NAME=1,3,224,224.
+    """
+    found = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise InputError(f"--shape {text!r}: give it as NAME=1,3,224,224")
+        found[name] = shape
+    return found
+
+
+def dataset(path: Path, tokenizer: Path | None, image: str | None, limit: int | None, seed: int) -> Dataset:
+    """Reads --data as the other options say."""
+    from hwsparse.data import read_dataset
+
+    return read_dataset(path, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed)
+
+
+def _image(text: str | None) -> Any:
+    from hwsparse.data import ImagePreprocess
+
+    if text is None:
+        return None
+    size, *rest = text.split(",")
+    given = dict(part.partition("=")[::2] for part in rest)
+    if unknown := set(given) - {"mean", "std", "scale", "resize"}:
+        raise InputError(f"--image {text!r}: {min(unknown)!r} is none of mean, std, scale, resize")
+    try:
+        return ImagePreprocess(
+            size=(int(size), int(size)),
+            mean=_three(given.get("mean", "0")),
+            std=_three(given.get("std", "1")),
+            scale=float(given.get("scale", "1")),
+            resize=int(given["resize"]) if "resize" in given else None,
+        )
+    except ValueError:
+        raise InputError(f"--image {text!r}: give it as 224,mean=127,std=128") from None
+
+
+def _three(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split("/"))
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def text(path: Path | None) -> str:
+    """A file's text.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    assert path is not None
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,133 @@
+"""`hwsparse quickstart`: the whole path on a real model, on this machine.
+
+The model is Google's Magika, which tells the type of a file; the data are files of this Python
+installation, labelled by their names. The model is searched for this machine, the best plans are built and
+timed, the winner is asked for through a server on loopback, downloaded, and checked against onnxruntime.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hwsparse.artifact import Artifact
+from hwsparse.cli import options, service
+from hwsparse.cli.progress import StageProgress
+from hwsparse.cli.work import show_artifact, show_front, write_front
+from hwsparse.serve.client import Client
+from hwsparse.serve.server import Server, ServerSettings
+from hwsparse.target import list_targets
+
+FILES_PER_TYPE = 24
+HOW_MANY_CHECKED = 8
+
+
+def command(
+    out: Path = typer.Option(Path("hwsparse-quickstart"), help="Directory for everything that is written."),
+    trials: int = typer.Option(40, help="Plans to try."),
+    max_drop: float = typer.Option(0.02, help="Accuracy that the winner may lose on calibration files."),
+    threads: int | None = options.THREADS,
+    seed: int = options.SEED,
+) -> None:
+    """The whole path on a real model: measure, search, compile, serve, fetch, prove. Some minutes."""
+    from hwsparse.data import write_npz
+    from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
+    from hwsparse.model import import_onnx
+    from hwsparse.pipeline import Goal, Workspace, front_report, optimize
+
+    started, console = time.monotonic(), Console()
+    target = options.device("x86-local", threads)
+    target.require_timing()
+    source = magika_directory()
+    console.rule("1  A model and data")
+    model = import_onnx(source / "model.onnx", name="magika")
+    dataset = read_installed_files(load_config(source), seed=seed, per_label=FILES_PER_TYPE)
+    dataset = dataset.for_model(model)
+    kinds = len(np.unique(dataset.labels))
+    macs = sum(layer.macs for layer in model.layers)
+    console.print(f"Magika from PyPI: {len(model.layers)} prunable layers, {macs / 1e6:.0f} M multiply-adds")
+    console.print(f"{len(dataset)} files of this Python installation, of {kinds} types; half choose, half report")
+    console.rule(f"2  What sparsity costs on {target.name}, and a search")
+    goal = Goal(trials=trials, seed=seed, max_drop=max_drop)
+    with StageProgress(console) as progress:
+        outcome = optimize(model, dataset, target, goal, Workspace(out, options.CACHE / "records.sqlite"), progress)
+    report = front_report(outcome, dataset.name)
+    write_front(report, out)
+    console.rule("3  The front")
+    show_front(report, console)
+    console.print(f"pictures: {out / 'front.html'} and {out / 'front.png'}")
+    winner = outcome.winner
+    if winner is None:
+        console.print("Sparsity gains nothing on this machine within the goal, so there is nothing to serve.")
+        return
+    console.rule("4  Served over gRPC, fetched as a client")
+    data, onnx_file = out / "files.npz", source / "model.onnx"
+    write_npz(dataset, data)
+    settings = ServerSettings(
+        state=out / "server", command=service.JOB_COMMAND, targets=list_targets(), port=0
+    )
+    with Server(settings) as server, Client(server.address) as client:
+        console.print(f"server on {server.address}; asking it to compile the winner's plan for {target.name}")
+        operation = client.compile(
+            client.upload_model(onnx_file),
+            target.name,
+            winner.asked,
+            dataset=client.upload_dataset(data),
+            seed=seed,
+        )
+        result = service.follow(operation, console)
+        place = out / "downloaded" / result.artifacts[0][:16]
+        artifact = (
+            Artifact.load(place) if place.exists() else client.download(result.artifacts[0], place)
+        )
+    show_artifact(artifact, console)
+    console.rule("5  Proof")
+    _prove(artifact, model, winner.plan, dataset, console)
+    console.print(f"the whole took {time.monotonic() - started:.0f} s")
+
+
+def _prove(artifact: Artifact, model: object, plan: object, dataset: object, console: Console) -> None:
+    """Runs the downloaded artifact on files, against onnxruntime on the same pruned weights."""
+    from hwsparse.codegen import Library, relative_error
+    from hwsparse.compiler import onnxruntime_answers
+    from hwsparse.data import Dataset
+    from hwsparse.model import Model
+    from hwsparse.plan import Plan
+    from hwsparse.sparsify import apply_plan
+
+    assert isinstance(model, Model) and isinstance(plan, Plan) and isinstance(dataset, Dataset)
+    library = Library.load(artifact.directory, artifact.manifest.target.threads)
+    weights = apply_plan(model, plan)
+    errors, same = [], 0
+    name = model.outputs[0].name
+    for row in range(HOW_MANY_CHECKED):
+        inputs = {key: np.ascontiguousarray(values[row : row + 1]) for key, values in dataset.inputs.items()}
+        ours, theirs = library.run(inputs)[name], onnxruntime_answers(model, weights, inputs)[name]
+        errors.append(relative_error(ours, theirs))
+        same += int(ours.argmax() == theirs.argmax())
+    console.print(
+        f"{HOW_MANY_CHECKED} files through the downloaded artifact and through onnxruntime on the same pruned weights: "
+        f"largest difference {max(errors):.1e} of the largest output, {same} of {HOW_MANY_CHECKED} answers equal"
+    )
+    manifest = artifact.manifest
+    if manifest.latency is None or manifest.dense_latency is None or manifest.onnxruntime_latency is None:
+        return
+    table = Table("", "latency", "speed-up", "accuracy on held-out files", title="timed in turns in one run")
+    rows = (
+        ("onnxruntime, dense", manifest.onnxruntime_latency, manifest.dense_quality),
+        ("hwsparse, dense", manifest.dense_latency, manifest.dense_quality),
+        ("hwsparse, sparse", manifest.latency, manifest.quality),
+    )
+    for label, latency, quality in rows:
+        speedup = manifest.onnxruntime_latency.median_s / latency.median_s
+        accuracy = ""
+        if quality is not None:
+            low, high = quality.interval
+            accuracy = f"{quality.value:.1%} ({low:.1%} to {high:.1%})"
+        table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", accuracy)
+    console.print(table)

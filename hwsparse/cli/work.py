@@ -1,0 +1,171 @@
+"""What the command line does on this machine: inspect, optimize, compile, front, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hwsparse.artifact import Artifact
+from hwsparse.cli import options
+from hwsparse.cli.progress import StageProgress
+from hwsparse.errors import InputError
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.report import FrontReport, front_html, front_png, front_table, read_report, write_report
+from hwsparse.target import load_target
+
+
+def inspect(
+    model: Path = options.MODEL,
+    shape: list[str] = options.SHAPE,
+) -> None:
+    """Lists a model's prunable layers: what each computes, its weights and its multiply-adds."""
+    from hwsparse.model import import_onnx
+
+    found = import_onnx(model, shapes=options.shapes(shape))
+    total = sum(layer.macs for layer in found.layers) or 1
+    table = Table("layer", "op", "weight", "input", "MACs", "share", title=f"{found.name}  {found.digest[:12]}")
+    for layer in found.layers:
+        sizes = ("x".join(map(str, shape)) for shape in (layer.weight_shape, layer.input_shape))
+        table.add_row(layer.name, layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
+    Console().print(table)
+
+
+def optimize(
+    model: Path = options.MODEL,
+    data: Path = options.DATA,
+    target: str = options.TARGET,
+    out: Path = options.OUT,
+    trials: int = typer.Option(60, help="Plans to try."),
+    max_drop: float = typer.Option(0.01, help="Quality that the winner may lose, as a fraction."),
+    max_latency_ms: float | None = typer.Option(None, help="The winner may take no longer."),
+    pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
+    threads: int | None = options.THREADS,
+    seed: int = options.SEED,
+    shape: list[str] = options.SHAPE,
+    tokenizer: Path | None = options.TOKENIZER,
+    image: str | None = options.IMAGE,
+    limit: int | None = options.LIMIT,
+    records: Path = options.RECORDS,
+) -> None:
+    """Finds the fastest sparse form of a model on a device, with proof.
+
+    Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
+    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json,
+    study.sqlite. Stopped in the middle, the same command goes on where it was.
+    """
+    from hwsparse.model import import_onnx
+    from hwsparse.pipeline import Goal, Workspace, front_report
+    from hwsparse.pipeline import optimize as run
+
+    device = options.device(target, threads)
+    device.require_timing()
+    network = import_onnx(model, shapes=options.shapes(shape))
+    dataset = options.dataset(data, tokenizer, image, limit, seed).for_model(network)
+    goal = Goal(
+        trials=trials,
+        seed=seed,
+        max_drop=max_drop,
+        max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
+        patterns=tuple(pattern),
+    )
+    console = Console()
+    with StageProgress(console) as progress:
+        outcome = run(network, dataset, device, goal, Workspace(out, records), progress)
+    report = front_report(outcome, dataset.name)
+    write_front(report, out)
+    show_front(report, console)
+    if outcome.winner is None:
+        console.print(f"Nothing gained on {device.name}: no plan was faster than dense within the goal.")
+    else:
+        console.print(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}")
+    console.print(f"Pictures: {out / 'front.html'}, {out / 'front.png'}")
+
+
+def compile_(
+    model: Path = options.MODEL,
+    choice: str | None = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4."),
+    plan: Path | None = typer.Option(None, help="A plan's JSON file, instead of --choice."),
+    data: Path | None = typer.Option(None, help="Labelled data, to state quality as well."),
+    target: str = options.TARGET,
+    out: Path = options.OUT,
+    threads: int | None = options.THREADS,
+    seed: int = options.SEED,
+    shape: list[str] = options.SHAPE,
+    tokenizer: Path | None = options.TOKENIZER,
+    image: str | None = options.IMAGE,
+    limit: int | None = options.LIMIT,
+    records: Path = options.RECORDS,
+) -> None:
+    """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
+    from hwsparse.model import import_onnx
+    from hwsparse.pipeline import Workspace, compile_plan, uniform_plan
+
+    if (choice is None) == (plan is None):
+        raise InputError("give either --choice or --plan")
+    device = options.device(target, threads)
+    device.require_timing()
+    network = import_onnx(model, shapes=options.shapes(shape))
+    wanted = uniform_plan(network, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
+    dataset = options.dataset(data, tokenizer, image, limit, seed).for_model(network) if data else None
+    console = Console()
+    with StageProgress(console) as progress:
+        outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
+    show_artifact(outcome.finalists[0].artifact, console)
+
+
+def front(report: Path = typer.Argument(help="A front.json that `optimize` or `request` wrote.")) -> None:
+    """Shows a Pareto front that was found before."""
+    show_front(read_report(report), Console())
+
+
+def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> None:
+    """Checks every byte of an artifact against its digests, and shows what it says of itself."""
+    show_artifact(Artifact.load(artifact), Console())
+
+
+def write_front(report: FrontReport, directory: Path) -> None:
+    """Writes front.json, front.html and front.png."""
+    write_report(report, directory / "front.json")
+    front_html(report, directory / "front.html")
+    front_png(report, directory / "front.png")
+
+
+def show_front(report: FrontReport, console: Console) -> None:
+    """Prints a front as a table, with its notes."""
+    console.print(front_table(report))
+    for note in report.notes:
+        console.print(note, style="dim")
+
+
+def show_artifact(artifact: Artifact, console: Console) -> None:
+    """Prints an artifact's proof: whole network, then layer by layer."""
+    manifest = artifact.manifest
+    console.print(f"[bold]{manifest.model.name}[/] for {manifest.target.name}, {manifest.target.threads} threads")
+    console.print(f"artifact {artifact.directory}\ndigest   {manifest.digest}")
+    figures = (
+        ("this artifact", manifest.latency),
+        ("dense, same code generator", manifest.dense_latency),
+        ("dense, onnxruntime", manifest.onnxruntime_latency),
+    )
+    for name, figure in figures:
+        if figure is not None:
+            low, high = (1e3 * bound for bound in figure.interval_s)
+            console.print(
+                f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})", highlight=False
+            )
+    for name, quality in (("quality", manifest.quality), ("quality, dense", manifest.dense_quality)):
+        if quality is not None:
+            low, high = quality.interval
+            console.print(
+                f"  {name:<27} {quality.value:8.4f} {quality.metric} ({low:.4f} to {high:.4f}, "
+                f"{quality.samples} {quality.split} samples)",
+                highlight=False,
+            )
+    table = Table("layer", "asked", "ships", "kernel", "dense ms", "sparse ms", "refused because")
+    for proof in manifest.layers:
+        times = ("" if time is None else f"{time * 1e3:.3f}" for time in (proof.dense_s, proof.sparse_s))
+        table.add_row(proof.name, proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
+    console.print(table)

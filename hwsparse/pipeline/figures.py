@@ -1,0 +1,74 @@
+"""An outcome as the report of a front: predicted trials, and what was timed and judged on held-out data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hwsparse.latency import Measurement
+from hwsparse.pipeline.outcome import Outcome
+from hwsparse.plan import Plan
+from hwsparse.report import FrontPoint, FrontReport
+from hwsparse.sparsify import QualityReport
+
+
+def front_report(outcome: Outcome, dataset: str) -> FrontReport:
+    """Everything that the pictures and tables of an outcome show.
+
+    Raises:
+        InputError: the outcome has no quality to show: it was compiled without data.
+    """
+    model, target, baselines = outcome.model, outcome.target, outcome.baselines
+    points = [FrontPoint.of(candidate) for candidate in outcome.candidates]
+    if baselines.quality is not None:
+        dense = Plan(model.digest)
+        points.append(_point("dense", "dense", baselines.dense, baselines.quality, dense))
+        points.append(_point("onnxruntime", "external", baselines.onnxruntime, baselines.quality, None))
+    for finalist in outcome.finalists:
+        if finalist.quality is not None:
+            kind: Literal["uniform", "search"] = "uniform" if finalist.label.startswith("uniform") else "search"
+            points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, finalist.plan))
+    winner = outcome.winner
+    return FrontReport(
+        title=f"{model.name} on {target.name}",
+        model=model.name,
+        device=f"{target.name}, {target.threads} thread{'s' if target.threads > 1 else ''}",
+        dataset=dataset,
+        metric=baselines.quality.metric if baselines.quality is not None else "",
+        points=tuple(points),
+        winner=winner.label if winner is not None else None,
+        layers=winner.artifact.manifest.layers if winner is not None else (),
+        notes=_notes(outcome),
+    )
+
+
+def _point(
+    label: str,
+    kind: Literal["dense", "uniform", "search", "external"],
+    latency: Measurement,
+    quality: QualityReport,
+    plan: Plan | None,
+) -> FrontPoint:
+    return FrontPoint(
+        label=label,
+        kind=kind,
+        latency_s=latency.median_s,
+        latency_interval_s=latency.interval_s,
+        latency_source=latency.source,
+        quality=quality.value,
+        quality_interval=quality.interval,
+        split=quality.split,
+        plan=plan,
+    )
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    notes = [
+        "Trials: latency predicted from measured layers, quality on calibration data. "
+        "Finalists and baselines: timed in turns in one run, quality on held-out data.",
+        "Pruned after training, one shot, by magnitude; no weight was tuned.",
+    ]
+    if outcome.winner is None:
+        notes.append(
+            f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."
+        )
+    return tuple(notes)
