@@ -13,7 +13,8 @@ from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.report import FrontReport, front_html, front_png, front_table, read_report, write_report
+from hwsparse.report import FrontReport, read_report, write_report
+from hwsparse.report.table import front_table
 from hwsparse.target import load_target
 
 
@@ -128,6 +129,9 @@ def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> 
 
 def write_front(report: FrontReport, directory: Path) -> None:
     """Writes front.json, front.html and front.png."""
+    from hwsparse.report.html import front_html
+    from hwsparse.report.plot import front_png
+
     write_report(report, directory / "front.json")
     front_html(report, directory / "front.html")
     front_png(report, directory / "front.png")

@@ -7,6 +7,7 @@ which kernel serves which layer). Needs TVM's runtime only; knows nothing of mod
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tvm import relax
 
 from hwsparse.errors import ArtifactError, InputError
 from hwsparse.model import TensorSpec
+
+# Otherwise TVM pins whichever thread loads a library to the machine's first CPU, and all that it starts later.
+os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 LIBRARY, WEIGHTS, DESCRIPTION, REFERENCE = (
     "library.so",

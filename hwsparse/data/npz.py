@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,8 +19,26 @@ _LABELS = ("labels", "y")
 
 
 def write_npz(dataset: Dataset, path: Path) -> None:
-    """Writes what `read_npz` reads."""
-    np.savez_compressed(path, **dict(dataset.inputs), labels=dataset.labels)
+    """Writes what `read_npz` reads; a file that was there stays whole until the new one is.
+
+    Raises:
+        DataError: an input has the name that labels have, or the file cannot be written.
+    """
+    if clash := [name for name in _LABELS if name in dataset.inputs]:
+        raise DataError(
+            f"data set {dataset.name!r} has an input called {clash[0]!r}, which in a .npz file means labels"
+        )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in (*dataset.inputs.items(), ("labels", dataset.labels)):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    npy.write_array(file, array, allow_pickle=False)
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_npz(path: Path) -> Dataset:

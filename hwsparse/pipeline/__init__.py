@@ -243,7 +243,8 @@ def _anchors(
 ) -> list[tuple[Plan, object]]:
     """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to."""
     front = surrogate_plans(space)
-    plans = dict.fromkeys((Plan(model.digest), front[len(front) // 2], front[-1]))
+    steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
+    plans = dict.fromkeys((Plan(model.digest), *(front[step] for step in steps)))
     directories = {}
     for number, plan in enumerate(plans):
         on_stage("whole networks", number, len(plans) + 1)

@@ -1,17 +1,16 @@
-"""A front as people look at it: a table in the terminal, a page, a picture, and JSON to look again."""
+"""A front to look at: in the terminal, in a browser, in a document, and again later.
+
+    front.py    what is shown, and its JSON
+    view.py     what a picture shows, whatever draws it
+    words.py    figures and plans in words
+    table.py    front_table: for the terminal
+    html.py     front_html: one file for a browser (figure.py makes its picture)
+    plot.py     front_png: a picture for a document
+    files.py    files written whole or not at all
+
+Who draws imports the module that does; the names below need no drawing package.
+"""
 
 from hwsparse.report.front import FrontPoint, FrontReport, parse_report, read_report, write_report
-from hwsparse.report.html import front_html
-from hwsparse.report.plot import front_png
-from hwsparse.report.table import front_table
 
-__all__ = [
-    "FrontPoint",
-    "FrontReport",
-    "front_html",
-    "front_png",
-    "front_table",
-    "parse_report",
-    "read_report",
-    "write_report",
-]
+__all__ = ["FrontPoint", "FrontReport", "parse_report", "read_report", "write_report"]

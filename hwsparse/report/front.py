@@ -92,7 +92,7 @@ class FrontReport:
 
     def __post_init__(self) -> None:
         if not self.points:
-            raise InputError("a front needs at least one point: the search has no finished trial")
+            raise InputError("there is no result to show: a front needs at least one point")
         if self.winner is not None and all(point.label != self.winner for point in self.points):
             raise InputError(f"the winner {self.winner!r} is none of the points")
 

@@ -143,7 +143,7 @@ def headline(report: FrontReport) -> str:
     """The result in one line, for the top of a picture."""
     winner = report.winning_point
     if winner is None:
-        return "No plan has been chosen"
+        return "Predictions only: nothing was timed yet" if report.sources == ("predicted",) else "No plan met the goal"
     parts = []
     if (dense := report.dense_beside(winner)) is not None:
         parts.append(f"{words.speedup(report, winner)} as fast as dense")

@@ -1,6 +1,6 @@
 """How good a model's answers are with pruned weights, by onnxruntime, with an interval.
 
-Weights are replaced in the session, not in a file. Splits are the caller's: what chooses a plan and what
+Splits are the caller's: what chooses a plan and what
 reports it must be different samples.
 """
 
@@ -16,6 +16,7 @@ import onnxruntime
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
+from hwsparse.sparsify.apply import pruned_proto
 
 RESAMPLES = 1000
 
@@ -89,12 +90,10 @@ class Evaluator:
         options = onnxruntime.SessionOptions()
         # Samples run side by side, each on one thread: faster than one sample on all.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        kept = []  # onnxruntime reads these values while the session is made
-        for name, weight in weights.items():
-            layer = self._model.layer(name)
-            kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(self._model.initializer(layer, weight)))
-            options.add_initializer(layer.weight, kept[-1])
-        return onnxruntime.InferenceSession(self._model.proto, options, providers=["CPUExecutionProvider"])
+        # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
+        # replaces, so that convolutions would silently be evaluated dense.
+        proto = pruned_proto(self._model, weights)
+        return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
 
 
 Scorer = Callable[[np.ndarray], float]  # indices of labelled samples -> the metric on them

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hwsparse.data.npz
-from hwsparse.data import read_npz
+from hwsparse.data import Dataset, read_npz, write_npz
 from hwsparse.errors import DataError
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -42,7 +42,29 @@ def test_reads_what_numpy_writes(tmp_path: Path, labels: str, save: object) -> N
 
 def test_pairs(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", x=X[:2], labels=np.array([0.5]))
-    assert len(read_npz(tmp_path / "set.npz", metric="spearman")) == 1
+    found = read_npz(tmp_path / "set.npz")
+    assert (len(found), found.metric) == (1, "spearman")
+
+
+@pytest.mark.parametrize("labels", [Y, np.array([0.5])])
+def test_what_is_written_is_read(tmp_path: Path, labels: np.ndarray) -> None:
+    rows = X if labels is Y else X[:2]
+    metric = "top1" if labels is Y else "spearman"
+    whole = Dataset("set", {"file": rows, "jax/bytes:0": rows.astype(np.int32)}, labels, metric)
+    write_npz(whole, tmp_path / "set.npz")
+    assert read_npz(tmp_path / "set.npz").digest == whole.digest
+    assert [item.name for item in tmp_path.iterdir()] == ["set.npz"]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="an input called 'y'"):
+        write_npz(Dataset("set", {"y": X}, Y), tmp_path / "set.npz")
+    with pytest.raises(DataError, match="cannot write"):
+        write_npz(Dataset("set", {"x": X}, Y), tmp_path / "none" / "set.npz")
+    (tmp_path / "taken.npz").mkdir()
+    with pytest.raises(DataError, match="cannot write"):
+        write_npz(Dataset("set", {"x": X}, Y), tmp_path / "taken.npz")
+    assert [item.name for item in tmp_path.iterdir()] == ["taken.npz"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +75,7 @@ def test_pairs(tmp_path: Path) -> None:
         ({"y": Y}, "is empty"),
         ({"x": X[:0], "y": Y[:0]}, "is empty"),
         ({"x": X[:2], "y": Y}, "3 labels need 3 rows"),
-        ({"x": X, "y": Y.astype(float)}, "class indices"),
+        ({"x": X, "y": Y.astype(float)}, "3 labels need 6 rows"),
     ],
 )
 def test_arrays_that_do_not_go_together(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:

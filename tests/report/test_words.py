@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from hwsparse.report import words
+from tests.report.sample import make_plan, point, sample_report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.5, "500 ms"), (0.0123, "12.3 ms"), (0.00481, "4.81 ms"), (0.000456, "0.456 ms"), (2.3e-5, "0.0230 ms")],
+)
+def test_milliseconds_have_three_figures(seconds: float, text: str) -> None:
+    assert words.milliseconds(seconds) == text
+
+
+def test_accuracy_is_in_percent_and_correlation_is_not() -> None:
+    assert words.quality("top1", 0.9632) == "96.3 %"
+    assert words.quality("spearman", 0.81234) == "0.8123"
+    assert words.metric_name("top1") == "Top-1 accuracy"
+    assert words.metric_name("bleu") == "bleu"
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "text"),
+    [
+        ("top1", -0.0061, f"{words.MINUS}0.6 pts"),
+        ("top1", 0.0061, "+0.6 pts"),
+        ("top1", -0.0001, "±0.0 pts"),
+        ("top1", 0.0001, "±0.0 pts"),
+        ("spearman", -0.01, f"{words.MINUS}0.0100"),
+        ("spearman", 0.0, "±0.0000"),
+    ],
+)
+def test_a_change_has_a_sign_unless_it_is_none(metric: str, difference: float, text: str) -> None:
+    assert words.change(metric, difference) == text
+
+
+def test_a_plan_is_told_pattern_by_pattern() -> None:
+    plan = make_plan("block4x1@0.9", "2:4", "block4x1@0.5", "block4x1@0.7")
+    assert words.plan_summary(plan) == f"2:4, block4x1@0.5{words.DASH}0.9 {words.TIMES}3"
+    assert words.plan_summary(make_plan("2:4", "2:4")) == f"2:4 {words.TIMES}2"
+    assert words.plan_summary(make_plan()) == "dense"
+    assert words.plan_summary(None) == ""
+
+
+def test_speed_and_loss_are_against_dense() -> None:
+    report = sample_report()
+    winner = report.winning_point
+    assert winner is not None
+    assert words.speedup(report, winner) == f"2.31{words.TIMES}"
+    assert words.quality_change(report, winner) == f"{words.MINUS}0.6 pts"
+    assert words.latency_interval(point("a", "search", 2.0, 0.9)) == f"1.97{words.DASH}2.06"
+    assert words.quality_interval("top1", winner) == f"95.4{words.DASH}97.0"
