@@ -87,6 +87,7 @@ def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
     except Exception as error:  # the importer raises whatever its converters raise
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise CompileError(f"TVM cannot import {model.name}: {reason}") from None
+    module["main"] = _BoundedTakes(module).visit_expr(module["main"])
     passes = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.FoldConstant(),
@@ -94,6 +95,17 @@ def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
         relax.transform.DeadCodeElimination(),
     ]
     return tvm.transform.Sequential(passes)(module)
+
+
+@mutator
+class _BoundedTakes(PyExprMutator):  # type: ignore[misc]
+    """Makes look-ups clip their indices: the importer's mode reads past the table when one is out of range."""
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if getattr(call.op, "name", "") != "relax.take":
+            return call
+        return relax.op.take(call.args[0], call.args[1], call.attrs.axis, mode="clip")
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ from hwsparse.search import (
 )
 from hwsparse.search.database import StudyIdentity
 from hwsparse.search.samplers import SamplerName
-from hwsparse.search.study import SearchSettings, run_search
+from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.sparsify import Evaluator, applicable, apply_plan
 from hwsparse.target import Target
 
@@ -62,6 +62,8 @@ __all__ = [
 ]
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# What is shown as the baseline that needs no search: the same choice for every layer that can have it.
+UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
 # Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
 SHOWN_DROPS = 5
 CALIBRATION_SHARE = 0.5
@@ -136,7 +138,7 @@ def optimize(
     calibration, held_out = dataset.split(CALIBRATION_SHARE, goal.seed)
     judges = _judges(model, calibration, held_out, target, goal.seed)
     inputs = _sample(calibration)
-    known: dict[int, Candidate] = {}
+    known: dict[Plan, Candidate] = {}
 
     def on_stage(stage: str, done: int, total: int) -> None:
         on_progress(stage, done, total, tuple(known.values()))
@@ -146,16 +148,15 @@ def optimize(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         choices = choices_of(target, goal.patterns, goal.ratios)
         offers, costs = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
-        space = build_space(model.digest, offers, uniform=choices)
+        space = build_space(model.digest, offers, uniform=[c for c in choices if str(c) in UNIFORM])
         costs = costs.fit_network(model, _anchors(model, space, target, bench, inputs, scratch, on_stage))
         assert judges.choosing is not None
         evaluator = judges.choosing
 
-        def on_trial(trial: object) -> None:
-            candidate = getattr(trial, "candidate", None)
-            if candidate is not None:
-                known.setdefault(candidate.trial, candidate)
-            on_stage("search", trial.done, trial.asked)  # type: ignore[attr-defined]
+        def on_trial(trial: TrialOutcome) -> None:
+            if trial.candidate is not None:
+                known.setdefault(trial.candidate.plan, trial.candidate)
+            on_stage("search", trial.done, trial.asked)
 
         candidates = run_search(
             space,
