@@ -158,10 +158,7 @@ def parse_target(text: str, where: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise TargetError(f"{where}: not TOML: {error}") from None
     _only(data, ("name", "kind", "description", "compile", "run", "hardware", "supported"), where)
-    if "hardware" in data:
-        hardware = _table(data, "hardware", where)
-    else:
-        hardware = probe_hardware()
+    hardware = _table(data, "hardware", where) if "hardware" in data else probe_hardware()
     compile_, run = _table(data, "compile", where), _table(data, "run", where)
     _only(compile_, ("tvm_target", "isa"), f"{where}: [compile]")
     _only(run, ("runner", "threads"), f"{where}: [run]")
@@ -181,7 +178,7 @@ def parse_target(text: str, where: str) -> Target:
             description=_value(data, "description", str, where),
             tvm_target=json.dumps(tvm_target, sort_keys=True),
             runner=_value(run, "runner", str, where),
-            threads=_value(run, "threads", int, where) if "threads" in run else figures.get("cores", 1),
+            threads=_value(run, "threads", int, where) if "threads" in run else max(1, figures.get("cores", 1) - 1),
             supported=_supported(_table(data, "supported", where), where),
             **figures,
         )
@@ -298,7 +295,7 @@ def _value(table: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
         value = float(value)
     if type(value) is not kind:
         raise TargetError(f"{where}: {key} must be of type {_TOML_TYPES[kind]}, not {value!r}")
-    if kind is list and not all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         raise TargetError(f"{where}: {key} must be a list of texts")
     return value
 

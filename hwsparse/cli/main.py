@@ -12,7 +12,10 @@ import typer
 from rich.console import Console
 
 import hwsparse
-from hwsparse.cli import quickstart, service, targets, work
+from hwsparse.cli import targets
+from hwsparse.cli.quickstart import quickstart
+from hwsparse.cli.service import job, request, serve
+from hwsparse.cli.work import compile_, front, inspect, optimize, verify
 from hwsparse.errors import HwsparseError, InputError
 
 app = typer.Typer(
@@ -25,10 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets.app, name="targets")
-for command in (work.inspect, work.optimize, work.compile_, work.front, work.verify, service.serve, service.request):
+for command in (quickstart, inspect, optimize, compile_, front, verify, serve, request):
     app.command(name=command.__name__.rstrip("_"))(command)
-app.command(name="quickstart")(quickstart.command)
-app.command(name="job", hidden=True)(service.job)
+app.command(hidden=True)(job)
 
 
 def _version(asked: bool) -> None:

@@ -7,6 +7,7 @@ timed, the winner is asked for through a server on loopback, downloaded, and che
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -21,17 +22,16 @@ from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.work import show_artifact, show_front, write_front
 from hwsparse.serve.client import Client
 from hwsparse.serve.server import Server, ServerSettings
-from hwsparse.target import list_targets
+from hwsparse.target import list_targets, load_target
 
 FILES_PER_TYPE = 24
 HOW_MANY_CHECKED = 8
 
 
-def command(
+def quickstart(
     out: Path = typer.Option(Path("hwsparse-quickstart"), help="Directory for everything that is written."),
     trials: int = typer.Option(40, help="Plans to try."),
     max_drop: float = typer.Option(0.02, help="Accuracy that the winner may lose on calibration files."),
-    threads: int | None = options.THREADS,
     seed: int = options.SEED,
 ) -> None:
     """The whole path on a real model: measure, search, compile, serve, fetch, prove. Some minutes."""
@@ -41,7 +41,7 @@ def command(
     from hwsparse.pipeline import Goal, Workspace, front_report, optimize
 
     started, console = time.monotonic(), Console()
-    target = options.device("x86-local", threads)
+    target = load_target("x86-local")
     target.require_timing()
     source = magika_directory()
     console.rule("1  A model and data")
@@ -66,11 +66,10 @@ def command(
         console.print("Sparsity gains nothing on this machine within the goal, so there is nothing to serve.")
         return
     console.rule("4  Served over gRPC, fetched as a client")
-    data, onnx_file = out / "files.npz", source / "model.onnx"
+    data, onnx_file = out / "files.npz", out / "magika.onnx"
     write_npz(dataset, data)
-    settings = ServerSettings(
-        state=out / "server", command=service.JOB_COMMAND, targets=list_targets(), port=0
-    )
+    shutil.copyfile(source / "model.onnx", onnx_file)
+    settings = ServerSettings(state=out / "server", command=service.JOB_COMMAND, targets=list_targets(), port=0)
     with Server(settings) as server, Client(server.address) as client:
         console.print(f"server on {server.address}; asking it to compile the winner's plan for {target.name}")
         operation = client.compile(
@@ -82,9 +81,7 @@ def command(
         )
         result = service.follow(operation, console)
         place = out / "downloaded" / result.artifacts[0][:16]
-        artifact = (
-            Artifact.load(place) if place.exists() else client.download(result.artifacts[0], place)
-        )
+        artifact = Artifact.load(place) if place.exists() else client.download(result.artifacts[0], place)
     show_artifact(artifact, console)
     console.rule("5  Proof")
     _prove(artifact, model, winner.plan, dataset, console)

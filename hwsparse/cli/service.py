@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 # Before grpc is imported: otherwise its core prints a line whenever a connection ends.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -155,8 +156,9 @@ def _work(directory: Path, asked: JobRequest) -> JobResult:
         end = STAGE_ENDS[stage]
         start = max((e for e in STAGE_ENDS.values() if e < end), default=0.0)
         before = max(before, start + (end - start) * done / max(total, 1))
-        searching = {"trials_done": done, "trials_total": total} if stage == "search" else {}
-        progress.report(stage, min(before, 1.0), f"{stage}: {done} of {total}", **searching)
+        trials = (done, total) if stage == "search" else (0, 0)
+        message = f"{stage}: {done} of {total}"
+        progress.report(stage, min(before, 1.0), message, trials_done=trials[0], trials_total=trials[1])
 
     progress.report("import", 0.0, f"reading {asked.model_name}")
     target = load_target(asked.target)
@@ -204,7 +206,7 @@ def _result(asked: JobRequest, outcome: object) -> JobResult:
 
     points = [FrontPoint("dense", *dense, Plan(outcome.model.digest))]
     for finalist in outcome.finalists:
-        method = "uniform" if finalist.label == "uniform" or asked.choice else "search"
+        method: Literal["uniform", "search"] = "uniform" if finalist.label == "uniform" or asked.choice else "search"
         digest = finalist.artifact.digest if finalist.artifact.digest in artifacts else None
         points.append(
             FrontPoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,6 @@ from hwsparse.errors import InputError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import FrontReport, read_report, write_report
 from hwsparse.report.table import front_table
-from hwsparse.target import load_target
 
 
 def inspect(
@@ -87,7 +87,9 @@ def optimize(
 
 def compile_(
     model: Path = options.MODEL,
-    choice: str | None = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4."),
+    choice: str | None = typer.Option(
+        None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4."
+    ),
     plan: Path | None = typer.Option(None, help="A plan's JSON file, instead of --choice."),
     data: Path | None = typer.Option(None, help="Labelled data, to state quality as well."),
     target: str = options.TARGET,
@@ -158,7 +160,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
         if figure is not None:
             low, high = (1e3 * bound for bound in figure.interval_s)
             console.print(
-                f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})", highlight=False
+                f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})",
+                highlight=False,
             )
     for name, quality in (("quality", manifest.quality), ("quality, dense", manifest.dense_quality)):
         if quality is not None:
@@ -168,8 +171,12 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
                 f"{quality.samples} {quality.split} samples)",
                 highlight=False,
             )
-    table = Table("layer", "asked", "ships", "kernel", "dense ms", "sparse ms", "refused because")
-    for proof in manifest.layers:
+    table = Table("layer", "asked", "ships", "kernel", "dense ms", "sparse ms", "refused because", box=box.SIMPLE)
+    told = [proof for proof in manifest.layers if proof.asked != "dense"]
+    for proof in told:
         times = ("" if time is None else f"{time * 1e3:.3f}" for time in (proof.dense_s, proof.sparse_s))
-        table.add_row(proof.name, proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
-    console.print(table)
+        name = proof.name.rsplit("/", 1)[-1]
+        table.add_row(name, proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
+    if told:
+        console.print(table)
+    console.print(f"{len(manifest.layers) - len(told)} other prunable layers are dense, as asked")

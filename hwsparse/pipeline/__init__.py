@@ -25,7 +25,7 @@ from hwsparse import compiler
 from hwsparse.codegen import random_inputs
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, StudyError
-from hwsparse.latency import CostModel
+from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -241,7 +241,7 @@ def _anchors(
     inputs: Mapping[str, np.ndarray],
     scratch: Path,
     on_stage: Callable[[str, int, int], None],
-) -> list[tuple[Plan, object]]:
+) -> list[tuple[Plan, Measurement]]:
     """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to."""
     front = surrogate_plans(space)
     steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]

@@ -25,7 +25,7 @@ OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float]) -> tuple[Choice, ...]:
     """Every sparse choice that the target supports: all of its patterns, or those named, at every ratio."""
-    choices = []
+    choices: list[Choice] = []
     for text, dtype in target.supported:
         pattern = parse_pattern(text)
         if dtype != "float32" or isinstance(pattern, Dense) or (patterns and text not in patterns):

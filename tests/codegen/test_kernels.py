@@ -50,7 +50,9 @@ def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int) -> None:
 def choices(draw: st.DrawFn, layer: Layer) -> Choice:
     """Choices that can be applied to the layer, with ratios from nothing to everything dropped."""
     usable = [parse_pattern(text) for text in PATTERNS]
-    pattern = draw(st.sampled_from([p for p in usable if applicable(layer, p) is None and not refusal(layer, Choice())]))
+    pattern = draw(
+        st.sampled_from([p for p in usable if applicable(layer, p) is None and not refusal(layer, Choice())])
+    )
     if isinstance(pattern, Dense):
         return Choice()
     if isinstance(pattern, NM):
@@ -104,7 +106,11 @@ def test_a_layer_without_weights_gives_its_bias() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.lists(st.integers(1, 3), max_size=2), st.integers(1, 20), st.integers(1, 20), st.integers(1, 40), st.integers(1, 4)
+    st.lists(st.integers(1, 3), max_size=2),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(1, 4),
 )
 def test_products_of_activations(batch: list[int], m: int, depth: int, n: int, threads: int) -> None:
     rng = np.random.default_rng(math.prod(batch) + m + depth + n)
