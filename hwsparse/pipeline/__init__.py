@@ -223,8 +223,8 @@ def uniform_plan(model: Model, choice: Choice) -> Plan:
 
 def _judges(model: Model, calibration: Dataset, held_out: Dataset, target: Target, seed: int) -> Judges:
     return Judges(
-        Evaluator(model, calibration, "calibration", target.threads, seed),
-        Evaluator(model, held_out, "held-out", target.threads, seed),
+        Evaluator(model, calibration, "calibration", target.cores, seed),
+        Evaluator(model, held_out, "held-out", target.cores, seed),
     )
 
 

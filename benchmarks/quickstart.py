@@ -1,0 +1,160 @@
+"""The whole path on three real networks: search, compile, time in turns with onnxruntime, judge on held-out data.
+
+Magika's data are files of this Python installation; EfficientNet-Lite0 wants labelled ImageNet images and
+MiniLM STS-B pairs, from --data. A network whose package or data are missing is named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hwsparse.cli.progress import StageProgress
+from hwsparse.codegen import Library, relative_error
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.data import Dataset, ImagePreprocess, read_image_csv, read_text_pairs
+from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
+from hwsparse.errors import HwsparseError
+from hwsparse.model import Model, import_onnx
+from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
+from hwsparse.sparsify import apply_plan
+from hwsparse.target import load_target
+
+# The patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
+PATTERNS, RATIOS = ("unstructured", "block4x1", "block8x1"), (0.5, 0.7, 0.8, 0.9)
+IMAGES, PAIRS = 300, 300
+MAX_DROP = 0.02
+CHECKED = 4
+
+Task = Callable[[Path | None, int], tuple[Model, Dataset]]
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
+    """Runs every network that can be had; gives the means over networks, and figures by network."""
+    console = Console()
+    target = load_target("x86-local")
+    if arguments.threads:
+        target = target.with_threads(arguments.threads)
+    columns = ("onnxruntime ms", "dense ms", "sparse ms", "ort/dense", "ort/sparse", "quality dense", "quality sparse")
+    title = f"{target.name}, {target.threads} threads, timed in turns in one run; quality held out"
+    table = Table("network", *columns, "worst rel. error", title=title)
+    rows: dict[str, dict[str, float]] = {}
+    details = {}
+    for name, task in TASKS.items():
+        if arguments.models and name not in arguments.models:
+            continue
+        try:
+            model, dataset = task(arguments.data, arguments.seed)
+        except (HwsparseError, ImportError) as error:
+            console.print(f"{name} is left out: {error}")
+            continue
+        console.rule(name)
+        goal = Goal(arguments.trials, arguments.seed, MAX_DROP, finalists=3, patterns=PATTERNS, ratios=RATIOS)
+        workspace = Workspace(arguments.work / f"{name}-{target.threads}", arguments.work / "records.sqlite")
+        with StageProgress(console) as progress:
+            outcome = optimize(model, dataset, target, goal, workspace, progress)
+        shown = outcome.winner or min(outcome.finalists, key=lambda finalist: finalist.latency.median_s)
+        if outcome.winner is None:
+            console.print(f"{name}: no plan is faster than dense within {MAX_DROP:.0%}; the fastest finalist is shown")
+        rows[name] = _row(outcome, shown, dataset)
+        details[name] = _details(outcome, shown)
+        table.add_row(name, *(f"{value:.4g}" for value in _cells(outcome, shown, rows[name])))
+    console.print(table)
+    if not rows:
+        return dict.fromkeys(("ort_over_ours", "dense_over_sparse"), math.nan), {}
+    means = {key: _mean(key, [row[key] for row in rows.values()]) for key in next(iter(rows.values()))}
+    return means | {f"{name}_{key}": value for name, row in rows.items() for key, value in row.items()}, details
+
+
+def _row(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> dict[str, float]:
+    baselines = outcome.baselines
+    assert baselines.quality is not None and finalist.quality is not None
+    return {
+        "ort_over_ours": baselines.onnxruntime.median_s / finalist.latency.median_s,
+        "ort_over_ours_dense": baselines.onnxruntime.median_s / baselines.dense.median_s,
+        "dense_over_sparse": baselines.dense.median_s / finalist.latency.median_s,
+        "quality_dense": baselines.quality.value,
+        "quality_sparse": finalist.quality.value,
+        "max_rel_err": _worst_error(outcome.model, finalist, dataset),
+    }
+
+
+def _cells(outcome: Outcome, finalist: Finalist, row: dict[str, float]) -> tuple[float, ...]:
+    times = (outcome.baselines.onnxruntime, outcome.baselines.dense, finalist.latency)
+    return (
+        *(time.median_s * 1e3 for time in times),
+        row["ort_over_ours_dense"], row["ort_over_ours"], row["quality_dense"], row["quality_sparse"], row["max_rel_err"],
+    )  # fmt: skip
+
+
+def _worst_error(model: Model, finalist: Finalist, dataset: Dataset) -> float:
+    """The artifact against onnxruntime on the same pruned weights, over several samples."""
+    library = Library.load(finalist.artifact.directory, finalist.artifact.manifest.target.threads)
+    weights = apply_plan(model, finalist.plan)
+    worst = 0.0
+    for row in range(CHECKED):
+        inputs = {key: np.ascontiguousarray(values[row : row + 1]) for key, values in dataset.inputs.items()}
+        ours, theirs = library.run(inputs), onnxruntime_answers(model, weights, inputs)
+        worst = max(worst, *(relative_error(ours[name], value) for name, value in theirs.items()))
+    return worst
+
+
+def _details(outcome: Outcome, finalist: Finalist) -> dict[str, object]:
+    baselines = outcome.baselines
+    return {
+        "plan": finalist.plan.to_json(),
+        "onnxruntime_s": baselines.onnxruntime.samples_s,
+        "dense_s": baselines.dense.samples_s,
+        "sparse_s": finalist.latency.samples_s,
+        "quality_dense": [baselines.quality.value, *baselines.quality.interval] if baselines.quality else None,
+        "quality_sparse": [finalist.quality.value, *finalist.quality.interval] if finalist.quality else None,
+        "front": [[c.latency_s, c.quality, c.plan.to_json()] for c in outcome.candidates],
+    }
+
+
+def _mean(key: str, values: list[float]) -> float:
+    """Ratios are averaged geometrically; of errors the worst counts."""
+    if key == "max_rel_err":
+        return max(values)
+    if "_over_" in key:
+        return math.exp(sum(map(math.log, values)) / len(values))
+    return sum(values) / len(values)
+
+
+def _magika(data: Path | None, seed: int) -> tuple[Model, Dataset]:
+    source = magika_directory()
+    model = import_onnx(source / "model.onnx", name="magika")
+    return model, read_installed_files(load_config(source), seed=seed, per_label=24).for_model(model)
+
+
+def _efficientnet(data: Path | None, seed: int) -> tuple[Model, Dataset]:
+    from benchmarks.models.efficientnet_lite0 import efficientnet_lite0
+
+    labels = _given(data) / "imagenet1k" / "labels.csv"
+    as_trained = ImagePreprocess(size=(224, 224), mean=(127,) * 3, std=(128,) * 3)
+    model = efficientnet_lite0()
+    return model, read_image_csv(labels, as_trained, limit=IMAGES, seed=seed).for_model(model)
+
+
+def _minilm(data: Path | None, seed: int) -> tuple[Model, Dataset]:
+    from benchmarks.models.minilm import minilm, package_directory
+
+    pairs = _given(data) / "nlp" / "stsb-dev.csv"
+    model = minilm()
+    tokenizer = package_directory() / "tokenizer.json"
+    return model, read_text_pairs(pairs, tokenizer, limit=PAIRS, seed=seed).for_model(model)
+
+
+def _given(data: Path | None) -> Path:
+    if data is None:
+        raise HwsparseError("no task data: give --data DIR or set HWSPARSE_DATA")
+    return Path(data)
+
+
+TASKS: dict[str, Task] = {"magika": _magika, "efficientnet-lite0": _efficientnet, "minilm": _minilm}
