@@ -23,7 +23,6 @@ from hwsparse.data.magika_files import load_config, magika_directory, read_insta
 from hwsparse.errors import HwsparseError
 from hwsparse.model import Model, import_onnx
 from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
-from hwsparse.sparsify import apply_plan
 from hwsparse.target import load_target
 
 # The patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
@@ -81,26 +80,24 @@ def _row(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> dict[str, fl
         "dense_over_sparse": baselines.dense.median_s / finalist.latency.median_s,
         "quality_dense": baselines.quality.value,
         "quality_sparse": finalist.quality.value,
-        "max_rel_err": _worst_error(outcome.model, finalist, dataset),
+        "max_rel_err": _worst_error(outcome, finalist, dataset),
     }
 
 
 def _cells(outcome: Outcome, finalist: Finalist, row: dict[str, float]) -> tuple[float, ...]:
     times = (outcome.baselines.onnxruntime, outcome.baselines.dense, finalist.latency)
-    return (
-        *(time.median_s * 1e3 for time in times),
-        row["ort_over_ours_dense"], row["ort_over_ours"], row["quality_dense"], row["quality_sparse"], row["max_rel_err"],
-    )  # fmt: skip
+    keys = ("ort_over_ours_dense", "ort_over_ours", "quality_dense", "quality_sparse", "max_rel_err")
+    return (*(time.median_s * 1e3 for time in times), *(row[key] for key in keys))
 
 
-def _worst_error(model: Model, finalist: Finalist, dataset: Dataset) -> float:
+def _worst_error(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> float:
     """The artifact against onnxruntime on the same pruned weights, over several samples."""
     library = Library.load(finalist.artifact.directory, finalist.artifact.manifest.target.threads)
-    weights = apply_plan(model, finalist.plan)
+    weights = outcome.weights(finalist.plan)
     worst = 0.0
     for row in range(CHECKED):
         inputs = {key: np.ascontiguousarray(values[row : row + 1]) for key, values in dataset.inputs.items()}
-        ours, theirs = library.run(inputs), onnxruntime_answers(model, weights, inputs)
+        ours, theirs = library.run(inputs), onnxruntime_answers(outcome.model, weights, inputs)
         worst = max(worst, *(relative_error(ours[name], value) for name, value in theirs.items()))
     return worst
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
@@ -23,6 +25,10 @@ from hwsparse.cli.work import show_artifact, show_front, write_front
 from hwsparse.serve.client import Client
 from hwsparse.serve.server import Server, ServerSettings
 from hwsparse.target import list_targets, load_target
+
+if TYPE_CHECKING:
+    from hwsparse.data import Dataset
+    from hwsparse.model import Model
 
 FILES_PER_TYPE = 24
 HOW_MANY_CHECKED = 8
@@ -84,22 +90,18 @@ def quickstart(
         artifact = Artifact.load(place) if place.exists() else client.download(result.artifacts[0], place)
     show_artifact(artifact, console)
     console.rule("5  Proof")
-    _prove(artifact, model, winner.plan, dataset, console)
+    _prove(artifact, model, outcome.weights(winner.plan), dataset, console)
     console.print(f"the whole took {time.monotonic() - started:.0f} s")
 
 
-def _prove(artifact: Artifact, model: object, plan: object, dataset: object, console: Console) -> None:
+def _prove(
+    artifact: Artifact, model: Model, weights: Mapping[str, np.ndarray], dataset: Dataset, console: Console
+) -> None:
     """Runs the downloaded artifact on files, against onnxruntime on the same pruned weights."""
     from hwsparse.codegen import Library, relative_error
     from hwsparse.compiler import onnxruntime_answers
-    from hwsparse.data import Dataset
-    from hwsparse.model import Model
-    from hwsparse.plan import Plan
-    from hwsparse.sparsify import apply_plan
 
-    assert isinstance(model, Model) and isinstance(plan, Plan) and isinstance(dataset, Dataset)
     library = Library.load(artifact.directory, artifact.manifest.target.threads)
-    weights = apply_plan(model, plan)
     errors, same = [], 0
     name = model.outputs[0].name
     for row in range(HOW_MANY_CHECKED):

@@ -33,6 +33,7 @@ from hwsparse.pipeline.figures import front_report
 from hwsparse.pipeline.finals import Judges, build_and_time, pick_winner
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome
 from hwsparse.pipeline.survey import choices_of, survey
+from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
     Candidate,
@@ -147,9 +148,9 @@ def optimize(
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         choices = choices_of(target, goal.patterns, goal.ratios)
-        offers, costs = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
+        offers, costs, weights = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
         space = build_space(model.digest, offers, uniform=[c for c in choices if str(c) in UNIFORM])
-        costs = costs.fit_network(model, _anchors(model, space, target, bench, inputs, scratch, on_stage))
+        costs = costs.fit_network(model, _anchors(model, space, weights, target, bench, inputs, scratch, on_stage))
         assert judges.choosing is not None
         evaluator = judges.choosing
 
@@ -160,20 +161,20 @@ def optimize(
 
         candidates = run_search(
             space,
-            lambda plan: evaluator.evaluate(apply_plan(model, plan)),
+            lambda plan: evaluator.evaluate(weights(plan)),
             lambda plan: costs.predict_model(model, plan),
             SearchSettings(goal.trials, goal.seed, goal.sampler),
             storage=workspace.study,
             name=f"{model.name} on {target.name}",
-            identity=StudyIdentity(calibration.name, calibration.digest, target.name, target.threads),
+            identity=StudyIdentity(calibration.name, calibration.digest, target.name, target.threads, "reconstruct"),
             on_trial=on_trial,
         )
         baselines, finalists = build_and_time(
-            model, _finalist_plans(candidates, goal), target, costs, bench, judges, inputs,
+            model, _finalist_plans(candidates, goal), weights, target, costs, bench, judges, inputs,
             scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
         )  # fmt: skip
     winner = pick_winner(finalists, baselines, goal.max_drop, goal.min_quality, goal.max_latency_s)
-    return Outcome(model, target, baselines, finalists, winner, tuple(candidates), space, costs)
+    return Outcome(model, target, baselines, finalists, winner, tuple(candidates), space, costs, weights)
 
 
 def compile_plan(
@@ -188,6 +189,9 @@ def compile_plan(
 ) -> Outcome:
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
+    With data, weights are fitted on its calibration half, as a search with that data and seed does; without,
+    they are pruned by magnitude alone.
+
     Raises:
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
         PlanError: the plan does not belong to the model.
@@ -197,10 +201,16 @@ def compile_plan(
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     judges, inputs = Judges(None, None), random_inputs(model.inputs, seed)
+    weights = PrunedWeights(model, {})
     if dataset is not None:
         dataset.check_fits(model)
         calibration, held_out = dataset.split(CALIBRATION_SHARE, seed)
         judges, inputs = _judges(model, calibration, held_out, target, seed), _sample(calibration)
+        pruned = [model.layer(name) for name, _ in plan.choices]
+        statistics = layer_statistics(
+            model, calibration, pruned, target, seed, lambda done, total: on_progress("statistics", done, total, ())
+        )
+        weights = PrunedWeights(model, statistics)
     with ExitStack() as stack:
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
@@ -208,11 +218,11 @@ def compile_plan(
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
         costs = CostModel.fit(report.table)
         baselines, finalists = build_and_time(
-            model, {"plan": plan}, target, costs, bench, judges, inputs, scratch, workspace.artifacts,
+            model, {"plan": plan}, weights, target, costs, bench, judges, inputs, scratch, workspace.artifacts,
             lambda done, total: on_progress("finalists", done, total, ()),
         )  # fmt: skip
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
-    return Outcome(model, target, baselines, finalists, winner, (), None, costs)
+    return Outcome(model, target, baselines, finalists, winner, (), None, costs, weights)
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:
@@ -236,6 +246,7 @@ def _sample(dataset: Dataset) -> dict[str, np.ndarray]:
 def _anchors(
     model: Model,
     space: SearchSpace,
+    weights: PrunedWeights,
     target: Target,
     bench: Bench,
     inputs: Mapping[str, np.ndarray],
@@ -251,7 +262,7 @@ def _anchors(
         on_stage("whole networks", number, len(plans) + 1)
         directories[plan.digest] = scratch / f"anchor{number}"
         directories[plan.digest].mkdir()
-        compiler.build(model, plan, apply_plan(model, plan), target, inputs, directories[plan.digest])
+        compiler.build(model, plan, weights(plan), target, inputs, directories[plan.digest])
     times = bench.time_networks(directories)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)
     return [(plan, times[plan.digest]) for plan in plans]

@@ -17,8 +17,9 @@ from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.outcome import Baselines, Finalist
+from hwsparse.pipeline.weights import PrunedWeights
 from hwsparse.plan import Plan
-from hwsparse.sparsify import Evaluator, QualityReport, apply_plan
+from hwsparse.sparsify import Evaluator, QualityReport
 from hwsparse.target import Target
 
 
@@ -36,6 +37,7 @@ DENSE, ONNXRUNTIME = "dense", "onnxruntime"
 def build_and_time(
     model: Model,
     plans: Mapping[str, Plan],
+    weights: PrunedWeights,
     target: Target,
     costs: CostModel,
     bench: Bench,
@@ -60,7 +62,7 @@ def build_and_time(
         if plan not in built:
             directory = scratch / plan.digest[:16]
             directory.mkdir()
-            built[plan] = compiler.build(model, plan, apply_plan(model, plan), target, inputs, directory)
+            built[plan] = compiler.build(model, plan, weights(plan), target, inputs, directory)
         libraries[label] = built[plan]
         on_step(done + 1, len(settled) + 1)
     directories = {label: library.directory for label, library in libraries.items()}
@@ -68,30 +70,26 @@ def build_and_time(
     directories[ONNXRUNTIME].mkdir()
     write_onnxruntime_contender(model, directories[ONNXRUNTIME])
     times = bench.time_networks(directories)
-    baselines = Baselines(
-        times[DENSE], times[ONNXRUNTIME], _judge(judges.choosing, model, None), _judge(judges.reporting, model, None)
-    )
+    baselines = Baselines(times[DENSE], times[ONNXRUNTIME], _judge(judges.choosing, {}), _judge(judges.reporting, {}))
     finalists = []
     for label, (plan, refused) in settled.items():
         if label == DENSE:
             continue
-        quality = _judge(judges.reporting, model, plan)
+        quality = _judge(judges.reporting, weights(plan))
         figures = Figures(times[label], times[DENSE], times[ONNXRUNTIME], quality, baselines.quality)
         place = artifacts / plan.digest[:16]
         shutil.rmtree(place, ignore_errors=True)  # an artifact of the same plan from an earlier run
         artifact = compiler.package(
             model, plan, refused, libraries[label], target, costs, figures, place, bench.clock()
         )
-        chosen_by = _judge(judges.choosing, model, plan)
+        chosen_by = _judge(judges.choosing, weights(plan))
         finalists.append(Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact))
     on_step(len(settled) + 1, len(settled) + 1)
     return baselines, tuple(finalists)
 
 
-def _judge(evaluator: Evaluator | None, model: Model, plan: Plan | None) -> QualityReport | None:
-    if evaluator is None:
-        return None
-    return evaluator.evaluate({} if plan is None else apply_plan(model, plan))
+def _judge(evaluator: Evaluator | None, weights: Mapping[str, np.ndarray]) -> QualityReport | None:
+    return None if evaluator is None else evaluator.evaluate(weights)
 
 
 def pick_winner(

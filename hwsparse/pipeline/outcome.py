@@ -9,6 +9,7 @@ from hwsparse.artifact import Artifact
 from hwsparse.compiler import Refusal
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
+from hwsparse.pipeline.weights import PrunedWeights
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport
@@ -59,3 +60,4 @@ class Outcome:
     candidates: tuple[Candidate, ...]
     space: SearchSpace | None
     costs: CostModel
+    weights: PrunedWeights

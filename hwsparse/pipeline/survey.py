@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hwsparse.codegen import refusal
 from hwsparse.data import Dataset
@@ -11,14 +11,14 @@ from hwsparse.latency import CalibrationReport, CostModel, MeasureFailure, Measu
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
 from hwsparse.plan import Choice, Layer
 from hwsparse.search import Offer
-from hwsparse.sparsify import applicable, collect_statistics, magnitude, output_error
+from hwsparse.sparsify import LayerStatistics, applicable, output_error, wanda
 from hwsparse.target import Target
 
 # A layer with less of the dense layers' time than this cannot repay being measured.
 MIN_SHARE = 0.01
-STATISTICS_SAMPLES = 48
 
 OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
@@ -43,11 +43,12 @@ def survey(
     bench: Bench,
     seed: int,
     on_stage: OnStage,
-) -> tuple[dict[str, list[Offer]], CostModel]:
+) -> tuple[dict[str, list[Offer]], CostModel, PrunedWeights]:
     """Measures the layers on the device and their sensitivity on the data.
 
     Returns:
-        Offers by layer name, dense first, for `build_space`; and the cost model of what was measured.
+        Offers by layer name, dense first, for `build_space`; the cost model of what was measured; and pruned
+        weights of any plan made of the offers.
 
     Raises:
         MeasureError: a dense layer could not be measured.
@@ -65,14 +66,22 @@ def survey(
         {name: asked for name, asked in wanted.items() if asked},
         lambda done, total: on_stage("sparse layers", done, total),
     )
-    errors = _errors(model, dataset, wanted, target.threads, seed, on_stage)
+    statistics = layer_statistics(
+        model,
+        dataset,
+        [layer for layer in model.layers if wanted[layer.name]],
+        target,
+        seed,
+        lambda done, total: on_stage("statistics", done, total),
+    )
+    errors = _errors(model, wanted, statistics, on_stage)
     offers: dict[str, list[Offer]] = {}
     for layer in model.layers:
         offers[layer.name] = [_offer(layer, Choice(), None, 0.0, target, report)]
         for choice, reason in refused[layer.name].items():
             error = errors.get((layer.name, choice), 0.0)
             offers[layer.name].append(_offer(layer, choice, reason, error, target, report))
-    return offers, CostModel.fit(report.table)
+    return offers, CostModel.fit(report.table), PrunedWeights(model, statistics)
 
 
 def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
@@ -105,26 +114,13 @@ def _offer(
 
 
 def _errors(
-    model: Model, dataset: Dataset, wanted: dict[str, list[Choice]], threads: int, seed: int, on_stage: OnStage
+    model: Model, wanted: dict[str, list[Choice]], statistics: Mapping[str, LayerStatistics], on_stage: OnStage
 ) -> dict[tuple[str, Choice], float]:
-    """Relative output error of every wanted choice, by layer name and choice."""
-    layers = [layer for layer in model.layers if wanted[layer.name]]
-    if not layers:
-        return {}
-    statistics = collect_statistics(
-        model,
-        dataset,
-        layers,
-        max_samples=STATISTICS_SAMPLES,
-        threads=threads,
-        seed=seed,
-        progress=lambda done, total: on_stage("statistics", done, total),
-    )
+    """Relative output error of every wanted choice, by layer name and choice, before any fitting."""
     errors = {}
-    for done, layer in enumerate(layers):
-        weight = model.weight(layer.name)
-        for choice in wanted[layer.name]:
-            pruned = magnitude(weight, statistics[layer.name], choice, layer.groups)
-            errors[layer.name, choice] = output_error(weight, pruned, statistics[layer.name])
-        on_stage("sensitivity", done + 1, len(layers))
+    for done, (name, moments) in enumerate(statistics.items()):
+        layer, weight = model.layer(name), model.weight(name)
+        for choice in wanted[name]:
+            errors[name, choice] = output_error(weight, wanda(weight, moments, choice, layer.groups), moments)
+        on_stage("sensitivity", done + 1, len(statistics))
     return errors

@@ -4,7 +4,9 @@ from hwsparse.sparsify.apply import Pruner, apply_plan, pruned_proto
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import achieved_ratio, applicable, make_mask
 from hwsparse.sparsify.quality import Evaluator, QualityReport
+from hwsparse.sparsify.reconstruct import reconstruct
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error
+from hwsparse.sparsify.wanda import wanda
 
 __all__ = [
     "Evaluator",
@@ -19,4 +21,6 @@ __all__ = [
     "make_mask",
     "output_error",
     "pruned_proto",
+    "reconstruct",
+    "wanda",
 ]

@@ -10,6 +10,7 @@ Knows no patterns.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,14 +53,15 @@ def collect_statistics(
     sources = _sources(model, layers)
     session = _session(model, sorted(set(sources.values())), threads)
     names = [port.name for port in session.get_outputs()]
-    rng = np.random.default_rng(seed)
-    samples = rng.permutation(dataset.rows)[:max_samples]
+    samples = np.random.default_rng(seed).permutation(dataset.rows)[:max_samples]
     sums = {layer.name: np.zeros((layer.groups, layer.inputs, layer.inputs), np.float64) for layer in layers}
     counts = dict.fromkeys(sums, 0)
     for done, sample in enumerate(samples):
         feeds = {name: values[sample : sample + 1] for name, values in dataset.inputs.items()}
         outputs = dict(zip(names, session.run(names, feeds), strict=True))
         for layer in layers:
+            # Of its own for each layer and sample: a layer's statistics do not depend on which others are asked for.
+            rng = np.random.default_rng([seed, int(sample), zlib.crc32(layer.name.encode())])
             patches = _patches(outputs[sources[layer.name]], layer, rng)
             if not np.isfinite(patches).all():
                 raise DataError(f"layer {layer.name!r}: its input is not finite on sample {sample} of {dataset.name}")
