@@ -1,9 +1,10 @@
 """Reconstruction: the weights that a mask keeps are fitted anew, so that the layer's output changes least.
 
 The mask is that of `wanda`. For a row w with kept columns S and second moments H of the inputs, the p that
-minimises the mean of ((w - p) x)^2 among those that are zero outside S solves H[S, S] p[S] = H[S, :] w. It is the exact solution,
-for a given mask, of the problem that Optimal Brain Surgeon and its successors solve step by step (Hassibi
-and Stork, NeurIPS 1992; Frantar and Alistarh, "Optimal Brain Compression", NeurIPS 2022, eq. 1).
+minimises the mean of ((w - p) x)^2 among those that are zero outside S solves H[S, S] p[S] = H[S, :] w. It
+is the exact solution, for a given mask, of the problem that Optimal Brain Surgeon and its successors solve
+step by step (Hassibi and Stork, NeurIPS 1992; Frantar and Alistarh, "Optimal Brain Compression", NeurIPS
+2022, eq. 1).
 """
 
 from __future__ import annotations
