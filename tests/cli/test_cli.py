@@ -1,0 +1,164 @@
+"""The command line: every bad request is one line and an exit code that is not 0; nothing is half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from hwsparse.artifact import Artifact
+from hwsparse.cli import main
+from hwsparse.data import Dataset, write_npz
+from hwsparse.model import Model
+from tests.sparsify.test_quality import classifier
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return classifier()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
+    """A directory with a model and data, which is also where the command runs and keeps things."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "model.onnx").write_bytes(model.proto)
+    x = np.zeros((6, 16, 12, 12), np.float32)
+    write_npz(Dataset("data", {"x": x}, np.array([0, 1, 2, 3, 0, 1])), tmp_path / "data.npz")
+    write_npz(Dataset("wrong", {"x": x}, np.array([0, 1, 2, 3, 0, 9])), tmp_path / "wrong.npz")
+    np.savez(tmp_path / "empty.npz", x=x[:0], labels=np.zeros(0, np.int64))
+    (tmp_path / "truncated.onnx").write_bytes(model.proto[:500])
+    (tmp_path / "open.onnx").write_bytes(network("Relu", ["batch", "width"]))
+    (tmp_path / "odd.onnx").write_bytes(network("Gobble", [1, 4]))
+    return tmp_path
+
+
+def network(operator: str, shape: list[object]) -> bytes:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    domain = "" if operator == "Relu" else "com.example"
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"], "it", domain=domain)], "g", ports[:1], ports[1:]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    monkeypatch.setattr(sys, "argv", ["hwsparse", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+BAD = [
+    ("optimize model.onnx --data data.npz --target x86-locl", 2, "did you mean x86-local?"),
+    ("optimize model.onnx --data data.npz --target arm-cortex-a76", 1, "arm-cortex-a76 is timed by the runner 'rpc'"),
+    ("optimize model.onnx --data data.npz --target ampere-a100", 1, "ampere-a100"),
+    ("optimize nothing.onnx --data data.npz", 2, "nothing.onnx"),
+    ("optimize truncated.onnx --data data.npz", 2, "truncated.onnx"),
+    ("inspect open.onnx", 2, "'x' has open dimension"),
+    ("inspect odd.onnx", 2, "Gobble"),
+    ("optimize model.onnx --data wrong.npz", 2, "has label 9"),
+    ("optimize model.onnx --data empty.npz", 2, "is empty"),
+    ("optimize model.onnx --data nothing.npz", 2, "nothing.npz"),
+    ("optimize model.onnx --data data.npz --trials 0", 2, "at least 1"),
+    ("optimize model.onnx --data data.npz --pattern blok", 2, "'blok' is not a pattern"),
+    ("optimize model.onnx --data data.npz --threads 4096", 2, "4096 threads"),
+    ("compile model.onnx", 2, "either --choice or --plan"),
+    ("compile model.onnx --choice 2:4 --plan plan.json", 2, "either --choice or --plan"),
+    ("compile model.onnx --choice block4x1", 2, "needs a ratio"),
+    ("compile model.onnx --plan nothing.json", 2, "nothing.json"),
+    ("compile model.onnx --plan data.npz", 2, "data.npz"),
+    ("inspect model.onnx --shape x", 2, "NAME=1,3,224,224"),
+    ("optimize model.onnx --data data.npz --image 224,men=1", 2, "'men' is none of"),
+    ("front model.onnx", 2, "model.onnx"),
+    ("verify .", 1, "manifest.json"),
+    ("targets show nothing.toml", 2, "nothing.toml"),
+    ("request model.onnx --server 127.0.0.1:1 --choice 2:4", 1, "127.0.0.1:1"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "said"), BAD, ids=[line for line, _, _ in BAD])
+def test_a_bad_request_is_one_line(
+    line: str, code: int, said: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(home.rglob("*"))
+    found, _, errors = run(monkeypatch, capsys, *line.split())
+    assert found == code
+    assert errors.startswith("error: ") and said in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_port_in_use_is_said(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, errors = run(monkeypatch, capsys, "serve", "--port", str(port), "--state", str(home / "state"))
+    assert code == 1
+    assert str(port) in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_what_there_is_can_be_looked_at(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "conv" in run(monkeypatch, capsys, "inspect", "model.onnx")[1]
+    assert "arm-cortex-a76" in run(monkeypatch, capsys, "targets")[1]
+    assert 'name = "x86-avx2"' in run(monkeypatch, capsys, "targets", "show", "x86-avx2")[1]
+    assert run(monkeypatch, capsys, "--version")[:2] == (0, "hwsparse 0.1.0\n")
+    assert run(monkeypatch, capsys, "targets", "probe", "--name", "mine")[0] == 0
+    assert 'name = "mine"' in run(monkeypatch, capsys, "targets", "show", "mine.toml")[1]
+    code, _, errors = run(monkeypatch, capsys, "targets", "probe", "--name", "mine")
+    assert code == 2 and "--force" in errors
+    assert run(monkeypatch, capsys, "targets", "probe", "--name", "mine", "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["", "optimize", "compile", "inspect", "front", "verify", "serve", "request", "targets"]
+)
+def test_help_teaches(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(monkeypatch, capsys, *command.split(), "--help")
+    assert code == 0
+    assert "Usage" in out and "help" in out.lower()
+
+
+def test_an_artifact_comes_from_a_server(home: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-m", "hwsparse"]
+    server = subprocess.Popen(
+        [*command, "serve", "--port", "0", "--state", str(home / "state")],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[2].rstrip(";")
+        asked = [*command, "request", "model.onnx", "--server", address, "--choice", "block4x1@0.9", "--out", "got"]
+        done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        manifest = Artifact.load(home / "got").manifest
+        assert manifest.model.name == "model"
+        assert {proof.asked for proof in manifest.layers} == {"block4x1@0.9"}
+        again = subprocess.run(
+            [*command, "request", "model.onnx", "--server", address, "--device", "no-such-device", "--choice", "2:4"],
+            env=environment, capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+        assert again.returncode == 2 and "no-such-device" in again.stderr
+        assert len(again.stderr.strip().splitlines()) == 1
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=60)
+    assert server.returncode == 0, errors
