@@ -32,12 +32,14 @@ def import_onnx(
     Raises:
         ModelError: the model cannot be read, or uses something that cannot be compiled; says which operator and node.
     """
-    proto = read_proto(source)
-    fix_inputs(proto, shapes or {})
-    check_graph(proto)
-    canonical = fold(proto)
-    stem = source.stem if isinstance(source, Path) else "model"
-    return model_of(canonical, name or stem)
+    where = str(source) if isinstance(source, Path) else name or "model"
+    try:
+        proto = read_proto(source)
+        fix_inputs(proto, shapes or {})
+        check_graph(proto)
+        return model_of(fold(proto), name or Path(where).stem)
+    except ModelError as error:
+        raise ModelError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def model_of(canonical: onnx.ModelProto, name: str) -> Model:

@@ -378,7 +378,7 @@ def test_external_data_stays_inside(split: Path, entries: dict[str, str], said: 
     relocate(split, **entries)
     with pytest.raises(ModelError) as caught:
         import_onnx(split)
-    assert str(caught.value).startswith("tensor 'w'")
+    assert str(caught.value).startswith(f"{split}: tensor 'w'")
     assert said in str(caught.value)
 
 
