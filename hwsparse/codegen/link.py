@@ -6,6 +6,7 @@ x86-64 and aarch64 alike (its first link of a target takes some 15 seconds, late
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
@@ -37,8 +38,6 @@ def _driver(triple: str) -> list[str]:
     native = architecture == platform.machine()
     if native and (compiler := shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
         return [compiler]
-    try:
-        import ziglang  # noqa: F401  (imported only to know that it is there)
-    except ImportError:
-        raise CompileError("no C compiler on PATH to link with; install one, or: pip install ziglang") from None
+    if importlib.util.find_spec("ziglang") is None:
+        raise CompileError("no C compiler on PATH to link with; install one, or: pip install ziglang")
     return [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-gnu"]

@@ -1,7 +1,7 @@
 """One layer as a library of its own, for timing: the same lowering and kernels as in a whole model.
 
-A kernel's code does not depend on the ratio, only its parameters do, so the library of a layer and
-pattern is compiled once and given other parameters for other ratios.
+A kernel's code depends on how many rows share an index list, not on which pattern made them do so nor on the
+ratio: so a layer's library is compiled once for each number of rows, and given parameters of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwsparse.codegen.build import compile_module, export, write_parameters
+from hwsparse.codegen.cpu.select import shared_rows
 from hwsparse.codegen.library import LIBRARY, REFERENCE, Library, random_inputs
 from hwsparse.codegen.lowering import lower
 from hwsparse.model import Model, TensorSpec
-from hwsparse.pattern import Dense, Pattern
+from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
@@ -49,7 +50,7 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
     model = _model(anonymous, weight, rng.standard_normal(layer.outputs).astype(np.float32))
     lowered = lower(model, _plan(model, choice), {}, target)
-    (directory / LIBRARY).write_bytes(_code(anonymous, choice.pattern, target))
+    (directory / LIBRARY).write_bytes(_code(anonymous, shared_rows(choice.pattern), target))
     write_parameters(lowered, model, directory)
     inputs = random_inputs(model.inputs, seed)
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
@@ -62,10 +63,10 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
 
 
 @functools.lru_cache(maxsize=256)
-def _code(layer: Layer, pattern: Pattern, target: Target) -> bytes:
-    """library.so for a layer and pattern, whatever the ratio."""
+def _code(layer: Layer, rows: int, target: Target) -> bytes:
+    """library.so for a layer whose rows share index lists by `rows`."""
     model = _model(layer, np.ones(layer.weight_shape, np.float32), np.ones(layer.outputs, np.float32))
-    choice = Choice() if isinstance(pattern, Dense) else Choice(pattern, getattr(pattern, "ratio", 0.5))
+    choice = Choice(Block(rows) if rows > 1 else Unstructured(), 0.5)
     lowered = lower(model, _plan(model, choice), {}, target)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / LIBRARY

@@ -69,15 +69,6 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) 
     )
 
 
-def pack_panels(weight: np.ndarray, width: int) -> np.ndarray:
-    """A dense (rows, columns) weight as panels of `width` rows: (panels, columns, width), zero filled."""
-    rows, columns = weight.shape
-    panels = -(-rows // width)
-    padded = np.zeros((panels * width, columns), np.float32)
-    padded[:rows] = weight
-    return np.ascontiguousarray(padded.reshape(panels, width, columns).transpose(0, 2, 1))
-
-
 def _slots(matrix: np.ndarray, first_row: int, shared: int) -> np.ndarray:
     """Rows of one conv group as (groups, shared) slots, -1 where no row is left.
 

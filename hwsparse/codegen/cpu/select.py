@@ -45,7 +45,7 @@ def refusal(layer: Layer, choice: Choice) -> str | None:
         return "no CPU kernel for convolutions of more than two dimensions"
     if not choice.is_dense and layer.groups > 1 and layer.groups == layer.input_shape[1]:
         return "depthwise: too few weights per output for sparsity to save work"
-    shared = _shared_rows(choice.pattern)
+    shared = shared_rows(choice.pattern)
     if shared > 16:
         return f"{choice.pattern}: at most 16 rows can share an index list"
     return None
@@ -63,7 +63,7 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
         return Kernel(
             f"few_positions_r{lanes}", function, lambda weight: pack_rows(weight, geometry, lanes, 1).arrays()
         )
-    shared = min(_shared_rows(choice.pattern), geometry.rows // geometry.groups)
+    shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
     tiling = choose_tiling(geometry, shared, target)
     function = shared_index(geometry, shared, tiling, epilogue)
     return Kernel(
@@ -73,7 +73,7 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
     )
 
 
-def _shared_rows(pattern: Pattern) -> int:
+def shared_rows(pattern: Pattern) -> int:
     """Output rows that share one list of kept columns under a pattern."""
     match pattern:
         case Dense() | Channel():
