@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 import hwsparse
 from hwsparse.cli import targets
@@ -22,7 +24,7 @@ app = typer.Typer(
     name="hwsparse",
     help="This model, faster, on that device, with proof.\n\n"
     "Start with `hwsparse quickstart`, or `hwsparse optimize model.onnx --data data.npz`.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,30 +43,42 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="The version."),
 ) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
 def main() -> None:
     """Runs the command line; every expected failure is one line on standard error."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        app(standalone_mode=False)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        errors.print("\nstopped; what was measured and tried is kept: the same command goes on from there")
-        sys.exit(130)
+        code = app(standalone_mode=False)  # the code of a typer.Exit, or None; typer makes 130 of Ctrl-C
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except HwsparseError as error:
-        errors.print("[bold red]error:[/]", str(error), markup=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except OSError as error:  # a full disk, a directory that cannot be written to
         where = f"{error.filename}: " if error.filename else ""
-        errors.print("[bold red]error:[/]", f"{where}{error.strerror or error}")
-        sys.exit(1)
+        _fail(f"{where}{error.strerror or error}", 1)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "show"):  # click's usage errors
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)  # a usage error, of which typer exports no type
+        command = context.command_path if context is not None else "hwsparse"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
+    if code == 130:
+        _say("stopped; what was measured and tried is kept: the same command goes on from there")
+    if code:
+        sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(Text.assemble(("error:", "bold red"), " ", message.replace("\n", " ")))
+    sys.exit(code)
+
+
+def _say(line: str | Text) -> None:
+    """Prints on standard error, as it is: a message may hold what rich would take for markup."""
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(line)

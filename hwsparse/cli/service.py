@@ -80,19 +80,20 @@ def request(
 ) -> None:
     """Asks a server for a faster form of a model on a device, and downloads the artifact, verified, into --out."""
     console = Console()
+    shapes, budget = options.shapes(shape), Budget(trials, max_quality_drop=max_drop)
+    wanted = None if choice is None else parse_choice(choice)
+    if wanted is None and data is None:
+        raise InputError("a search needs --data; without data give a --choice to compile")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: something is there already; choose another --out or remove it")
     with Client(server) as client:
         client.target(device)  # an unknown device is said before anything is sent
         digest = client.upload_model(model)
         dataset = "" if data is None else client.upload_dataset(Path(data)) if Path(data).is_file() else data
-        if choice is not None:
-            operation = client.compile(
-                digest, device, parse_choice(choice), dataset=dataset, seed=seed, shapes=options.shapes(shape)
-            )
-        elif dataset:
-            budget = Budget(trials, max_quality_drop=max_drop)
-            operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=options.shapes(shape))
+        if wanted is not None:
+            operation = client.compile(digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes)
         else:
-            raise InputError("a search needs --data; without data give a --choice to compile")
+            operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes)
         result = follow(operation, console)
         if not result.artifacts:
             console.print(f"Nothing gained on {device}: no plan was faster than dense within the goal.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hwsparse.errors import TargetError, UnsupportedError
@@ -27,7 +28,7 @@ def list_(context: typer.Context) -> None:
         return
     table = Table("device", "kind", "timed", "threads", "what it can run", title="Targets", title_justify="left")
     for target in list_targets():
-        table.add_row(target.name, target.kind, _timed(target), str(target.threads), _supported(target))
+        table.add_row(escape(target.name), target.kind, _timed(target), str(target.threads), _supported(target))
     Console().print(table)
 
 
@@ -49,7 +50,7 @@ def probe(
         raise TargetError(f"{path} is there already; --force writes over it")
     target = replace(load_target("x86-local"), name=name, description=f"probed as {name}")
     path.write_text("# Probed by `hwsparse targets probe`; peak and bandwidth are measured.\n" + format_target(target))
-    Console().print(f"wrote {path}")
+    Console().print(escape(f"wrote {path}"))
 
 
 def _timed(target: Target) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hwsparse.artifact import Artifact
@@ -27,10 +28,10 @@ def inspect(
 
     found = import_onnx(model, shapes=options.shapes(shape))
     total = sum(layer.macs for layer in found.layers) or 1
-    table = Table("layer", "op", "weight", "input", "MACs", "share", title=f"{found.name}  {found.digest[:12]}")
+    table = Table("layer", "op", "weight", "input", "MACs", "share", title=escape(f"{found.name}  {found.digest[:12]}"))
     for layer in found.layers:
         sizes = ("x".join(map(str, shape)) for shape in (layer.weight_shape, layer.input_shape))
-        table.add_row(layer.name, layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
+        table.add_row(escape(layer.name), layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
     Console().print(table)
 
 
@@ -81,8 +82,8 @@ def optimize(
     if outcome.winner is None:
         console.print(f"Nothing gained on {device.name}: no plan was faster than dense within the goal.")
     else:
-        console.print(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}")
-    console.print(f"Pictures: {out / 'front.html'}, {out / 'front.png'}")
+        console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))
+    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))
 
 
 def compile_(
@@ -143,14 +144,15 @@ def show_front(report: FrontReport, console: Console) -> None:
     """Prints a front as a table, with its notes."""
     console.print(front_table(report))
     for note in report.notes:
-        console.print(note, style="dim")
+        console.print(escape(note), style="dim")
 
 
 def show_artifact(artifact: Artifact, console: Console) -> None:
     """Prints an artifact's proof: whole network, then layer by layer."""
     manifest = artifact.manifest
-    console.print(f"[bold]{manifest.model.name}[/] for {manifest.target.name}, {manifest.target.threads} threads")
-    console.print(f"artifact {artifact.directory}\ndigest   {manifest.digest}")
+    model, target = escape(manifest.model.name), escape(manifest.target.name)
+    console.print(f"[bold]{model}[/] for {target}, {manifest.target.threads} threads")
+    console.print(escape(f"artifact {artifact.directory}\ndigest   {manifest.digest}"))
     figures = (
         ("this artifact", manifest.latency),
         ("dense, same code generator", manifest.dense_latency),
@@ -175,8 +177,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
     told = [proof for proof in manifest.layers if proof.asked != "dense"]
     for proof in told:
         times = ("" if time is None else f"{time * 1e3:.3f}" for time in (proof.dense_s, proof.sparse_s))
-        name = proof.name.rsplit("/", 1)[-1]
-        table.add_row(name, proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
+        texts = (proof.name.rsplit("/", 1)[-1], proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
+        table.add_row(*map(escape, texts))
     if told:
         console.print(table)
     console.print(f"{len(manifest.layers) - len(told)} other prunable layers are dense, as asked")

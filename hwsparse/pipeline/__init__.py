@@ -24,7 +24,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.codegen import random_inputs
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError, StudyError
+from hwsparse.errors import InputError, ModelError, PlanError, StudyError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
@@ -92,8 +92,10 @@ class Goal:
     ratios: tuple[float, ...] = RATIOS
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.finalists < 1 or self.seed < 0 or self.max_drop < 0:
+        if self.trials < 1 or self.finalists < 1 or self.seed < 0 or not self.max_drop >= 0:
             raise InputError("trials and finalists are at least 1, seed and quality drop not negative")
+        if self.max_latency_s is not None and not self.max_latency_s > 0:
+            raise InputError(f"a latency of at most {self.max_latency_s} s is none")
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise InputError("ratios of zeros lie between 0 and 1")
         for text in self.patterns:
@@ -130,10 +132,13 @@ def optimize(
     Half of the data, drawn by the goal's seed, chooses; the other half is only ever reported on.
 
     Raises:
-        UnsupportedError: the target cannot be timed from here.
+        UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
+        ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
         MeasureError, CompileError, StudyError, ArtifactError: as their names say.
     """
+    _require_work(model, target)
+    choices = choices_of(target, goal.patterns, goal.ratios)
     dataset.check_fits(model)
     workspace.directory.mkdir(parents=True, exist_ok=True)
     calibration, held_out = dataset.split(CALIBRATION_SHARE, goal.seed)
@@ -147,7 +152,6 @@ def optimize(
     with ExitStack() as stack:
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        choices = choices_of(target, goal.patterns, goal.ratios)
         offers, costs, weights = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
         space = build_space(model.digest, offers, uniform=[c for c in choices if str(c) in UNIFORM])
         costs = costs.fit_network(model, _anchors(model, space, weights, target, bench, inputs, scratch, on_stage))
@@ -195,8 +199,10 @@ def compile_plan(
     Raises:
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
         PlanError: the plan does not belong to the model.
+        ModelError: the model has no prunable layers.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
+    _require_work(model, target)
     for _, choice in plan.choices:
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
@@ -226,9 +232,23 @@ def compile_plan(
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:
-    """The plan that gives `choice` to every layer that can have it."""
-    layers = [layer for layer in model.layers if applicable(layer, choice.pattern) is None]
+    """The plan that gives `choice` to every layer that can have it.
+
+    Raises:
+        PlanError: no layer can have it.
+    """
+    reasons = {layer: applicable(layer, choice.pattern) for layer in model.layers}
+    layers = [layer for layer, reason in reasons.items() if reason is None]
+    if reasons and not layers:
+        raise PlanError(f"no layer of {model.name} can be {choice}: {next(iter(reasons.values()))}")
     return Plan.uniform(model.digest, layers, choice)
+
+
+def _require_work(model: Model, target: Target) -> None:
+    """Refuses, before anything is written, a target that cannot be timed and a model with nothing to prune."""
+    target.require_timing()
+    if not model.layers:
+        raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
 
 
 def _judges(model: Model, calibration: Dataset, held_out: Dataset, target: Target, seed: int) -> Judges:

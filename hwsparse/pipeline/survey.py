@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hwsparse.codegen import refusal
 from hwsparse.data import Dataset
-from hwsparse.errors import MeasureError
+from hwsparse.errors import MeasureError, UnsupportedError
 from hwsparse.latency import CalibrationReport, CostModel, MeasureFailure, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
@@ -24,11 +24,20 @@ OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 
 def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float]) -> tuple[Choice, ...]:
-    """Every sparse choice that the target supports: all of its patterns, or those named, at every ratio."""
+    """Every sparse choice that the target supports: all of its patterns, or those named, at every ratio.
+
+    Raises:
+        UnsupportedError: a pattern is named that the target does not support.
+    """
+    supported = [parse_pattern(text) for text, dtype in target.supported if dtype == "float32"]
+    sparse = [pattern for pattern in supported if not isinstance(pattern, Dense)]
+    named = [parse_pattern(text) for text in patterns]
+    if unknown := [pattern for pattern in named if pattern not in sparse]:
+        have = ", ".join(map(str, sparse)) or "nothing"
+        raise UnsupportedError(f"target {target.name} cannot prune to {unknown[0]}; in float32 it has {have}")
     choices: list[Choice] = []
-    for text, dtype in target.supported:
-        pattern = parse_pattern(text)
-        if dtype != "float32" or isinstance(pattern, Dense) or (patterns and text not in patterns):
+    for pattern in sparse:
+        if named and pattern not in named:
             continue
         at = (pattern.ratio,) if isinstance(pattern, NM) else ratios
         choices.extend(Choice(pattern, ratio) for ratio in at)
