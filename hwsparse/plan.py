@@ -77,7 +77,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How sparse a layer is: a pattern and the fraction of its weights that are zero."""
+    """How sparse a layer is: a pattern and the fraction of its weights that are zero, to six digits."""
 
     pattern: Pattern = Dense()
     ratio: float = 0.0
@@ -90,6 +90,9 @@ class Choice:
             raise PatternError(f"dense has ratio 0, not {self.ratio}")
         if isinstance(self.pattern, NM) and not math.isclose(self.ratio, self.pattern.ratio, abs_tol=1e-6):
             raise PatternError(f"{self.pattern} has ratio {self.pattern.ratio}, not {self.ratio}")
+        # The ratio that the text stands for, so that choices are equal exactly when their texts are.
+        exact = self.pattern.ratio if isinstance(self.pattern, NM) else float(f"{self.ratio:g}") + 0.0  # -0 is 0
+        object.__setattr__(self, "ratio", exact)
 
     @property
     def is_dense(self) -> bool:
@@ -166,14 +169,20 @@ class Plan:
             PlanError: not a plan.
         """
         try:
-            body = json.loads(text)
+            body = json.loads(text, object_pairs_hook=_without_repeats)
             if set(body) != {"model", "choices"} or not isinstance(body["model"], str):
                 raise PlanError("a plan has exactly the keys model and choices")
             return cls.of(body["model"], {name: parse_choice(choice) for name, choice in body["choices"].items()})
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PlanError(f"not a plan: {error}") from None
         except PatternError as error:
             raise PlanError(f"not a plan: {error}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def _by_x(sizes: Iterable[int]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -20,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-# Widest first: (flag that tells, LLVM's processor name, vector bits, vector registers, flags its code needs).
+# Widest first: (LLVM's processor name, vector bits, vector registers, flags its code needs). A machine has
+# a level when it has every flag of it: some have AVX-512 without the parts that x86-64-v4 takes for granted.
 X86_LEVELS = (
-    ("avx512f", "x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
-    ("avx2", "x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
+    ("x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    ("x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
 )
 SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20
@@ -43,17 +45,23 @@ def cpu_flags() -> frozenset[str]:
     return frozenset((_cpu_field("flags") or _cpu_field("Features")).split())
 
 
+def machine(name: str = "") -> str:
+    """The instruction set architecture as LLVM names it: this machine's, or the one given by another name."""
+    name = name or platform.machine()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name)
+
+
 def _instructions(cores: int) -> dict[str, Any]:
-    flags, machine = cpu_flags(), platform.machine()
-    if machine in ("aarch64", "arm64"):
+    if machine() == "aarch64":
         return {
             "vector_bits": 128,
             "vector_registers": 32,
             "isa": [],
             "tvm_target": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": cores},
         }
-    for flag, cpu, bits, registers, needed in X86_LEVELS:
-        if flag in flags:
+    flags = cpu_flags()
+    for cpu, bits, registers, needed in X86_LEVELS:
+        if flags.issuperset(needed):
             target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu, "num-cores": cores}
             return {"vector_bits": bits, "vector_registers": registers, "isa": list(needed), "tvm_target": target}
     target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2", "num-cores": cores}
@@ -88,20 +96,28 @@ def _cpu_field(name: str) -> str:
 
 def _measured(identity: str, cores: int) -> dict[str, float]:
     """Peak and bandwidth, from the cache if this processor was measured before."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+    except RuntimeError:  # a user whom the system does not know, as in some containers, has no home
+        return _measure(cores)
     path = home / f"probe-{identity[:16]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    # Whatever is wrong with the file, it is made anew: ArithmeticError is an integer that no float holds.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         kept = json.loads(path.read_text())
         figures = {key: float(kept[key]) for key in ("peak_flops", "bandwidth_bytes_per_s")}
-        if all(value > 0 for value in figures.values()):
+        if all(1 <= value < math.inf for value in figures.values()):
             return figures
-    figures = {"peak_flops": _peak_flops(), "bandwidth_bytes_per_s": _bandwidth(cores)}
+    figures = _measure(cores)
     with contextlib.suppress(OSError):  # a home that cannot be written to: measured again next time
         home.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         scratch.write_text(json.dumps(figures))
         os.replace(scratch, path)
     return figures
+
+
+def _measure(cores: int) -> dict[str, float]:
+    return {"peak_flops": _peak_flops(), "bandwidth_bytes_per_s": _bandwidth(cores)}
 
 
 def _peak_flops() -> float:

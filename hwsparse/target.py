@@ -1,32 +1,28 @@
 """Target descriptors: what a device is, what code for it looks like, and how code on it is timed.
 
 A descriptor is a TOML file; those in `targets/` ship with the package, users keep theirs in the
-directories that $HWSPARSE_TARGETS names, or give a path. Unknown keys are errors. A descriptor without a
-[hardware] table describes the machine it is loaded on, by `probe`.
+directories that $HWSPARSE_TARGETS names, or give a path. Unknown keys are errors. A descriptor with
+`hardware = "probe"` in place of a [hardware] table describes the machine it is loaded on, by `probe`.
 
 Knows neither TVM nor how a runner works.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-import sys
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hwsparse.errors import PatternError, TargetError, UnsupportedError
+from hwsparse import stricttoml
+from hwsparse.errors import InputError, TargetError, UnsupportedError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice
-from hwsparse.probe import cpu_flags, probe_hardware
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from hwsparse.probe import cpu_flags, machine, probe_hardware
 
 KINDS = ("cpu", "gpu", "fpga")
 # How code on a target is timed; this version can do those in CAN_TIME.
@@ -35,6 +31,32 @@ CAN_TIME = ("local",)
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 MAX_DESCRIPTOR_BYTES = 1 << 20
 PATH_VARIABLE = "HWSPARSE_TARGETS"
+PROBE = "probe"
+
+# Field: least and most. The upper ends are far beyond any device: they catch a slip of the unit.
+_RANGES: dict[str, tuple[int, int]] = {
+    "cores": (1, 10**6),
+    "threads": (1, 10**6),
+    "memory_bytes": (1, 10**15),
+    "peak_flops": (1, 10**18),
+    "bandwidth_bytes_per_s": (1, 10**16),
+    "vector_bits": (0, 10**5),
+    "vector_registers": (0, 10**4),
+    "l1d_bytes": (0, 10**12),
+    "l2_bytes": (0, 10**12),
+}
+# The keys of [hardware] and their types.
+_HARDWARE: dict[str, type] = {
+    "cores": int,
+    "memory_bytes": int,
+    "peak_flops": float,
+    "bandwidth_bytes_per_s": float,
+    "vector_bits": int,
+    "vector_registers": int,
+    "l1d_bytes": int,
+    "l2_bytes": int,
+}
+_NEEDED = ("cores", "memory_bytes", "peak_flops", "bandwidth_bytes_per_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +81,37 @@ class Target:
     isa: tuple[str, ...] = ()  # CPU flags that its code needs, as /proc/cpuinfo names them
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or self.runner not in RUNNERS:
-            raise TargetError(f"target {self.name}: kind is one of {', '.join(KINDS)}, runner of {', '.join(RUNNERS)}")
-        for field, least in _SIZES:
-            if getattr(self, field) < least:
-                raise TargetError(f"target {self.name}: {field} must be at least {least}, not {getattr(self, field)}")
+        # The name is a file's name too, in target directories and in records.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise TargetError(f"target {self.name!r}: a name is 1 to 64 letters, digits, '.', '_' and '-'")
+        try:
+            self._check()
+        except InputError as error:
+            raise TargetError(f"target {self.name}: {error}") from None
+
+    def _check(self) -> None:
+        if not self.description.isprintable():
+            raise TargetError("description is one line of printable text")
+        for field, names in (("kind", KINDS), ("runner", RUNNERS)):
+            if (given := getattr(self, field)) not in names:
+                raise TargetError(f"{field} {given!r} is unknown; {stricttoml.known(given, names)}")
+        for field, (least, most) in _RANGES.items():
+            if not least <= getattr(self, field) <= most:  # false for NaN too
+                raise TargetError(f"{field} must be {least} to {most:g}, not {getattr(self, field)}")
+        if self.threads > self.cores:
+            raise TargetError(f"threads must not be more than the {self.cores} cores, not {self.threads}")
         if self.kind == "cpu" and (self.vector_bits not in (128, 256, 512) or self.vector_registers not in (16, 32)):
-            raise TargetError(f"target {self.name}: a CPU has 16 or 32 vector registers of 128, 256 or 512 bits")
+            raise TargetError("a CPU has vector_registers 16 or 32 of vector_bits 128, 256 or 512")
+        if not all(re.fullmatch(r"\w+", flag, re.ASCII) for flag in self.isa):
+            raise TargetError("isa is a list of CPU flags as /proc/cpuinfo names them, such as avx2")
+        for pattern, dtype in self.supported:
+            if dtype not in DTYPES:
+                raise TargetError(f"dtype {dtype!r} is unknown; {stricttoml.known(dtype, DTYPES)}")
+            if str(parse_pattern(pattern)) != pattern:
+                raise TargetError(f"pattern {pattern!r} is written {parse_pattern(pattern)}")
+        if len(set(self.supported)) < len(self.supported):
+            raise TargetError("supported names a pattern twice")
+        _check_tvm_target(self.tvm_target)
 
     def supports(self, choice: Choice) -> bool:
         """Whether the target can run layers of this choice."""
@@ -88,7 +134,7 @@ class Target:
         """Refuses a target that cannot be timed from here.
 
         Raises:
-            UnsupportedError: no runner for it in this version, or this machine lacks its instructions.
+            UnsupportedError: no runner for it in this version, or its code is not this machine's.
         """
         if self.runner not in CAN_TIME:
             names = ", ".join(target.name for target in list_targets() if target.runner in CAN_TIME)
@@ -96,6 +142,9 @@ class Target:
                 f"target {self.name} is timed by the runner {self.runner!r}, which this version does not have; "
                 f"targets that it can time: {names}"
             )
+        triple = json.loads(self.tvm_target).get("mtriple", "")
+        if triple and (code := machine(triple.partition("-")[0])) != machine():
+            raise UnsupportedError(f"target {self.name} is timed where it runs, on {code}; this machine is {machine()}")
         if missing := sorted(set(self.isa) - cpu_flags()):
             raise UnsupportedError(f"target {self.name} needs {', '.join(missing)}, which this machine's CPU lacks")
 
@@ -110,17 +159,6 @@ class Target:
         return replace(self, threads=threads)
 
 
-_SIZES = (
-    ("threads", 1),
-    ("cores", 1),
-    ("memory_bytes", 1),
-    ("peak_flops", 1),
-    ("bandwidth_bytes_per_s", 1),
-    ("l1d_bytes", 0),
-    ("l2_bytes", 0),
-)
-
-
 def load_target(name: str | Path) -> Target:
     """A target by name, or by the path of its descriptor (anything that ends in .toml).
 
@@ -132,9 +170,8 @@ def load_target(name: str | Path) -> Target:
         return _read(Path(text))
     paths = _descriptors()
     if text not in paths:
-        close = difflib.get_close_matches(text, paths, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise TargetError(f"no target {text!r}; {hint}known: {', '.join(paths)}; or give the path of a .toml file")
+        hint = stricttoml.known(text, paths).replace("allowed:", "known:")
+        raise TargetError(f"no target {text!r}; {hint}; or give the path of a .toml file")
     return _read(paths[text])
 
 
@@ -154,80 +191,125 @@ def parse_target(text: str, where: str) -> Target:
         TargetError: not TOML, or not exactly a descriptor: says the key and what is allowed.
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"{where}: not TOML: {error}") from None
-    _only(data, ("name", "kind", "description", "compile", "run", "hardware", "supported"), where)
-    hardware = _table(data, "hardware", where) if "hardware" in data else probe_hardware()
-    compile_, run = _table(data, "compile", where), _table(data, "run", where)
-    _only(compile_, ("tvm_target", "isa"), f"{where}: [compile]")
-    _only(run, ("runner", "threads"), f"{where}: [run]")
-    _only(hardware, tuple(_HARDWARE), f"{where}: [hardware]")
-    tvm_target = compile_.get("tvm_target", hardware.get("tvm_target"))
-    if not isinstance(tvm_target, dict):
-        raise TargetError(f'{where}: [compile] tvm_target is a table such as {{ kind = "llvm", mcpu = "..." }}')
-    figures = {key: _value(hardware, key, kind, where) for key, kind in _HARDWARE.items() if key in hardware}
-    figures.pop("tvm_target", None)
-    figures["isa"] = (
-        tuple(_value(compile_, "isa", list, where)) if "isa" in compile_ else tuple(hardware.get("isa", ()))
-    )
-    try:
-        return Target(
-            name=_value(data, "name", str, where),
-            kind=_value(data, "kind", str, where),
-            description=_value(data, "description", str, where),
-            tvm_target=json.dumps(tvm_target, sort_keys=True),
-            runner=_value(run, "runner", str, where),
-            threads=_value(run, "threads", int, where) if "threads" in run else max(1, figures.get("cores", 1) - 1),
-            supported=_supported(_table(data, "supported", where), where),
-            **figures,
-        )
-    except TargetError as error:
+        return _target(stricttoml.loads(text))
+    except InputError as error:
         raise TargetError(f"{where}: {error}") from None
-    except TypeError as error:
-        raise TargetError(f"{where}: [hardware] is incomplete: {str(error).split('()', 1)[-1].strip()}") from None
+    except RecursionError:  # dotted keys make tables of any depth
+        raise TargetError(f"{where}: nested too deeply") from None
 
 
 def format_target(target: Target) -> str:
     """The descriptor of a target; `parse_target` reads it back."""
-    tvm_target = ", ".join(f"{_key(key)} = {_toml(value)}" for key, value in json.loads(target.tvm_target).items())
     by_dtype: dict[str, list[str]] = {}
     for pattern, dtype in target.supported:
         by_dtype.setdefault(dtype, []).append(pattern)
+    toml = stricttoml.dumps
     lines = [
-        f"name = {_toml(target.name)}",
-        f"kind = {_toml(target.kind)}",
-        f"description = {_toml(target.description)}",
+        f"name = {toml(target.name)}",
+        f"kind = {toml(target.kind)}",
+        f"description = {toml(target.description)}",
         "",
         "[compile]",
-        f"tvm_target = {{ {tvm_target} }}",
-        f"isa = {_toml(list(target.isa))}",
+        f"tvm_target = {toml(json.loads(target.tvm_target))}",
+        f"isa = {toml(target.isa)}",
         "",
         "[run]",
-        f"runner = {_toml(target.runner)}",
+        f"runner = {toml(target.runner)}",
         f"threads = {target.threads}",
         "",
         "[hardware]",
-        *(f"{key} = {_toml(getattr(target, key))}" for key in _HARDWARE if key not in ("isa", "tvm_target")),
+        *(f"{key} = {toml(kind(getattr(target, key)))}" for key, kind in _HARDWARE.items()),
         "",
         "[supported]",
-        *(f"{dtype} = {_toml(patterns)}" for dtype, patterns in by_dtype.items()),
+        *(f"{dtype} = {toml(patterns)}" for dtype, patterns in by_dtype.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-_HARDWARE: dict[str, type] = {
-    "cores": int,
-    "memory_bytes": int,
-    "peak_flops": float,
-    "bandwidth_bytes_per_s": float,
-    "vector_bits": int,
-    "vector_registers": int,
-    "l1d_bytes": int,
-    "l2_bytes": int,
-    "isa": list,  # probed descriptors only: a written one has it in [compile]
-    "tvm_target": dict,  # likewise
-}
+def _target(data: Mapping[str, Any]) -> Target:
+    value, only = stricttoml.value, stricttoml.only
+    only(data, ("name", "kind", "description", "compile", "run", "hardware", "supported"))
+    run = value(data, "run", dict)
+    only(run, ("runner", "threads"), "[run] ")
+    runner = value(run, "runner", str, "[run] ")
+    probed = data.get("hardware") == PROBE
+    if probed and runner != "local":
+        raise TargetError(
+            f'hardware = "{PROBE}" describes this machine, so [run] runner must be "local", not {runner!r}'
+        )
+    machine_code, figures = _probed() if probed else ({}, _figures(data))
+    own = {} if probed and "compile" not in data else value(data, "compile", dict)
+    only(own, ("tvm_target", "isa"), "[compile] ")
+    code = {**machine_code, **own}
+    threads = value(run, "threads", int, "[run] ") if "threads" in run else max(1, figures["cores"] - 1)
+    return Target(
+        name=value(data, "name", str),
+        kind=value(data, "kind", str),
+        description=value(data, "description", str),
+        tvm_target=_json(value(code, "tvm_target", dict, "[compile] ")),
+        runner=runner,
+        supported=_supported(value(data, "supported", dict)),
+        threads=threads,
+        isa=tuple(value(code, "isa", list, "[compile] ")) if "isa" in code else (),
+        **figures,
+    )
+
+
+def _probed() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What [compile] and [hardware] say of this machine."""
+    found = probe_hardware()
+    return {key: found.pop(key) for key in ("tvm_target", "isa")}, found
+
+
+def _figures(data: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(data.get("hardware"), str):
+        raise TargetError(f'hardware is a table, or "{PROBE}" for this machine, not {data["hardware"]!r}')
+    table = stricttoml.value(data, "hardware", dict)
+    stricttoml.only(table, _HARDWARE, "[hardware] ")
+    if missing := [key for key in _NEEDED if key not in table]:
+        raise TargetError(f"[hardware] is incomplete: {', '.join(missing)} missing")
+    return {key: stricttoml.value(table, key, kind, "[hardware] ") for key, kind in _HARDWARE.items() if key in table}
+
+
+def _supported(table: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    stricttoml.only(table, DTYPES, "[supported] ")
+    pairs = []
+    for dtype in table:
+        for text in stricttoml.value(table, dtype, list, "[supported] "):
+            try:
+                pairs.append((str(parse_pattern(text)), dtype))
+            except InputError as error:
+                raise TargetError(f"[supported] {dtype}: {error}") from None
+    if not any(pattern == "dense" for pattern, _ in pairs):
+        raise TargetError("[supported] has no dense pattern; every target runs dense layers")
+    return tuple(pairs)
+
+
+def _json(table: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(table, sort_keys=True)
+    except TypeError:
+        raise TargetError("[compile] tvm_target holds texts, numbers, lists and tables, no dates") from None
+
+
+def _check_tvm_target(text: str) -> None:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TargetError(f"tvm_target is not JSON: {error}") from None
+    if not (isinstance(data, dict) and isinstance(data.get("kind"), str) and _writable(data)):
+        raise TargetError(
+            'tvm_target is a table such as { kind = "llvm", mcpu = "..." }, of texts, integers, truth values, '
+            "lists and tables"
+        )
+    if not isinstance(data.get("mtriple", ""), str):
+        raise TargetError("tvm_target's mtriple is a text, such as x86_64-linux-gnu")
+
+
+def _writable(item: object) -> bool:
+    if isinstance(item, dict | list):
+        return all(map(_writable, item.values() if isinstance(item, dict) else item))
+    return isinstance(item, str | bool) or (isinstance(item, int) and abs(item) <= stricttoml.MAX_INT)
 
 
 def _descriptors() -> dict[str, Path]:
@@ -242,6 +324,8 @@ def _descriptors() -> dict[str, Path]:
 def _directories() -> Iterator[Path]:
     for directory in os.environ.get(PATH_VARIABLE, "").split(os.pathsep):
         if directory:
+            if not Path(directory).is_dir():
+                raise TargetError(f"${PATH_VARIABLE} names {directory}, which is not a directory")
             yield Path(directory)
     package = Path(__file__).parent
     # In a wheel the descriptors are package data; in a checkout they are beside the package.
@@ -250,64 +334,15 @@ def _directories() -> Iterator[Path]:
 
 def _read(path: Path) -> Target:
     try:
-        if path.stat().st_size > MAX_DESCRIPTOR_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise TargetError(f"{path}: cannot be read: not a file")
+        if found.st_size > MAX_DESCRIPTOR_BYTES:
             raise TargetError(f"{path}: larger than {MAX_DESCRIPTOR_BYTES} bytes; not a target descriptor")
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise TargetError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     target = parse_target(text, str(path))
     if path.stem != target.name:
         raise TargetError(f"{path}: its name is {target.name!r}; a descriptor's file is called NAME.toml")
     return target
-
-
-def _supported(table: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
-    _only(table, DTYPES, f"{where}: [supported]")
-    pairs = []
-    for dtype in table:
-        for text in _value(table, dtype, list, where):
-            try:
-                pairs.append((str(parse_pattern(str(text))), dtype))
-            except PatternError as error:
-                raise TargetError(f"{where}: [supported] {dtype}: {error}") from None
-    if not any(pattern == "dense" for pattern, _ in pairs):
-        raise TargetError(f"{where}: [supported] has no dense pattern; every target runs dense layers")
-    return tuple(pairs)
-
-
-def _only(table: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
-    for key in table:
-        if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, 1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise TargetError(f"{where}: unknown key {key!r}{hint}; allowed: {', '.join(allowed)}")
-
-
-def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    return dict(_value(data, key, dict, where))
-
-
-def _value(table: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    if key not in table:
-        raise TargetError(f"{where}: {key} is missing")
-    value = table[key]
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise TargetError(f"{where}: {key} must be of type {_TOML_TYPES[kind]}, not {value!r}")
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        raise TargetError(f"{where}: {key} must be a list of texts")
-    return value
-
-
-_TOML_TYPES = {str: "text", int: "integer", float: "number", list: "list", dict: "table"}
-
-
-def _key(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() else json.dumps(key)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(value, ensure_ascii=False)

@@ -40,6 +40,21 @@ def test_what_is_no_pattern_is_refused(text: str) -> None:
         parse_pattern(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("blok4x1", "'blok4x1' is not a pattern; use dense, unstructured, blockRxC"),
+        ("block1x1", "block1x1: a block has 1 to 64 rows and columns and more than one weight"),
+        ("4:4", "4:4x1: N:M needs 1 <= N < M <= 64"),
+        ("2:4x65", "2:4x65: N:M needs .* shared by 1 to 64 rows"),
+        ("channel257", "channel257: the multiple is 1 to 256"),
+    ],
+)
+def test_the_fault_is_said(text: str, said: str) -> None:
+    with pytest.raises(PatternError, match=f"^{said}"):
+        parse_pattern(text)
+
+
 def test_the_ratio_of_n_of_m() -> None:
     assert NM(2, 4).ratio == 0.5
     assert NM(1, 4, 8).ratio == 0.75

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.errors import PatternError, PlanError
-from hwsparse.pattern import NM, Dense
+from hwsparse.pattern import NM, Block, Dense, Pattern
 from hwsparse.plan import Choice, Layer, Plan, Window, parse_choice
 from tests.test_pattern import PATTERNS
 
+# The text of a ratio has six digits: one with a rounding error is written as the ratio that was meant.
 CHOICES = st.builds(
-    lambda pattern, hundredths: Choice(
+    lambda pattern, millionths: Choice(
         pattern,
-        0.0 if isinstance(pattern, Dense) else pattern.ratio if isinstance(pattern, NM) else hundredths / 100,
+        0.0 if isinstance(pattern, Dense) else pattern.ratio if isinstance(pattern, NM) else millionths / 10**6,
     ),
     PATTERNS,
-    st.integers(0, 100),
+    st.integers(0, 10**6),
 )
 PLANS = st.builds(Plan.of, st.just("m" * 64), st.dictionaries(st.text(max_size=8), CHOICES, max_size=5))
 
@@ -46,6 +49,83 @@ def test_any_json_is_a_plan_or_refused(value: object) -> None:
         Plan.from_json(json.dumps(value))
     with pytest.raises(PlanError):
         Plan.from_json(json.dumps({"model": "m", "choices": value if value != {} else None}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model":' + '{"a":' * 50_000])
+def test_json_of_any_depth_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match="not a plan"):
+        Plan.from_json(text)
+
+
+@given(PATTERNS, st.floats(0, 1))
+def test_the_text_of_any_ratio_means_it_to_six_digits(pattern: Pattern, ratio: float) -> None:
+    if isinstance(pattern, Dense | NM):
+        return
+    choice = parse_choice(str(Choice(pattern, ratio)))
+    assert choice.ratio == pytest.approx(ratio, rel=1e-5)
+    assert parse_choice(str(choice)) == choice
+
+
+@given(PATTERNS, st.floats(0, 1), st.floats(0, 1))
+def test_choices_are_equal_exactly_when_their_texts_are(pattern: Pattern, first: float, second: float) -> None:
+    if isinstance(pattern, Dense | NM):
+        return
+    one, other = Choice(pattern, first), Choice(pattern, second)
+    assert (one == other) == (str(one) == str(other))
+    plan = Plan.of("m", {"a": one})
+    assert Plan.from_json(plan.to_json()) == plan
+    assert (plan == Plan.of("m", {"a": other})) == (plan.digest == Plan.of("m", {"a": other}).digest)
+
+
+def test_a_ratio_is_what_its_text_says() -> None:
+    assert Choice(Block(4), 1 / 3).ratio == 0.333333
+    assert str(Choice(Block(4), -0.0)) == "block4x1@0"  # equal to 0.0, and so must its text be
+    assert Choice(NM(1, 3), 0.6666667) == parse_choice("1:3")
+    assert type(Choice(Block(4), np.float64(0.5)).ratio) is float
+
+
+@given(st.dictionaries(st.text(max_size=8), CHOICES, max_size=5), st.randoms())
+def test_the_order_of_choices_makes_no_difference(choices: dict[str, Choice], random: Random) -> None:
+    items = list(choices.items())
+    random.shuffle(items)
+    plan, other = Plan.of("m", choices), Plan.of("m", dict(items))
+    assert plan == other and plan.digest == other.digest
+    assert [name for name, _ in plan.choices] == sorted(name for name, choice in items if choice != Choice())
+    assert plan.digest != Plan.of("n", choices).digest
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nonsense", "not a plan"),
+        ("[]", "exactly the keys model and choices"),
+        ('{"model": "m"}', "exactly the keys model and choices"),
+        ('{"model": 1, "choices": {}}', "exactly the keys model and choices"),
+        ('{"model": "m", "choices": {"a": "2:5x"}}', "'2:5x' is not a pattern"),
+        ('{"model": "m", "choices": {"a": ["2:4"]}}', "not a plan"),
+        ('{"model": "m", "choices": {"a": "2:4", "a": "1:4"}}', "a key is there twice"),
+        ('{"model": "m", "model": "n", "choices": {}}', "a key is there twice"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_said(text: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        Plan.from_json(text)
+
+
+@given(st.dictionaries(st.text(max_size=4), st.text(max_size=12) | st.none() | st.integers(), max_size=3))
+def test_any_choices_are_a_plan_or_refused(choices: dict[str, object]) -> None:
+    try:
+        plan = Plan.from_json(json.dumps({"model": "m", "choices": choices}))
+    except PlanError:
+        return
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_choices_out_of_order_or_repeated_are_refused() -> None:
+    a, b = ("a", parse_choice("2:4")), ("b", parse_choice("2:4"))
+    for choices in ((b, a), (a, a)):
+        with pytest.raises(PlanError, match=r"build it with Plan\.of"):
+            Plan("m", choices)
 
 
 def test_dense_choices_make_no_difference() -> None:

@@ -32,7 +32,17 @@ def test_figures_are_measured_once(measured: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"peak_flops": -1, "bandwidth_bytes_per_s": 1}', '{"peak_flops": "x"}']
+    "content",
+    [
+        "",
+        "{}",
+        "[1]",
+        "[" * 100_000,
+        '{"peak_flops": -1, "bandwidth_bytes_per_s": 1}',
+        '{"peak_flops": "x"}',
+        '{"peak_flops": Infinity, "bandwidth_bytes_per_s": 1}',
+        '{"peak_flops": 1' + "0" * 400 + ', "bandwidth_bytes_per_s": 1}',
+    ],
 )
 def test_a_cache_that_is_not_sound_is_remade(measured: list[str], tmp_path: Path, content: str) -> None:
     first = probe.probe_hardware()
@@ -40,6 +50,46 @@ def test_a_cache_that_is_not_sound_is_remade(measured: list[str], tmp_path: Path
     kept.write_text(content)
     assert probe.probe_hardware() == first
     assert measured == ["peak", "bandwidth"] * 2
+
+
+def test_a_user_without_a_home_is_measured_each_time(measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert probe.probe_hardware() == probe.probe_hardware()
+    assert measured == ["peak", "bandwidth"] * 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert probe.probe_hardware()["peak_flops"] == 1e11
+    assert measured == ["peak", "bandwidth"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpu", "bits"),
+    [
+        ("avx512f avx512bw avx512cd avx512dq avx512vl avx2 fma bmi2", "x86-64-v4", 512),
+        ("avx512f avx512cd avx512er avx2 fma bmi2", "x86-64-v3", 256),  # AVX-512 without what x86-64-v4 needs
+        ("avx2", "x86-64-v2", 128),
+        ("", "x86-64-v2", 128),  # a system that does not tell
+    ],
+)
+def test_a_level_needs_all_its_flags(monkeypatch: pytest.MonkeyPatch, flags: str, cpu: str, bits: int) -> None:
+    monkeypatch.setattr(probe, "machine", lambda: "x86_64")
+    monkeypatch.setattr(probe, "cpu_flags", lambda: frozenset(flags.split()))
+    found = probe._instructions(2)
+    assert (found["tvm_target"]["mcpu"], found["vector_bits"]) == (cpu, bits)
+    assert set(found["isa"]) <= set(flags.split())
+
+
+def test_architectures_have_one_name() -> None:
+    assert [probe.machine(name) for name in ("AMD64", "x86_64", "arm64", "aarch64")] == ["x86_64"] * 2 + ["aarch64"] * 2
 
 
 def test_caches_are_read_from_the_system(tmp_path: Path) -> None:
@@ -51,6 +101,16 @@ def test_caches_are_read_from_the_system(tmp_path: Path) -> None:
         for name, value in (("level", level), ("type", kind), ("size", size)):
             (directory / name).write_text(value + "\n")
     assert probe._caches(tmp_path) == {"l1d_bytes": 48 << 10, "l2_bytes": 2 << 20}
+
+
+@pytest.mark.parametrize("size", ["", "48G", "K", "-1K", "48 K"])
+def test_a_cache_size_that_cannot_be_read_is_taken_as_the_least(tmp_path: Path, size: str) -> None:
+    (tmp_path / "index0").mkdir()
+    for name, value in (("level", "1"), ("type", "Data"), ("size", size)):
+        (tmp_path / "index0" / name).write_text(value)
+    (tmp_path / "index1").mkdir()  # with nothing in it
+    assert probe._caches(tmp_path) == {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}
+    assert probe._caches(tmp_path / "nowhere") == {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}
 
 
 def test_what_is_measured_is_plausible() -> None:

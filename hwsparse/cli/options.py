@@ -65,6 +65,8 @@ def dataset(path: Path, tokenizer: Path | None, image: str | None, limit: int | 
     """Reads --data as the other options say."""
     from hwsparse.data import read_dataset
 
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: at least 1 sample is needed")
     return read_dataset(path, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed)
 
 

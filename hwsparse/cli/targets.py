@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,16 +41,25 @@ def show(name: str = typer.Argument(help="A device's name, or the path of its de
 
 @app.command()
 def probe(
-    name: str = typer.Option("my-machine", help="What to call it."),
-    out: Path | None = typer.Option(None, help="Where to write; by default NAME.toml here."),
+    name: str | None = typer.Option(None, help="What to call it; by default as --out says, else my-machine."),
+    out: Path | None = typer.Option(None, help="Where to write, DIRECTORY/NAME.toml; by default NAME.toml here."),
     force: bool = typer.Option(False, "--force", help="Write over a file that is there."),
 ) -> None:
     """Writes a descriptor of this machine, to be edited or taken to another machine."""
+    name = name or (out.stem if out else "my-machine")
     path = out or Path(f"{name}.toml")
+    if path.name != f"{name}.toml":  # it could not be read back
+        raise TargetError(f"{path}: a descriptor's file is called NAME.toml, and the name is {name!r}")
     if path.exists() and not force:
         raise TargetError(f"{path} is there already; --force writes over it")
     target = replace(load_target("x86-local"), name=name, description=f"probed as {name}")
-    path.write_text("# Probed by `hwsparse targets probe`; peak and bandwidth are measured.\n" + format_target(target))
+    text = "# Probed by `hwsparse targets probe`; peak and bandwidth are measured.\n" + format_target(target)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text, "utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
     Console().print(escape(f"wrote {path}"))
 
 

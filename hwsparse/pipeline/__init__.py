@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.codegen import random_inputs
+from hwsparse.codegen import random_inputs, refusal
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError, ModelError, PlanError, StudyError
-from hwsparse.latency import CostModel, Measurement
+from hwsparse.errors import InputError, MeasureError, ModelError, PlanError, StudyError
+from hwsparse.latency import CalibrationReport, CostModel, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -222,6 +222,7 @@ def compile_plan(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         options = {name: [choice] for name, choice in plan.choices}
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
+        _require_measured(model, plan, target, report)
         costs = CostModel.fit(report.table)
         baselines, finalists = build_and_time(
             model, {"plan": plan}, weights, target, costs, bench, judges, inputs, scratch, workspace.artifacts,
@@ -249,6 +250,17 @@ def _require_work(model: Model, target: Target) -> None:
     target.require_timing()
     if not model.layers:
         raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
+
+
+def _require_measured(model: Model, plan: Plan, target: Target, report: CalibrationReport) -> None:
+    """Refuses a plan of which a layer that has a kernel could not be measured, and says why it could not."""
+    for name, choice in plan.choices:
+        layer = model.layer(name)
+        if refusal(layer, choice):
+            continue
+        for each in (Choice(), choice):
+            if failure := report.failures.get(Workload.of(layer, each, target)):
+                raise MeasureError(f"layer {name!r}, {each}, cannot be measured ({failure.stage}): {failure.reason}")
 
 
 def _judges(model: Model, calibration: Dataset, held_out: Dataset, target: Target, seed: int) -> Judges:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from hwsparse.errors import PlanError
+from hwsparse.errors import PatternError, PlanError
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Plan
 from hwsparse.sparsify.magnitude import magnitude
@@ -29,7 +29,7 @@ def apply_plan(
 
     Raises:
         PlanError: the plan is for another model, names a layer that this one does not have, or gives a
-            layer a pattern that its weight cannot have.
+            layer a pattern that its weight cannot have, or a weight holds a value that is not finite.
     """
     if plan.model_digest != model.digest:
         raise PlanError(
@@ -43,7 +43,10 @@ def apply_plan(
             raise PlanError(f"the plan names the layer {name!r}, which {model.name} does not have")
         if reason := applicable(layer, choice.pattern):
             raise PlanError(f"layer {name!r} cannot be {choice}: {reason}")
-        weights[name] = pruner(model.weight(name), (statistics or {}).get(name), choice, layer.groups)
+        try:
+            weights[name] = pruner(model.weight(name), (statistics or {}).get(name), choice, layer.groups)
+        except PatternError as error:
+            raise PlanError(f"layer {name!r} cannot be {choice}: {error}") from None
     return weights
 
 
@@ -52,6 +55,7 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
 
     Raises:
         PlanError: a weight does not have its layer's shape.
+        ModelError: the model has no prunable layer of a name.
     """
     proto = onnx.load_from_string(model.proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}

@@ -9,6 +9,7 @@ Knows nothing of how scores are made, of models or devices.
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 
@@ -30,13 +31,18 @@ def applicable(layer: Layer, pattern: Pattern) -> str | None:
 def make_mask(scores: np.ndarray, choice: Choice, groups: int = 1) -> np.ndarray:
     """The mask of a choice: True where a weight is kept.
 
+    The ratio counts weights, or blocks, short ones at the edges too, or output channels, as many as their
+    multiple allows; `achieved_ratio` tells what came of it.
+
     Args:
         scores: (rows, in / groups, *kernel), not negative; more is more worth keeping.
         groups: of the convolution; no block or shared choice spans two of them.
 
     Raises:
-        PatternError: the weight's shape cannot have the pattern.
+        PatternError: the weight's shape cannot have the pattern, or a score is not finite.
     """
+    if not np.isfinite(scores).all():
+        raise PatternError("a weight's score is not finite, so there is no telling which weights to keep")
     if reason := _misfit(scores.shape, groups, choice.pattern):
         raise PatternError(f"{choice.pattern} does not fit a weight of shape {scores.shape}: {reason}")
     match choice.pattern:
@@ -62,8 +68,10 @@ def _misfit(shape: tuple[int, ...], groups: int, pattern: Pattern) -> str | None
     match pattern:
         case Block(rows=high, cols=wide) if high > rows // groups or wide > columns:
             return f"a group has {rows // groups} outputs of {columns} weights"
-        case NM(m=m, shared=shared) if inputs % m or shared > rows // groups:
-            return f"a group has {rows // groups} outputs of {inputs} inputs, not a multiple of {m}"
+        case NM(m=m) if inputs % m:
+            return f"a group has {inputs} inputs, not a multiple of {m}"
+        case NM(shared=shared) if shared > rows // groups:
+            return f"a group has {rows // groups} outputs, too few for {shared} to share a choice"
         case Channel(multiple=multiple) if groups > 1 or rows <= multiple:
             return f"{rows} outputs in {groups} groups; channels are dropped from one group of more than {multiple}"
     return None
@@ -104,18 +112,28 @@ def _n_of_m(scores: np.ndarray, nm: NM, groups: int) -> np.ndarray:
     matrix = scores.reshape(groups, rows // groups, inputs // nm.m, nm.m, -1)
     starts = np.arange(0, matrix.shape[1], nm.shared)
     sums = np.add.reduceat(matrix, starts, axis=1)
-    order = np.argsort(-sums, axis=3, kind="stable")
-    kept = np.zeros(sums.shape, bool)
-    np.put_along_axis(kept, order[:, :, :, : nm.n], True, axis=3)
+    # How many of its m each one loses to. Comparing all pairs takes a third of the time that sorting does.
+    places = np.ascontiguousarray(np.moveaxis(sums, 3, 0))
+    losses = np.zeros(places.shape, np.uint8)
+    for first, second in combinations(range(nm.m), 2):
+        beaten = places[second] > places[first]
+        losses[first] += beaten
+        losses[second] += ~beaten
+    kept = np.moveaxis(losses < nm.n, 0, 3)
     mask = np.repeat(kept, np.diff([*starts, matrix.shape[1]]), axis=1)
     return mask.reshape(scores.shape)
 
 
 def _channels(scores: np.ndarray, channel: Channel, ratio: float) -> np.ndarray:
-    """Whole rows by the norm of their scores; the number kept is the nearest multiple, at least one."""
+    """Whole rows by the norm of their scores; the number kept is the nearest multiple, at least one.
+
+    Only a ratio of 0 keeps every row of a number that is no multiple.
+    """
     rows = scores.shape[0]
+    if ratio == 0:
+        return np.ones(scores.shape, bool)
     wanted = round((1 - ratio) * rows / channel.multiple) * channel.multiple
-    keep = min(max(wanted, channel.multiple), rows)
+    keep = max(min(wanted, rows - rows % channel.multiple), channel.multiple)
     norms = np.square(scores.reshape(rows, -1), dtype=np.float64).sum(axis=1)
     mask = np.zeros(scores.shape, bool)
     mask[np.argsort(-norms, kind="stable")[:keep]] = True

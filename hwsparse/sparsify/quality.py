@@ -1,12 +1,12 @@
 """How good a model's answers are with pruned weights, by onnxruntime, with an interval.
 
-Splits are the caller's: what chooses a plan and what
-reports it must be different samples.
+Splits are the caller's: what chooses a plan and what reports it must be different samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,9 +16,12 @@ import onnxruntime
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
+from hwsparse.model.read import one_line
 from hwsparse.sparsify.apply import pruned_proto
 
 RESAMPLES = 1000
+# Of the counts that resampling makes, so many at a time: 8 MB.
+_COUNTS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +46,49 @@ class Evaluator:
             DataError: the data set does not fit the model.
         """
         dataset.check_fits(model)
-        self._model, self._dataset, self._split, self._threads = model, dataset, split, threads
-        # The same resamples for every plan: differences between plans are then paired.
-        self._resamples = np.random.default_rng(seed).integers(0, len(dataset), (RESAMPLES, len(dataset)))
+        output = model.outputs[0]
+        if dataset.metric == "top1" and math.prod(output.shape) != output.shape[-1]:
+            raise DataError(
+                f"top1 needs one score per class, but output {output.name!r} of model {model.name!r} "
+                f"has shape {list(output.shape)}"
+            )
+        self._model, self._dataset, self._split, self._threads, self._seed = model, dataset, split, threads, seed
 
     def evaluate(self, weights: Mapping[str, np.ndarray]) -> QualityReport:
-        """The quality with these canonical weights by layer name; other layers keep the model's own."""
-        outputs = self._outputs(weights)
-        scorer = METRICS[self._dataset.metric](outputs, self._dataset.labels)
-        values = np.array([scorer(rows) for rows in self._resamples])
-        low, high = np.percentile(values, (2.5, 97.5))
-        value = scorer(np.arange(len(self._dataset)))
+        """The quality with these canonical weights by layer name; other layers keep the model's own.
+
+        Raises:
+            PlanError: a weight does not have its layer's shape.
+            DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
+        """
+        samples = len(self._dataset)
+        scorer = METRICS[self._dataset.metric](self._outputs(weights), self._dataset.labels)
+        value = float(scorer(np.ones((1, samples)))[0])
+        resampled = np.concatenate([scorer(counts) for counts in _resampled(samples, self._seed)])
+        low, high = np.percentile(resampled, (2.5, 97.5))
         return QualityReport(
             self._dataset.metric,
             value,
             (min(float(low), value), max(float(high), value)),
-            len(self._dataset),
+            samples,
             self._dataset.name,
             self._split,
         )
 
     def _outputs(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The first output for every row of inputs: (rows, ...) float64.
-
-        Raises:
-            DataError: an output is not finite.
-        """
+        """The first output for every row of inputs, flat: (rows, values) float64."""
         session = self._session(weights)
         name = session.get_outputs()[0].name
         inputs = self._dataset.inputs
 
         def answer(row: int) -> np.ndarray:
-            (output,) = session.run([name], {key: values[row : row + 1] for key, values in inputs.items()})
-            return np.asarray(output[0], np.float64)
+            try:
+                (output,) = session.run([name], {key: values[row : row + 1] for key, values in inputs.items()})
+            except Exception as error:  # onnxruntime's exceptions share no base but Exception
+                raise DataError(
+                    f"onnxruntime cannot run sample {row} of {self._dataset.name}: {one_line(error)}"
+                ) from None
+            return np.asarray(output, np.float64).reshape(-1)
 
         with ThreadPoolExecutor(self._threads) as pool:
             outputs = np.stack(list(pool.map(answer, range(self._dataset.rows))))
@@ -90,41 +103,70 @@ class Evaluator:
         options = onnxruntime.SessionOptions()
         # Samples run side by side, each on one thread: faster than one sample on all.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what matters of its log is in the exception
         # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
         # replaces, so that convolutions would silently be evaluated dense.
         proto = pruned_proto(self._model, weights)
         return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
 
 
-Scorer = Callable[[np.ndarray], float]  # indices of labelled samples -> the metric on them
+# How often each labelled sample counts, (resamples, samples) -> the metric of each resample.
+Scorer = Callable[[np.ndarray], np.ndarray]
 
 
 def top1(outputs: np.ndarray, labels: np.ndarray) -> Scorer:
-    """The share of samples whose highest output is the label's."""
-    correct = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
-    return lambda rows: float(correct[rows].mean())
+    """The share of samples whose highest output is the label's; `outputs` is (samples, classes)."""
+    correct = (outputs.argmax(axis=1) == labels).astype(np.float64)
+    return lambda counts: counts @ correct / counts.sum(axis=1)
 
 
 def spearman(outputs: np.ndarray, labels: np.ndarray) -> Scorer:
-    """Rank correlation of the labels with the cosine of each pair's two embeddings (rows 2i and 2i + 1)."""
-    vectors = outputs.reshape(len(outputs), -1)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosines = (vectors[0::2] * vectors[1::2]).sum(axis=1)
+    """Rank correlation of the labels with the cosine of each pair's two embeddings (rows 2i and 2i + 1).
 
-    def score(rows: np.ndarray) -> float:
-        a, b = ranks(cosines[rows]), ranks(labels[rows])
-        if a.std() == 0 or b.std() == 0:
-            return 0.0
-        return float(np.corrcoef(a, b)[0, 1])
+    A resample whose labels, or cosines, are all equal has correlation 0.
+    """
+    vectors = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
+    rank_cosines = ranking((vectors[0::2] * vectors[1::2]).sum(axis=1))
+    rank_labels = ranking(labels)
 
-    return score
+    def correlation(counts: np.ndarray) -> np.ndarray:
+        middle = (counts.sum(axis=1, keepdims=True) - 1) / 2  # the mean of all ranks
+        a, b = rank_cosines(counts) - middle, rank_labels(counts) - middle
+        spread = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
+        common = (counts * a * b).sum(axis=1)
+        values: np.ndarray = np.divide(common, spread, out=np.zeros_like(common), where=spread > 0)
+        return values.clip(-1, 1)
+
+    return correlation
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2)[inverse]
+def ranking(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """How to rank samples of these values: counts (resamples, samples) -> ranks from 0, of the same shape.
+
+    Equal values share the mean of their ranks. Values are sorted once, whatever the number of resamples.
+    """
+    order = np.argsort(values, kind="stable")
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+
+    def ranks(counts: np.ndarray) -> np.ndarray:
+        taken = np.add.reduceat(counts[:, order], starts, axis=1)
+        return (np.cumsum(taken, axis=1) - (taken + 1) / 2)[:, group]
+
+    return ranks
+
+
+def _resampled(samples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each sample counts in each of RESAMPLES draws with replacement, some draws at a time.
+
+    The same draws for every plan: differences between plans are then paired.
+    """
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _COUNTS_AT_ONCE // samples)
+    for start in range(0, RESAMPLES, at_once):
+        draws = min(at_once, RESAMPLES - start)
+        drawn = rng.integers(0, samples, (draws, samples)) + samples * np.arange(draws)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=draws * samples).reshape(draws, samples).astype(np.float64)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Scorer]] = {"top1": top1, "spearman": spearman}

@@ -22,15 +22,16 @@ DAMPING = 0.01
 def reconstruct(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
     """A canonical pruned weight, fitted to the dense layer's output.
 
-    Without statistics it is pruned by magnitude, and the kept weights stay as they are.
+    Without statistics it is pruned by magnitude, and the kept weights stay as they are; so do they where a
+    layer is so wide that its statistics are a diagonal.
 
     Raises:
         PatternError: the weight's shape cannot have the pattern.
     """
     mask = wanda_mask(weight, statistics, choice, groups)
     pruned = np.where(mask, weight, np.float32(0))
-    if statistics is None:
-        return pruned
+    if statistics is None or statistics.second_moment.ndim == 2:
+        return pruned  # where only a diagonal is known, inputs count as uncorrelated, and nothing makes up for another
     shape = (groups, weight.shape[0] // groups, -1)
     dense, fitted, kept = weight.reshape(shape), pruned.reshape(shape), mask.reshape(shape)
     for group, moment in enumerate(statistics.second_moment):

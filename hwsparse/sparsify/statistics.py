@@ -3,15 +3,17 @@
     H = mean over positions of x x^T, x the input patch of a position, in the order of the weight's columns
 
 For a weight changed from W to P the mean squared change of the output is tr((W - P) H (W - P)^T), so one
-pass over the data tells the error of every mask. Streamed: memory is one H per layer, whatever the data.
+pass over the data tells the error of every mask. Streamed: memory is one H per layer, whatever the data;
+layers too wide for a matrix keep its diagonal, and networks too large are looked at in several passes.
 
 Knows no patterns.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +23,33 @@ import onnxruntime
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
+from hwsparse.model.read import one_line
 from hwsparse.plan import Layer
 
 # Patches per sample and layer; of larger feature maps an even share of positions is taken.
 MAX_POSITIONS = 512
+# A 3x3 convolution of 512 channels has as many columns: a moment of 170 MB while it is summed.
+MAX_COLUMNS = 4608
+# Layers whose inputs and moments together take more are looked at in several passes over the samples.
+MAX_PASS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStatistics:
-    """`second_moment` is (groups, columns, columns) float32, the mean over `positions` patches."""
+    """The mean over `positions` patches of their second moments, float32.
+
+    `second_moment` is (groups, columns, columns), the columns those of one group's weights; where there are
+    more than MAX_COLUMNS of them, only the diagonal, (groups, columns).
+    """
 
     second_moment: np.ndarray
     positions: int
+
+    @property
+    def diagonal(self) -> np.ndarray:
+        """The mean square of each column, (groups, columns)."""
+        moment = self.second_moment
+        return moment if moment.ndim == 2 else np.diagonal(moment, axis1=1, axis2=2)
 
 
 def collect_statistics(
@@ -48,41 +65,83 @@ def collect_statistics(
     """Second moments of the inputs of `layers` over at most `max_samples` samples of the data.
 
     Raises:
-        DataError: an input of a layer is not finite on some sample.
+        DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it, or too large
+            to square.
     """
     sources = _sources(model, layers)
-    session = _session(model, sorted(set(sources.values())), threads)
-    names = [port.name for port in session.get_outputs()]
-    samples = np.random.default_rng(seed).permutation(dataset.rows)[:max_samples]
-    sums = {layer.name: np.zeros((layer.groups, layer.inputs, layer.inputs), np.float64) for layer in layers}
-    counts = dict.fromkeys(sums, 0)
-    for done, sample in enumerate(samples):
-        feeds = {name: values[sample : sample + 1] for name, values in dataset.inputs.items()}
-        outputs = dict(zip(names, session.run(names, feeds), strict=True))
-        for layer in layers:
-            # Of its own for each layer and sample: a layer's statistics do not depend on which others are asked for.
-            rng = np.random.default_rng([seed, int(sample), zlib.crc32(layer.name.encode())])
-            patches = _patches(outputs[sources[layer.name]], layer, rng)
-            if not np.isfinite(patches).all():
-                raise DataError(f"layer {layer.name!r}: its input is not finite on sample {sample} of {dataset.name}")
-            sums[layer.name] += patches.transpose(0, 2, 1) @ patches
-            counts[layer.name] += patches.shape[1]
-        progress(done + 1, len(samples))
-    return {
-        name: LayerStatistics((total / counts[name]).astype(np.float32), counts[name]) for name, total in sums.items()
-    }
+    samples = np.random.default_rng(seed).permutation(dataset.rows)[:max_samples].tolist()
+    passes = list(_passes(layers))
+    found: dict[str, LayerStatistics] = {}
+    for number, together in enumerate(passes):
+        session = _session(model, sorted({sources[layer.name] for layer in together}), threads)
+        sums = {layer.name: np.zeros(_moment_shape(layer), np.float64) for layer in together}
+        counts = dict.fromkeys(sums, 0)
+        for done, sample in enumerate(samples):
+            tensors = _tensors(session, dataset, sample)
+            for layer in together:
+                # Its own for each layer and sample: statistics do not depend on which other layers are asked for.
+                rng = np.random.default_rng([seed, sample, zlib.crc32(layer.name.encode())])
+                patches = _patches(tensors[sources[layer.name]], layer, rng)
+                sums[layer.name] += _moment(patches, layer, f"sample {sample} of {dataset.name}")
+                counts[layer.name] += patches.shape[1]
+            progress(number * len(samples) + done + 1, len(passes) * len(samples))
+        for name, count in counts.items():
+            found[name] = LayerStatistics((sums.pop(name) / count).astype(np.float32), count)
+    return found
 
 
 def output_error(weight: np.ndarray, pruned: np.ndarray, statistics: LayerStatistics) -> float:
     """The squared change of the layer's output relative to its square, both summed over the data.
 
-    A layer whose output is always zero has error 0.
+    A layer whose output is always zero has error 0 if it stays so, else 1. Where statistics are a diagonal,
+    inputs are taken as uncorrelated.
     """
     moment = statistics.second_moment
     before = weight.reshape(moment.shape[0], -1, moment.shape[1])
-    change = before - pruned.reshape(before.shape)
-    energy = float(np.sum((before @ moment) * before, dtype=np.float64))
-    return max(0.0, float(np.sum((change @ moment) * change, dtype=np.float64))) / energy if energy > 0 else 0.0
+    energy = _energy(before, moment)
+    lost = _energy(before - pruned.reshape(before.shape), moment)
+    return lost / energy if energy > 0 else float(lost > 0)
+
+
+def _energy(rows: np.ndarray, moment: np.ndarray) -> float:
+    """tr(R H R^T), summed over groups; `rows` is (groups, rows, columns)."""
+    weighted = rows * moment[:, None] if moment.ndim == 2 else rows @ moment
+    return max(0.0, float(np.sum(weighted * rows, dtype=np.float64)))
+
+
+def _moment_shape(layer: Layer) -> tuple[int, ...]:
+    wide = layer.inputs > MAX_COLUMNS
+    return (layer.groups, layer.inputs) if wide else (layer.groups, layer.inputs, layer.inputs)
+
+
+def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """The layers, in order, in lists that fit into memory together."""
+    together: list[Layer] = []
+    total = 0
+    for layer in layers:
+        size = 4 * math.prod(layer.input_shape) + 8 * math.prod(_moment_shape(layer))
+        if together and total + size > MAX_PASS_BYTES:
+            yield together
+            together, total = [], 0
+        together.append(layer)
+        total += size
+    if together:
+        yield together
+
+
+def _moment(patches: np.ndarray, layer: Layer, where: str) -> np.ndarray:
+    """The sum over positions of x x^T, or of its diagonal."""
+    moment: np.ndarray
+    with np.errstate(over="ignore", invalid="ignore"):
+        if layer.inputs > MAX_COLUMNS:
+            moment = diagonal = np.square(patches).sum(axis=1)
+        else:
+            moment = np.matmul(patches.transpose(0, 2, 1), patches)
+            diagonal = np.diagonal(moment, axis1=1, axis2=2)
+    # No other entry exceeds the largest of the diagonal.
+    if not np.isfinite(diagonal).all():
+        raise DataError(f"layer {layer.name!r}: its input is not finite on {where}, or too large to square")
+    return moment
 
 
 def _sources(model: Model, layers: Sequence[Layer]) -> dict[str, str]:
@@ -94,12 +153,23 @@ def _sources(model: Model, layers: Sequence[Layer]) -> dict[str, str]:
 
 
 def _session(model: Model, tensors: Sequence[str], threads: int) -> onnxruntime.InferenceSession:
+    """A session that answers with these tensors of the model, and computes nothing past them."""
     proto = onnx.load_from_string(model.proto)
-    have = {port.name for port in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in have)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what matters of its log is in the exception
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _tensors(session: onnxruntime.InferenceSession, dataset: Dataset, sample: int) -> dict[str, np.ndarray]:
+    names = [port.name for port in session.get_outputs()]
+    feeds = {name: values[sample : sample + 1] for name, values in dataset.inputs.items()}
+    try:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise DataError(f"onnxruntime cannot run sample {sample} of {dataset.name}: {one_line(error)}") from None
 
 
 def _patches(x: np.ndarray, layer: Layer, rng: np.random.Generator) -> np.ndarray:

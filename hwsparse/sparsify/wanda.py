@@ -21,7 +21,7 @@ def wanda_mask(weight: np.ndarray, statistics: LayerStatistics | None, choice: C
     """
     if statistics is None:
         return make_mask(np.abs(weight), choice, groups)
-    sizes = np.sqrt(np.diagonal(statistics.second_moment, axis1=1, axis2=2))
+    sizes = np.sqrt(statistics.diagonal)
     rows = np.abs(weight).reshape(groups, weight.shape[0] // groups, -1)
     return make_mask((rows * sizes[:, None, :]).reshape(weight.shape), choice, groups)
 

@@ -13,8 +13,9 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, PlanError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.sparsify import Evaluator, apply_plan, pruned_proto
-from hwsparse.sparsify.quality import ranks, spearman
+from hwsparse.sparsify import Evaluator, apply_plan, pruned_proto, quality
+from tests.model.graphs import model_proto, node, run, value, weight
+from tests.sparsify.networks import embedder, product, sentences
 
 
 def classifier(channels: int = 32) -> Model:
@@ -73,23 +74,6 @@ def test_top1_is_what_onnxruntime_gives_on_the_pruned_file(model: Model, data: D
     assert report == Evaluator(model, data, "held-out", seed=3).evaluate(weights)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30))
-def test_spearman_is_the_correlation_of_ranks(pairs: list[tuple[int, int]]) -> None:
-    values, labels = (np.array(side, np.float64) for side in zip(*pairs, strict=True))
-
-    def rank(side: np.ndarray) -> list[float]:
-        return [float((side < v).sum() + ((side == v).sum() - 1) / 2) for v in side]
-
-    assert ranks(values).tolist() == rank(values)
-    angles = values / 10  # cosines fall as angles grow
-    outputs = np.stack([np.ones_like(angles), np.zeros_like(angles), np.cos(angles), np.sin(angles)], 1).reshape(-1, 2)
-    found = spearman(outputs, labels)(np.arange(len(labels)))
-    if len(set(values)) == 1 or len(set(labels)) == 1:
-        assert found == 0.0
-    else:
-        assert found == pytest.approx(-np.corrcoef(rank(values), rank(labels))[0, 1], abs=1e-9)
-
-
 def test_data_that_do_not_fit_are_refused(model: Model) -> None:
     x = np.zeros((4, 16, 12, 12), np.float32)
     with pytest.raises(DataError, match="label 7"):
@@ -108,3 +92,113 @@ def test_plans_that_do_not_fit_are_refused(model: Model) -> None:
         apply_plan(model, Plan.of(model.digest, {"head": parse_choice("block8x1@0.5")}))
     with pytest.raises(PlanError, match="shape"):
         pruned_proto(model, {"head": np.zeros((4, 4), np.float32)})
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 by counting: as many as are lower, and half of the others that are equal."""
+    lower = (values[None, :] < values[:, None]).sum(axis=1)
+    equal = (values[None, :] == values[:, None]).sum(axis=1)
+    return np.asarray(lower + (equal - 1) / 2)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    x, y = midranks(a), midranks(b)
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else 0.0
+
+
+def test_spearman_of_cosines() -> None:
+    model, data = embedder(), sentences(25)
+    vectors = np.stack([run(model.proto, {"ids": data.inputs["ids"][i : i + 1]})[0][0] for i in range(50)])
+    vectors = vectors.astype(np.float64)
+    cosines = np.array([a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)])
+    report = Evaluator(model, data, "calibration").evaluate({})
+    assert report.metric == "spearman" and report.samples == 25
+    assert report.value == pytest.approx(correlation(cosines, data.labels), abs=1e-9)
+    perfect = Dataset("sentences", data.inputs, np.exp(cosines), "spearman")
+    assert Evaluator(model, perfect, "calibration").evaluate({}).value == pytest.approx(1)
+
+
+def test_embeddings_that_are_all_the_same_correlate_with_nothing() -> None:
+    model = embedder()
+    nothing = {name: np.zeros((8, 12), np.float32) for name in ("left", "right")}
+    report = Evaluator(model, sentences(), "calibration").evaluate(nothing)
+    assert report.value == 0 and report.interval == (0, 0)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=12), st.integers(0, 2**32 - 1))
+def test_ranks_in_resamples_are_those_of_the_samples_drawn(values: list[int], seed: int) -> None:
+    drawn = np.random.default_rng(seed).integers(0, len(values), (5, len(values)))
+    counts = np.stack([np.bincount(row, minlength=len(values)) for row in drawn]).astype(np.float64)
+    ranks = quality.ranking(np.array(values))(counts)
+    for row, found in zip(drawn, ranks, strict=True):
+        np.testing.assert_array_equal(found[row], midranks(np.array(values)[row]))
+
+
+@given(st.integers(2, 30), st.integers(0, 2**32 - 1), st.booleans())
+def test_resampled_scores_are_those_of_the_samples_drawn(samples: int, seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, samples, (4, samples))
+    counts = np.stack([np.bincount(row, minlength=samples) for row in drawn]).astype(np.float64)
+
+    labels = rng.integers(0, 3, samples)
+    scores = rng.random((samples, 3))
+    correct = scores.argmax(axis=1) == labels
+    np.testing.assert_allclose(quality.top1(scores, labels)(counts), [correct[row].mean() for row in drawn])
+
+    angles = rng.integers(0, 4, samples) / 4 if ties else rng.random(samples)
+    pairs = np.stack([np.stack([np.cos(angles), np.sin(angles)], 1), np.tile([1.0, 0], (samples, 1))], 1)
+    found = quality.spearman(pairs.reshape(2 * samples, 2), labels.astype(np.float64))(counts)
+    expected = [correlation(np.cos(angles)[row], labels[row].astype(np.float64)) for row in drawn]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_the_interval_is_that_of_the_bootstrap() -> None:
+    """Of a share p of n, near the normal approximation; narrower with more samples; the value lies within."""
+    rng = np.random.default_rng(0)
+    for samples in (100, 400):
+        x = rng.standard_normal((samples, 2)).astype(np.float32)
+        labels = np.where(np.arange(samples) % 5 == 0, x.argmin(axis=1), x.argmax(axis=1))
+        data = Dataset("rows", {"x": x}, labels)
+        report = Evaluator(product(np.eye(2, dtype=np.float32)), data, "held-out").evaluate({})
+        low, high = report.interval
+        assert report.value == pytest.approx(0.8)
+        assert low <= report.value <= high
+        assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / samples), rel=0.2)
+
+
+def test_resamples_are_the_same_however_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = embedder(), sentences()
+    report = Evaluator(model, data, "calibration", seed=1).evaluate({})
+    assert report != Evaluator(model, data, "calibration", seed=2).evaluate({})
+    monkeypatch.setattr(quality, "_COUNTS_AT_ONCE", 7 * len(data))
+    assert report.interval == pytest.approx(Evaluator(model, data, "calibration", seed=1).evaluate({}).interval)
+    monkeypatch.setattr(quality, "_COUNTS_AT_ONCE", 1)
+    assert report.interval == pytest.approx(Evaluator(model, data, "calibration", seed=1).evaluate({}).interval)
+
+
+def test_scores_per_position_are_no_scores_per_class() -> None:
+    proto = model_proto(
+        [node("MatMul", ["x", "w"], ["y"], name="only")], [value("x", [1, 3, 4])], weights=[weight("w", 4, 5)]
+    )
+    data = Dataset("rows", {"x": np.ones((4, 3, 4), np.float32)}, np.arange(4))
+    with pytest.raises(DataError, match=r"one score per class.*\[1, 3, 5\]"):
+        Evaluator(import_onnx(proto.SerializeToString()), data, "calibration")
+
+
+def test_a_sample_that_cannot_be_run_is_an_error() -> None:
+    data = sentences()
+    ids = np.array(data.inputs["ids"])
+    ids[7, 0] = 50  # the table has 50 rows
+    evaluator = Evaluator(embedder(), Dataset("sentences", {"ids": ids}, data.labels, "spearman"), "calibration", 2)
+    with pytest.raises(DataError, match="cannot run sample 7 of sentences") as error:
+        evaluator.evaluate({})
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_not_finite_are_an_error() -> None:
+    x = np.array([[1, 2], [3, 4], [3e38, 3e38]], np.float32)
+    evaluator = Evaluator(
+        product(np.ones((2, 2), np.float32)), Dataset("rows", {"x": x}, np.array([0, 1, 0])), "calibration"
+    )
+    with pytest.raises(DataError, match="not finite on sample 2 of rows"):
+        evaluator.evaluate({})
