@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from onnx import TensorProto, helper
 
 from hwsparse.artifact import Artifact
 from hwsparse.cli import main
 from hwsparse.data import Dataset, write_npz
 from hwsparse.model import Model
+from hwsparse.plan import Plan, parse_choice
+from tests.example_artifact import example_artifact
 from tests.sparsify.test_quality import classifier
 
 
@@ -37,6 +41,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
     np.savez(tmp_path / "empty.npz", x=x[:0], labels=np.zeros(0, np.int64))
     (tmp_path / "truncated.onnx").write_bytes(model.proto[:500])
     (tmp_path / "open.onnx").write_bytes(network("Relu", ["batch", "width"]))
+    (tmp_path / "plain.onnx").write_bytes(network("Relu", [1, 4]))
+    write_npz(Dataset("plain", {"x": np.zeros((4, 4), np.float32)}, np.array([0, 1, 2, 3])), tmp_path / "plain.npz")
+    (tmp_path / "other.json").write_text(Plan.of("0" * 64, {"conv": parse_choice("2:4")}).to_json())
     (tmp_path / "odd.onnx").write_bytes(network("Gobble", [1, 4]))
     return tmp_path
 
@@ -88,6 +95,46 @@ BAD = [
     ("verify .", 1, "manifest.json"),
     ("targets show nothing.toml", 2, "nothing.toml"),
     ("request model.onnx --server 127.0.0.1:1 --choice 2:4", 1, "127.0.0.1:1"),
+    # What is wrong with a request itself is said before a server is asked.
+    ("request model.onnx --choice 2:4@0.9", 2, "2:4"),
+    ("request model.onnx", 2, "needs --data"),
+    ("request model.onnx --data data.npz --trials 0", 2, "trials"),
+    ("request model.onnx --choice 2:4 --shape x=0", 2, "NAME=1,3,224,224"),
+    ("request model.onnx --choice 2:4 --out data.npz", 2, "something is there already"),
+    ("compile model.onnx --choice 2:4 --target arm-cortex-a76", 1, "arm-cortex-a76 is timed by the runner 'rpc'"),
+    ("compile model.onnx --choice 2:4/float16", 1, "cannot run 2:4 in float16"),
+    ("compile plain.onnx --choice 2:4", 2, "no prunable layers"),
+    ("optimize plain.onnx --data plain.npz", 2, "no prunable layers"),
+    ("compile model.onnx --plan other.json", 2, "not for model"),
+    ("compile model.onnx --choice 2:4 --target x86-avx2 --threads 0", 2, "0 threads"),
+    ("optimize model.onnx --data data.npz --pattern block3x1", 1, "cannot prune to block3x1"),
+    ("optimize model.onnx --data data.npz --max-drop nan", 2, "not negative"),
+    ("optimize model.onnx --data data.npz --max-latency-ms -1", 2, "a latency of at most"),
+    ("optimize model.onnx --data data.npz --limit 0", 2, "limit"),
+    ("optimize model.onnx --data data.npz --seed -1", 2, "seed"),
+    ("optimize model.onnx --data model.onnx", 2, "model.onnx"),
+    ("optimize model.onnx --data data.npz --image 224,mean=1/2", 2, "mean and std"),
+    ("optimize model.onnx --data data.npz --image wide", 2, "--image 'wide'"),
+    ("optimize model.onnx --data data.npz --image 0", 2, "image size"),
+    ("inspect open.onnx --shape y=1,4", 2, "'y'"),
+    ("inspect model.onnx --shape x=1,-3,2,2", 2, "NAME=1,3,224,224"),
+    ("inspect .", 2, "."),
+    # Names that rich would take for markup.
+    ("inspect [/b][red]:x:.onnx", 2, "[/b][red]:x:.onnx"),
+    ("front nothing.json", 2, "nothing.json"),
+    ("front other.json", 2, "other.json"),
+    ("verify nowhere", 1, "nowhere"),
+    ("targets show x86-avx3", 2, "did you mean x86-avx2?"),
+    ("targets probe --name a/b", 2, "a/b"),
+    ("targets probe --name a --out b.toml", 2, "NAME.toml"),
+    ("targets probe --out nowhere/b.toml", 1, "nowhere"),
+    ("serve --port 70000", 2, "70000"),
+    # What typer finds.
+    ("optimize", 2, "Missing argument"),
+    ("optimize model.onnx --trials many", 2, "see `hwsparse optimize --help`"),
+    ("optimise model.onnx", 2, "'optimise'"),
+    ("targets list", 2, "see `hwsparse targets --help`"),
+    ("compile model.onnx --chioce 2:4", 2, "--choice"),
 ]
 
 
@@ -128,12 +175,73 @@ def test_what_there_is_can_be_looked_at(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "optimize", "compile", "inspect", "front", "verify", "serve", "request", "targets"]
+    "command",
+    [
+        "",
+        "quickstart",
+        "targets show",
+        "targets probe",
+        "optimize",
+        "compile",
+        "inspect",
+        "front",
+        "verify",
+        "serve",
+        "request",
+        "targets",
+    ],
 )
 def test_help_teaches(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(monkeypatch, capsys, *command.split(), "--help")
     assert code == 0
     assert "Usage" in out and "help" in out.lower()
+
+
+def test_a_server_that_finds_nothing_to_gain_is_not_a_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typer returns the code of typer.Exit, which must not be lost."""
+
+    app = importlib.import_module("hwsparse.cli.main").app  # hwsparse.cli.main is the function
+
+    @app.command()
+    def gains_nothing(interrupted: bool = False) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise typer.Exit(1)
+
+    try:
+        assert run(monkeypatch, capsys, "gains-nothing") == (1, "", "")
+        code, _, errors = run(monkeypatch, capsys, "gains-nothing", "--interrupted")
+    finally:
+        app.registered_commands.pop()
+    assert code == 130 and len(errors.strip().splitlines()) == 1
+
+
+def test_a_changed_artifact_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = example_artifact(home / "artifact", "[/b]magika")
+    code, out, _ = run(monkeypatch, capsys, "verify", "artifact")
+    assert code == 0 and artifact.digest in out and "[/b]magika" in out
+    for path in sorted(artifact.directory.iterdir()):
+        before = path.read_bytes()
+        path.write_bytes(b"?" + before[1:])
+        code, _, errors = run(monkeypatch, capsys, "verify", "artifact")
+        assert code == 1 and path.name in errors and len(errors.strip().splitlines()) == 1
+        path.write_bytes(before)
+
+
+def test_what_is_probed_can_be_read_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, capsys, "targets", "probe", "--out", "bench.toml")[0] == 0
+    assert 'name = "bench"' in run(monkeypatch, capsys, "targets", "show", "bench.toml")[1]
+    before = (home / "bench.toml").read_bytes()
+    assert run(monkeypatch, capsys, "targets", "probe", "--out", "bench.toml")[0] == 2
+    assert (home / "bench.toml").read_bytes() == before
+    assert run(monkeypatch, capsys, "targets", "probe")[0] == 0
+    assert (home / "my-machine.toml").exists() and not list(home.glob(".*"))
 
 
 def test_an_artifact_comes_from_a_server(home: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -22,13 +23,35 @@ from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset, write_npz
-from hwsparse.errors import ArtifactError, DataError, PlanError, UnsupportedError
+from hwsparse.errors import (
+    ArtifactError,
+    CompileError,
+    DataError,
+    InputError,
+    MeasureError,
+    PlanError,
+    UnsupportedError,
+)
+from hwsparse.latency import Measurement, Workload
 from hwsparse.model import Model
-from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize, uniform_plan
-from hwsparse.plan import Plan, parse_choice
-from hwsparse.report import parse_report
+from hwsparse.pipeline import (
+    Baselines,
+    Finalist,
+    Goal,
+    Outcome,
+    Workspace,
+    compile_plan,
+    front_report,
+    optimize,
+    uniform_plan,
+)
+from hwsparse.pipeline.finals import pick_winner
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.report import parse_report, read_report
 from hwsparse.search.study import read_candidates
+from hwsparse.sparsify import QualityReport
 from hwsparse.target import load_target
+from tests.latency.examples import matmul, measurement
 from tests.sparsify.test_quality import classifier
 
 GOAL = Goal(trials=5, finalists=2, max_drop=0.2, patterns=("unstructured", "block4x1"), ratios=(0.5, 0.9))
@@ -109,6 +132,7 @@ def test_a_second_run_measures_and_tries_nothing_again(
     monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", refuse)
     again = optimize(model, data, TARGET, GOAL, workspace)
     assert [c.plan for c in again.candidates] == [c.plan for c in outcome.candidates]
+    assert finished(workspace.study) == GOAL.trials
 
 
 def test_one_plan_with_data_and_without(model: Model, data: Dataset, workspace: Workspace) -> None:
@@ -151,29 +175,164 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(model: Model, da
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_search_goes_on_to_the_trials_asked_for(model: Model, data: Dataset, tmp_path: Path) -> None:
+def test_what_chooses_and_what_reports_are_different_samples(outcome: Outcome, data: Dataset) -> None:
+    calibration, held_out = data.split(0.5, GOAL.seed)
+    rows = [{row.tobytes() for row in part.inputs["x"]} for part in (calibration, held_out)]
+    assert len(rows[0]) + len(rows[1]) == len(data) and not rows[0] & rows[1]
+    for finalist in outcome.finalists:
+        assert finalist.chosen_by is not None and finalist.quality is not None
+        assert (finalist.chosen_by.split, finalist.quality.split) == ("calibration", "held-out")
+        weights = outcome.weights(finalist.plan)
+        for report, part in ((finalist.chosen_by, calibration), (finalist.quality, held_out)):
+            answers = [onnxruntime_answers(outcome.model, weights, {"x": row[None]})["y"] for row in part.inputs["x"]]
+            right = np.mean([answer.argmax() == label for answer, label in zip(answers, part.labels, strict=True)])
+            assert report.value == pytest.approx(right)
+
+
+@pytest.mark.parametrize("name", ["arm-cortex-a76", "ampere-a100", "fpga-sim"])
+def test_a_target_that_cannot_be_timed_is_refused_first(name: str, model: Model, data: Dataset, tmp_path: Path) -> None:
+    space = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    with pytest.raises(UnsupportedError, match=name):
+        optimize(model, data, load_target(name), GOAL, space)
+    with pytest.raises(UnsupportedError, match=name):
+        compile_plan(model, Plan(model.digest), load_target(name), space, data)
+    with pytest.raises(UnsupportedError, match="cannot prune to block3x1"):
+        optimize(model, data, TARGET, replace(GOAL, patterns=("block3x1",)), space)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"trials": 0}, {"finalists": 0}, {"seed": -1}, {"max_drop": -0.1}, {"max_drop": float("nan")},
+              {"max_latency_s": 0.0}, {"max_latency_s": float("nan")}, {"ratios": ()}, {"ratios": (1.0,)}],
+)  # fmt: skip
+def test_a_goal_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Goal(**wrong)
+
+
+def test_a_layer_that_cannot_be_measured_is_named(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise CompileError("the linker fell over")
+
+    monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", broken)
+    plan = Plan.of(model.digest, {"head": parse_choice("2:4")})
+    with pytest.raises(MeasureError, match=r"layer 'head', dense, cannot be measured \(build\): the linker fell over"):
+        compile_plan(model, plan, TARGET, Workspace(tmp_path / "out", tmp_path / "records.sqlite"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_choice_that_no_layer_can_have_is_said(model: Model) -> None:
+    with pytest.raises(PlanError, match="no layer of classifier can be 3:7"):
+        uniform_plan(model, parse_choice("3:7"))
+
+
+def finalist(label: str, latency_s: float, chosen_by: float | None, held_out: float = 0.0) -> Finalist:
+    """Hand-made: an artifact that the rules do not look at."""
+    reports = [None if value is None else judged(value) for value in (chosen_by, held_out)]
+    artifact = cast(Artifact, None)
+    return Finalist(label, Plan("0" * 64), Plan("0" * 64), {}, timed(latency_s), *reports, artifact)
+
+
+def judged(value: float) -> QualityReport:
+    return QualityReport("top1", value, (value, value), 20, "own", "calibration")
+
+
+def timed(latency_s: float, noise: float = 0.01) -> Measurement:
+    samples = (latency_s * (1 - noise), latency_s, latency_s * (1 + noise))
+    return measurement(Workload.of(matmul(), Choice(), TARGET), *samples, *samples)
+
+
+DENSE = Baselines(timed(10e-3), timed(1e-3), judged(0.9), judged(0.9))
+
+
+@pytest.mark.parametrize(
+    ("finalists", "limits", "wins"),
+    [
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.02, None, None), "b"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, None, None), "c"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, 0.895, None), "a"),
+        ([("a", 5e-3, 0.9), ("c", 3e-3, 0.7)], (0.02, None, 4e-3), None),
+        ([("a", 9.95e-3, 0.9)], (0.02, None, None), None),  # within the noise of dense
+        ([("a", 11e-3, 1.0)], (0.02, None, None), None),
+        ([("a", 5e-3, 0.88)], (0.02, None, None), "a"),  # the drop allowed, to the last bit
+        ([("a", 5e-3, None)], (0.0, 0.99, None), "a"),  # without data there is nothing to lose
+        ([], (0.02, None, None), None),
+    ],
+)  # fmt: skip
+def test_the_winner_is_the_fastest_that_reaches_the_goal(
+    finalists: list[tuple[str, float, float | None]],
+    limits: tuple[float, float | None, float | None],
+    wins: str | None,
+) -> None:
+    # All are hopeless, and then perfect, on held-out data, which must not choose.
+    for held_out in (0.0, 1.0):
+        winner = pick_winner([finalist(*each, held_out) for each in finalists], DENSE, *limits)
+        assert (winner and winner.label) == wins
+
+
+# A shell starts what runs in the background with Ctrl-C ignored, which these tests may be.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from hwsparse.cli import main
+main()
+"""
+
+
+def test_a_search_that_was_stopped_goes_on_to_the_trials_asked_for(
+    model: Model, data: Dataset, outcome: Outcome, workspace: Workspace, tmp_path: Path
+) -> None:
     (tmp_path / "model.onnx").write_bytes(model.proto)
     write_npz(data, tmp_path / "data.npz")
-    out, trials = tmp_path / "out", 12
-    network, samples = str(tmp_path / "model.onnx"), str(tmp_path / "data.npz")
+    study, trials = tmp_path / "out" / "study.sqlite", 40
     command = [
-        sys.executable, "-m", "hwsparse", "optimize", network, "--data", samples,
-        "--out", str(out), "--records", str(tmp_path / "records.sqlite"), "--trials", str(trials), "--threads", "1",
-        "--pattern", "unstructured", "--max-drop", "0.2",
+        sys.executable, "-c", PROGRAM, "optimize", "model.onnx", "--data", "data.npz", "--out", "out",
+        "--records", str(workspace.records), "--trials", str(trials), "--threads", "1",
+        "--pattern", "2:4", "--pattern", "1:4", "--max-drop", "0.2",
     ]  # fmt: skip
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while finished(out / "study.sqlite") < 2 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 2 <= finished(out / "study.sqlite") <= trials
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+    def stop(number: signal.Signals, after: int) -> tuple[int, str]:
+        """Sends a signal in mid-search: exit code and standard error."""
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while finished(study) < after and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        # A terminal sends Ctrl-C to the whole group; SIGKILL must not leave processes of ours behind.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+        while is_alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(process.pid)
+        assert after <= finished(study) <= trials
+        return process.returncode, errors
+
+    code, errors = stop(signal.SIGINT, 2)
+    assert code == 130
+    assert len(errors.strip().splitlines()) == 1 and "the same command goes on" in errors
+    assert not (tmp_path / "out" / "front.json").exists()
+    assert stop(signal.SIGKILL, finished(study) + 2)[0] == -signal.SIGKILL
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert finished(out / "study.sqlite") == trials
-    assert read_candidates(out / "study.sqlite", "model on x86-local")
-    assert (out / "front.html").exists() and (out / "front.png").exists()
+    assert finished(study) == trials
+    assert read_candidates(study, "model on x86-local")
+    report = read_report(tmp_path / "out" / "front.json")
+    assert {"dense", "onnxruntime"} <= {point.label for point in report.points}
+    assert (tmp_path / "out" / "front.html").exists() and (tmp_path / "out" / "front.png").exists()
+
+
+def is_alive(group: int) -> bool:
+    """Whether a process of the group is running."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def finished(study: Path) -> int:
