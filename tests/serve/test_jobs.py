@@ -189,6 +189,7 @@ def test_as_many_run_as_are_allowed(start_jobs: StartJobs) -> None:
     names = [jobs.submit(request_for("wait", seed)).name for seed in (1, 2)]
     for name in names:
         reach(jobs, name, "waiting")
+    assert [jobs.get(name).state for name in names] == [OperationState.RUNNING] * 2
 
 
 def test_a_request_id_is_done_once(jobs: Jobs) -> None:
