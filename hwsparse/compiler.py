@@ -225,7 +225,16 @@ def quality_figure(report: QualityReport | None) -> QualityFigure | None:
     """A quality report as a manifest states it."""
     if report is None:
         return None
-    return QualityFigure(report.metric, report.value, report.interval, report.samples, report.dataset, report.split)
+    return QualityFigure(
+        report.metric,
+        report.value,
+        report.interval,
+        report.drop,
+        report.drop_interval,
+        report.samples,
+        report.dataset,
+        report.split,
+    )
 
 
 def toolchain() -> tuple[tuple[str, str], ...]:

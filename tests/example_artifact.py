@@ -37,7 +37,7 @@ def example_manifest(name: str = "magika") -> Manifest:
         latency=LatencyFigure(0.001, (0.0009, 0.0011), "measured", 30),
         dense_latency=LatencyFigure(0.002, (0.0019, 0.0021), "measured", 30),
         onnxruntime_latency=LatencyFigure(0.005, (0.0049, 0.0051), "measured", 30),
-        quality=QualityFigure("top1", 0.97, (0.95, 0.99), 300, "files", "held-out"),
+        quality=QualityFigure("top1", 0.97, (0.95, 0.99), 0.01, (-0.01, 0.02), 300, "files", "held-out"),
         dense_quality=None,
         layers=(
             LayerProof("conv", block, block, "shared_index_r4", 0.0015, 0.0005, None),

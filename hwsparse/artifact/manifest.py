@@ -101,19 +101,25 @@ class LatencyFigure:
 
 @dataclass(frozen=True, slots=True)
 class QualityFigure:
-    """How good the model's answers are on one split of a data set; more is better."""
+    """How good the model's answers are on one split of a data set; more is better.
+
+    `drop` is what was lost against the dense model on the same samples, its interval that of the difference
+    sample by sample.
+    """
 
     metric: str
     value: float
     interval: tuple[float, float]  # 95 %
+    drop: float
+    drop_interval: tuple[float, float]  # 95 %
     samples: int
     dataset: str
     split: str
 
     def __post_init__(self) -> None:
-        low, high = self.interval
-        if not (math.isfinite(self.value) and low <= high):
-            raise ArtifactError(f"{self.metric} {self.value} with the interval {low} to {high} is no quality")
+        for figure, (low, high) in ((self.value, self.interval), (self.drop, self.drop_interval)):
+            if not (math.isfinite(figure) and low <= high):
+                raise ArtifactError(f"{self.metric} {figure} with the interval {low} to {high} is no quality")
         if self.samples < 1:
             raise ArtifactError(f"{self.metric} cannot rest on {self.samples} samples")
 

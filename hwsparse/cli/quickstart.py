@@ -37,7 +37,7 @@ HOW_MANY_CHECKED = 8
 def quickstart(
     out: Path = typer.Option(Path("hwsparse-quickstart"), help="Directory for everything that is written."),
     trials: int = typer.Option(40, help="Plans to try."),
-    max_drop: float = typer.Option(0.02, help="Accuracy that the winner may lose on calibration files."),
+    max_drop: float = typer.Option(0.02, help="Accuracy that the winner may lose."),
     seed: int = options.SEED,
 ) -> None:
     """The whole path on a real model: measure, search, compile, serve, fetch, prove. Some minutes."""
@@ -57,7 +57,8 @@ def quickstart(
     kinds = len(np.unique(dataset.labels))
     macs = sum(layer.macs for layer in model.layers)
     console.print(f"Magika from PyPI: {len(model.layers)} prunable layers, {macs / 1e6:.0f} M multiply-adds")
-    console.print(f"{len(dataset)} files of this Python installation, of {kinds} types; half choose, half report")
+    console.print(f"{len(dataset)} files of this Python installation, of {kinds} types:")
+    console.print("a sixth fits weights, a third chooses plans, half only reports")
     console.rule(f"2  What sparsity costs on {target.name}, and a search")
     goal = Goal(trials=trials, seed=seed, max_drop=max_drop)
     with StageProgress(console) as progress:
@@ -116,7 +117,8 @@ def _prove(
     manifest = artifact.manifest
     if manifest.latency is None or manifest.dense_latency is None or manifest.onnxruntime_latency is None:
         return
-    table = Table("", "latency", "speed-up", "accuracy on held-out files", title="timed in turns in one run")
+    columns = ("", "latency", "speed-up", "accuracy on held-out files", "lost, file by file")
+    table = Table(*columns, title="timed in turns in one run; intervals are 95 %")
     rows = (
         ("onnxruntime, dense", manifest.onnxruntime_latency, manifest.dense_quality),
         ("hwsparse, dense", manifest.dense_latency, manifest.dense_quality),
@@ -124,9 +126,9 @@ def _prove(
     )
     for label, latency, quality in rows:
         speedup = manifest.onnxruntime_latency.median_s / latency.median_s
-        accuracy = ""
+        figures = []
         if quality is not None:
-            low, high = quality.interval
-            accuracy = f"{quality.value:.1%} ({low:.1%} to {high:.1%})"
-        table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", accuracy)
+            for value, (low, high) in ((quality.value, quality.interval), (quality.drop, quality.drop_interval)):
+                figures.append(f"{value:.1%} ({low:.1%} to {high:.1%})")
+        table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", *figures)
     console.print(table)

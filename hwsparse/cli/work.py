@@ -165,14 +165,16 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
                 f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})",
                 highlight=False,
             )
-    for name, quality in (("quality", manifest.quality), ("quality, dense", manifest.dense_quality)):
-        if quality is not None:
-            low, high = quality.interval
-            console.print(
-                f"  {name:<27} {quality.value:8.4f} {quality.metric} ({low:.4f} to {high:.4f}, "
-                f"{quality.samples} {quality.split} samples)",
-                highlight=False,
-            )
+    if manifest.quality is not None and manifest.dense_quality is not None:
+        quality, dense = manifest.quality, manifest.dense_quality
+        rows = (
+            (quality.metric, quality.value, quality.interval),
+            (f"{dense.metric}, dense", dense.value, dense.interval),
+            ("lost, sample by sample", quality.drop, quality.drop_interval),
+        )
+        for name, value, (low, high) in rows:
+            samples = f"{quality.samples} {quality.split} samples"
+            console.print(f"  {name:<27} {value:8.4f}     ({low:.4f} to {high:.4f}, {samples})", highlight=False)
     table = Table("layer", "asked", "ships", "kernel", "dense ms", "sparse ms", "refused because", box=box.SIMPLE)
     told = [proof for proof in manifest.layers if proof.asked != "dense"]
     for proof in told:

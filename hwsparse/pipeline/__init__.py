@@ -3,6 +3,7 @@
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
+    judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
     outcome.py  what is found; figures.py: as a report
 
@@ -24,13 +25,14 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.codegen import random_inputs, refusal
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError, MeasureError, ModelError, PlanError, StudyError
+from hwsparse.errors import InputError, MeasureError, ModelError, PlanError
 from hwsparse.latency import CalibrationReport, CostModel, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
 from hwsparse.pipeline.figures import front_report
-from hwsparse.pipeline.finals import Judges, build_and_time, pick_winner
+from hwsparse.pipeline.finals import build_and_time, finalist_plans, pick_winner
+from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
@@ -39,15 +41,12 @@ from hwsparse.search import (
     Candidate,
     SearchSpace,
     build_space,
-    fastest_within,
-    pareto_front,
-    pick_finalists,
     surrogate_plans,
 )
 from hwsparse.search.database import StudyIdentity
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
-from hwsparse.sparsify import Evaluator, applicable, apply_plan
+from hwsparse.sparsify import applicable, apply_plan
 from hwsparse.target import Target
 
 __all__ = [
@@ -65,9 +64,6 @@ __all__ = [
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
 UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
-# Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
-SHOWN_DROPS = 5
-CALIBRATION_SHARE = 0.5
 
 # stage, steps done, steps in all, candidates known by now
 OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
@@ -77,8 +73,8 @@ OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
 class Goal:
     """How far to search, and what the winner must reach.
 
-    The winner is the fastest finalist that loses at most `max_drop` of the dense model's quality, is at
-    least `min_quality` good and takes at most `max_latency_s`.
+    The winner is the fastest finalist that loses at most `max_drop` of the dense model's quality, one
+    standard error of that loss included, is at least `min_quality` good and takes at most `max_latency_s`.
     """
 
     trials: int = 60
@@ -129,21 +125,20 @@ def optimize(
 ) -> Outcome:
     """Finds the model's front on the target and packages the finalists.
 
-    Half of the data, drawn by the goal's seed, chooses; the other half is only ever reported on.
+    The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
+    ever reported on.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
-        MeasureError, CompileError, StudyError, ArtifactError: as their names say.
+        MeasureError, CompileError, ArtifactError: as their names say.
     """
     _require_work(model, target)
     choices = choices_of(target, goal.patterns, goal.ratios)
-    dataset.check_fits(model)
+    judges = appoint_judges(model, dataset, target, goal.seed)
+    chosen_on = judges.choosing.dataset
     workspace.directory.mkdir(parents=True, exist_ok=True)
-    calibration, held_out = dataset.split(CALIBRATION_SHARE, goal.seed)
-    judges = _judges(model, calibration, held_out, target, goal.seed)
-    inputs = _sample(calibration)
     known: dict[Plan, Candidate] = {}
 
     def on_stage(stage: str, done: int, total: int) -> None:
@@ -152,11 +147,10 @@ def optimize(
     with ExitStack() as stack:
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        offers, costs, weights = survey(model, calibration, target, choices, bench, goal.seed, on_stage)
+        offers, costs, weights = survey(model, judges.fitting, target, choices, bench, goal.seed, on_stage)
         space = build_space(model.digest, offers, uniform=[c for c in choices if str(c) in UNIFORM])
-        costs = costs.fit_network(model, _anchors(model, space, weights, target, bench, inputs, scratch, on_stage))
-        assert judges.choosing is not None
-        evaluator = judges.choosing
+        anchors = _anchors(model, space, weights, target, bench, judges.sample, scratch, on_stage)
+        costs = costs.fit_network(model, anchors)
 
         def on_trial(trial: TrialOutcome) -> None:
             if trial.candidate is not None:
@@ -165,19 +159,20 @@ def optimize(
 
         candidates = run_search(
             space,
-            lambda plan: evaluator.evaluate(weights(plan)),
+            lambda plan: judges.choosing.evaluate(weights(plan)),
             lambda plan: costs.predict_model(model, plan),
             SearchSettings(goal.trials, goal.seed, goal.sampler),
             storage=workspace.study,
             name=f"{model.name} on {target.name}",
-            identity=StudyIdentity(calibration.name, calibration.digest, target.name, target.threads, "reconstruct"),
+            identity=StudyIdentity(chosen_on.name, chosen_on.digest, target.name, target.threads, "reconstruct"),
             on_trial=on_trial,
         )
+        plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         baselines, finalists = build_and_time(
-            model, _finalist_plans(candidates, goal), weights, target, costs, bench, judges, inputs,
+            model, plans, weights, target, costs, bench, judges, judges.sample,
             scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
         )  # fmt: skip
-    winner = pick_winner(finalists, baselines, goal.max_drop, goal.min_quality, goal.max_latency_s)
+    winner = pick_winner(finalists, baselines.dense, goal.max_drop, goal.min_quality, goal.max_latency_s)
     return Outcome(model, target, baselines, finalists, winner, tuple(candidates), space, costs, weights)
 
 
@@ -193,8 +188,8 @@ def compile_plan(
 ) -> Outcome:
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
-    With data, weights are fitted on its calibration half, as a search with that data and seed does; without,
-    they are pruned by magnitude alone.
+    With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
+    are pruned by magnitude alone.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
@@ -206,15 +201,13 @@ def compile_plan(
     for _, choice in plan.choices:
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
-    judges, inputs = Judges(None, None), random_inputs(model.inputs, seed)
-    weights = PrunedWeights(model, {})
+    judges, inputs, weights = None, random_inputs(model.inputs, seed), PrunedWeights(model, {})
     if dataset is not None:
-        dataset.check_fits(model)
-        calibration, held_out = dataset.split(CALIBRATION_SHARE, seed)
-        judges, inputs = _judges(model, calibration, held_out, target, seed), _sample(calibration)
+        judges = appoint_judges(model, dataset, target, seed)
+        inputs = judges.sample
         pruned = [model.layer(name) for name, _ in plan.choices]
         statistics = layer_statistics(
-            model, calibration, pruned, target, seed, lambda done, total: on_progress("statistics", done, total, ())
+            model, judges.fitting, pruned, target, seed, lambda done, total: on_progress("statistics", done, total, ())
         )
         weights = PrunedWeights(model, statistics)
     with ExitStack() as stack:
@@ -263,18 +256,6 @@ def _require_measured(model: Model, plan: Plan, target: Target, report: Calibrat
                 raise MeasureError(f"layer {name!r}, {each}, cannot be measured ({failure.stage}): {failure.reason}")
 
 
-def _judges(model: Model, calibration: Dataset, held_out: Dataset, target: Target, seed: int) -> Judges:
-    return Judges(
-        Evaluator(model, calibration, "calibration", target.cores, seed),
-        Evaluator(model, held_out, "held-out", target.cores, seed),
-    )
-
-
-def _sample(dataset: Dataset) -> dict[str, np.ndarray]:
-    """The first sample as the model takes it."""
-    return {name: np.ascontiguousarray(values[:1]) for name, values in dataset.inputs.items()}
-
-
 def _anchors(
     model: Model,
     space: SearchSpace,
@@ -298,19 +279,3 @@ def _anchors(
     times = bench.time_networks(directories)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)
     return [(plan, times[plan.digest]) for plan in plans]
-
-
-def _finalist_plans(candidates: list[Candidate], goal: Goal) -> dict[str, Plan]:
-    """Plans to build, by label: the best of the front, and the best uniform plan beside them."""
-    dense = next((candidate for candidate in candidates if candidate.kind == "dense"), None)
-    if dense is None:
-        raise StudyError("the study has no result for the dense model; choose another workspace and search again")
-    front = [candidate for candidate in pareto_front(candidates) if candidate.plan.choices]
-    floor = dense.quality - max(SHOWN_DROPS * goal.max_drop, 0.02)
-    picked = pick_finalists(front, goal.finalists, max_drop=goal.max_drop, reference=dense.quality, min_quality=floor)
-    plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
-    uniform = [candidate for candidate in candidates if candidate.kind == "uniform"]
-    best = fastest_within(uniform, goal.max_drop, reference=dense.quality)
-    if best is not None and best.plan not in plans.values():
-        plans["uniform"] = best.plan
-    return plans

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,46 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.codegen import Library
 from hwsparse.compiler import Figures
-from hwsparse.latency import CostModel
+from hwsparse.errors import StudyError
+from hwsparse.latency import CostModel, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Finalist
 from hwsparse.pipeline.weights import PrunedWeights
 from hwsparse.plan import Plan
-from hwsparse.sparsify import Evaluator, QualityReport
+from hwsparse.search import Candidate, pareto_front, pick_finalists
 from hwsparse.target import Target
 
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """The two splits' evaluators; None without data."""
-
-    choosing: Evaluator | None
-    reporting: Evaluator | None
-
-
+ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 DENSE, ONNXRUNTIME = "dense", "onnxruntime"
+# Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
+SHOWN_DROPS = 5
+
+
+def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float) -> dict[str, Plan]:
+    """Plans to build, by label: the fastest that is safe and the best of the front; the best uniform one beside.
+
+    Raises:
+        StudyError: the dense model is not among the candidates.
+    """
+    dense = next((candidate for candidate in candidates if candidate.kind == "dense"), None)
+    if dense is None:
+        raise StudyError("the study has no result for the dense model; choose another workspace and search again")
+    sparse = [candidate for candidate in candidates if candidate.plan.choices]
+    safe = [candidate for candidate in sparse if dense.quality - candidate.sure_quality <= max_drop + ROUNDING]
+    picked = pick_finalists(
+        [candidate for candidate in pareto_front(candidates) if candidate.plan.choices],
+        count,
+        musts=pareto_front(safe)[:1],
+        min_quality=dense.quality - max(SHOWN_DROPS * max_drop, 0.02),
+    )
+    plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
+    for uniform in pareto_front([candidate for candidate in safe if candidate.kind == "uniform"])[:1]:
+        if uniform.plan not in plans.values():
+            plans["uniform"] = uniform.plan
+    return plans
 
 
 def build_and_time(
@@ -41,7 +60,7 @@ def build_and_time(
     target: Target,
     costs: CostModel,
     bench: Bench,
-    judges: Judges,
+    judges: Judges | None,
     inputs: Mapping[str, np.ndarray],
     scratch: Path,
     artifacts: Path,
@@ -50,6 +69,7 @@ def build_and_time(
     """Builds plans (by label), times all of them with the baselines in one run, and packages them.
 
     Args:
+        judges: None without data: nothing is judged.
         inputs: one real sample, with the batch axis; outputs on it must be onnxruntime's.
         scratch: a directory for libraries.
         artifacts: a directory that receives one artifact per plan that is not dense in the end.
@@ -70,48 +90,47 @@ def build_and_time(
     directories[ONNXRUNTIME].mkdir()
     write_onnxruntime_contender(model, directories[ONNXRUNTIME])
     times = bench.time_networks(directories)
-    baselines = Baselines(times[DENSE], times[ONNXRUNTIME], _judge(judges.choosing, {}), _judge(judges.reporting, {}))
+    baselines = Baselines(times[DENSE], times[ONNXRUNTIME], judges.reporting.evaluate({}) if judges else None)
     finalists = []
     for label, (plan, refused) in settled.items():
         if label == DENSE:
             continue
-        quality = _judge(judges.reporting, weights(plan))
+        pruned = weights(plan)
+        chosen_by = judges.choosing.evaluate(pruned) if judges else None
+        quality = judges.reporting.evaluate(pruned) if judges else None
         figures = Figures(times[label], times[DENSE], times[ONNXRUNTIME], quality, baselines.quality)
         place = artifacts / plan.digest[:16]
         shutil.rmtree(place, ignore_errors=True)  # an artifact of the same plan from an earlier run
         artifact = compiler.package(
             model, plan, refused, libraries[label], target, costs, figures, place, bench.clock()
         )
-        chosen_by = _judge(judges.choosing, weights(plan))
         finalists.append(Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact))
     on_step(len(settled) + 1, len(settled) + 1)
     return baselines, tuple(finalists)
 
 
-def _judge(evaluator: Evaluator | None, weights: Mapping[str, np.ndarray]) -> QualityReport | None:
-    return None if evaluator is None else evaluator.evaluate(weights)
-
-
 def pick_winner(
     finalists: Sequence[Finalist],
-    baselines: Baselines,
+    dense: Measurement,
     max_drop: float,
     min_quality: float | None,
     max_latency_s: float | None,
 ) -> Finalist | None:
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none.
 
-    Quality is that on calibration data: held-out data report and do not choose.
+    Quality is that on calibration data: held-out data report and do not choose. A drop counts with one
+    standard error: of many plans on few samples, the best looking are those that were lucky.
     """
 
     def eligible(finalist: Finalist) -> bool:
-        if not finalist.faster_than(baselines.dense):
+        if not finalist.faster_than(dense):
             return False
         if max_latency_s is not None and finalist.latency.median_s > max_latency_s:
             return False
-        if finalist.chosen_by is None or baselines.chosen_by is None:
+        quality = finalist.chosen_by
+        if quality is None:
             return True
-        value = finalist.chosen_by.value
-        return value >= baselines.chosen_by.value - max_drop - 1e-9 and (min_quality is None or value >= min_quality)
+        likely_drop = quality.drop + quality.drop_error
+        return likely_drop <= max_drop + ROUNDING and (min_quality is None or quality.value >= min_quality)
 
     return min(filter(eligible, finalists), key=lambda finalist: finalist.latency.median_s, default=None)

@@ -40,11 +40,10 @@ class Finalist:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """The dense model, timed in the same run as the finalists."""
+    """The dense model, timed in the same run as the finalists, and judged on held-out data."""
 
     dense: Measurement
     onnxruntime: Measurement
-    chosen_by: QualityReport | None
     quality: QualityReport | None
 
 

@@ -13,7 +13,7 @@ Whoever runs a search imports `hwsparse.search.study`; the names below need no O
 """
 
 from hwsparse.search.candidate import Candidate, Kind, Source
-from hwsparse.search.pareto import best_under, fastest_within, knee_point, pareto_front, pick_finalists
+from hwsparse.search.pareto import knee_point, pareto_front, pick_finalists
 from hwsparse.search.seeds import Seed, seed_plans, surrogate_plans, uniform_plans
 from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, build_space
 
@@ -27,9 +27,7 @@ __all__ = [
     "SearchSpace",
     "Seed",
     "Source",
-    "best_under",
     "build_space",
-    "fastest_within",
     "knee_point",
     "pareto_front",
     "pick_finalists",

@@ -29,6 +29,8 @@ class Point(Protocol):
 class Candidate:
     """One evaluated plan; intervals are 95 %, more quality is better.
 
+    `drop_error` is the standard error of what the plan loses against the dense model on the same samples.
+
     Raises:
         StudyError: a figure is not finite, an interval is upside down, or the source is none.
     """
@@ -39,15 +41,21 @@ class Candidate:
     latency_source: Source
     quality: float
     quality_interval: tuple[float, float]
+    drop_error: float
     kind: Kind = "search"
     trial: int | None = None  # number in its study; None: not of a study
 
     def __post_init__(self) -> None:
-        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval)
-        if not all(math.isfinite(figure) for figure in figures) or self.latency_s <= 0:
+        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval, self.drop_error)
+        if not all(math.isfinite(figure) for figure in figures) or self.latency_s <= 0 or self.drop_error < 0:
             raise StudyError(f"latency {self.latency_s} s at quality {self.quality} is no result")
         if self.latency_source not in get_args(Source) or self.kind not in get_args(Kind):
             raise StudyError(f"a latency is {' or '.join(get_args(Source))}, not {self.latency_source!r}")
         for low, high in (self.latency_interval_s, self.quality_interval):
             if low > high:
                 raise StudyError(f"the interval {low} to {high} is upside down")
+
+    @property
+    def sure_quality(self) -> float:
+        """The quality less one standard error of the loss: what is still there in five cases of six."""
+        return self.quality - self.drop_error

@@ -26,7 +26,7 @@ from optuna.study import StudyDirection
 
 from hwsparse.errors import PlanError, StudyError
 
-FORMAT = 1  # of what a study's attributes hold; raised when an older reader would be misled
+FORMAT = 2  # of what a study's attributes hold; raised when an older reader would be misled
 LOCK_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write
 
 IDENTITY_KEY = "hwsparse"

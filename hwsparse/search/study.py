@@ -44,12 +44,14 @@ class Latency(Protocol):
 
 
 class Quality(Protocol):
-    """How good a pruned model is, more being better, with a 95 % interval."""
+    """How good a pruned model is, more being better, with a 95 % interval, and how sure its loss is."""
 
     @property
     def value(self) -> float: ...
     @property
     def interval(self) -> tuple[float, float]: ...
+    @property
+    def drop_error(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class _Search:
                 latency_source=cast(Source, latency.source),
                 quality=quality.value,
                 quality_interval=quality.interval,
+                drop_error=quality.drop_error,
                 kind=kind,
                 trial=number,
             )
@@ -245,6 +248,7 @@ def _attributes(candidate: Candidate) -> dict[str, Any]:
         "latency_interval_s": list(candidate.latency_interval_s),
         "latency_source": candidate.latency_source,
         "quality_interval": list(candidate.quality_interval),
+        "drop_error": candidate.drop_error,
     }
 
 
@@ -260,6 +264,7 @@ def _candidate(trial: FrozenTrial) -> Candidate:
         latency_source=attributes["latency_source"],
         quality=quality,
         quality_interval=(quality_low, quality_high),
+        drop_error=attributes["drop_error"],
         kind=attributes["kind"],
         trial=trial.number,
     )

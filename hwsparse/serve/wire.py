@@ -152,12 +152,23 @@ def to_quality(figure: QualityFigure | None) -> figures_pb2.Quality | None:
         samples=figure.samples,
         dataset=figure.dataset,
         split=figure.split,
+        drop=figure.drop,
+        drop_low=figure.drop_interval[0],
+        drop_high=figure.drop_interval[1],
     )
 
 
 def from_quality(message: figures_pb2.Quality) -> QualityFigure:
-    interval = (message.low, message.high)
-    return QualityFigure(message.metric, message.value, interval, message.samples, message.dataset, message.split)
+    return QualityFigure(
+        message.metric,
+        message.value,
+        (message.low, message.high),
+        message.drop,
+        (message.drop_low, message.drop_high),
+        message.samples,
+        message.dataset,
+        message.split,
+    )
 
 
 def to_point(point: FrontPoint) -> figures_pb2.FrontPoint:

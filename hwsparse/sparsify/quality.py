@@ -26,11 +26,18 @@ _COUNTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class QualityReport:
-    """A metric on one split of a data set, with its 95 % bootstrap interval; more is better."""
+    """A metric on one split of a data set, with its 95 % bootstrap interval; more is better.
+
+    `drop` is what was lost against the dense model on the same samples. Its interval and its standard error
+    are of the difference, sample by sample: much narrower than those of the two values.
+    """
 
     metric: str
     value: float
     interval: tuple[float, float]
+    drop: float
+    drop_interval: tuple[float, float]
+    drop_error: float
     samples: int
     dataset: str
     split: str
@@ -52,7 +59,9 @@ class Evaluator:
                 f"top1 needs one score per class, but output {output.name!r} of model {model.name!r} "
                 f"has shape {list(output.shape)}"
             )
-        self._model, self._dataset, self._split, self._threads, self._seed = model, dataset, split, threads, seed
+        self.dataset = dataset
+        self._model, self._split, self._threads, self._seed = model, split, threads, seed
+        self._dense: np.ndarray | None = None
 
     def evaluate(self, weights: Mapping[str, np.ndarray]) -> QualityReport:
         """The quality with these canonical weights by layer name; other layers keep the model's own.
@@ -61,41 +70,53 @@ class Evaluator:
             PlanError: a weight does not have its layer's shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        samples = len(self._dataset)
-        scorer = METRICS[self._dataset.metric](self._outputs(weights), self._dataset.labels)
-        value = float(scorer(np.ones((1, samples)))[0])
-        resampled = np.concatenate([scorer(counts) for counts in _resampled(samples, self._seed)])
-        low, high = np.percentile(resampled, (2.5, 97.5))
+        values = self._values(weights) if weights else self._dense_values()
+        drops = self._dense_values() - values
         return QualityReport(
-            self._dataset.metric,
-            value,
-            (min(float(low), value), max(float(high), value)),
-            samples,
-            self._dataset.name,
+            self.dataset.metric,
+            float(values[0]),
+            _interval(values),
+            float(drops[0]),
+            _interval(drops),
+            float(drops[1:].std()),
+            len(self.dataset),
+            self.dataset.name,
             self._split,
         )
+
+    def _dense_values(self) -> np.ndarray:
+        if self._dense is None:
+            self._dense = self._values({})
+        return self._dense
+
+    def _values(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The metric on all samples, and after it on every resample."""
+        samples = len(self.dataset)
+        scorer = METRICS[self.dataset.metric](self._outputs(weights), self.dataset.labels)
+        resampled = [scorer(counts) for counts in _resampled(samples, self._seed)]
+        return np.concatenate([scorer(np.ones((1, samples))), *resampled])
 
     def _outputs(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output for every row of inputs, flat: (rows, values) float64."""
         session = self._session(weights)
         name = session.get_outputs()[0].name
-        inputs = self._dataset.inputs
+        inputs = self.dataset.inputs
 
         def answer(row: int) -> np.ndarray:
             try:
                 (output,) = session.run([name], {key: values[row : row + 1] for key, values in inputs.items()})
             except Exception as error:  # onnxruntime's exceptions share no base but Exception
                 raise DataError(
-                    f"onnxruntime cannot run sample {row} of {self._dataset.name}: {one_line(error)}"
+                    f"onnxruntime cannot run sample {row} of {self.dataset.name}: {one_line(error)}"
                 ) from None
             return np.asarray(output, np.float64).reshape(-1)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            outputs = np.stack(list(pool.map(answer, range(self._dataset.rows))))
+            outputs = np.stack(list(pool.map(answer, range(self.dataset.rows))))
         if not np.isfinite(outputs).all():
             row = int(np.argwhere(~np.isfinite(outputs))[0][0])
             raise DataError(
-                f"{self._model.name} gives a value that is not finite on sample {row} of {self._dataset.name}"
+                f"{self._model.name} gives a value that is not finite on sample {row} of {self.dataset.name}"
             )
         return outputs
 
@@ -154,6 +175,12 @@ def ranking(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return (np.cumsum(taken, axis=1) - (taken + 1) / 2)[:, group]
 
     return ranks
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % of the resamples; the value itself, which comes first, is always within."""
+    low, high = np.percentile(values[1:], (2.5, 97.5))
+    return min(float(low), float(values[0])), max(float(high), float(values[0]))
 
 
 def _resampled(samples: int, seed: int) -> Iterator[np.ndarray]:

@@ -99,7 +99,7 @@ def test_impossible_points_are_refused(change: dict[str, object]) -> None:
 
 
 def test_a_candidate_becomes_a_point() -> None:
-    candidate = Candidate(make_plan("2:4"), 0.002, (0.001, 0.003), "predicted", 0.9, (0.8, 0.95), "surrogate", 7)
+    candidate = Candidate(make_plan("2:4"), 0.002, (0.001, 0.003), "predicted", 0.9, (0.8, 0.95), 0.01, "surrogate", 7)
     made = FrontPoint.of(candidate)
     assert (made.label, made.kind, made.plan) == ("trial 7", "surrogate", candidate.plan)
     assert (made.latency_s, made.latency_interval_s, made.latency_source) == (0.002, (0.001, 0.003), "predicted")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsparse.search import best_under, fastest_within, knee_point, pareto_front, pick_finalists
+from hwsparse.search import knee_point, pareto_front, pick_finalists
 from hwsparse.search.hypervolume import hypervolume
 
 
@@ -61,37 +61,30 @@ def test_a_front_without_a_knee_gives_its_best() -> None:
         knee_point(())
 
 
-def test_fastest_within_a_drop() -> None:
-    assert fastest_within(FRONT, 0.06) == Spot(3, 0.90)
-    assert fastest_within(FRONT, 0.0) == Spot(9, 0.95)
-    assert fastest_within(FRONT, 0.02, reference=0.92) == Spot(3, 0.90)
-    assert fastest_within(FRONT, 0.01, reference=0.99) is None
-    assert fastest_within((), 1.0) is None
-
-
-def test_best_under_a_latency() -> None:
-    assert best_under(FRONT, 5.0) == Spot(3, 0.90)
-    assert best_under(FRONT, 9.0) == Spot(9, 0.95)
-    assert best_under(FRONT, 0.5) is None
-
-
-@given(clouds, st.integers(0, 9), st.floats(0, 5))
-def test_finalists_are_of_the_front_and_include_what_they_must(points: list[Spot], count: int, max_drop: float) -> None:
+@given(clouds, st.integers(0, 9), st.data())
+def test_finalists_are_of_the_front_and_include_what_they_must(
+    points: list[Spot], count: int, draw: st.DataObject
+) -> None:
     front = pareto_front(points)
-    picked = pick_finalists(front, count, max_drop=max_drop)
-    assert len(picked) == len(set(picked)) == min(count, len(front))
-    assert set(picked) <= set(front)
+    must = draw.draw(st.sampled_from(points)) if points else None
+    musts = () if must is None else (must,)
+    picked = pick_finalists(front, count, musts=musts)
+    assert len(picked) == len(set(picked)) == min(count, len({*front, *musts}))
+    assert set(picked) <= {*front, *musts}
     assert list(picked) == sorted(picked, key=lambda p: p.latency_s)
+    if points and count >= 1:
+        assert must in picked
     if front and count >= 2:
         assert knee_point(front) in picked
-    if front and count >= 1:
-        assert fastest_within(front, max_drop) in picked
 
 
 def test_finalists_spread_above_the_quality_asked() -> None:
-    assert pick_finalists(FRONT, 3, max_drop=0.06) == FRONT[:3]
-    assert pick_finalists(FRONT, 4, max_drop=0.06) == (FRONT[0], FRONT[1], FRONT[2], FRONT[4])
-    assert pick_finalists(FRONT, 5, max_drop=0.06, min_quality=0.5) == FRONT[1:]
+    musts = (FRONT[2],)
+    assert pick_finalists(FRONT, 3, musts=musts) == FRONT[:3]
+    assert pick_finalists(FRONT, 4, musts=musts) == (FRONT[0], FRONT[1], FRONT[2], FRONT[4])
+    assert pick_finalists(FRONT, 5, musts=musts, min_quality=0.5) == FRONT[1:]
+    beside = Spot(2.5, 0.7)
+    assert pick_finalists(FRONT, 1, musts=(beside,)) == (beside,)
 
 
 @given(clouds)

@@ -79,6 +79,8 @@ def test_a_search_has_the_trials_asked_for(tmp_path: Path) -> None:
         assert candidate.latency_source == "predicted"
         assert candidate.quality == toy.evaluate(candidate.plan).value
         assert candidate.quality_interval == toy.evaluate(candidate.plan).interval
+        assert candidate.drop_error == toy.evaluate(candidate.plan).drop_error
+        assert candidate.sure_quality == candidate.quality - candidate.drop_error
 
 
 def test_what_was_found_is_read_back_from_the_database(tmp_path: Path) -> None:
@@ -263,7 +265,9 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_quality_that_is_no_number_fails_the_trial(tmp_path: Path, value: float) -> None:
-    qualities = itertools.chain([toy.ToyQuality(value, (0, 1))], itertools.repeat(toy.ToyQuality(0.5, (0.4, 0.6))))
+    qualities = itertools.chain(
+        [toy.ToyQuality(value, (0, 1), 0)], itertools.repeat(toy.ToyQuality(0.5, (0.4, 0.6), 0))
+    )
     search(tmp_path / "s.db", evaluate_quality=lambda plan: next(qualities))
     assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
 

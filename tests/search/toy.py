@@ -25,6 +25,7 @@ class ToyLatency:
 class ToyQuality:
     value: float
     interval: tuple[float, float]
+    drop_error: float
 
 
 def offer(text: str, latency_s: float = 1.0, error: float = 0.0, noise: float = 0.0) -> Offer:
@@ -62,4 +63,4 @@ def predict(plan: Plan) -> ToyLatency:
 
 def evaluate(plan: Plan) -> ToyQuality:
     value = 0.95 - sum(SENSITIVITY[i] * harm(i, plan.choice(f"conv{i}")) for i in range(4)) / 4
-    return ToyQuality(value, (value - 0.01, value + 0.01))
+    return ToyQuality(value, (value - 0.01, value + 0.01), (0.95 - value) / 10)

@@ -29,7 +29,7 @@ def front(count: int) -> tuple[FrontPoint, ...]:
         FrontPoint(
             "search",
             LatencyFigure(0.001 / n, (0.0005 / n, 0.002 / n), "predicted", 0),
-            QualityFigure("top1", 0.9 / n, (0.8 / n, 1.0), 10, "files", "held-out"),
+            QualityFigure("top1", 0.9 / n, (0.8 / n, 1.0), 0.01 * n, (0.0, 0.1), 10, "files", "held-out"),
             Plan.of(MODEL_DIGEST, {"conv": parse_choice(f"block4x1@{1 - 0.5 / n:g}")}),
         )
         for n in range(1, count + 1)

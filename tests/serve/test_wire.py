@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -41,8 +39,9 @@ latencies = st.builds(
     st.integers(0, 1000),
 )
 qualities = st.builds(
-    lambda m, v, n, d, s: QualityFigure(m, v, (v - 1, v + 1), n, d, s),
+    lambda m, v, lost, n, d, s: QualityFigure(m, v, (v - 1, v + 1), lost, (lost - 0.1, lost + 0.2), n, d, s),
     text,
+    st.floats(-1, 1),
     st.floats(-1, 1),
     st.integers(1, 1000),
     text,
@@ -153,15 +152,23 @@ def test_an_upload_is_a_header_and_chunks() -> None:
 
 @given(st.binary(max_size=200))
 def test_no_message_breaks_the_readers(content: bytes) -> None:
-    for kind, read in (
-        (operations_pb2.Operation, wire.from_operation),
-        (targets_pb2.Target, wire.from_target),
-        (artifacts_pb2.ArtifactSummary, wire.from_summary),
-        (optimization_pb2.Budget, wire.from_budget),
+    for kind, read, write in (
+        (operations_pb2.Operation, wire.from_operation, wire.to_operation),
+        (targets_pb2.Target, wire.from_target, wire.to_target),
+        (optimization_pb2.Budget, wire.from_budget, wire.to_budget),
     ):
         try:
-            message = kind.FromString(content)
-        except DecodeError:
+            found = read(kind.FromString(content))  # type: ignore[operator]
+        except (DecodeError, HwsparseError):
             continue
-        with contextlib.suppress(HwsparseError):
-            read(message)  # type: ignore[operator]
+        assert read(write(found)) == found  # type: ignore[operator]
+
+
+@given(st.binary(max_size=200))
+def test_no_summary_breaks_its_reader(content: bytes) -> None:
+    try:
+        message = artifacts_pb2.ArtifactSummary.FromString(content)
+        found = wire.from_summary(message)
+    except (DecodeError, HwsparseError):
+        return
+    assert (found.digest, found.target) == (message.digest, message.target)

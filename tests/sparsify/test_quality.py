@@ -166,6 +166,26 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
         assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / samples), rel=0.2)
 
 
+def test_a_drop_is_as_sure_as_the_answers_that_changed_are_few() -> None:
+    """Its error is that of the mean of the samples' differences; the values' intervals are far wider."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 2)).astype(np.float32)
+    labels = np.where(np.arange(400) % 5 == 0, x.argmin(axis=1), x.argmax(axis=1))
+    model = product(np.eye(2, dtype=np.float32))
+    evaluator = Evaluator(model, Dataset("rows", {"x": x}, labels), "held-out")
+    turned = np.array([[1, 0.05], [-0.05, 1]], np.float32)
+    dense, report = evaluator.evaluate({}), evaluator.evaluate({model.layers[0].name: turned.T})
+    assert (dense.drop, dense.drop_interval, dense.drop_error) == (0, (0, 0), 0)
+    lost = (x.argmax(axis=1) == labels).astype(float) - ((x @ turned).argmax(axis=1) == labels)
+    assert 3 < np.count_nonzero(lost) < 40
+    assert report.drop == pytest.approx(lost.mean())
+    assert report.drop_error == pytest.approx(lost.std() / np.sqrt(400), rel=0.1)
+    low, high = report.drop_interval
+    assert low <= report.drop <= high
+    assert high - low == pytest.approx(2 * 1.96 * report.drop_error, rel=0.25)
+    assert high - low < (report.interval[1] - report.interval[0]) / 2
+
+
 def test_resamples_are_the_same_however_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = embedder(), sentences()
     report = Evaluator(model, data, "calibration", seed=1).evaluate({})

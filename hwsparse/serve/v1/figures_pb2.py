@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hwsparse/v1/figures.proto\x12\x0bhwsparse.v1\"w\n\x07Latency\x12\x10\n\x08median_s\x18\x01 \x01(\x01\x12\r\n\x05low_s\x18\x02 \x01(\x01\x12\x0e\n\x06high_s\x18\x03 \x01(\x01\x12*\n\x06source\x18\x04 \x01(\x0e\x32\x1a.hwsparse.v1.LatencySource\x12\x0f\n\x07samples\x18\x05 \x01(\r\"t\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\r\n\x05split\x18\x07 \x01(\t\"\xb0\x01\n\nFrontPoint\x12(\n\x06method\x18\x01 \x01(\x0e\x32\x18.hwsparse.v1.FrontMethod\x12%\n\x07latency\x18\x02 \x01(\x0b\x32\x14.hwsparse.v1.Latency\x12%\n\x07quality\x18\x03 \x01(\x0b\x32\x14.hwsparse.v1.Quality\x12\x11\n\tplan_json\x18\x04 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x05 \x01(\t*\x88\x01\n\rLatencySource\x12\x1e\n\x1aLATENCY_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LATENCY_SOURCE_MEASURED\x10\x01\x12\x1c\n\x18LATENCY_SOURCE_SIMULATED\x10\x02\x12\x1c\n\x18LATENCY_SOURCE_PREDICTED\x10\x03*v\n\x0b\x46rontMethod\x12\x1c\n\x18\x46RONT_METHOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RONT_METHOD_DENSE\x10\x01\x12\x18\n\x14\x46RONT_METHOD_UNIFORM\x10\x02\x12\x17\n\x13\x46RONT_METHOD_SEARCH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hwsparse/v1/figures.proto\x12\x0bhwsparse.v1\"w\n\x07Latency\x12\x10\n\x08median_s\x18\x01 \x01(\x01\x12\r\n\x05low_s\x18\x02 \x01(\x01\x12\x0e\n\x06high_s\x18\x03 \x01(\x01\x12*\n\x06source\x18\x04 \x01(\x0e\x32\x1a.hwsparse.v1.LatencySource\x12\x0f\n\x07samples\x18\x05 \x01(\r\"\xa7\x01\n\x07Quality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\r\n\x05split\x18\x07 \x01(\t\x12\x0c\n\x04\x64rop\x18\x08 \x01(\x01\x12\x10\n\x08\x64rop_low\x18\t \x01(\x01\x12\x11\n\tdrop_high\x18\n \x01(\x01\"\xb0\x01\n\nFrontPoint\x12(\n\x06method\x18\x01 \x01(\x0e\x32\x18.hwsparse.v1.FrontMethod\x12%\n\x07latency\x18\x02 \x01(\x0b\x32\x14.hwsparse.v1.Latency\x12%\n\x07quality\x18\x03 \x01(\x0b\x32\x14.hwsparse.v1.Quality\x12\x11\n\tplan_json\x18\x04 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x05 \x01(\t*\x88\x01\n\rLatencySource\x12\x1e\n\x1aLATENCY_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LATENCY_SOURCE_MEASURED\x10\x01\x12\x1c\n\x18LATENCY_SOURCE_SIMULATED\x10\x02\x12\x1c\n\x18LATENCY_SOURCE_PREDICTED\x10\x03*v\n\x0b\x46rontMethod\x12\x1c\n\x18\x46RONT_METHOD_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RONT_METHOD_DENSE\x10\x01\x12\x18\n\x14\x46RONT_METHOD_UNIFORM\x10\x02\x12\x17\n\x13\x46RONT_METHOD_SEARCH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hwsparse.serve.v1.figures_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LATENCYSOURCE']._serialized_start=461
-  _globals['_LATENCYSOURCE']._serialized_end=597
-  _globals['_FRONTMETHOD']._serialized_start=599
-  _globals['_FRONTMETHOD']._serialized_end=717
+  _globals['_LATENCYSOURCE']._serialized_start=513
+  _globals['_LATENCYSOURCE']._serialized_end=649
+  _globals['_FRONTMETHOD']._serialized_start=651
+  _globals['_FRONTMETHOD']._serialized_end=769
   _globals['_LATENCY']._serialized_start=42
   _globals['_LATENCY']._serialized_end=161
-  _globals['_QUALITY']._serialized_start=163
-  _globals['_QUALITY']._serialized_end=279
-  _globals['_FRONTPOINT']._serialized_start=282
-  _globals['_FRONTPOINT']._serialized_end=458
+  _globals['_QUALITY']._serialized_start=164
+  _globals['_QUALITY']._serialized_end=331
+  _globals['_FRONTPOINT']._serialized_start=334
+  _globals['_FRONTPOINT']._serialized_end=510
 # @@protoc_insertion_point(module_scope)

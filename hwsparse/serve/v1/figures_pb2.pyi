@@ -121,6 +121,9 @@ class Quality(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    DROP_LOW_FIELD_NUMBER: _builtins.int
+    DROP_HIGH_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
     """"top1" or "spearman"; more is better."""
     value: _builtins.float
@@ -132,6 +135,10 @@ class Quality(_message.Message):
     dataset: _builtins.str
     split: _builtins.str
     """Which part of the data set, such as "held-out"."""
+    drop: _builtins.float
+    """Lost against the dense model on the same samples; the interval, 95 %, is of the difference sample by sample."""
+    drop_low: _builtins.float
+    drop_high: _builtins.float
     def __init__(
         self,
         *,
@@ -142,10 +149,13 @@ class Quality(_message.Message):
         samples: _builtins.int = ...,
         dataset: _builtins.str = ...,
         split: _builtins.str = ...,
+        drop: _builtins.float = ...,
+        drop_low: _builtins.float = ...,
+        drop_high: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "high", b"high", "low", b"low", "metric", b"metric", "samples", b"samples", "split", b"split", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "drop", b"drop", "drop_high", b"drop_high", "drop_low", b"drop_low", "high", b"high", "low", b"low", "metric", b"metric", "samples", b"samples", "split", b"split", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

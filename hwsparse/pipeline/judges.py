@@ -1,0 +1,52 @@
+"""The data in three parts, so that nothing is judged on the samples that made it or chose it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwsparse.data import Dataset
+from hwsparse.errors import DataError
+from hwsparse.model import Model
+from hwsparse.sparsify import Evaluator
+from hwsparse.target import Target
+
+# Half of the data chooses; a third of that half fits weights, which look better on it than they are.
+CALIBRATION_SHARE, FITTING_SHARE = 0.5, 1 / 3
+MIN_LABELS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """Samples to fit weights on, who chooses plans by quality, and who only reports on them."""
+
+    fitting: Dataset
+    choosing: Evaluator
+    reporting: Evaluator
+
+    @property
+    def sample(self) -> dict[str, np.ndarray]:
+        """One sample as the model takes it."""
+        return {name: np.ascontiguousarray(values[:1]) for name, values in self.fitting.inputs.items()}
+
+
+def appoint_judges(model: Model, dataset: Dataset, target: Target, seed: int) -> Judges:
+    """Splits the data; equal data and seed are split the same way.
+
+    Raises:
+        DataError: the data do not fit the model, or are too few.
+    """
+    dataset.check_fits(model)
+    if len(dataset) < MIN_LABELS:
+        raise DataError(
+            f"data set {dataset.name!r} has {len(dataset)} labels: to fit weights, choose plans and judge them on "
+            f"different samples takes at least {MIN_LABELS}, and a sound choice some hundred"
+        )
+    calibration, held_out = dataset.split(CALIBRATION_SHARE, seed)
+    fitting, choosing = calibration.split(FITTING_SHARE, seed)
+    return Judges(
+        fitting,
+        Evaluator(model, choosing, "calibration", target.cores, seed),
+        Evaluator(model, held_out, "held-out", target.cores, seed),
+    )
