@@ -27,7 +27,7 @@ from hwsparse.target import load_target
 
 # The patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
 PATTERNS, RATIOS = ("unstructured", "block4x1", "block8x1"), (0.5, 0.7, 0.8, 0.9)
-IMAGES, PAIRS = 300, 300
+IMAGES, PAIRS = 500, 600
 MAX_DROP = 0.02
 CHECKED = 4
 

@@ -128,7 +128,9 @@ def _prove(
         speedup = manifest.onnxruntime_latency.median_s / latency.median_s
         figures = []
         if quality is not None:
-            for value, (low, high) in ((quality.value, quality.interval), (quality.drop, quality.drop_interval)):
-                figures.append(f"{value:.1%} ({low:.1%} to {high:.1%})")
-        table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", *figures)
+            figures.append((quality.value, quality.interval))
+            if quality is manifest.quality:
+                figures.append((quality.drop, quality.drop_interval))
+        texts = [f"{value:.1%}\n({low:.1%} to {high:.1%})" for value, (low, high) in figures]
+        table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", *texts)
     console.print(table)

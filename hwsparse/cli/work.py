@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
 from hwsparse.cli import options
@@ -167,20 +167,21 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
             )
     if manifest.quality is not None and manifest.dense_quality is not None:
         quality, dense = manifest.quality, manifest.dense_quality
+        console.print(f"{quality.metric} on {quality.samples} {quality.split} samples of {escape(quality.dataset)}")
         rows = (
-            (quality.metric, quality.value, quality.interval),
-            (f"{dense.metric}, dense", dense.value, dense.interval),
+            ("this artifact", quality.value, quality.interval),
+            ("dense", dense.value, dense.interval),
             ("lost, sample by sample", quality.drop, quality.drop_interval),
         )
         for name, value, (low, high) in rows:
-            samples = f"{quality.samples} {quality.split} samples"
-            console.print(f"  {name:<27} {value:8.4f}     ({low:.4f} to {high:.4f}, {samples})", highlight=False)
-    table = Table("layer", "asked", "ships", "kernel", "dense ms", "sparse ms", "refused because", box=box.SIMPLE)
+            console.print(f"  {name:<27} {value:8.4f}     ({low:.4f} to {high:.4f})", highlight=False)
+    whole = [Column(name, no_wrap=True) for name in ("ships", "kernel", "dense ms", "sparse ms")]
+    table = Table("layer", *whole, "not as asked", box=box.SIMPLE, padding=0)
     told = [proof for proof in manifest.layers if proof.asked != "dense"]
     for proof in told:
         times = ("" if time is None else f"{time * 1e3:.3f}" for time in (proof.dense_s, proof.sparse_s))
-        texts = (proof.name.rsplit("/", 1)[-1], proof.asked, proof.shipped, proof.kernel, *times, proof.refused or "")
-        table.add_row(*map(escape, texts))
+        why = f"{proof.asked}: {proof.refused}" if proof.refused else ""
+        table.add_row(*map(escape, (proof.name.rsplit("/", 1)[-1], proof.shipped, proof.kernel, *times, why)))
     if told:
         console.print(table)
     console.print(f"{len(manifest.layers) - len(told)} other prunable layers are dense, as asked")
