@@ -6,6 +6,6 @@ from hwsparse.codegen.library import Library, random_inputs, relative_error
 from hwsparse.codegen.single import build_layer
 
 # Measurements made with another version of the kernels are not used: raise it when their code changes.
-KERNEL_VERSION = "1"
+KERNEL_VERSION = "2"
 
 __all__ = ["KERNEL_VERSION", "Library", "build_layer", "build_model", "random_inputs", "refusal", "relative_error"]

@@ -56,7 +56,7 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
     geometry = Geometry.of(layer)
     lanes = target.vector_bits // 32
     if geometry.depthwise:
-        function = depthwise(geometry, epilogue, lanes)
+        function = depthwise(geometry, epilogue, target)
         return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         function = few_positions(geometry, lanes, epilogue)
