@@ -10,6 +10,7 @@
     │   └── PlanError          a plan that does not belong to the model
     ├── UnsupportedError       the request is right, but this target cannot do it
     ├── CompileError           TVM or the linker refused a program
+    ├── StorageError           a file that cannot be written: no room, or no permission
     ├── MeasureError           the device could not be timed
     ├── StudyError             a search that cannot be opened, resumed or continued
     ├── ArtifactError          an artifact that is missing, malformed or changed
@@ -19,6 +20,15 @@
 Errors of other packages are translated where they enter the house; whatever else reaches a user
 is a bug of ours.
 """
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class HwsparseError(Exception):
@@ -61,6 +71,10 @@ class CompileError(HwsparseError):
     """TVM or the linker refused a program."""
 
 
+class StorageError(HwsparseError):
+    """A file that cannot be written: no room, or no permission."""
+
+
 class MeasureError(HwsparseError):
     """The device could not be timed."""
 
@@ -79,3 +93,47 @@ class ServiceError(HwsparseError):
 
 class Cancelled(HwsparseError):
     """The work was stopped on request."""
+
+
+def one_line(error: Exception | str) -> str:
+    """What another package says, on one line, without its file paths and codes; of an error without text its type."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
+    text = re.sub(
+        r"(Load model from .*? failed: ?|This is an invalid model\. |/\S+/(onnxruntime|onnx)/\S+\.(cc|h):\d+ )",
+        "",
+        text,
+    )
+    return (text if len(text) <= 400 else text[:397] + "...") or type(error).__name__
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of a failure to write `path` that it is one: other packages blame what they were writing.
+
+    Raises:
+        StorageError: the work within failed, and its error or a try at `path` shows that nothing can be written there.
+    """
+    try:
+        yield
+    except Exception as error:
+        if reason := _refusal(path, str(error)):
+            raise StorageError(
+                f"cannot write {path}: {reason}; free room there or, for temporary files, "
+                "set TMPDIR to a directory with room"
+            ) from None
+        raise
+
+
+def _refusal(path: Path, said: str) -> str:
+    """Why `path` cannot be written, "" if it can: by the error that was met, else by writing some more."""
+    known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+    if found := next((text for text in known if text in said), ""):
+        return found
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 16))
+        path.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from hwsparse.codegen.cpu.schedule import schedule_remaining
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS, Library
 from hwsparse.codegen.link import link
 from hwsparse.codegen.lowering import Lowered, lower
-from hwsparse.errors import CompileError, UnsupportedError
+from hwsparse.errors import CompileError, StorageError, UnsupportedError, one_line, writing
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.target import Target
+
+# Several times what a library takes: LLVM ends the process where it runs out of room.
+ROOM_BYTES = 16 << 20
 
 
 def build_model(
@@ -33,6 +38,7 @@ def build_model(
 
     Raises:
         CompileError: TVM or the linker refused the program.
+        StorageError: `directory`, or the one for temporary files, cannot be written to.
         UnsupportedError: the target is not a CPU.
     """
     if target.kind != "cpu":
@@ -79,12 +85,22 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
             module = schedule_remaining(module, target.threads)
             return tvm.compile(module, tvm_target, relax_pipeline=tvm.transform.Sequential(finish))
     except Exception as error:  # TVM raises errors of many types
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise CompileError(f"TVM cannot compile for {target.name}: {reason}") from error
+        raise CompileError(f"TVM cannot compile for {target.name}: {one_line(error)}") from error
 
 
 def export(executable: Any, path: Path, triple: str) -> None:
-    """Links a TVM executable into the shared library `path`."""
+    """Links a TVM executable into the shared library `path`.
+
+    Raises:
+        CompileError: the linker refused it.
+        StorageError: there is no room for it, or for its object files.
+    """
+    temporary = tempfile.gettempdir()
+    if shutil.disk_usage(temporary).free < ROOM_BYTES:
+        raise StorageError(
+            f"less than {ROOM_BYTES >> 20} MiB are free in {temporary}, too little to compile; free room there, "
+            "or set TMPDIR to a directory with room"
+        )
 
     def linker(output: str, objects: list[str], **_: Any) -> None:
         link(output, objects, triple)
@@ -94,14 +110,16 @@ def export(executable: Any, path: Path, triple: str) -> None:
 
 def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
     """Writes weights.safetensors and library.json, which make library.so a `Library`."""
-    save_file(lowered.parameters, directory / WEIGHTS)
+    with writing(directory / WEIGHTS):
+        save_file(lowered.parameters, directory / WEIGHTS)
     description = {
         "inputs": [_port(spec) for spec in model.inputs],
         "outputs": [_port(spec) for spec in model.outputs],
         "parameters": list(lowered.parameters),
         "kernels": lowered.kernels,
     }
-    (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))
+    with writing(directory / DESCRIPTION):
+        (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))
 
 
 def _port(spec: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
-from hwsparse.errors import CompileError
+from hwsparse.errors import CompileError, one_line
 
 
 def float64_answers(proto: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -32,8 +32,7 @@ def float64_answers(proto: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str,
         machine = relax.VirtualMachine(executable, tvm.cpu())
         result = machine["main"](*(tvm.runtime.tensor(wide[port.name]) for port in model.graph.input))
     except Exception as error:  # TVM raises errors of many types
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise CompileError(f"the model cannot be computed in float64: {reason}") from None
+        raise CompileError(f"the model cannot be computed in float64: {one_line(error)}") from None
     results = result if len(model.graph.output) > 1 else [result]
     return {port.name: value.numpy() for port, value in zip(model.graph.output, results, strict=True)}
 

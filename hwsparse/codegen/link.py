@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from hwsparse.errors import CompileError
+from hwsparse.errors import CompileError, one_line, writing
 
 LINK_TIMEOUT_S = 300
 
@@ -23,14 +24,17 @@ def link(output: str, objects: Sequence[str], triple: str) -> None:
 
     Raises:
         CompileError: no linker is to be had, or it refused.
+        StorageError: there is no room for `output`.
     """
     command = [*_driver(triple), "-shared", "-fPIC", "-o", output, *objects]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LINK_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompileError(f"linking failed: {error}") from None
-    if done.returncode != 0:
-        raise CompileError(f"linking failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+    with writing(Path(output)):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LINK_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CompileError(f"linking {output} failed: {one_line(error)}") from None
+        if done.returncode != 0:
+            said = done.stderr.strip() or f"exit status {done.returncode}"
+            raise CompileError(f"linking {output} failed: {one_line(said)}")
 
 
 def _driver(triple: str) -> list[str]:

@@ -15,8 +15,8 @@ import onnx
 import onnxruntime
 from onnx import helper, shape_inference
 
-from hwsparse.errors import ModelError
-from hwsparse.model.read import describe, nodes, one_line
+from hwsparse.errors import ModelError, one_line, writing
+from hwsparse.model.read import describe, nodes
 from hwsparse.model.shapes import MAX_TENSOR_ELEMENTS, static_shape
 
 _FUSED = "/MatMulAddFusion"  # what onnxruntime appends to a node's name; the user knows the node without it
@@ -27,6 +27,7 @@ def fold(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     Raises:
         ModelError: onnxruntime cannot take the graph, or something in it cannot be made static.
+        StorageError: the directory for temporary files cannot be written to.
     """
     _name_nodes(proto.graph)
     _check_sizes(proto)
@@ -51,11 +52,12 @@ def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
         path = Path(directory) / "folded.onnx"
         options.optimized_model_filepath = str(path)
-        try:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            return onnx.load(path)
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            raise ModelError(f"onnxruntime cannot take the model: {one_line(error)}") from None
+        with writing(path):
+            try:
+                onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+                return onnx.load(path)
+            except Exception as error:  # onnxruntime's exceptions share no base but Exception
+                raise ModelError(f"onnxruntime cannot take the model: {one_line(error)}") from None
 
 
 def _check_sizes(proto: onnx.ModelProto) -> None:

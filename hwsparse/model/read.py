@@ -5,7 +5,6 @@ Knows nothing of shapes, layers or onnxruntime.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import checker, inliner
 
-from hwsparse.errors import ModelError
+from hwsparse.errors import ModelError, one_line
 from hwsparse.model.external import MAX_MODEL_BYTES, inline_external_data
 
 OPSETS = range(11, 23)
@@ -73,18 +72,6 @@ def opset(proto: onnx.ModelProto) -> int:
 def describe(node: onnx.NodeProto) -> str:
     """A node as errors name it."""
     return f"node {node.name!r} ({node.op_type})"
-
-
-def one_line(error: Exception) -> str:
-    """The text of another package's error on one line, without its file paths and codes."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
-    text = re.sub(
-        r"(Load model from .*? failed: ?|This is an invalid model\. |/\S+/(onnxruntime|onnx)/\S+\.(cc|h):\d+ )",
-        "",
-        text,
-    )
-    return text if len(text) <= 400 else text[:397] + "..."
 
 
 def _read_file(path: Path) -> bytes:

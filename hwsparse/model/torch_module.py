@@ -18,10 +18,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from hwsparse.errors import ModelError
+from hwsparse.errors import ModelError, one_line
 from hwsparse.model.model import Model
 from hwsparse.model.onnx_file import import_onnx
-from hwsparse.model.read import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +103,7 @@ def _reason(error: Exception) -> str:
     """What was wrong, from under the exporter's report of the steps it tried."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return one_line(error) or type(error).__name__
+    return one_line(error)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import numpy as np
 import onnxruntime
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError
+from hwsparse.errors import DataError, one_line
 from hwsparse.model import Model
-from hwsparse.model.read import one_line
 from hwsparse.sparsify.apply import pruned_proto
 
 RESAMPLES = 1000

@@ -21,9 +21,8 @@ import onnx
 import onnxruntime
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError
+from hwsparse.errors import DataError, one_line
 from hwsparse.model import Model
-from hwsparse.model.read import one_line
 from hwsparse.plan import Layer
 
 # Patches per sample and layer; of larger feature maps an even share of positions is taken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,17 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsparse.codegen import Library, build_layer, build_model, random_inputs, relative_error
+from hwsparse.codegen.build import export, write_parameters
 from hwsparse.codegen.chains import find_chains
 from hwsparse.codegen.link import _driver, link
-from hwsparse.codegen.lowering import _import
-from hwsparse.errors import ArtifactError, CompileError, InputError, UnsupportedError
+from hwsparse.codegen.lowering import _import, lower
+from hwsparse.errors import ArtifactError, CompileError, InputError, StorageError, UnsupportedError
 from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.sparsify import apply_plan, pruned_proto
 from tests.codegen.layers import CPU, conv, product
+from tests.disk import small_files
 
 
 def network() -> Model:
@@ -170,8 +173,32 @@ def test_without_a_compiler_ziglang_links(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_linker_that_refuses_is_a_compile_error(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match="linking failed"):
+    with pytest.raises(CompileError, match=r"linking .*out\.so failed: .*missing\.o.*") as caught:
         link(str(tmp_path / "out.so"), [str(tmp_path / "missing.o")], "")
+    assert "[" not in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_linker_without_room_says_so(tmp_path: Path) -> None:
+    source, found = tmp_path / "a.c", tmp_path / "a.o"
+    source.write_text("char zeros[1 << 20] = {1};")
+    subprocess.run([*_driver(""), "-c", "-fPIC", "-o", str(found), str(source)], check=True)
+    with (
+        small_files(40_000),
+        pytest.raises(StorageError, match=r"cannot write .*out\.so: File too large; free room") as caught,
+    ):
+        link(str(tmp_path / "out.so"), [str(found)], "")
+    assert not isinstance(caught.value, InputError)
+
+
+def test_a_library_without_room_says_so(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered = lower(model, Plan(model.digest), {}, CPU)
+    with small_files(4_000), pytest.raises(StorageError, match=r"cannot write .*weights\.safetensors: File too large"):
+        write_parameters(lowered, model, tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StorageError, match=r"less than 16 MiB are free in .*TMPDIR"):
+        export(None, tmp_path / "library.so", "")
 
 
 def test_pattern_names_the_kernel(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from onnx import TensorProto, helper
 
 import hwsparse.model.external
 import hwsparse.model.read
-from hwsparse.errors import ModelError
+from hwsparse.errors import InputError, ModelError, StorageError
 from hwsparse.model import import_onnx
-from hwsparse.model.read import one_line
+from tests.disk import small_files
 from tests.model.graphs import assert_same_results, model_proto, node, stored, value, weight
 
 RELU = [node("Relu", ["x"], ["y"], "act")]
@@ -321,10 +322,16 @@ def test_files_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "at most 10" in fault(CONV)
 
 
-def test_an_error_of_onnxruntime_loses_its_paths_and_codes() -> None:
-    error = RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Load model from /tmp/x/m.onnx failed:Node (a)\n  broke")
-    assert one_line(error) == "Node (a) broke"
-    assert len(one_line(RuntimeError("x" * 5000))) == 400
+def test_a_full_disk_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    proto = model_proto(
+        [node("MatMul", ["x", "w"], ["y"])], [value("x", [1, 200])], weights=[weight("w", 200, 200)]
+    ).SerializeToString()
+    with small_files(100_000), pytest.raises(StorageError) as caught:
+        import_onnx(proto)
+    assert str(caught.value).startswith(f"cannot write {tmp_path}") and "set TMPDIR" in str(caught.value)
+    assert not isinstance(caught.value, InputError) and not list(tmp_path.iterdir())
+    import_onnx(proto)
 
 
 # --- external data
