@@ -45,6 +45,14 @@ def cpu_flags() -> frozenset[str]:
     return frozenset((_cpu_field("flags") or _cpu_field("Features")).split())
 
 
+def cache_directory() -> Path | None:
+    """Where this user's measurements are kept; None for a user without a home, as in some containers."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+    except RuntimeError:  # the system does not know the user
+        return None
+
+
 def machine(name: str = "") -> str:
     """The instruction set architecture as LLVM names it: this machine's, or the one given by another name."""
     name = name or platform.machine()
@@ -96,9 +104,8 @@ def _cpu_field(name: str) -> str:
 
 def _measured(identity: str, cores: int) -> dict[str, float]:
     """Peak and bandwidth, from the cache if this processor was measured before."""
-    try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
-    except RuntimeError:  # a user whom the system does not know, as in some containers, has no home
+    home = cache_directory()
+    if home is None:
         return _measure(cores)
     path = home / f"probe-{identity[:16]}.json"
     # Whatever is wrong with the file, it is made anew: ArithmeticError is an integer that no float holds.

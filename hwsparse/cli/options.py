@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from hwsparse.errors import InputError
+from hwsparse.probe import cache_directory
 from hwsparse.target import Target, load_target
 
 if TYPE_CHECKING:
     from hwsparse.data import Dataset
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsparse"
+# A user without a home keeps measurements where the command runs.
+CACHE = cache_directory() or Path("hwsparse-cache")
 
 MODEL: Any = typer.Argument(help="An ONNX file.")
 DATA: Any = typer.Option(
