@@ -25,6 +25,7 @@ from hwsparse.artifact import (
     pack,
     parse_manifest,
     read_manifest,
+    replace_artifact,
     unpack,
     write_artifact,
 )
@@ -153,6 +154,39 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
     assert Artifact.load(tmp_path / "a") == artifact
     (tmp_path / "empty").mkdir()
     assert example_artifact(tmp_path / "empty").digest == artifact.digest
+
+
+def test_an_older_artifact_gives_way_to_a_newer_one(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    for name in ("first", "second"):
+        written = replace_artifact(place, lambda directory, name=name: example_artifact(directory, name))
+        assert Artifact.load(place) == written
+        assert written.manifest.model.name == name
+        assert os.listdir(tmp_path) == ["a"]
+
+
+def test_an_older_artifact_outlives_a_newer_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = example_artifact(tmp_path / "a")
+
+    def broken(directory: Path) -> Artifact:
+        example_artifact(directory)
+        raise HwsparseError("the disk caught fire")
+
+    with pytest.raises(HwsparseError, match="caught fire"):
+        replace_artifact(old.directory, broken)
+    rename = os.rename
+
+    def stuck(source: Path, target: Path) -> None:
+        if target == old.directory and not next(moves):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    moves = itertools.count()
+    monkeypatch.setattr(os, "rename", stuck)
+    with pytest.raises(ArtifactError, match="No space left"):
+        replace_artifact(old.directory, example_artifact)
+    assert Artifact.load(tmp_path / "a") == old
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_numbers_are_written_as_they_are_declared(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ Knows neither torch nor tvm: what the files hold is the business of codegen.
 """
 
 from hwsparse.artifact.archive import archive_size, pack, read_manifest, unpack
-from hwsparse.artifact.directory import Artifact, write_artifact
+from hwsparse.artifact.directory import Artifact, replace_artifact, write_artifact
 from hwsparse.artifact.manifest import (
     FileEntry,
     LatencyFigure,
@@ -35,6 +35,7 @@ __all__ = [
     "pack",
     "parse_manifest",
     "read_manifest",
+    "replace_artifact",
     "unpack",
     "write_artifact",
 ]

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -87,6 +87,34 @@ def write_artifact(directory: Path, files: Mapping[str, Path | bytes], manifest:
     return Artifact(directory, manifest)
 
 
+def replace_artifact(directory: Path, write: Callable[[Path], Artifact]) -> Artifact:
+    """Writes an artifact where an older one may be, which stays as it is until the new one is whole.
+
+    Args:
+        write: writes the artifact to the path it is given, beside `directory`.
+
+    Raises:
+        ArtifactError: it cannot be moved to its place; and whatever `write` raises.
+    """
+    fresh, old = _beside(directory), _beside(directory)
+    try:
+        artifact = write(fresh)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(directory, old)
+        try:
+            os.rename(fresh, directory)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(old, directory)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise unreadable(error, directory) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return dataclasses.replace(artifact, directory=directory)
+
+
 def require_complete(manifest: Manifest, where: Path) -> None:
     """Refuses a manifest without the files that every artifact has."""
     known = {entry.name for entry in manifest.files}
@@ -102,7 +130,7 @@ def fresh_directory(directory: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `directory` is there and not empty, or the disk refused.
     """
-    scratch = directory.parent / f".{directory.name}.{secrets.token_hex(6)}.tmp"
+    scratch = _beside(directory)
     try:
         if directory.is_symlink() or not _is_vacant(directory):
             raise ArtifactError(f"{directory}: something is there already; choose another place or remove it")
@@ -114,6 +142,10 @@ def fresh_directory(directory: Path) -> Iterator[Path]:
         raise unreadable(error, directory) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _beside(directory: Path) -> Path:
+    return directory.parent / f".{directory.name}.{secrets.token_hex(6)}.tmp"
 
 
 def _is_vacant(directory: Path) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from hwsparse import compiler
+from hwsparse.artifact import replace_artifact
 from hwsparse.codegen import Library
 from hwsparse.compiler import Figures
 from hwsparse.errors import StudyError
@@ -99,11 +100,11 @@ def build_and_time(
         chosen_by = judges.choosing.evaluate(pruned) if judges else None
         quality = judges.reporting.evaluate(pruned) if judges else None
         figures = Figures(times[label], times[DENSE], times[ONNXRUNTIME], quality, baselines.quality)
-        place = artifacts / plan.digest[:16]
-        shutil.rmtree(place, ignore_errors=True)  # an artifact of the same plan from an earlier run
-        artifact = compiler.package(
-            model, plan, refused, libraries[label], target, costs, figures, place, bench.clock()
+        package = partial(
+            compiler.package, model, plan, refused, libraries[label], target, costs, figures, now=bench.clock()
         )
+        # Named by the plan asked for: two of them may ship as the same plan, each with its own proof.
+        artifact = replace_artifact(artifacts / plans[label].digest[:16], package)
         finalists.append(Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact))
     on_step(len(settled) + 1, len(settled) + 1)
     return baselines, tuple(finalists)

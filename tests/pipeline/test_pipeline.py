@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import hwsparse.compiler
 import hwsparse.pipeline.bench
 from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, relative_error
@@ -148,6 +149,20 @@ def test_one_plan_with_data_and_without(model: Model, data: Dataset, workspace: 
     for proof in judged.artifact.manifest.layers:
         if proof.refused:
             assert "not faster on x86-local" in proof.refused and proof.shipped == "dense"
+
+
+def test_an_artifact_that_cannot_be_written_leaves_the_older_one(
+    outcome: Outcome, model: Model, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise ArtifactError("no space left")
+
+    old = outcome.finalists[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(hwsparse.compiler, "write_artifact", full)
+        with pytest.raises(ArtifactError, match="no space left"):
+            compile_plan(model, old.asked, TARGET, workspace)
+    assert Artifact.load(old.artifact.directory) == old.artifact
 
 
 def test_a_changed_byte_is_an_error(outcome: Outcome) -> None:
