@@ -23,7 +23,11 @@ def inspect(
     model: Path = options.MODEL,
     shape: list[str] = options.SHAPE,
 ) -> None:
-    """Lists a model's prunable layers: what each computes, its weights and its multiply-adds."""
+    """Lists a model's prunable layers: what each computes, its weights and its multiply-adds.
+
+    Fails if the model holds an operator that cannot be compiled.
+    """
+    from hwsparse.codegen import require_compilable
     from hwsparse.model import import_onnx
 
     found = import_onnx(model, shapes=options.shapes(shape))
@@ -33,6 +37,7 @@ def inspect(
         sizes = ("x".join(map(str, shape)) for shape in (layer.weight_shape, layer.input_shape))
         table.add_row(escape(layer.name), layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
     Console().print(table)
+    require_compilable(found)
 
 
 def optimize(

@@ -3,9 +3,19 @@
 from hwsparse.codegen.build import build_model
 from hwsparse.codegen.cpu.select import refusal
 from hwsparse.codegen.library import Library, random_inputs, relative_error
+from hwsparse.codegen.lowering import require_compilable
 from hwsparse.codegen.single import build_layer
 
 # Measurements made with another version of the kernels are not used: raise it when their code changes.
 KERNEL_VERSION = "2"
 
-__all__ = ["KERNEL_VERSION", "Library", "build_layer", "build_model", "random_inputs", "refusal", "relative_error"]
+__all__ = [
+    "KERNEL_VERSION",
+    "Library",
+    "build_layer",
+    "build_model",
+    "random_inputs",
+    "refusal",
+    "relative_error",
+    "require_compilable",
+]

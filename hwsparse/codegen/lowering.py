@@ -10,6 +10,7 @@ Weights never enter the code: they are parameters, kept in a file beside the lib
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ from hwsparse.codegen.chains import Chain, find_chains
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.matmul import matmul
 from hwsparse.codegen.cpu.select import kernel_for
-from hwsparse.errors import CompileError
+from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
+from hwsparse.model.read import describe
 from hwsparse.plan import Plan
 from hwsparse.target import Target
 
@@ -52,14 +54,12 @@ def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: T
     """Lowers a model: layers named in `weights` take those (canonical, pruned), others the model's own.
 
     Raises:
-        CompileError: TVM's importer does not take an operator of the model.
+        ModelError: TVM's importer does not take an operator of the model.
+        CompileError: a layer is not found in what TVM imported.
     """
-    names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
-    module = _import(model, names)
-    chains = find_chains(module["main"], {names[layer.name]: layer for layer in model.layers})
-    missing = {layer.name for layer in model.layers} - {chain.layer.name for chain in chains}
-    if missing:
-        raise CompileError(f"layers not found after TVM's import: {', '.join(sorted(missing))}")
+    names = _weight_names(model)
+    module = _fold(_import(model, names))
+    chains = _find_all_chains(model, module, names)
     pool = _Pool(target)
     replacements = {}
     for chain in chains:
@@ -68,6 +68,29 @@ def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: T
         replacements[chain.variables[-1]] = pool.call(chain, plan, weight)
     absorbed = {var for chain in chains for var in chain.variables[:-1]}
     return _rewrite(module, set(names.values()), replacements, absorbed, pool)
+
+
+def require_compilable(model: Model) -> None:
+    """Refuses a model that cannot be lowered, whatever the plan and the target.
+
+    Raises:
+        ModelError, CompileError: as in `lower`.
+    """
+    names = _weight_names(model)
+    _find_all_chains(model, _import(model, names), names)
+
+
+def _weight_names(model: Model) -> dict[str, str]:
+    """What the input of `main` that holds a layer's weight is called, by layer."""
+    return {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
+
+
+def _find_all_chains(model: Model, module: tvm.IRModule, names: Mapping[str, str]) -> list[Chain]:
+    chains = find_chains(module["main"], {names[layer.name]: layer for layer in model.layers})
+    missing = {layer.name for layer in model.layers} - {chain.layer.name for chain in chains}
+    if missing:
+        raise CompileError(f"layers not found after TVM's import: {', '.join(sorted(missing))}")
+    return chains
 
 
 def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
@@ -83,18 +106,45 @@ def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     try:
-        module = from_onnx(proto, keep_params_in_input=False)
+        return _to_relax(proto)
     except Exception as error:  # the importer raises whatever its converters raise
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise CompileError(f"TVM cannot import {model.name}: {reason}") from None
+        raise ModelError(
+            f"TVM cannot import {describe(_refused_node(proto))} of {model.name}: {one_line(error)}"
+        ) from None
+
+
+def _to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
+    module = from_onnx(proto, keep_params_in_input=False)
     module["main"] = _BoundedTakes(module).visit_expr(module["main"])
+    return relax.transform.DecomposeOpsForInference()(module)
+
+
+def _fold(module: tvm.IRModule) -> tvm.IRModule:
     passes = [
-        relax.transform.DecomposeOpsForInference(),
         relax.transform.FoldConstant(),
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
     ]
     return tvm.transform.Sequential(passes)(module)
+
+
+def _refused_node(proto: onnx.ModelProto) -> onnx.NodeProto:
+    """The node with which the shortest beginning of a graph ends that TVM does not import."""
+    graph = proto.graph
+    values = {item.name: item for item in (*graph.value_info, *graph.output)}
+
+    def is_refused(last: int) -> bool:
+        beginning = onnx.ModelProto()
+        beginning.CopyFrom(proto)
+        del beginning.graph.node[last + 1 :], beginning.graph.output[:]
+        beginning.graph.output.extend(values[name] for name in graph.node[last].output if name)
+        try:
+            _to_relax(beginning)
+        except Exception:  # as in `_import`
+            return True
+        return False
+
+    return graph.node[bisect_left(range(len(graph.node) - 1), True, key=is_refused)]
 
 
 @mutator

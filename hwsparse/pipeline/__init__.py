@@ -7,7 +7,8 @@
     bench.py    where all of that is measured
     outcome.py  what is found; figures.py: as a report
 
-What a stage measured is kept (records, study), so a job that was stopped goes on where it was.
+What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers
+are timed anew in between.
 Knows neither the command line nor the service.
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.codegen import random_inputs, refusal
+from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, MeasureError, ModelError, PlanError
 from hwsparse.latency import CalibrationReport, CostModel, Measurement, Workload
@@ -43,7 +44,7 @@ from hwsparse.search import (
     build_space,
     surrogate_plans,
 )
-from hwsparse.search.database import StudyIdentity
+from hwsparse.search.database import StudyIdentity, opened_study
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.sparsify import applicable, apply_plan
@@ -132,39 +133,50 @@ def optimize(
         UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
+        StudyError: the workspace's study cannot be used, or another job is using it: said before anything is
+            measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     _require_work(model, target)
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed)
-    chosen_on = judges.choosing.dataset
     workspace.directory.mkdir(parents=True, exist_ok=True)
-    known: dict[Plan, Candidate] = {}
+    identity = StudyIdentity(
+        model.digest,
+        judges.choosing.dataset.digest,
+        target.name,
+        target.threads,
+        "reconstruct",
+        tuple(sorted(map(str, choices))),
+    )
+    known: tuple[Candidate, ...] = ()
 
     def on_stage(stage: str, done: int, total: int) -> None:
-        on_progress(stage, done, total, tuple(known.values()))
+        on_progress(stage, done, total, known)
 
     with ExitStack() as stack:
+        study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        offers, costs, weights = survey(model, judges.fitting, target, choices, bench, goal.seed, on_stage)
-        space = build_space(model.digest, offers, uniform=[c for c in choices if str(c) in UNIFORM])
+        offers, costs, weights = survey(
+            model, judges.fitting, target, choices, study.settled, bench, goal.seed, on_stage
+        )
+        uniform = [choice for choice in choices if str(choice) in UNIFORM]
+        space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
         anchors = _anchors(model, space, weights, target, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, anchors)
 
         def on_trial(trial: TrialOutcome) -> None:
-            if trial.candidate is not None:
-                known.setdefault(trial.candidate.plan, trial.candidate)
+            nonlocal known
+            known = trial.known
             on_stage("search", trial.done, trial.asked)
 
-        candidates = run_search(
+        candidates = known = run_search(
+            study,
             space,
             lambda plan: judges.choosing.evaluate(weights(plan)),
             lambda plan: costs.predict_model(model, plan),
             SearchSettings(goal.trials, goal.seed, goal.sampler),
-            storage=workspace.study,
-            name=f"{model.name} on {target.name}",
-            identity=StudyIdentity(chosen_on.name, chosen_on.digest, target.name, target.threads, "reconstruct"),
             on_trial=on_trial,
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
@@ -173,7 +185,7 @@ def optimize(
             scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
         )  # fmt: skip
     winner = pick_winner(finalists, baselines.dense, goal.max_drop, goal.min_quality, goal.max_latency_s)
-    return Outcome(model, target, baselines, finalists, winner, tuple(candidates), space, costs, weights)
+    return Outcome(model, target, baselines, finalists, winner, candidates, space, costs, weights)
 
 
 def compile_plan(
@@ -243,6 +255,7 @@ def _require_work(model: Model, target: Target) -> None:
     target.require_timing()
     if not model.layers:
         raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
+    require_compilable(model)
 
 
 def _require_measured(model: Model, plan: Plan, target: Target, report: CalibrationReport) -> None:

@@ -20,6 +20,7 @@ from hwsparse.cli import main
 from hwsparse.data import Dataset, write_npz
 from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
+from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
 from tests.sparsify.test_quality import classifier
 
@@ -44,6 +45,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
     (tmp_path / "plain.onnx").write_bytes(network("Relu", [1, 4]))
     write_npz(Dataset("plain", {"x": np.zeros((4, 4), np.float32)}, np.array([0, 1, 2, 3])), tmp_path / "plain.npz")
     (tmp_path / "other.json").write_text(Plan.of("0" * 64, {"conv": parse_choice("2:4")}).to_json())
+    (tmp_path / "refused.onnx").write_bytes(with_node("LpNormalization", p=2).proto)
+    write_npz(Dataset("refused", {"x": np.zeros((4, 8), np.float32)}, np.arange(4)), tmp_path / "refused.npz")
     (tmp_path / "odd.onnx").write_bytes(network("Gobble", [1, 4]))
     return tmp_path
 
@@ -78,6 +81,9 @@ BAD = [
     ("optimize truncated.onnx --data data.npz", 2, "truncated.onnx"),
     ("inspect open.onnx", 2, "'x' has open dimension"),
     ("inspect odd.onnx", 2, "Gobble"),
+    ("inspect refused.onnx", 2, "node 'odd' (LpNormalization)"),
+    ("optimize refused.onnx --data refused.npz", 2, "node 'odd' (LpNormalization)"),
+    ("compile refused.onnx --choice unstructured@0.5", 2, "node 'odd' (LpNormalization)"),
     ("optimize model.onnx --data wrong.npz", 2, "has label 9"),
     ("optimize model.onnx --data empty.npz", 2, "is empty"),
     ("optimize model.onnx --data nothing.npz", 2, "nothing.npz"),

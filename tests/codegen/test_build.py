@@ -13,12 +13,20 @@ import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from hwsparse.codegen import Library, build_layer, build_model, random_inputs, relative_error
+from hwsparse.codegen import (
+    Library,
+    build_layer,
+    build_model,
+    lowering,
+    random_inputs,
+    relative_error,
+    require_compilable,
+)
 from hwsparse.codegen.build import export, write_parameters
 from hwsparse.codegen.chains import find_chains
 from hwsparse.codegen.link import _driver, link
-from hwsparse.codegen.lowering import _import, lower
-from hwsparse.errors import ArtifactError, CompileError, InputError, StorageError, UnsupportedError
+from hwsparse.codegen.lowering import _fold, _import, lower
+from hwsparse.errors import ArtifactError, CompileError, InputError, ModelError, StorageError, UnsupportedError
 from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Plan, parse_choice
@@ -112,7 +120,7 @@ def test_a_model_computes_what_onnxruntime_does_on_the_pruned_weights(model: Mod
 
 def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
     names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
-    main = _import(model, names)["main"]
+    main = _fold(_import(model, names))["main"]
     chains = {c.layer.name: c for c in find_chains(main, {names[layer.name]: layer for layer in model.layers})}
     assert set(chains) == {layer.name for layer in model.layers}
     assert all(chain.bias is not None for chain in chains.values())
@@ -158,6 +166,32 @@ def test_what_is_not_a_library_is_refused(tmp_path: Path) -> None:
     (broken / "library.so").write_bytes(b"\x7fELF and nothing more")
     with pytest.raises(ArtifactError, match="not a compiled library"):
         Library.load(broken, 1)
+
+
+def with_node(operator: str, **attributes: object) -> Model:
+    """Two products with one operator between them."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal((8, 8)).astype(np.float32), name) for name in ("w", "v")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
+        helper.make_node(operator, ["a"], ["b"], "odd", **attributes),
+        helper.make_node("MatMul", ["b", "v"], ["y"], "second"),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "graph", ports[:1], ports[1:], weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return import_onnx(proto.SerializeToString(), name="network")
+
+
+def test_an_operator_that_tvm_lacks_is_named_with_its_node(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compilable(model)
+    require_compilable(with_node("Relu"))
+    with pytest.raises(ModelError, match=r"TVM cannot import node 'odd' \(LpNormalization\) of network: .*not supp"):
+        require_compilable(with_node("LpNormalization", p=2))
+    converters = lowering.from_onnx.__globals__["_get_convert_map"]()
+    monkeypatch.setattr(converters["Tanh"], "get_converter", lambda opset: 1 // 0)
+    with pytest.raises(ModelError, match=r"node 'odd' \(Tanh\) of network: integer division or modulo by zero"):
+        require_compilable(with_node("Tanh"))
 
 
 def test_other_devices_are_refused(model: Model, tmp_path: Path) -> None:
