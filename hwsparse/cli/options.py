@@ -13,6 +13,7 @@ from hwsparse.target import Target, load_target
 
 if TYPE_CHECKING:
     from hwsparse.data import Dataset
+    from hwsparse.model import Model
 
 # A user without a home keeps measurements where the command runs.
 CACHE = cache_directory() or Path("hwsparse-cache")
@@ -62,13 +63,16 @@ def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def dataset(path: Path, tokenizer: Path | None, image: str | None, limit: int | None, seed: int) -> Dataset:
-    """Reads --data as the other options say."""
+def dataset(
+    path: Path, model: Model, tokenizer: Path | None, image: str | None, limit: int | None, seed: int
+) -> Dataset:
+    """Reads --data for a model as the other options say."""
     from hwsparse.data import read_dataset
 
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: at least 1 sample is needed")
-    return read_dataset(path, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed)
+    found = read_dataset(path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed)
+    return found.for_model(model)
 
 
 def _image(text: str | None) -> Any:

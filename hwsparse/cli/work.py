@@ -70,7 +70,7 @@ def optimize(
     device = options.device(target, threads)
     device.require_timing()
     network = import_onnx(model, shapes=options.shapes(shape))
-    dataset = options.dataset(data, tokenizer, image, limit, seed).for_model(network)
+    dataset = options.dataset(data, network, tokenizer, image, limit, seed)
     goal = Goal(
         trials=trials,
         seed=seed,
@@ -114,11 +114,13 @@ def compile_(
 
     if (choice is None) == (plan is None):
         raise InputError("give either --choice or --plan")
+    if data is None and any(option is not None for option in (tokenizer, image, limit)):
+        raise InputError("--tokenizer, --image and --limit say how --data is read: give that too, or none of them")
     device = options.device(target, threads)
     device.require_timing()
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = uniform_plan(network, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
-    dataset = options.dataset(data, tokenizer, image, limit, seed).for_model(network) if data else None
+    dataset = options.dataset(data, network, tokenizer, image, limit, seed) if data else None
     console = Console()
     with StageProgress(console) as progress:
         outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)

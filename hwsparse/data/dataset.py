@@ -7,6 +7,7 @@ outputs.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -145,8 +146,8 @@ class Dataset:
         """Checks that the model can be evaluated on this set.
 
         Raises:
-            DataError: names, shapes or types differ; a label exceeds the model's classes; or all labels are equal,
-                so that they measure nothing.
+            DataError: names, shapes or types differ; the output is not what the metric judges; a label exceeds the
+                model's classes; or all labels are equal, so that they measure nothing.
         """
         specs = {spec.name: spec for spec in model.inputs}
         if set(specs) != set(self.inputs):
@@ -166,17 +167,26 @@ class Dataset:
                 raise DataError(
                     f"data set {self.name!r}: a sample of {key!r} is {found}, but model {model.name!r} takes {wanted}"
                 )
-        if self.metric == "top1":
-            output = model.outputs[0]
-            classes = output.shape[-1] if output.shape else 1
-            if (largest := int(self.labels.max())) >= classes:
-                raise DataError(
-                    f"data set {self.name!r} has label {largest}, but output {output.name!r} of model {model.name!r} "
-                    f"has {classes} classes, 0 to {classes - 1}"
-                )
+        self._check_output(model)
         if np.all(self.labels == self.labels[0]):
             raise DataError(
                 f"data set {self.name!r}: all labels are {self.labels[0]}; at least two different ones are needed"
+            )
+
+    def _check_output(self, model: Model) -> None:
+        output = model.outputs[0]
+        described = f"output {output.name!r} of model {model.name!r}"
+        classes = math.prod(output.shape)
+        if self.metric == "spearman" and (len(output.shape) != 2 or output.shape[0] != 1):
+            raise DataError(
+                f"spearman needs one embedding per sentence, [1, width], but {described} has shape "
+                f"{list(output.shape)}: pool the tokens within the model"
+            )
+        if self.metric == "top1" and classes != max(output.shape, default=1):
+            raise DataError(f"top1 needs one score per class, but {described} has shape {list(output.shape)}")
+        if self.metric == "top1" and (largest := int(self.labels.max())) >= classes:
+            raise DataError(
+                f"data set {self.name!r} has label {largest}, but {described} has {classes} classes, 0 to {classes - 1}"
             )
 
 

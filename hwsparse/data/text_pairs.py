@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from hwsparse.errors import DataError
 
 COLUMNS = ("sentence1", "sentence2", "score")
 MAX_TOKENIZER_BYTES = 256 * 2**20
+TOKENS = 128
+INPUTS = {"input_ids": "int64", "attention_mask": "int64"}
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
@@ -22,8 +24,8 @@ def read_text_pairs(
     path: Path,
     tokenizer_json: Path,
     *,
-    max_tokens: int = 128,
-    inputs: Sequence[str] = ("input_ids", "attention_mask"),
+    max_tokens: int = TOKENS,
+    inputs: Mapping[str, str] = INPUTS,
     limit: int | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -33,7 +35,8 @@ def read_text_pairs(
         path: the CSV, UTF-8, with a header.
         tokenizer_json: the `tokenizer.json` that belongs to the network.
         max_tokens: every sentence is cut or padded to that many tokens.
-        inputs: which of input_ids, attention_mask and token_type_ids the network takes, int64 each.
+        inputs: which of input_ids, attention_mask and token_type_ids the network takes, with numpy's name of the
+            type of each.
         limit: take only that many pairs, drawn by `seed`.
 
     Returns:
@@ -49,7 +52,9 @@ def read_text_pairs(
     scores = np.array([_score(row["score"], f"{path} line {line}") for line, row in chosen])
     texts = [row[column] for _, row in chosen for column in COLUMNS[:2]]
     encoded = _load(tokenizer_json, max_tokens).encode_batch(texts)
-    arrays = {name: np.array([getattr(item, _FIELDS[name]) for item in encoded], np.int64) for name in inputs}
+    arrays = {
+        name: np.array([getattr(item, _FIELDS[name]) for item in encoded], dtype) for name, dtype in inputs.items()
+    }
     return Dataset(path.stem, arrays, scores, "spearman")
 
 

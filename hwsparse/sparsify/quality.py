@@ -5,7 +5,6 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,12 +51,6 @@ class Evaluator:
             DataError: the data set does not fit the model.
         """
         dataset.check_fits(model)
-        output = model.outputs[0]
-        if dataset.metric == "top1" and math.prod(output.shape) != output.shape[-1]:
-            raise DataError(
-                f"top1 needs one score per class, but output {output.name!r} of model {model.name!r} "
-                f"has shape {list(output.shape)}"
-            )
         self.dataset = dataset
         self._model, self._split, self._threads, self._seed = model, split, threads, seed
         self._dense: np.ndarray | None = None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model, import_onnx
-from tests.model.graphs import model_proto, node, value, weight
+from tests.model.graphs import model_proto, node, stored, value, weight
 
 
 def numbered(labels: list[int] | np.ndarray, metric: str = "top1") -> Dataset:
@@ -141,3 +141,25 @@ def test_a_model_of_many_samples_at_once_is_refused() -> None:
 
 def test_pairs_need_no_classes() -> None:
     numbered(np.array([0.5, 4.5]), "spearman").check_fits(network(classes=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "top1", "spearman"),
+    [
+        ((1, 4), True, True),
+        ((1, 4, 1, 1), True, False),
+        ((4,), True, False),
+        ((1, 2, 2), False, False),
+        ((1, 1, 4), True, False),
+    ],
+)
+def test_what_a_metric_can_judge(shape: tuple[int, ...], top1: bool, spearman: bool) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Reshape", ["a", "shape"], ["y"])]
+    weights = [weight("w", 4, 4), stored("shape", np.array(shape))]
+    model = import_onnx(model_proto(nodes, [value("x", [1, 4])], weights=weights).SerializeToString(), name="net")
+    for data, fits in ((numbered([0, 3]), top1), (numbered(np.array([0.5, 4.5]), "spearman"), spearman)):
+        if fits:
+            data.check_fits(model)
+            continue
+        with pytest.raises(DataError, match=f"{data.metric} needs one .* output 'y' of model 'net' has shape"):
+            data.check_fits(model)

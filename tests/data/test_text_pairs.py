@@ -9,25 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from hwsparse.data import read_text_pairs
 from hwsparse.data.table import read_rows
 from hwsparse.errors import DataError
 
-WORDS = {"[PAD]": 3, "[CLS]": 1, "[SEP]": 2, "[UNK]": 0, "a": 4, "cat": 5, "sat": 6}
 ROWS = [("a cat", "a cat sat", "4.5"), ('a, "quoted" cat', "line\nbreak", "0"), ("", "sat " * 20, "1e0")]
-
-
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> Path:
-    made = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    made.save(str(tmp_path / "tokenizer.json"))
-    return tmp_path / "tokenizer.json"
 
 
 def write(
@@ -51,11 +38,15 @@ def test_ids_mask_and_scores(tmp_path: Path, tokenizer: Path) -> None:
 
 def test_inputs_by_name_and_limit(tmp_path: Path, tokenizer: Path) -> None:
     path = write(tmp_path / "dev.csv", ROWS)
-    found = read_text_pairs(path, tokenizer, inputs=("token_type_ids", "input_ids"), limit=2, seed=1)
-    assert sorted(found.inputs) == ["input_ids", "token_type_ids"]
+    found = read_text_pairs(path, tokenizer, inputs={"token_type_ids": "int32", "input_ids": "int64"}, limit=2, seed=1)
+    assert {name: array.dtype.name for name, array in found.inputs.items()} == {
+        "token_type_ids": "int32",
+        "input_ids": "int64",
+    }
+    assert not found.inputs["token_type_ids"].any()
     assert len(found) == 2
     with pytest.raises(DataError, match="input 'pixels' is not one that a tokenizer makes"):
-        read_text_pairs(path, tokenizer, inputs=("pixels",))
+        read_text_pairs(path, tokenizer, inputs={"pixels": "float32"})
 
 
 @pytest.mark.parametrize(
