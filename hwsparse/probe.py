@@ -1,7 +1,7 @@
 """What this machine is: cores, instructions, caches, and its measured peak and bandwidth.
 
-The two measured figures take about a second; they are kept in the user's cache directory until the
-processor changes. Knows nothing of targets.
+The two measured figures take two seconds; they are kept in the user's cache directory until the
+processor changes or they are measured again. Knows nothing of targets.
 """
 
 from __future__ import annotations
@@ -29,15 +29,24 @@ X86_LEVELS = (
 )
 SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20
-REPEATS = 8
+# How long short runs go on for one figure: beside other work, some of them have the machine to themselves.
+MEASURE_S = 1.0
+# CPUs that this process may use, as it was started: TVM later pins the thread that loads a library to one.
+ALLOWED_CPUS = (
+    frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset(range(os.cpu_count() or 1))
+)
 
 
-def probe_hardware() -> dict[str, Any]:
-    """The [hardware] table of this machine, with `isa` and `tvm_target`, as a descriptor has them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    described = {"cores": cores, "memory_bytes": _memory_bytes(), **_instructions(cores), **_caches()}
+def probe_hardware(*, again: bool = False) -> dict[str, Any]:
+    """The [hardware] table of this machine, with `isa` and `tvm_target`, as a descriptor has them.
+
+    Args:
+        again: measures peak and bandwidth also if they are known.
+    """
+    cores = len(ALLOWED_CPUS)
+    described = {"cores": cores, "memory_bytes": _memory_bytes(), **_instructions(cores), **_cache_bytes(read_caches())}
     identity = json.dumps([described, platform.processor(), _cpu_field("model name")], sort_keys=True)
-    return {**described, **_measured(hashlib.sha256(identity.encode()).hexdigest(), cores)}
+    return {**described, **_measured(hashlib.sha256(identity.encode()).hexdigest(), cores, again)}
 
 
 def cpu_flags() -> frozenset[str]:
@@ -76,16 +85,22 @@ def _instructions(cores: int) -> dict[str, Any]:
     return {"vector_bits": 128, "vector_registers": 16, "isa": [], "tvm_target": target}
 
 
-def _caches(sys: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:
-    found = {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}  # the least that current CPUs have
-    for index in sorted(sys.glob("index*")):
+def read_caches(directory: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[tuple[str, str, str], ...]:
+    """Caches of one core as the system tells them: level, type and size, as ("1", "Data", "48K")."""
+    found = []
+    for index in sorted(directory.glob("index*")):
         with contextlib.suppress(OSError, ValueError):
-            level, kind = (index / "level").read_text().strip(), (index / "type").read_text().strip()
-            size = (index / "size").read_text().strip()
-            match = re.fullmatch(r"(\d+)([KM]?)", size)
-            if match and (level, kind) in (("1", "Data"), ("2", "Unified")):
-                scale = {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
-                found["l1d_bytes" if level == "1" else "l2_bytes"] = int(match[1]) * scale
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            found.append((level, kind, size))
+    return tuple(found)
+
+
+def _cache_bytes(caches: tuple[tuple[str, str, str], ...]) -> dict[str, int]:
+    found = {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}  # the least that current CPUs have
+    keys = {("1", "Data"): "l1d_bytes", ("2", "Unified"): "l2_bytes"}
+    for level, kind, size in caches:
+        if (level, kind) in keys and (match := re.fullmatch(r"(\d+)([KM]?)", size)):
+            found[keys[level, kind]] = int(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
     return found
 
 
@@ -102,8 +117,8 @@ def _cpu_field(name: str) -> str:
     return ""
 
 
-def _measured(identity: str, cores: int) -> dict[str, float]:
-    """Peak and bandwidth, from the cache if this processor was measured before."""
+def _measured(identity: str, cores: int, again: bool) -> dict[str, float]:
+    """Peak and bandwidth, from the cache if this processor was measured before, and is not to be again."""
     home = cache_directory()
     if home is None:
         return _measure(cores)
@@ -112,7 +127,7 @@ def _measured(identity: str, cores: int) -> dict[str, float]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         kept = json.loads(path.read_text())
         figures = {key: float(kept[key]) for key in ("peak_flops", "bandwidth_bytes_per_s")}
-        if all(1 <= value < math.inf for value in figures.values()):
+        if not again and all(1 <= value < math.inf for value in figures.values()):
             return figures
     figures = _measure(cores)
     with contextlib.suppress(OSError):  # a home that cannot be written to: measured again next time
@@ -144,9 +159,8 @@ def _bandwidth(cores: int) -> float:
 
 def _best(work: Callable[[], object]) -> float:
     """Seconds of the fastest of several runs: the others met something else that ran."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
+    best, begun = math.inf, time.perf_counter()
+    while (start := time.perf_counter()) < begun + MEASURE_S:
         work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        best = min(best, time.perf_counter() - start)
+    return best

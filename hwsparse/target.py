@@ -22,7 +22,7 @@ from hwsparse import stricttoml
 from hwsparse.errors import InputError, TargetError, UnsupportedError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice
-from hwsparse.probe import cpu_flags, machine, probe_hardware
+from hwsparse.probe import ALLOWED_CPUS, cpu_flags, machine, probe_hardware
 
 KINDS = ("cpu", "gpu", "fpga")
 # How code on a target is timed; this version can do those in CAN_TIME.
@@ -134,7 +134,8 @@ class Target:
         """Refuses a target that cannot be timed from here.
 
         Raises:
-            UnsupportedError: no runner for it in this version, or its code is not this machine's.
+            UnsupportedError: no runner for it in this version, its code is not this machine's, or it runs with
+                more threads than this process may use CPUs.
         """
         if self.runner not in CAN_TIME:
             names = ", ".join(target.name for target in list_targets() if target.runner in CAN_TIME)
@@ -147,6 +148,10 @@ class Target:
             raise UnsupportedError(f"target {self.name} is timed where it runs, on {code}; this machine is {machine()}")
         if missing := sorted(set(self.isa) - cpu_flags()):
             raise UnsupportedError(f"target {self.name} needs {', '.join(missing)}, which this machine's CPU lacks")
+        if self.threads > len(ALLOWED_CPUS):
+            raise UnsupportedError(
+                f"target {self.name} runs with {self.threads} threads; this process may use {len(ALLOWED_CPUS)} CPUs"
+            )
 
     def with_threads(self, threads: int) -> Target:
         """The same device used with another number of threads.

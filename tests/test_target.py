@@ -208,6 +208,14 @@ def test_what_a_target_cannot_do_is_said_when_asked_for(monkeypatch: pytest.Monk
         arm.require_timing()
 
 
+def test_threads_are_at_most_the_cpus_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = replace(load_target("x86-avx2"), isa=())
+    monkeypatch.setattr("hwsparse.target.ALLOWED_CPUS", frozenset({0, 7}))
+    target.with_threads(2).require_timing()
+    with pytest.raises(UnsupportedError, match="x86-avx2 runs with 3 threads; this process may use 2 CPUs"):
+        target.with_threads(3).require_timing()
+
+
 def test_threads_are_at_most_the_cores() -> None:
     target: Target = load_target("x86-avx2")
     assert target.with_threads(4).threads == 4

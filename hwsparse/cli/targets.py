@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hwsparse.errors import TargetError, UnsupportedError
+from hwsparse.errors import StorageError, TargetError, UnsupportedError
+from hwsparse.probe import probe_hardware
 from hwsparse.target import PATH_VARIABLE, Target, format_target, list_targets, load_target
 
 app = typer.Typer(
@@ -45,21 +47,28 @@ def probe(
     out: Path | None = typer.Option(None, help="Where to write, DIRECTORY/NAME.toml; by default NAME.toml here."),
     force: bool = typer.Option(False, "--force", help="Write over a file that is there."),
 ) -> None:
-    """Writes a descriptor of this machine, to be edited or taken to another machine."""
+    """Writes a descriptor of this machine, measured now, to be edited or taken to another machine.
+
+    With nothing else running its figures are right.
+    """
     name = name or (out.stem if out else "my-machine")
     path = out or Path(f"{name}.toml")
     if path.name != f"{name}.toml":  # it could not be read back
         raise TargetError(f"{path}: a descriptor's file is called NAME.toml, and the name is {name!r}")
     if path.exists() and not force:
         raise TargetError(f"{path} is there already; --force writes over it")
+    probe_hardware(again=True)  # what is known may have been measured beside other work
     target = replace(load_target("x86-local"), name=name, description=f"probed as {name}")
     text = "# Probed by `hwsparse targets probe`; peak and bandwidth are measured.\n" + format_target(target)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         scratch.write_text(text, "utf-8")
         os.replace(scratch, path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
     Console().print(escape(f"wrote {path}"))
 
 
