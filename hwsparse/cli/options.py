@@ -66,7 +66,12 @@ def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
 def dataset(
     path: Path, model: Model, tokenizer: Path | None, image: str | None, limit: int | None, seed: int
 ) -> Dataset:
-    """Reads --data for a model as the other options say."""
+    """Reads --data for a model as the other options say.
+
+    Raises:
+        InputError: the limit is below 1, or --image is malformed.
+        DataError: the data cannot be read, do not fit the model, or an option does not apply to them.
+    """
     from hwsparse.data import read_dataset
 
     if limit is not None and limit < 1:

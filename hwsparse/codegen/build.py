@@ -51,7 +51,11 @@ def build_model(
 
 
 def compile_module(lowered: Lowered, target: Target) -> Any:
-    """Fuses and schedules what has no kernel of its own, then compiles: a TVM executable."""
+    """Fuses and schedules what has no kernel of its own, then compiles: a TVM executable.
+
+    Raises:
+        CompileError: TVM refused the program.
+    """
     # Reassociation lets LLVM vectorise sums, contraction fuses multiply and add.
     options = {"fast-math-reassoc": True, "fast-math-contract": True}
     tvm_target = tvm.target.Target({**json.loads(target.tvm_target), **options})
@@ -109,7 +113,11 @@ def export(executable: Any, path: Path, triple: str) -> None:
 
 
 def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
-    """Writes weights.safetensors and library.json, which make library.so a `Library`."""
+    """Writes weights.safetensors and library.json, which make library.so a `Library`.
+
+    Raises:
+        StorageError: `directory` cannot be written to.
+    """
     with writing(directory / WEIGHTS):
         save_file(lowered.parameters, directory / WEIGHTS)
     description = {

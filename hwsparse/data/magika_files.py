@@ -54,6 +54,8 @@ class MagikaConfig:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFile:
+    """A file, and what type of file it is."""
+
     path: Path
     label: str
 

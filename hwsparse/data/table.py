@@ -60,7 +60,11 @@ def header(path: Path) -> tuple[str, ...]:
 
 
 def choose(count: int, limit: int | None, seed: int) -> list[int]:
-    """Which of `count` items to take: all, or `limit` of them drawn by `seed`, in their order."""
+    """Which of `count` items to take: all, or `limit` of them drawn by `seed`, in their order.
+
+    Raises:
+        DataError: the limit is below 1.
+    """
     if limit is not None and limit < 1:
         raise DataError(f"the limit on samples must be at least 1, not {limit}")
     if limit is None or limit >= count:

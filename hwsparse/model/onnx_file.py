@@ -31,6 +31,7 @@ def import_onnx(
 
     Raises:
         ModelError: the model cannot be read, or uses something that cannot be compiled; says which operator and node.
+        StorageError: the directory for temporary files cannot be written to.
     """
     where = str(source) if isinstance(source, Path) else name or "model"
     try:
@@ -43,7 +44,11 @@ def import_onnx(
 
 
 def model_of(canonical: onnx.ModelProto, name: str) -> Model:
-    """Wraps a canonical graph."""
+    """Wraps a canonical graph.
+
+    Raises:
+        ModelError: it is too large for one ONNX file.
+    """
     if canonical.ByteSize() > MAX_MODEL_BYTES:
         raise ModelError(f"the model takes more than {MAX_MODEL_BYTES} bytes once its constants are folded")
     data = canonical.SerializeToString(deterministic=True)
