@@ -111,6 +111,8 @@ def one_line(error: Exception | str) -> str:
 def writing(path: Path) -> Iterator[None]:
     """Says of a failure to write `path` that it is one: other packages blame what they were writing.
 
+    What a failure leaves of `path` may be removed.
+
     Raises:
         StorageError: the work within failed, and its error or a try at `path` shows that nothing can be written there.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hwsparse.data.dataset import Dataset
-from hwsparse.errors import DataError
+from hwsparse.errors import DataError, StorageError
 
 MAX_DATA_BYTES = 8 * 2**30
 _LABELS = ("labels", "y")
@@ -22,7 +22,8 @@ def write_npz(dataset: Dataset, path: Path) -> None:
     """Writes what `read_npz` reads; a file that was there stays whole until the new one is.
 
     Raises:
-        DataError: an input has the name that labels have, or the file cannot be written.
+        DataError: an input has the name that labels have.
+        StorageError: the file cannot be written.
     """
     if clash := [name for name in _LABELS if name in dataset.inputs]:
         raise DataError(
@@ -36,7 +37,7 @@ def write_npz(dataset: Dataset, path: Path) -> None:
                     npy.write_array(file, array, allow_pickle=False)
         partial.replace(path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         partial.unlink(missing_ok=True)
 

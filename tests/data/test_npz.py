@@ -11,7 +11,7 @@ import pytest
 
 import hwsparse.data.npz
 from hwsparse.data import Dataset, read_npz, write_npz
-from hwsparse.errors import DataError
+from hwsparse.errors import DataError, StorageError
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 Y = np.array([0, 1, 1])
@@ -59,10 +59,10 @@ def test_what_is_written_is_read(tmp_path: Path, labels: np.ndarray) -> None:
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="an input called 'y'"):
         write_npz(Dataset("set", {"y": X}, Y), tmp_path / "set.npz")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         write_npz(Dataset("set", {"x": X}, Y), tmp_path / "none" / "set.npz")
     (tmp_path / "taken.npz").mkdir()
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         write_npz(Dataset("set", {"x": X}, Y), tmp_path / "taken.npz")
     assert [item.name for item in tmp_path.iterdir()] == ["taken.npz"]
 
