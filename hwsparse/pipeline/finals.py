@@ -38,7 +38,7 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
     """
     dense = next((candidate for candidate in candidates if candidate.kind == "dense"), None)
     if dense is None:
-        raise StudyError("the study has no result for the dense model; choose another workspace and search again")
+        raise StudyError("the study has no result for the dense model; search in another output directory")
     sparse = [candidate for candidate in candidates if candidate.plan.choices]
     safe = [candidate for candidate in sparse if dense.quality - candidate.sure_quality <= max_drop + ROUNDING]
     picked = pick_finalists(

@@ -13,7 +13,7 @@ from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
 from hwsparse.plan import Choice, Layer
-from hwsparse.search import Offer
+from hwsparse.search import Offer, SettledChoices
 from hwsparse.sparsify import LayerStatistics, applicable, output_error, wanda
 from hwsparse.target import Target
 
@@ -49,11 +49,16 @@ def survey(
     dataset: Dataset,
     target: Target,
     choices: Sequence[Choice],
+    settled: SettledChoices | None,
     bench: Bench,
     seed: int,
     on_stage: OnStage,
 ) -> tuple[dict[str, list[Offer]], CostModel, PrunedWeights]:
     """Measures the layers on the device and their sensitivity on the data.
+
+    Args:
+        choices: what every layer is to be measured with, where it is large enough to repay it.
+        settled: of a study that goes on; its choices are measured instead.
 
     Returns:
         Offers by layer name, dense first, for `build_space`; the cost model of what was measured; and pruned
@@ -66,7 +71,12 @@ def survey(
     times = {layer.name: _dense_s(layer, target, dense) for layer in model.layers}
     total_s = sum(times.values())
     small = {name: time / total_s for name, time in times.items() if time < MIN_SHARE * total_s}
-    refused = {layer.name: {choice: _refusal(layer, choice, small) for choice in choices} for layer in model.layers}
+    asked = dict.fromkeys(times, choices)
+    if settled is not None:
+        small, asked = {}, {name: settled.sparse(name) for name in times}
+    refused = {
+        layer.name: {choice: _refusal(layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
+    }
     wanted = {
         name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
     }

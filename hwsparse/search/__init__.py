@@ -3,11 +3,10 @@
     space.py        what may be chosen, layer by layer
     seeds.py        structured plans to begin with
     samplers.py     who proposes plans after that
-    study.py        the search itself: run_search, read_candidates
+    study.py        the search itself: run_search
     database.py     where a study is kept
     candidate.py    what a search finds
     pareto.py       the front, and what to take from it
-    hypervolume.py  a front as one number
 
 Whoever runs a search imports `hwsparse.search.study`; the names below need no Optuna.
 """
@@ -15,7 +14,7 @@ Whoever runs a search imports `hwsparse.search.study`; the names below need no O
 from hwsparse.search.candidate import Candidate, Kind, Source
 from hwsparse.search.pareto import knee_point, pareto_front, pick_finalists
 from hwsparse.search.seeds import Seed, seed_plans, surrogate_plans, uniform_plans
-from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, build_space
+from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, SettledChoices, build_space
 
 __all__ = [
     "Candidate",
@@ -26,6 +25,7 @@ __all__ = [
     "Refusal",
     "SearchSpace",
     "Seed",
+    "SettledChoices",
     "Source",
     "build_space",
     "knee_point",

@@ -1,8 +1,9 @@
 """Optuna studies in a database: opened whole or refused with one line, and closed again.
 
-A study belongs to one model, data set, target, space and pruner for life. Studies in a file are searched
-by one process at a time, which a lock on a file beside it sees to: so a trial that is still marked as
-running when the lock is had belongs to a process that is dead.
+A study belongs to one model, data set, target, pruner and list of choices, which are in its name: a job of
+anything else has a study of its own in the same file. Studies in a file are searched by one process at a
+time, which a lock on a file beside it sees to: so a trial that is still marked as running when the lock is
+had belongs to a process that is dead.
 
 Knows Optuna and SQLite; knows no trial's content.
 """
@@ -10,11 +11,12 @@ Knows Optuna and SQLite; knows no trial's content.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from hwsparse.errors import PlanError, StudyError
+from hwsparse import strictjson
+from hwsparse.errors import HwsparseError, PlanError, StudyError
+from hwsparse.search.space import SettledChoices
 
-FORMAT = 2  # of what a study's attributes hold; raised when an older reader would be misled
+FORMAT = 3  # of what a study's attributes hold; raised when an older reader would be misled
 LOCK_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write
 
 IDENTITY_KEY = "hwsparse"
+_SETTLED_KEY = "choices"
+_WAY_OUT = "remove that file or choose another output directory"
 _DAMAGE = (PlanError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in seconds, quality
 
@@ -38,58 +44,72 @@ _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in s
 class StudyIdentity:
     """What every trial of a study has in common; a study of anything else is another study."""
 
-    dataset: str  # name
+    model_digest: str
     dataset_digest: str  # of the samples and labels that quality is measured on
     target: str  # name
     threads: int
-    pruner: str = "magnitude"
+    pruner: str
+    asked: tuple[str, ...]  # every choice that a layer may get, if it pays there
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(strictjson.dumps(self).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that this process has to itself.
+
+    `settled` is what it chooses from; None until its search begins.
+    """
+
+    storage: Path
+    optuna: optuna.Study
+    settled: SettledChoices | None
+
+    def settle(self, choices: SettledChoices) -> None:
+        """Keeps what the study chooses from, for all searches that go on with it.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        with translated(self.storage):
+            self.optuna.set_user_attr(_SETTLED_KEY, strictjson.dumps(choices))
 
 
 @contextmanager
-def opened_study(
-    storage: Path | str, name: str, identity: StudyIdentity, model_digest: str, space_digest: str
-) -> Iterator[optuna.Study]:
-    """The study, made if there is none, for the one process that has it.
+def opened_study(storage: Path, name: str, identity: StudyIdentity) -> Iterator[OpenStudy]:
+    """The study of this identity, made if there is none, for the one process that has it.
 
     Args:
-        storage: an SQLite file, made if there is none, or any database URL that SQLAlchemy takes. Keeping
-            a second process from a study behind a URL is left to the caller.
-        name: of the study within the database.
+        storage: an SQLite file, made if there is none; studies of other identities stay in it as they are.
+        name: what people read; the identity's digest is appended to it.
 
     Raises:
-        StudyError: the database cannot be used, another process has it, or the study is of something else.
+        StudyError: the database cannot be used, another process has it, or what it holds is not what this
+            version writes.
     """
-    own = {"format": FORMAT, "model": model_digest, "space": space_digest, **asdict(identity)}
+    name = f"{name}, {identity.digest[:12]}"
+    own = {"format": FORMAT, **strictjson.encode(identity)}
     with _lock(storage), _quiet(), _database(storage) as database:
         with translated(storage):
             study = optuna.create_study(storage=database, study_name=name, directions=_DIRECTIONS, load_if_exists=True)
-            found = study.user_attrs.get(IDENTITY_KEY)
-            fresh = found is None and study.directions == _DIRECTIONS and not study.get_trials(deepcopy=False)
+            attributes = study.user_attrs
+            fresh = not attributes and study.directions == _DIRECTIONS and not study.get_trials(deepcopy=False)
             if fresh:
                 _introduce(study, own)
-        if not fresh and found != own:
-            raise StudyError(_difference(f"{storage}: study {name!r}", found, own))
-        yield study
+        if not fresh and (found := attributes.get(IDENTITY_KEY)) != own:
+            raise StudyError(f"{storage}: study {name!r} {_difference(found)}; {_WAY_OUT}")
+        yield OpenStudy(storage, study, _settled(storage, attributes.get(_SETTLED_KEY)))
 
 
-@contextmanager
-def existing_study(storage: Path | str, name: str) -> Iterator[optuna.Study]:
-    """A study to read, whoever searches it.
-
-    Raises:
-        StudyError: there is no such study, or the database cannot be read.
-    """
-    if _file(storage) is not None and not Path(storage).is_file():
-        raise StudyError(f"{storage}: there is no such study file")
-    with _quiet(), _database(storage) as database:
-        with translated(storage):
-            if name not in optuna.get_all_study_names(database):
-                raise StudyError(f"{storage}: has no study {name!r}")
-            study = optuna.load_study(study_name=name, storage=database)
-            found = study.user_attrs.get(IDENTITY_KEY)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise StudyError(_difference(f"{storage}: study {name!r}", found, {"format": FORMAT}))
-        yield study
+def _settled(storage: Path, text: Any) -> SettledChoices | None:
+    if text is None:
+        return None
+    try:
+        return strictjson.loads(SettledChoices, str(text), "its choices")
+    except HwsparseError as error:
+        raise StudyError(f"{storage}: the study's database cannot be used: {error}; {_WAY_OUT}") from None
 
 
 def _introduce(study: optuna.Study, own: dict[str, Any]) -> None:
@@ -100,7 +120,7 @@ def _introduce(study: optuna.Study, own: dict[str, Any]) -> None:
 
 
 @contextmanager
-def translated(storage: Path | str) -> Iterator[None]:
+def translated(storage: Path) -> Iterator[None]:
     """Turns what the database raises into a StudyError of one line; holds nothing but calls of Optuna.
 
     A damaged database also comes as the error of whatever stumbles over its content.
@@ -116,14 +136,10 @@ def translated(storage: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _database(storage: Path | str) -> Iterator[RDBStorage]:
-    path = _file(storage)
-    with translated(storage):
-        if path is None:
-            database = RDBStorage(str(storage).replace("{", "{{").replace("}", "}}"))
-        else:
-            # With a creator the path never passes through a URL, whose syntax some file names break.
-            database = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(path)})
+def _database(path: Path) -> Iterator[RDBStorage]:
+    with translated(path):
+        # With a creator the path never passes through a URL, whose syntax some file names break.
+        database = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(path)})
     try:
         yield database
     finally:
@@ -144,16 +160,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _file(storage: Path | str) -> Path | None:
-    return None if "://" in str(storage) else Path(storage)
-
-
 @contextmanager
-def _lock(storage: Path | str) -> Iterator[None]:
-    path = _file(storage)
-    if path is None:
-        yield
-        return
+def _lock(path: Path) -> Iterator[None]:
     try:
         file = path.with_name(path.name + ".lock").open("a")
     except OSError as error:
@@ -163,7 +171,9 @@ def _lock(storage: Path | str) -> Iterator[None]:
             # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StudyError(f"{path}: another search is using it; wait for it or take another file") from None
+            raise StudyError(
+                f"{path}: another search is using it; wait for it or choose another output directory"
+            ) from None
         yield
 
 
@@ -177,24 +187,9 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _difference(where: str, found: Any, own: dict[str, Any]) -> str:
+def _difference(found: Any) -> str:
     if not isinstance(found, dict):
-        return f"{where} was not made by hwsparse; take another name"
-    what = next(key for key in own if found.get(key) != own[key])
-    if what == "format":
-        return f"{where} has the format {found.get(what)!r}, this hwsparse writes {FORMAT}; take another name"
-    readable = {
-        "space": "search space",
-        "dataset": "data set",
-        "dataset_digest": "data",
-        "threads": "number of threads",
-    }
-    return (
-        f"{where} is of another {readable.get(what, what)}: "
-        f"{_short(found.get(what))} there, {_short(own[what])} now; take another name"
-    )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
+        return "was not made by hwsparse"
+    if found.get("format") != FORMAT:
+        return f"has the format {found.get('format')!r}, this hwsparse writes {FORMAT}"
+    return "is not of what its name says"

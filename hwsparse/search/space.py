@@ -10,14 +10,12 @@ Built from plain figures: knows no device, no weights, no Optuna.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwsparse.errors import PlanError, StudyError
-from hwsparse.plan import Choice, Plan
+from hwsparse.plan import Choice, Plan, parse_choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +96,6 @@ class SearchSpace:
         """The layers with something to choose; every other layer stays dense."""
         return tuple(layer for layer in self.layers if len(layer.options) > 1)
 
-    @property
-    def size(self) -> int:
-        """How many plans there are."""
-        return math.prod(len(layer.options) for layer in self.layers)
-
-    @property
-    def digest(self) -> str:
-        """Of the model and of what may be chosen.
-
-        The figures are left out: they are taken anew from time to time, and a study goes on with the
-        same choices.
-        """
-        body = [self.model_digest, [[layer.layer, sorted(layer.texts)] for layer in self.free]]
-        return hashlib.sha256(json.dumps(body).encode()).hexdigest()
-
     def plan(self, texts: Mapping[str, str]) -> Plan:
         """The plan that gives each layer the option of that text; layers not named stay dense.
 
@@ -125,14 +108,50 @@ class SearchSpace:
         except KeyError as error:
             raise PlanError(f"the search space has no {error}") from None
 
+    def allows(self, plan: Plan) -> bool:
+        """Whether every choice of the plan can be made."""
+        texts = {layer.layer: layer.texts for layer in self.layers}
+        return plan.model_digest == self.model_digest and all(
+            str(choice) in texts.get(name, ()) for name, choice in plan.choices
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SettledChoices:
+    """What a study chooses from, from its first trial to its last: by layer, the texts of its choices, sorted.
+
+    Timings are taken anew from time to time, and what pays then may be something else: a study that has
+    begun keeps its choices all the same. Layers that are not named stay dense.
+
+    Raises:
+        StudyError, PatternError: a layer is there twice, or its choices are not dense and others, sorted.
+    """
+
+    layers: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __post_init__(self) -> None:
+        if len({name for name, _ in self.layers}) != len(self.layers):
+            raise StudyError("a layer is there twice")
+        for name, texts in self.layers:
+            canonical = sorted({str(parse_choice(text)) for text in texts})
+            if list(texts) != canonical or "dense" not in texts or len(texts) < 2:
+                raise StudyError(f"layer {name!r}: {', '.join(texts)} are no choices")
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> SettledChoices:
+        return cls(tuple((layer.layer, tuple(sorted(layer.texts))) for layer in space.free))
+
+    def sparse(self, layer: str) -> tuple[Choice, ...]:
+        """What the layer may be besides dense."""
+        return tuple(parse_choice(text) for text in dict(self.layers).get(layer, ()) if text != "dense")
+
     def texts(self, plan: Plan) -> dict[str, str]:
-        """The text of every free layer's choice in `plan`: what `plan` makes a plan of."""
-        chosen = dict(plan.choices)
-        return {layer.layer: str(chosen.get(layer.layer, layer.dense.choice)) for layer in self.free}
+        """The text of every layer's choice in `plan`."""
+        return {name: str(plan.choice(name)) for name, _ in self.layers}
 
 
 def build_space(
-    model_digest: str, offers: Mapping[str, Sequence[Offer]], *, uniform: Iterable[Choice] = ()
+    model_digest: str, offers: Mapping[str, Sequence[Offer]], *, uniform: Iterable[Choice] = (), settled: bool = False
 ) -> SearchSpace:
     """Draws up the space from every offer for every prunable layer.
 
@@ -140,6 +159,7 @@ def build_space(
         model_digest: of the model that the plans are for.
         offers: by layer name, in the model's order; each layer has an offer of dense, not refused.
         uniform: choices that uniform plans will be made of; no layer loses one of them to a better option.
+        settled: the offers are those of a study that goes on: whatever can be had today stays, paying or not.
 
     Raises:
         StudyError: a layer has no dense offer, or a choice twice.
@@ -147,13 +167,15 @@ def build_space(
     spared = {str(choice): choice for choice in uniform}
     layers, refused = [], []
     for name, offered in offers.items():
-        options, left_out = _layer(name, offered, spared.keys())
+        options, left_out = _layer(name, offered, spared.keys(), settled)
         layers.append(options)
         refused.extend(left_out)
     return SearchSpace(model_digest, tuple(layers), tuple(spared.values()), tuple(refused))
 
 
-def _layer(name: str, offers: Sequence[Offer], spared: Collection[str]) -> tuple[LayerOptions, list[Refusal]]:
+def _layer(
+    name: str, offers: Sequence[Offer], spared: Collection[str], settled: bool
+) -> tuple[LayerOptions, list[Refusal]]:
     dense = next((offer for offer in offers if offer.choice.is_dense and offer.refused is None), None)
     if dense is None:
         raise StudyError(f"layer {name!r}: the time of the dense layer is not known")
@@ -162,7 +184,7 @@ def _layer(name: str, offers: Sequence[Offer], spared: Collection[str]) -> tuple
     for offer in offers:
         if offer is dense:
             continue
-        if reason := _unpaid(offer, dense):
+        if reason := offer.refused if settled else _unpaid(offer, dense):
             refused.append(Refusal(name, offer.choice, reason))
         else:
             paying.append(offer)
@@ -170,7 +192,7 @@ def _layer(name: str, offers: Sequence[Offer], spared: Collection[str]) -> tuple
     kept = [dense]
     for offer in paying:
         better = next((other for other in paying if _beats(other, offer)), None)
-        if better is None or str(offer.choice) in spared:
+        if better is None or settled or str(offer.choice) in spared:
             kept.append(offer)
         else:
             reason = f"{better.choice} is no slower and no less accurate"

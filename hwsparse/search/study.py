@@ -4,16 +4,19 @@ A trial is complete when its figures are in the database. Whatever stops a searc
 no more than the trial that was running, and its plan is tried again when the search goes on. A plan is
 evaluated once: a sampler that proposes it again gets the figures that are there, and that is a trial too.
 
+A study keeps the choices that it began with; where one of them cannot be had any more, the layer is dense.
+Quality is kept and latency is not: whoever goes on with a study may know the device better, so what is
+returned has the latencies predicted now. The sampler learns from those of the time of the trial.
+
 Sees latency and quality only through the two callables it is given: no TVM, no onnxruntime.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast, get_args
 
 import optuna
@@ -22,10 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsparse.errors import Cancelled, HwsparseError, StudyError
 from hwsparse.plan import Plan
 from hwsparse.search.candidate import Candidate, Kind, Source
-from hwsparse.search.database import StudyIdentity, existing_study, opened_study, translated
+from hwsparse.search.database import OpenStudy, translated
 from hwsparse.search.samplers import SamplerName, make_sampler
 from hwsparse.search.seeds import seed_plans
-from hwsparse.search.space import SearchSpace
+from hwsparse.search.space import SearchSpace, SettledChoices
 
 _SEEDS_KEY = "seeds"  # study: how many plans were enqueued at the start; there once all of them are
 _RETRY_KEY = "retry_of"  # trial: the number of the interrupted trial that it repeats
@@ -78,7 +81,10 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """How a trial ended, and how far the search is: `done` of `asked` trials are complete."""
+    """How a trial ended, and how far the search is: `done` of `asked` trials are complete.
+
+    `known` are the plans evaluated so far, those of earlier searches included.
+    """
 
     number: int
     done: int
@@ -86,84 +92,76 @@ class TrialOutcome:
     candidate: Candidate | None
     failure: str | None
     elapsed_s: float
+    known: tuple[Candidate, ...]
 
 
 def run_search(
+    study: OpenStudy,
     space: SearchSpace,
     evaluate_quality: Callable[[Plan], Quality],
     predict_latency: Callable[[Plan], Latency],
     settings: SearchSettings,
     *,
-    storage: Path | str,
-    name: str,
-    identity: StudyIdentity,
     on_trial: Callable[[TrialOutcome], None] = lambda outcome: None,
     clock: Callable[[], float] = time.monotonic,
-) -> list[Candidate]:
+) -> tuple[Candidate, ...]:
     """Searches until the study has the trials asked for; goes on with a study that was stopped.
 
     Args:
-        space: the plans to choose from.
+        space: the plans that can be had. A study that goes on chooses among those of them that it began with.
         evaluate_quality: on calibration data. An HwsparseError fails the trial and the search goes on;
             anything else, Cancelled included, stops it.
-        predict_latency: on the target; errors as above.
-        storage: an SQLite file, or a database URL.
-        name: of the study within the database.
-        identity: what the study is of.
+        predict_latency: on the target, of every plan in the space; errors as above.
         on_trial: called after each trial; what it raises stops the search.
         clock: seconds, for the time that a trial took.
 
     Returns:
-        Every plan evaluated, in the order of the trials, each once.
+        Every plan evaluated that can still be had, in the order of the trials, each once.
 
     Raises:
-        StudyError: the study cannot be opened or is of something else, its database cannot be used, or
-            too many trials failed in a row.
+        StudyError: the study's database cannot be used, its choices are not of this model's layers, or too
+            many trials failed in a row.
     """
-    with opened_study(storage, name, identity, space.model_digest, space.digest) as study:
-        search = _Search(space, evaluate_quality, predict_latency, settings, storage, study, on_trial, clock)
-        with translated(storage):
-            _set_running_aside(study, space)
-            _enqueue_seeds(study, space, settings)
-        try:
-            search.run()
-        except BaseException:
-            with suppress(StudyError), translated(storage):  # the first error is the one to be read
-                _set_running_aside(study, space)
-            raise
-        return _candidates(study, storage)
-
-
-def read_candidates(storage: Path | str, name: str) -> list[Candidate]:
-    """What a study has found so far, in the order of the trials, each plan once.
-
-    Raises:
-        StudyError: there is no such study, or its database cannot be read.
-    """
-    with existing_study(storage, name) as study:
-        return _candidates(study, storage)
+    settled = study.settled
+    if settled is None:
+        settled = SettledChoices.of(space)
+        study.settle(settled)
+    if unknown := {name for name, _ in settled.layers} - {layer.layer for layer in space.layers}:
+        raise StudyError(f"{study.storage}: the study has choices for {min(unknown)!r}, which is no layer of the model")
+    search = _Search(study, settled, space, evaluate_quality, predict_latency, settings, on_trial, clock)
+    with translated(study.storage):
+        _set_running_aside(study.optuna, settled)
+        _enqueue_seeds(study.optuna, settled, space, settings)
+    try:
+        search.run()
+    except BaseException:
+        with suppress(StudyError), translated(study.storage):  # the first error is the one to be read
+            _set_running_aside(study.optuna, settled)
+        raise
+    return _candidates(study, space, predict_latency)
 
 
 @dataclass(slots=True)
 class _Search:
+    study: OpenStudy
+    settled: SettledChoices
     space: SearchSpace
     evaluate_quality: Callable[[Plan], Quality]
     predict_latency: Callable[[Plan], Latency]
     settings: SearchSettings
-    storage: Path | str
-    study: optuna.Study
     on_trial: Callable[[TrialOutcome], None]
     clock: Callable[[], float]
 
     def run(self) -> None:
-        known = {candidate.plan.to_json(): candidate for candidate in _candidates(self.study, self.storage)}
+        found = _candidates(self.study, self.space, self.predict_latency)
+        known = {candidate.plan.to_json(): candidate for candidate in found}
         refused: dict[str, str] = {}  # failures of this run; in another run the plan gets another chance
-        with translated(self.storage):
-            done, failed, last_failed = _tally(self.study)
+        with translated(self.study.storage):
+            done, failed, last_failed = _tally(self.study.optuna)
         failed_in_row = 0
         while done < self.settings.trials:
             started = self.clock()
-            with translated(self.storage):
+            with translated(self.study.storage):
                 trial, plan = self._ask(done + failed, last_failed)
             text = plan.to_json()
             candidate, failure = known.get(text), refused.get(text)
@@ -171,7 +169,7 @@ class _Search:
                 kind = cast(Kind, trial.user_attrs.get("kind", "search"))
                 candidate, failure = self._evaluate(plan, kind, trial.number)
             elapsed_s = self.clock() - started
-            with translated(self.storage):
+            with translated(self.study.storage):
                 self._tell(trial, candidate, failure, elapsed_s)
             last_failed = candidate is None
             if candidate is not None:
@@ -180,21 +178,24 @@ class _Search:
             else:
                 refused[text] = str(failure)
                 failed, failed_in_row = failed + 1, failed_in_row + 1
-            asked = self.settings.trials
-            self.on_trial(TrialOutcome(trial.number, done, asked, candidate, failure, elapsed_s))
+            progress = TrialOutcome(
+                trial.number, done, self.settings.trials, candidate, failure, elapsed_s, tuple(known.values())
+            )
+            self.on_trial(progress)
             if failed_in_row == self.settings.max_failures:
                 gave_up = f"gave up after {failed_in_row} failed trials in a row"
-                raise StudyError(f"{self.storage}: {gave_up}, the last one: {failure}")
+                raise StudyError(f"{self.study.storage}: {gave_up}, the last one: {failure}")
 
     def _ask(self, trials_behind: int, last_failed: bool) -> tuple[optuna.Trial, Plan]:
         # No sampler learns from failed trials: after one, it would be likely to propose the same again.
         sampler = "random" if last_failed else self.settings.sampler
-        self.study.sampler = make_sampler(sampler, self.settings.seed, trials_behind)
-        trial = self.study.ask()
+        self.study.optuna.sampler = make_sampler(sampler, self.settings.seed, trials_behind)
+        trial = self.study.optuna.ask()
         # Computed even where every parameter is given: it is how NSGA-II takes note of a trial's generation.
         _ = trial.relative_params
-        texts = {layer.layer: trial.suggest_categorical(layer.layer, sorted(layer.texts)) for layer in self.space.free}
-        return trial, self.space.plan(texts)
+        texts = {name: trial.suggest_categorical(name, texts) for name, texts in self.settled.layers}
+        at_hand = {layer.layer: layer.texts for layer in self.space.layers}
+        return trial, self.space.plan({name: text for name, text in texts.items() if text in at_hand[name]})
 
     def _evaluate(self, plan: Plan, kind: Kind, number: int) -> tuple[Candidate | None, str | None]:
         try:
@@ -221,13 +222,13 @@ class _Search:
         trial.set_user_attr("elapsed_s", elapsed_s)
         if candidate is None:
             trial.set_user_attr(_FAILURE_KEY, failure)
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.optuna.tell(trial, state=TrialState.FAIL)
             return
         for key, value in _attributes(candidate).items():
             trial.set_user_attr(key, value)
         if candidate.trial != trial.number:
             trial.set_user_attr("figures_of", candidate.trial)
-        self.study.tell(trial, [candidate.latency_s, candidate.quality])
+        self.study.optuna.tell(trial, [candidate.latency_s, candidate.quality])
 
 
 def _tally(study: optuna.Study) -> tuple[int, int, bool]:
@@ -270,32 +271,41 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     )
 
 
-def _candidates(study: optuna.Study, storage: Path | str) -> list[Candidate]:
-    with translated(storage):
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return list(_first_of_each_plan(map(_candidate, trials)))
-
-
-def _first_of_each_plan(candidates: Iterable[Candidate]) -> Iterable[Candidate]:
+def _candidates(
+    study: OpenStudy, space: SearchSpace, predict_latency: Callable[[Plan], Latency]
+) -> tuple[Candidate, ...]:
+    """What the study found, as far as it can still be had, each plan once and with its latency of today."""
     found: dict[str, Candidate] = {}
-    for candidate in candidates:
-        found.setdefault(candidate.plan.to_json(), candidate)
-    return found.values()
+    with translated(study.storage):
+        for trial in study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            candidate = _candidate(trial)
+            found.setdefault(candidate.plan.to_json(), candidate)
+    had = (candidate for candidate in found.values() if space.allows(candidate.plan))
+    return tuple(_timed(candidate, predict_latency(candidate.plan)) for candidate in had)
 
 
-def _enqueue_seeds(study: optuna.Study, space: SearchSpace, settings: SearchSettings) -> None:
+def _timed(candidate: Candidate, latency: Latency) -> Candidate:
+    return replace(
+        candidate,
+        latency_s=latency.latency_s,
+        latency_interval_s=latency.interval_s,
+        latency_source=cast(Source, latency.source),
+    )
+
+
+def _enqueue_seeds(study: optuna.Study, settled: SettledChoices, space: SearchSpace, settings: SearchSettings) -> None:
     if _SEEDS_KEY in study.user_attrs:
         return
     # A search that was killed in here finds some of them enqueued already.
     there = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
     seeds = seed_plans(space, max(1, round(settings.trials * settings.seed_share)))
     for seed in seeds:
-        if (texts := space.texts(seed.plan)) not in there:
+        if (texts := settled.texts(seed.plan)) not in there:
             study.enqueue_trial(texts, user_attrs={"kind": seed.kind})
     study.set_user_attr(_SEEDS_KEY, len(seeds))
 
 
-def _set_running_aside(study: optuna.Study, space: SearchSpace) -> None:
+def _set_running_aside(study: optuna.Study, settled: SettledChoices) -> None:
     """Fails the trials that nobody runs any more, and enqueues their plans again.
 
     Enqueued first and failed second: killed in between, the trial is found again, and its repetition too.
@@ -307,7 +317,7 @@ def _set_running_aside(study: optuna.Study, space: SearchSpace) -> None:
             continue
         texts = trial.system_attrs.get("fixed_params", trial.params)
         # Killed before all layers had their choice: the sampler will make the same choices again.
-        proposed = texts.keys() == {layer.layer for layer in space.free}
+        proposed = texts.keys() == {name for name, _ in settled.layers}
         if proposed and trial.number not in repeated:
             kind = {"kind": trial.user_attrs["kind"]} if "kind" in trial.user_attrs else {}
             study.enqueue_trial(texts, user_attrs={**kind, _RETRY_KEY: trial.number})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import hwsparse.compiler
 import hwsparse.pipeline.bench
 from hwsparse.artifact import Artifact
-from hwsparse.codegen import Library, relative_error
+from hwsparse.codegen import Library, build_layer, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset, write_npz
 from hwsparse.errors import (
@@ -48,12 +49,11 @@ from hwsparse.pipeline import (
 )
 from hwsparse.pipeline.finals import finalist_plans, pick_winner
 from hwsparse.pipeline.judges import appoint_judges
-from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.report import parse_report, read_report
 from hwsparse.search import Candidate, Kind
-from hwsparse.search.study import read_candidates
 from hwsparse.sparsify import QualityReport
-from hwsparse.target import load_target
+from hwsparse.target import Target, load_target
 from tests.latency.examples import matmul, measurement
 from tests.sparsify.test_quality import classifier
 
@@ -138,6 +138,45 @@ def test_a_second_run_measures_and_tries_nothing_again(
     assert finished(workspace.study) == GOAL.trials
 
 
+def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
+    outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(layer: Layer, choice: Choice, target: Target, directory: Path) -> object:
+        if str(choice.pattern) == "unstructured":
+            raise CompileError("not today")
+        return build_layer(layer, choice, target, directory)
+
+    copy = Workspace(Path(shutil.copytree(workspace.directory, tmp_path / "out")), tmp_path / "records.sqlite")
+    monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", build)
+    known: list[tuple[Candidate, ...]] = []
+    longer = optimize(
+        model, data, TARGET, replace(GOAL, trials=8), copy, lambda stage, done, total, found: known.append(found)
+    )
+    assert finished(copy.study) == 8
+    assert all(str(choice.pattern) == "block4x1" for each in longer.candidates for _, choice in each.plan.choices)
+    kept = [each.plan for each in outcome.candidates if "unstructured" not in each.plan.to_json()]
+    assert [each.plan for each in longer.candidates][: len(kept)] == kept
+    assert all(each.plan in [candidate.plan for candidate in longer.candidates] for each in known[-1])
+    assert known[-1] == longer.candidates
+
+
+def test_other_data_get_a_study_of_their_own(
+    outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    copy = Workspace(Path(shutil.copytree(workspace.directory, tmp_path / "out")), workspace.records)
+    assert optimize(model, data.subset(range(36)), TARGET, GOAL, copy).candidates
+    assert finished(copy.study) == 2 * GOAL.trials
+
+
+def test_a_study_that_cannot_be_used_is_said_before_anything_is_measured(
+    model: Model, data: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "study.sqlite").write_text("this is no database, whatever its name says\n" * 100)
+    with pytest.raises(StudyError, match=r"study\.sqlite"):
+        optimize(model, data, TARGET, GOAL, Workspace(tmp_path, tmp_path / "records.sqlite"))
+    assert not (tmp_path / "records.sqlite").exists()
+
+
 def test_one_plan_with_data_and_without(model: Model, data: Dataset, workspace: Workspace) -> None:
     plan = uniform_plan(model, parse_choice("block4x1@0.9"))
     assert [name for name, _ in plan.choices] == ["conv", "head"]
@@ -157,12 +196,11 @@ def test_an_artifact_that_cannot_be_written_leaves_the_older_one(
     def full(*arguments: object) -> None:
         raise ArtifactError("no space left")
 
-    old = outcome.finalists[0]
-    with monkeypatch.context() as patched:
-        patched.setattr(hwsparse.compiler, "write_artifact", full)
-        with pytest.raises(ArtifactError, match="no space left"):
-            compile_plan(model, old.asked, TARGET, workspace)
-    assert Artifact.load(old.artifact.directory) == old.artifact
+    old = Artifact.load(outcome.finalists[0].artifact.directory)
+    monkeypatch.setattr(hwsparse.compiler, "write_artifact", full)
+    with pytest.raises(ArtifactError, match="no space left"):
+        compile_plan(model, outcome.finalists[0].asked, TARGET, workspace)
+    assert Artifact.load(old.directory) == old
 
 
 def test_a_changed_byte_is_an_error(outcome: Outcome) -> None:
@@ -373,7 +411,6 @@ def test_a_search_that_was_stopped_goes_on_to_the_trials_asked_for(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert finished(study) == trials
-    assert read_candidates(study, "model on x86-local")
     report = read_report(tmp_path / "out" / "front.json")
     assert {"dense", "onnxruntime"} <= {point.label for point in report.points}
     assert (tmp_path / "out" / "front.html").exists() and (tmp_path / "out" / "front.png").exists()

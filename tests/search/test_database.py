@@ -13,10 +13,11 @@ import optuna
 import pytest
 
 from hwsparse.errors import StudyError
-from hwsparse.search import build_space, database
-from hwsparse.search.study import SearchSettings, read_candidates
+from hwsparse.plan import Plan
+from hwsparse.search import database
+from hwsparse.search.study import SearchSettings
 from tests.search import toy
-from tests.search.test_study import FEW, search
+from tests.search.test_study import FEW, after, search
 
 
 @pytest.fixture(scope="module")
@@ -38,52 +39,91 @@ def refused(path: Path, **changes: object) -> str:
     return str(caught.value)
 
 
+NAME = f"toy, {toy.IDENTITY.digest[:12]}"
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "text"),
+    ("field", "value"),
     [
-        ("dataset", "photos", "another data set: files there, photos now"),
-        ("dataset_digest", "ef" * 32, "another data: cdcdcdcdcdcd there, efefefefefef now"),
-        ("target", "arm", "another target: toy there, arm now"),
-        ("threads", 2, "another number of threads: 1 there, 2 now"),
-        ("pruner", "obs", "another pruner: magnitude there, obs now"),
+        ("model_digest", "ef" * 32),
+        ("dataset_digest", "ef" * 32),
+        ("target", "arm"),
+        ("threads", 2),
+        ("pruner", "obs"),
+        ("asked", ("2:4",)),
     ],
 )
-def test_a_study_of_something_else_is_refused(study: Path, field: str, value: object, text: str) -> None:
-    message = refused(study, identity=dataclasses.replace(toy.IDENTITY, **{field: value}))
-    assert text in message
-    assert str(study) in message
+def test_a_search_of_something_else_has_a_study_beside(study: Path, field: str, value: object) -> None:
+    other = dataclasses.replace(toy.IDENTITY, **{field: value})
+    evaluated: list[Plan] = []
 
+    def evaluate(plan: Plan) -> toy.ToyQuality:
+        evaluated.append(plan)
+        return toy.evaluate(plan)
 
-def test_a_study_of_another_model_or_space_is_refused(study: Path) -> None:
-    space = build_space("ef" * 32, {"a": [toy.offer("dense")]})
-    assert "another model: abababababab there" in refused(study, space=space)
-    assert "another search space" in refused(study, space=toy.toy_space(3))
+    before = search(study, evaluate_quality=after(0, AssertionError("evaluated again")))
+    assert len(search(study, identity=other, evaluate_quality=evaluate)) == len(evaluated) > 0
+    assert search(study, evaluate_quality=after(0, AssertionError("evaluated again"))) == before
 
 
 def test_a_study_of_another_format_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = database.FORMAT
     monkeypatch.setattr(database, "FORMAT", 99)
-    assert f"has the format {written}, this hwsparse writes 99" in refused(study)
-    with pytest.raises(StudyError, match=f"has the format {written}"):
-        read_candidates(study, "toy")
+    message = refused(study)
+    assert f"has the format {written}, this hwsparse writes 99; remove that file or choose" in message
+    assert str(study) in message
+
+
+@contextlib.contextmanager
+def from_outside(path: Path) -> Iterator[optuna.Study]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    yield optuna.create_study(
+        storage=storage, study_name=NAME, directions=["minimize", "maximize"], load_if_exists=True
+    )
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def test_somebody_elses_study_is_refused(tmp_path: Path) -> None:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 's.db'}")
-    other = optuna.create_study(storage=storage, study_name="toy", directions=["minimize", "maximize"])
-    other.add_trial(optuna.create_trial(values=[1.0, 2.0]))
-    storage.remove_session()
-    storage.engine.dispose()
-    assert "was not made by hwsparse" in refused(tmp_path / "s.db")
-    with pytest.raises(StudyError, match="was not made by hwsparse"):
-        read_candidates(tmp_path / "s.db", "toy")
+    with from_outside(tmp_path / "s.db") as study:
+        study.add_trial(optuna.create_trial(values=[1.0, 2.0]))
+    assert "was not made by hwsparse; remove that file or choose" in refused(tmp_path / "s.db")
+
+
+def test_a_study_that_says_it_is_of_something_else_is_refused(study: Path) -> None:
+    with from_outside(study) as changed:
+        changed.set_user_attr("hwsparse", {**changed.user_attrs["hwsparse"], "threads": 2})
+    assert "is not of what its name says; remove that file or choose" in refused(study)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        7,
+        "[",
+        {"layers": []},
+        '{"layers":[["conv0",["2:4"]]]}',
+        '{"layers":[["conv0",["dense"]]]}',
+        '{"layers":[["conv0",["dense","2:4"]]]}',
+        '{"layers":[["conv0",["2:4","2:4","dense"]]]}',
+        '{"layers":[["conv0",["block4x1@0.50","dense"]]]}',
+        '{"layers":[["conv0",["dense","__import__"]]]}',
+        '{"layers":[["conv0",["2:4","dense"]],["conv0",["2:4","dense"]]]}',
+        '{"layers":[["conv0",["2:4","dense"],1]]}',
+        '{"layers":[],"more":1}',
+        '{"layers":NaN}',
+    ],
+)
+def test_choices_that_are_none_are_refused(study: Path, choices: object) -> None:
+    with from_outside(study) as changed:
+        changed.set_user_attr("choices", choices)
+    message = refused(study)
+    assert "cannot be used" in message and str(study) in message
 
 
 def test_a_search_killed_before_its_first_trial_can_begin_again(tmp_path: Path) -> None:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 's.db'}")
-    optuna.create_study(storage=storage, study_name="toy", directions=["minimize", "maximize"])
-    storage.remove_session()
-    storage.engine.dispose()
+    with from_outside(tmp_path / "s.db"):
+        pass
     assert search(tmp_path / "s.db")
 
 
@@ -102,26 +142,10 @@ def test_a_search_killed_among_its_seeds_enqueues_the_others(tmp_path: Path, mon
     assert search(tmp_path / "s.db") == search(tmp_path / "whole.db")
 
 
-def test_several_studies_live_in_one_file(study: Path) -> None:
-    assert search(study, name="other", identity=dataclasses.replace(toy.IDENTITY, target="arm"))
-    assert len(search(study)) == len(read_candidates(study, "toy"))
-
-
 def test_awkward_file_names_are_files(tmp_path: Path) -> None:
     path = tmp_path / "50% {odd} name?x=1#2.db"
-    assert search(path) == read_candidates(path, "toy")
+    assert search(path) == search(path)
     assert path.is_file()
-
-
-def test_a_url_is_a_database_too(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 's.db'}"
-    assert search(url) == read_candidates(url, "toy") == read_candidates(tmp_path / "s.db", "toy")
-
-
-@pytest.mark.parametrize("url", ["nosuchdb://host/x", "postgresql+nodriver://host/x", "://", "sqlite:////no/such/x.db"])
-def test_a_url_that_cannot_be_used(url: str) -> None:
-    with pytest.raises(StudyError):
-        search(url)
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -135,17 +159,6 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     assert "unable to open database file" in refused(tmp_path / "dir")
 
 
-def test_reading_makes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="no such study file"):
-        read_candidates(tmp_path / "s.db", "toy")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_reading_a_study_that_is_not_there(study: Path) -> None:
-    with pytest.raises(StudyError, match="has no study 'other'"):
-        read_candidates(study, "other")
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_database_is_an_error_or_read_as_far_as_it_goes(study: Path, seed: int) -> None:
     generator = random.Random(seed)
@@ -156,13 +169,8 @@ def test_a_damaged_database_is_an_error_or_read_as_far_as_it_goes(study: Path, s
         for _ in range(400):
             data[generator.randrange(100, len(data))] = generator.randrange(256)
     study.write_bytes(data)
-    for use in (lambda: read_candidates(study, "toy"), lambda: search(study, SearchSettings(trials=9, seed=3))):
-        try:
-            found = use()
-        except StudyError:
-            continue
-        for candidate in found:
-            assert candidate.latency_s == toy.predict(candidate.plan).latency_s
+    with contextlib.suppress(StudyError):
+        for candidate in search(study, SearchSettings(trials=9, seed=3)):
             assert candidate.quality == toy.evaluate(candidate.plan).value
 
 
@@ -200,7 +208,7 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(
     with small_disk(monkeypatch, pages):
         assert "database or disk is full" in refused(path, settings=many)
     assert search(path, many)
-    assert search(path, many) == read_candidates(path, "toy")
+    assert search(path, many) == search(path, many, evaluate_quality=after(0, AssertionError("evaluated again")))
 
 
 def test_optuna_says_nothing_and_gets_its_voice_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.search import knee_point, pareto_front, pick_finalists
-from hwsparse.search.hypervolume import hypervolume
 
 
 @dataclass(frozen=True)
@@ -85,16 +83,3 @@ def test_finalists_spread_above_the_quality_asked() -> None:
     assert pick_finalists(FRONT, 5, musts=musts, min_quality=0.5) == FRONT[1:]
     beside = Spot(2.5, 0.7)
     assert pick_finalists(FRONT, 1, musts=(beside,)) == (beside,)
-
-
-@given(clouds)
-def test_hypervolume_is_the_area_counted_cell_by_cell(points: list[Spot]) -> None:
-    latency, quality = np.meshgrid(np.arange(0.5, 8), np.arange(2.5, 12), indexing="ij")
-    covered = np.zeros(latency.shape, dtype=bool)
-    for p in points:
-        covered |= (latency > p.latency_s) & (quality < p.quality)
-    assert hypervolume(points, max_latency_s=8, min_quality=2) == pytest.approx(covered.sum())
-
-
-def test_hypervolume_of_nothing_is_nothing() -> None:
-    assert hypervolume([], max_latency_s=1, min_quality=0) == 0

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsparse import strictjson
 from hwsparse.errors import PlanError, StudyError
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.search import LayerOptions, Offer, Option, SearchSpace, build_space
+from hwsparse.search import LayerOptions, Offer, Option, SearchSpace, SettledChoices, build_space
 from tests.search.toy import MODEL, offer, toy_space
 
 
@@ -40,7 +41,6 @@ def test_the_callers_refusal_keeps_its_reason() -> None:
     space = build_space(MODEL, {"a": [offer("dense"), refused]})
     assert reasons(space) == {"2:4": "no kernel on this target"}
     assert space.free == ()
-    assert space.size == 1
 
 
 def test_a_beaten_option_is_left_out_unless_uniform_plans_need_it() -> None:
@@ -75,8 +75,9 @@ def test_plans_and_texts_are_inverse() -> None:
     space = toy_space()
     plan = space.plan({"conv1": "2:4", "conv3": "dense"})
     assert plan == Plan.of(MODEL, {"conv1": parse_choice("2:4")})
-    assert space.texts(plan) == {"conv0": "dense", "conv1": "2:4", "conv2": "dense", "conv3": "dense"}
-    assert space.plan(space.texts(plan)) == plan
+    texts = SettledChoices.of(space).texts(plan)
+    assert texts == {"conv0": "dense", "conv1": "2:4", "conv2": "dense", "conv3": "dense"}
+    assert space.plan(texts) == plan
 
 
 def test_a_plan_outside_the_space_is_refused() -> None:
@@ -89,19 +90,31 @@ def test_a_plan_outside_the_space_is_refused() -> None:
 def test_layers_with_nothing_that_pays_are_fixed() -> None:
     space = toy_space()
     assert [layer.layer for layer in space.free] == ["conv0", "conv1", "conv2", "conv3"]
-    assert space.size == math.prod(len(layer.options) for layer in space.free)
 
 
-def test_the_digest_changes_with_the_choices_and_not_with_the_figures() -> None:
-    one = build_space(MODEL, {"a": [offer("dense"), offer("2:4", 0.5, 0.1)]})
-    timed_again = build_space(MODEL, {"a": [offer("dense", 1.01), offer("2:4", 0.52, 0.1)]})
-    others = [
-        build_space("ef" * 32, {"a": [offer("dense"), offer("2:4", 0.5, 0.1)]}),
-        build_space(MODEL, {"b": [offer("dense"), offer("2:4", 0.5, 0.1)]}),
-        build_space(MODEL, {"a": [offer("dense"), offer("1:4", 0.5, 0.1)]}),
-    ]
-    assert one.digest == timed_again.digest
-    assert len({one.digest, *(other.digest for other in others)}) == 4
+def test_a_study_that_goes_on_keeps_what_can_be_had() -> None:
+    refused = Offer(parse_choice("1:4"), refused="could not be measured")
+    offers = [offer("dense"), offer("2:4", 2.0, 0.1), offer("block4x1@0.5", 0.5, 0.1), refused]
+    offers.append(offer("block4x1@0.9", 0.4, 0.05))
+    space = build_space(MODEL, {"a": offers}, settled=True)
+    assert texts_of(space) == {"a": ("dense", "2:4", "block4x1@0.5", "block4x1@0.9")}
+    assert reasons(space) == {"1:4": "could not be measured"}
+
+
+def test_a_space_allows_its_own_plans_and_no_others() -> None:
+    space = toy_space()
+    assert space.allows(Plan(MODEL))
+    assert space.allows(space.plan({"conv1": "2:4"}))
+    for model, layer, text in (("ef" * 32, "conv1", "2:4"), (MODEL, "conv9", "2:4"), (MODEL, "conv1", "1:4")):
+        assert not space.allows(Plan.of(model, {layer: parse_choice(text)}))
+
+
+def test_settled_choices_are_read_back_as_they_were() -> None:
+    settled = SettledChoices.of(toy_space())
+    assert strictjson.loads(SettledChoices, strictjson.dumps(settled), "test") == settled
+    assert [name for name, _ in settled.layers] == ["conv0", "conv1", "conv2", "conv3"]
+    assert settled.sparse("head") == settled.sparse("nowhere") == ()
+    assert {str(choice) for choice in settled.sparse("conv0")} == set(toy_space().layers[0].texts) - {"dense"}
 
 
 TWICE = offer("2:4", 0.5, 0.1)
