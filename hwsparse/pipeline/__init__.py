@@ -185,7 +185,7 @@ def optimize(
             scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
         )  # fmt: skip
     winner = pick_winner(finalists, baselines.dense, goal.max_drop, goal.min_quality, goal.max_latency_s)
-    return Outcome(model, target, baselines, finalists, winner, candidates, space, costs, weights)
+    return Outcome(model, target, baselines, finalists, winner, candidates, space, costs, weights, workspace.directory)
 
 
 def compile_plan(
@@ -234,7 +234,7 @@ def compile_plan(
             lambda done, total: on_progress("finalists", done, total, ()),
         )  # fmt: skip
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
-    return Outcome(model, target, baselines, finalists, winner, (), None, costs, weights)
+    return Outcome(model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory)
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:

@@ -7,7 +7,7 @@ from typing import Literal
 from hwsparse.latency import Measurement
 from hwsparse.pipeline.outcome import Outcome
 from hwsparse.plan import Plan
-from hwsparse.report import FrontPoint, FrontReport
+from hwsparse.report import ArtifactPlace, FrontPoint, FrontReport
 from hwsparse.sparsify import QualityReport
 
 
@@ -26,7 +26,9 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     for finalist in outcome.finalists:
         if finalist.quality is not None:
             kind: Literal["uniform", "search"] = "uniform" if finalist.label.startswith("uniform") else "search"
-            points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, finalist.plan))
+            directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
+            place = ArtifactPlace(finalist.artifact.digest, directory)
+            points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, finalist.plan, place))
     winner = outcome.winner
     return FrontReport(
         title=f"{model.name} on {target.name}",
@@ -47,6 +49,7 @@ def _point(
     latency: Measurement,
     quality: QualityReport,
     plan: Plan | None,
+    artifact: ArtifactPlace | None = None,
 ) -> FrontPoint:
     return FrontPoint(
         label=label,
@@ -58,6 +61,7 @@ def _point(
         quality_interval=quality.interval,
         split=quality.split,
         plan=plan,
+        artifact=artifact,
     )
 
 

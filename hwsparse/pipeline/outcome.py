@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hwsparse.artifact import Artifact
 from hwsparse.compiler import Refusal
@@ -49,7 +50,10 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal."""
+    """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal.
+
+    The finalists' artifacts lie below `directory`.
+    """
 
     model: Model
     target: Target
@@ -60,3 +64,4 @@ class Outcome:
     space: SearchSpace | None
     costs: CostModel
     weights: PrunedWeights
+    directory: Path

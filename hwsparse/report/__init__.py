@@ -11,6 +11,6 @@
 Who draws imports the module that does; the names below need no drawing package.
 """
 
-from hwsparse.report.front import FrontPoint, FrontReport, parse_report, read_report, write_report
+from hwsparse.report.front import ArtifactPlace, FrontPoint, FrontReport, parse_report, read_report, write_report
 
-__all__ = ["FrontPoint", "FrontReport", "parse_report", "read_report", "write_report"]
+__all__ = ["ArtifactPlace", "FrontPoint", "FrontReport", "parse_report", "read_report", "write_report"]

@@ -2,30 +2,48 @@
 
 The pictures and tables are made from it, and it is kept as JSON so that a front can be looked at again.
 
-Knows no drawing package, no study and no artifact's directory.
+Knows no drawing package and no study, and opens no artifact: it names them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from hwsparse import strictjson
-from hwsparse.artifact.manifest import LayerProof
+from hwsparse.artifact.manifest import DIGEST, LayerProof
 from hwsparse.errors import InputError
 from hwsparse.plan import Plan
 from hwsparse.report.files import write_whole
 from hwsparse.search.candidate import Candidate, Source
 from hwsparse.search.pareto import pareto_front
 
-FORMAT = 1  # of the JSON; raised when an older reader would be misled
+FORMAT = 2  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
 
 # external: the dense model in a runtime that is not ours
 PointKind = Literal["dense", "uniform", "surrogate", "search", "external"]
 TIMED: tuple[Source, ...] = ("measured", "simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactPlace:
+    """A point's artifact: its digest, and its directory as seen from where the report lies.
+
+    Raises:
+        InputError: the digest is none, or the directory does not lie below.
+    """
+
+    digest: str
+    directory: str  # "artifacts/3f9a..."
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.directory)
+        below = path.parts and not path.is_absolute() and ".." not in path.parts
+        if not DIGEST.fullmatch(self.digest) or not below or str(path) != self.directory:
+            raise InputError(f"{self.directory!r} with the digest {self.digest!r} is no artifact's place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +63,7 @@ class FrontPoint:
     quality_interval: tuple[float, float]
     split: str = "calibration"
     plan: Plan | None = None  # None: not ours, or not known
+    artifact: ArtifactPlace | None = None  # None: not built
 
     def __post_init__(self) -> None:
         figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval)

@@ -78,6 +78,7 @@ def _page(report: FrontReport) -> str:
 <h1>{escape(report.title)}</h1>
 <p class="headline">{escape(headline(report))}</p>
 <p class="faint">{escape(about)}</p>
+{_winner_line(report)}
 <figure>{picture}<figcaption>{escape(view(report).legend)}</figcaption></figure>
 {_points_section(report)}
 {_layers_section(report)}
@@ -86,6 +87,14 @@ def _page(report: FrontReport) -> str:
 </body>
 </html>
 """
+
+
+def _winner_line(report: FrontReport) -> str:
+    winner = report.winning_point
+    if winner is None or winner.artifact is None:
+        return ""
+    directory, digest = escape(winner.artifact.directory), winner.artifact.digest
+    return f"<p>Winner: {escape(winner.label)}, in <code>{directory}</code>, digest <code>{digest}</code></p>"
 
 
 def _points_section(report: FrontReport) -> str:
@@ -101,19 +110,21 @@ def _points_section(report: FrontReport) -> str:
     )
     rows = "".join(_point_row(report, point, id(point) in front) for point in report.shortlist)
     return f"""<h2>Points</h2>
-<p class="faint">● on the front, ★ the winner. Below each figure its 95 % interval. Speed-up and change are
-against our own dense model.</p>
+<p class="faint">● on the front, ★ the winner. Below each plan its artifact, below each figure its 95 % interval.
+Speed-up and change are against our own dense model.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 
 def _point_row(report: FrontReport, point: FrontPoint, on_front: bool) -> str:
     metric, is_winner = report.metric, point is report.winning_point
     mark = "★" if is_winner else "●" if on_front else ""
-    summary = words.plan_summary(point.plan)
+    summary = escape(words.plan_summary(point.plan))
+    if point.artifact is not None:
+        summary += f'<br><code title="{point.artifact.digest}">{escape(point.artifact.directory)}</code>'
     latency = _figure(words.milliseconds(point.latency_s), words.latency_interval(point))
     quality = _figure(words.quality(metric, point.quality), words.quality_interval(metric, point))
     return f"""<tr{' class="winner"' if is_winner else ""}><td class="mark">{mark}</td>
-<td>{escape(point.label)}<small>{escape(summary)}</small></td>
+<td>{escape(point.label)}<small>{summary}</small></td>
 <td class="number">{latency}</td><td class="{point.latency_source}">{point.latency_source}</td>
 <td class="number">{words.speedup(report, point)}</td><td class="number">{quality}</td>
 <td class="number">{words.quality_change(report, point)}</td></tr>

@@ -19,12 +19,17 @@ _SOURCE_STYLES = {"measured": "green", "simulated": "cyan", "predicted": "dim it
 def front_table(report: FrontReport) -> Table:
     """The points worth a line, from the fastest to the slowest; fits 80 columns.
 
-    A dot marks the front among our own points, a star the winner. Below a figure stands its 95 % interval;
-    the source says how the latency is known; speed-up and change are against our own dense model.
+    A dot marks the front among our own points, a star the winner, whose artifact is named under the table.
+    Below a figure stands its 95 % interval; the source says how the latency is known; speed-up and change are
+    against our own dense model.
     """
+    winner = report.winning_point
+    key = "● front  ★ winner"
+    if winner is not None and winner.artifact is not None:
+        key += f": {winner.artifact.directory}"
     table = Table(
         title=escape(report.title),
-        caption=escape(f"{report.model} · {report.device} · {report.dataset}") + "\n● front  ★ winner",
+        caption=escape(f"{report.model} · {report.device} · {report.dataset}\n{key}"),
         box=box.SIMPLE_HEAD,
         leading=1,
         pad_edge=False,
@@ -36,7 +41,6 @@ def front_table(report: FrontReport) -> Table:
     for header in ("Speed-up", words.short_metric_name(report.metric), "Change"):
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
-    winner = report.winning_point
     for point in report.shortlist:
         mark = "★" if point is winner else "●" if id(point) in front else " "
         summary = words.plan_summary(point.plan)

@@ -124,6 +124,15 @@ def test_the_front_can_be_looked_at_again(outcome: Outcome) -> None:
     report = front_report(outcome, "own")
     assert parse_report(report.text) == report
     assert {"dense", "onnxruntime"} <= {point.label for point in report.points}
+    places = {point.label: point.artifact for point in report.points if point.artifact is not None}
+    assert places.keys() == {finalist.label for finalist in outcome.finalists}
+    for finalist in outcome.finalists:
+        place = places[finalist.label]
+        assert place.digest == finalist.artifact.digest
+        assert outcome.directory / place.directory == finalist.artifact.directory
+    if outcome.winner is not None:
+        assert report.winning_point is not None
+        assert report.winning_point.artifact == places[outcome.winner.label]
 
 
 def test_a_second_run_measures_and_tries_nothing_again(

@@ -6,7 +6,7 @@ import random
 
 from hwsparse.artifact import LayerProof
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.report.front import FrontPoint, FrontReport
+from hwsparse.report.front import ArtifactPlace, FrontPoint, FrontReport
 
 MODEL = "ab" * 32
 LAYERS = ("/embed/Conv", "/body/Conv_1", "/body/Conv_2", "/head/Gemm")
@@ -29,6 +29,10 @@ def point(label: str, kind: str, ms: float, quality: float, source: str = "measu
         quality_interval=(quality - doubt, min(1.0, quality + doubt)),
         **{"split": "held-out" if source == "measured" else "calibration", **more},
     )
+
+
+def place(digit: str) -> ArtifactPlace:
+    return ArtifactPlace(digit * 64, f"artifacts/{digit * 16}")
 
 
 def quality_at(speedup: float, generator: random.Random) -> float:
@@ -60,11 +64,16 @@ def sample_report(trials: int = 80, *, measured: bool = True) -> FrontReport:
             point("dense", "dense", 4.81, 0.968, plan=make_plan()),
             point("uniform block4x1@0.5", "uniform", 3.06, 0.953, plan=make_plan(*["block4x1@0.5"] * 4)),
             point("uniform block4x1@0.7", "uniform", 2.24, 0.924, plan=make_plan(*["block4x1@0.7"] * 4)),
-            point("search 1", "search", 3.4, 0.9695, plan=make_plan("dense", "block4x1@0.5")),
-            point("search 2", "search", 2.62, 0.966, plan=make_plan("dense", "block4x1@0.7", "2:4", "2:4")),
-            point("search 3", "search", 2.08, 0.962, plan=make_plan("dense", "block4x1@0.9", "2:4", "2:4")),
-            point("search 4", "search", 1.72, 0.943, plan=make_plan("2:4", "block4x1@0.9", "2:4", "unstructured@0.8")),
         ]  # fmt: skip
+        finalists = (
+            (3.4, 0.9695, ("dense", "block4x1@0.5")),
+            (2.62, 0.966, ("dense", "block4x1@0.7", "2:4", "2:4")),
+            (2.08, 0.962, ("dense", "block4x1@0.9", "2:4", "2:4")),
+            (1.72, 0.943, ("2:4", "block4x1@0.9", "2:4", "unstructured@0.8")),
+        )
+        for number, (ms, quality, texts) in enumerate(finalists, 1):
+            artifact, plan = place(str(number)), make_plan(*texts)
+            points.append(point(f"search {number}", "search", ms, quality, plan=plan, artifact=artifact))
     return FrontReport(
         title="Magika on x86-local",
         model="Magika standard v3.3",

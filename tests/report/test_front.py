@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.errors import HwsparseError, InputError
-from hwsparse.report import FrontPoint, FrontReport, parse_report, read_report, write_report
+from hwsparse.report import ArtifactPlace, FrontPoint, FrontReport, parse_report, read_report, write_report
 from hwsparse.report.files import write_whole
 from hwsparse.search import Candidate
-from tests.report.sample import make_plan, point, sample_report
+from tests.report.sample import make_plan, place, point, sample_report
 
 REPORT = sample_report(12)
 
@@ -36,6 +36,7 @@ def points(draw: st.DrawFn) -> FrontPoint:
         quality_interval=(-high, -low),
         split=draw(texts),
         plan=draw(st.sampled_from([None, make_plan(), make_plan("2:4", "block4x1@0.9")])),
+        artifact=draw(st.sampled_from([None, place("a"), ArtifactPlace("0" * 64, "here")])),
     )
 
 
@@ -55,7 +56,7 @@ def test_a_report_is_kept_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has the format 2; this hwsparse reads 1"),
+        ({"format": 1}, "has the format 1; this hwsparse reads 2"),
         ({"format": None}, "has the format None"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"points": []}, "no result to show"),
@@ -96,6 +97,28 @@ def test_a_missing_report_is_said_plainly(tmp_path: Path) -> None:
 def test_impossible_points_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError, match="point 'dense'"):
         replace(REPORT.points[0], **change)
+
+
+@pytest.mark.parametrize(
+    ("digest", "directory"),
+    [
+        ("ab", "artifacts/a"),
+        ("AB" * 32, "artifacts/a"),
+        ("ab" * 32, ""),
+        ("ab" * 32, "."),
+        ("ab" * 32, "/etc"),
+        ("ab" * 32, "../elsewhere"),
+        ("ab" * 32, "artifacts/../../elsewhere"),
+        ("ab" * 32, "artifacts//a"),
+    ],
+)
+def test_a_place_that_no_artifact_has_is_refused(digest: str, directory: str) -> None:
+    with pytest.raises(InputError, match="is no artifact's place"):
+        ArtifactPlace(digest, directory)
+    data = json.loads(REPORT.text)
+    data["points"][-1]["artifact"] = {"digest": digest, "directory": directory}
+    with pytest.raises(InputError, match="is no artifact's place"):
+        parse_report(json.dumps(data))
 
 
 def test_a_candidate_becomes_a_point() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from hwsparse.artifact import LayerProof
 from hwsparse.errors import HwsparseError
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.report import FrontReport
+from hwsparse.report import ArtifactPlace, FrontReport
 from hwsparse.report.figure import HOVER_LAYERS, hover_text
 from hwsparse.report.html import front_html
 from hwsparse.report.plot import front_png
@@ -31,7 +31,7 @@ def hostile() -> FrontReport:
     plan = Plan.of(MODEL, {HOSTILE: parse_choice("2:4")})
     layer = LayerProof(HOSTILE, "2:4", "dense", HOSTILE, 1e-3, 2e-3, HOSTILE)
     points = (
-        point(HOSTILE, "search", 2.0, 0.9, plan=plan, split=HOSTILE),
+        point(HOSTILE, "search", 2.0, 0.9, plan=plan, split=HOSTILE, artifact=ArtifactPlace("0" * 64, HOSTILE)),
         point(HOSTILE, "external", 3.0, 0.95, split=HOSTILE),
         point("dense", "dense", 4.0, 0.95, plan=Plan.of(MODEL, {})),
         point("trial 1", "search", 2.5, 0.9, "predicted", plan=plan, split=HOSTILE),
@@ -136,6 +136,18 @@ def test_the_page_shows_every_point_once_and_the_layers(tmp_path: Path) -> None:
     assert "error_x" in next(trace for trace in markers if trace["name"] == "finalists of the search")
     for text in ("/body/Conv_2", "shared_index_r4_v6", "not faster: 0.63 ms, dense 0.6 ms", "4.68×", "90%"):  # noqa: RUF001
         assert text in page.text
+
+
+def test_every_artifact_is_named_and_the_winners_first(tmp_path: Path) -> None:
+    page = page_of(REPORT, tmp_path)
+    digest, directory = "3" * 64, f"artifacts/{'3' * 16}"
+    assert f"Winner: search 3, in {directory}, digest {digest}" in page.text
+    titles = [found["title"] for tag, found in page.tags if tag == "code" and "title" in found]
+    assert sorted(titles) == [digit * 64 for digit in "1234"]
+    for digit in "1234":
+        assert f"artifacts/{digit * 16}" in page.text
+    assert f"★ winner: {directory}" in table_text(REPORT, 80)
+    assert "Winner:" not in page_of(replace(REPORT, winner=None), tmp_path).text
 
 
 def test_hover_shows_the_plan_and_where_figures_come_from() -> None:
