@@ -26,10 +26,11 @@ from hwsparse.artifact import (
     parse_manifest,
     read_manifest,
     replace_artifact,
+    require_writable,
     unpack,
     write_artifact,
 )
-from hwsparse.errors import ArtifactError, HwsparseError
+from hwsparse.errors import ArtifactError, HwsparseError, InputError
 from hwsparse.plan import Plan
 from tests.example_artifact import FILES, MODEL_DIGEST, example_artifact, example_manifest
 
@@ -154,6 +155,27 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
     assert Artifact.load(tmp_path / "a") == artifact
     (tmp_path / "empty").mkdir()
     assert example_artifact(tmp_path / "empty").digest == artifact.digest
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for place in (tmp_path / "a", tmp_path / "b" / "c", tmp_path / "empty"):
+        require_writable(place)
+    for place, said in ((tmp_path / "file", "something is there"), (tmp_path / "file" / "x", "Not a directory")):
+        with pytest.raises(InputError, match=f"^{place}: .*{said}"):
+            require_writable(place)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_errors_name_the_place_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device", str(source))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}/a: No space left"):
+        example_artifact(tmp_path / "a")
 
 
 def test_an_older_artifact_gives_way_to_a_newer_one(tmp_path: Path) -> None:

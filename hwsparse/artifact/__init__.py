@@ -8,7 +8,7 @@ Knows neither torch nor tvm: what the files hold is the business of codegen.
 """
 
 from hwsparse.artifact.archive import archive_size, pack, read_manifest, unpack
-from hwsparse.artifact.directory import Artifact, replace_artifact, write_artifact
+from hwsparse.artifact.directory import Artifact, replace_artifact, require_writable, write_artifact
 from hwsparse.artifact.manifest import (
     FileEntry,
     LatencyFigure,
@@ -36,6 +36,7 @@ __all__ = [
     "parse_manifest",
     "read_manifest",
     "replace_artifact",
+    "require_writable",
     "unpack",
     "write_artifact",
 ]

@@ -85,10 +85,7 @@ def unpack(
             stream.expect(bytes(_padding(entry.size)))
         stream.expect(_END)
         stream.expect_end()
-        try:
-            loaded = Artifact.load(scratch)
-        except ArtifactError as error:  # no user knows the scratch directory's name
-            raise ArtifactError(str(error).replace(str(scratch), str(directory))) from None
+        loaded = Artifact.load(scratch)
     return dataclasses.replace(loaded, directory=directory)
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from hwsparse.artifact.manifest import (
     normalized,
     parse_manifest,
 )
-from hwsparse.errors import ArtifactError
+from hwsparse.errors import ArtifactError, InputError
 
 MANIFEST = "manifest.json"
 REQUIRED = ("library.json", "library.so", "weights.safetensors")
@@ -40,6 +41,7 @@ class Artifact:
 
     @property
     def digest(self) -> str:
+        """The artifact's identity, which stands for every byte of it."""
         return self.manifest.digest
 
     @classmethod
@@ -132,24 +134,43 @@ def fresh_directory(directory: Path) -> Iterator[Path]:
     """
     scratch = _beside(directory)
     try:
-        if directory.is_symlink() or not _is_vacant(directory):
-            raise ArtifactError(f"{directory}: something is there already; choose another place or remove it")
+        _require_vacant(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir()
         yield scratch
         os.rename(scratch, directory)
-    except OSError as error:
-        raise unreadable(error, directory) from None
+    except (ArtifactError, OSError) as error:
+        told = unreadable(error, directory) if isinstance(error, OSError) else error
+        # No user knows the scratch directory's name.
+        raise ArtifactError(str(told).replace(str(scratch), str(directory))) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_writable(directory: Path) -> None:
+    """Refuses a place where no artifact could be written, and leaves nothing there.
+
+    Raises:
+        InputError: `directory` is there and not empty, or cannot be made.
+    """
+    try:
+        _require_vacant(directory)
+        above = next(parent for parent in directory.absolute().parents if parent.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=above))
+    except ArtifactError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written: {error.strerror or error}") from None
 
 
 def _beside(directory: Path) -> Path:
     return directory.parent / f".{directory.name}.{secrets.token_hex(6)}.tmp"
 
 
-def _is_vacant(directory: Path) -> bool:
-    return not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+def _require_vacant(directory: Path) -> None:
+    vacant = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if directory.is_symlink() or not vacant:
+        raise ArtifactError(f"{directory}: something is there already; choose another place or remove it")
 
 
 def unreadable(error: OSError, where: Path) -> ArtifactError:
@@ -175,6 +196,7 @@ def _write(path: Path, source: Path | bytes) -> tuple[str, int]:
 
 
 def read_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file, in chunks of at most 1 MiB."""
     while chunk := file.read(CHUNK_BYTES):
         yield chunk
 
