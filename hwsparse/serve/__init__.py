@@ -7,6 +7,7 @@
     jobtable.py     the jobs there are, in a database
     worker.py       one worker process: started, watched, ended
     jobs.py         the jobs' lives: queued, run, cancelled, done
+    room.py         how much the server may keep
     uploads.py      the files that callers send
     status.py       errors to and from gRPC status
     services.py     the protocol's methods

@@ -81,6 +81,7 @@ class Client:
         self._artifacts = artifacts_pb2_grpc.ArtifactServiceStub(channel)
 
     def close(self) -> None:
+        """Ends the connection."""
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -145,6 +146,7 @@ class Client:
         *,
         seed: int = 0,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        threads: int = 0,
         request_id: str = "",
     ) -> OperationHandle:
         """Asks for a search, and artifacts of its best.
@@ -154,6 +156,7 @@ class Client:
             target: a device's name.
             dataset: digest from `upload_dataset`, or the name of one of the server's own.
             shapes: for inputs whose shape the model leaves open.
+            threads: that inference runs with; 0 for the device's own number.
             request_id: with one, the request may be sent again without being done again.
         """
         with _checked():
@@ -164,6 +167,7 @@ class Client:
                 dataset=dataset,
                 budget=wire.to_budget(budget),
                 seed=seed,
+                threads=threads,
                 request_id=request_id,
             )
         answer = self._call(self._optimization.Optimize, request)
@@ -178,12 +182,14 @@ class Client:
         dataset: str = "",
         seed: int = 0,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        threads: int = 0,
         request_id: str = "",
     ) -> OperationHandle:
         """Asks for the artifact of one plan, or of one choice for every layer that can have it.
 
         Args:
             dataset: what to measure quality on; none: it is not measured.
+            threads: as for `optimize`.
         """
         with _checked():
             request = optimization_pb2.CompileRequest(
@@ -192,6 +198,7 @@ class Client:
                 target=target,
                 dataset=dataset,
                 seed=seed,
+                threads=threads,
                 request_id=request_id,
             )
             if isinstance(sparsity, Plan):

@@ -4,15 +4,18 @@
     progress.jsonl   how far it is; one line per report, appended by the worker
     result.json      what came of it, or
     error.json       why nothing did; written whole by the worker before it ends
+    work/            what the worker needs only while it works; removed when it has ended
 
 Knows neither the server nor what the work is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from hwsparse.serve.operation import Budget, FrontPoint, JobError, JobKind, JobR
 
 T = TypeVar("T")
 
+WORK = "work"
 MAX_FILE_BYTES = 64 << 20
 MAX_LINE_BYTES = 16 << 20
 MAX_MESSAGE_CHARACTERS = 2000
@@ -47,6 +51,7 @@ class JobRequest:
     budget: Budget | None = None  # optimize
     plan: Plan | None = None  # compile: either this
     choice: str | None = None  # or this, for every layer that can have it
+    threads: int | None = None  # that inference runs with; None: the target's own number
 
     def __post_init__(self) -> None:
         if any(size < 1 for _, shape in self.shapes for size in shape):
@@ -126,13 +131,15 @@ class ProgressReader:
                     self._last = self._read(line)
         except FileNotFoundError:
             return self._last
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
         if len(line) == MAX_LINE_BYTES:
-            raise ServiceError(f"{self._path}: a line is longer than {MAX_LINE_BYTES} bytes")
+            raise ServiceError(f"{self._path.name}: a line is longer than {MAX_LINE_BYTES} bytes")
         return self._last
 
     def _read(self, line: bytes) -> Progress:
         try:
-            report = strictjson.loads(_Report, line, str(self._path))
+            report = strictjson.loads(_Report, line, self._path.name)
             front = self._last.front if report.front is None else report.front
             return Progress(
                 report.stage,
@@ -147,6 +154,7 @@ class ProgressReader:
 
 
 def write_request(directory: Path, request: JobRequest) -> None:
+    """Says what the worker of this directory is to do."""
     _write(directory / "request.json", request)
 
 
@@ -163,6 +171,7 @@ def read_request(directory: Path) -> JobRequest:
 
 
 def write_result(directory: Path, result: JobResult) -> None:
+    """Says what came of the job."""
     _write(directory / "result.json", result)
 
 
@@ -176,12 +185,31 @@ def read_result(directory: Path) -> JobResult | None:
 
 
 def write_error(directory: Path, error: BaseException) -> None:
-    """Says why the job failed; the text of an unexpected error stays in the worker's log."""
+    """Says why the job failed, in the caller's words; the text of an unexpected error stays in the worker's log."""
     if isinstance(error, HwsparseError):
-        told = JobError(type(error).__name__, one_line(str(error)))
+        kind, text = type(error).__name__, str(error)
+    elif isinstance(error, OSError):  # a full disk, a directory that cannot be written to
+        where = f"{error.filename}: " if error.filename else ""
+        kind, text = "StorageError", f"{where}{error.strerror or error}"
     else:
-        told = JobError("InternalError", f"the worker failed unexpectedly ({type(error).__name__})")
-    _write(directory / "error.json", told)
+        kind, text = "InternalError", f"the worker failed unexpectedly ({type(error).__name__})"
+    for path, name in _names(directory):
+        text = text.replace(path, name)
+    _write(directory / "error.json", JobError(kind, one_line(text)))
+
+
+def _names(directory: Path) -> list[tuple[str, str]]:
+    """Paths that no caller is to see, each with what to call it; what lies within another comes first."""
+    names = {str(directory): "the job", tempfile.gettempdir(): "TMPDIR"}
+    with contextlib.suppress(RuntimeError):  # a user whom the system does not know has no home
+        names[str(Path.home())] = "~"
+    with contextlib.suppress(ServiceError):
+        request = read_request(directory)
+        names[request.store] = "the server's store"
+        names[request.model_path] = f"{request.model_name}.onnx"
+        names[request.dataset_path or ""] = f"{request.dataset_name}.npz"
+    found = (path for path in names if len(path) > 1)  # neither "" nor "/"
+    return [(path, names[path]) for path in sorted(found, key=len, reverse=True)]
 
 
 def read_error(directory: Path) -> JobError | None:
@@ -225,9 +253,15 @@ def _write(path: Path, value: object) -> None:
 def _read(cls: type[T], path: Path) -> T | None:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ServiceError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-        return strictjson.loads(cls, path.read_bytes(), str(path))
+            raise ServiceError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes")
+        return strictjson.loads(cls, path.read_bytes(), path.name)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except InputError as error:
         raise ServiceError(str(error)) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ServiceError:
+    return ServiceError(f"{path.name}: cannot be read: {error.strerror or error}")

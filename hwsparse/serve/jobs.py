@@ -21,6 +21,7 @@ from pathlib import Path
 from hwsparse import strictjson
 from hwsparse.errors import ArtifactError, InputError, ServiceError, UnknownNameError
 from hwsparse.serve.jobfiles import (
+    WORK,
     JobRequest,
     ProgressReader,
     one_line,
@@ -30,6 +31,7 @@ from hwsparse.serve.jobfiles import (
 )
 from hwsparse.serve.jobtable import JobTable
 from hwsparse.serve.operation import FrontPoint, JobError, Operation, OperationState, Progress
+from hwsparse.serve.room import FullError
 from hwsparse.serve.worker import JobCommand, Worker, ending
 from hwsparse.store import ArtifactStore
 
@@ -59,6 +61,7 @@ class Jobs:
         store: ArtifactStore,
         *,
         max_running: int = 1,
+        max_queued: int = 100,
         grace_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,6 +79,7 @@ class Jobs:
         self._command = command
         self._store = store
         self._max_running = max_running
+        self._max_queued = max_queued
         self._grace_s = grace_s
         self._clock = clock
         self._running: dict[str, _Running] = {}
@@ -84,7 +88,7 @@ class Jobs:
         directory.mkdir(parents=True, exist_ok=True)
         self._table = JobTable(directory / "jobs.sqlite")
         for row in self._table.in_state(OperationState.RUNNING):
-            self._table.update(_ended(row.operation, *_STOPPED, clock()))
+            self._close(_ended(row.operation, *_STOPPED, clock()))
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
@@ -107,6 +111,7 @@ class Jobs:
 
         Raises:
             InputError: the request id was used for another request.
+            FullError: as many jobs wait as may.
             ServiceError: the server is stopping, or its disk refused.
         """
         digest = hashlib.sha256(strictjson.dumps(request).encode()).hexdigest()
@@ -116,6 +121,8 @@ class Jobs:
                 if row.request_digest != digest:
                     raise InputError(f"the request id {request_id!r} was used for another request")
                 return self._as_it_stands(row.operation)
+            if len(self._table.in_state(OperationState.QUEUED)) >= self._max_queued:
+                raise FullError(f"{self._max_queued} jobs wait on this server, as many as may; try again later")
             operation = Operation(
                 name=secrets.token_hex(8),
                 kind=request.kind,
@@ -272,11 +279,16 @@ class Jobs:
             self._changed.notify_all()
         if returncode is not None:
             operation = self._outcome(job, returncode)
-            self._table.update(operation)
+            self._close(operation)
             del self._running[operation.name]
             self._changed.notify_all()
         elif job.verdict and time.monotonic() >= job.kill_at:
             job.worker.kill()
+
+    def _close(self, operation: Operation) -> None:
+        """Writes down how a job ended, and removes what its worker needed only while it worked."""
+        self._table.update(operation)
+        shutil.rmtree(self._directory / operation.name / WORK, ignore_errors=True)
 
     def _end(self, job: _Running, verdict: tuple[OperationState, JobError]) -> None:
         if job.verdict is None:

@@ -58,28 +58,35 @@ class JobTable:
             _METADATA.create_all(connection)
 
     def close(self) -> None:
+        """Lets go of the database."""
         self._engine.dispose()
 
     def add(self, operation: Operation, request_digest: str) -> None:
+        """Adds a job at the end of the queue."""
         values = _values(operation)
         with self._connection() as connection:
             connection.execute(_JOBS.insert().values(request_digest=request_digest, **values))
 
     def update(self, operation: Operation) -> None:
+        """Writes where a job stands now."""
         changed = _JOBS.update().where(_JOBS.c.name == operation.name).values(**_values(operation))
         with self._connection() as connection:
             connection.execute(changed)
 
     def find(self, name: str) -> JobRow | None:
+        """The job of this name."""
         return self._one(_JOBS.c.name == name)
 
     def find_request(self, request_id: str) -> JobRow | None:
+        """The job that was asked for with this request id."""
         return self._one(_JOBS.c.request_id == request_id)
 
     def oldest_queued(self) -> JobRow | None:
+        """The job whose turn it is."""
         return self._one(_JOBS.c.state == OperationState.QUEUED.value)
 
     def in_state(self, state: OperationState) -> tuple[JobRow, ...]:
+        """Every job in this state, oldest first."""
         return self._rows(_JOBS.select().where(_JOBS.c.state == state.value).order_by(_JOBS.c.number))
 
     def page(self, size: int, before: int | None) -> tuple[JobRow, ...]:
@@ -102,7 +109,7 @@ class JobTable:
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise ServiceError(f"{self._path}: the table of jobs cannot be used: {cause}") from None
+            raise ServiceError(f"{self._path.name}: the table of jobs cannot be used: {cause}") from None
 
 
 def _values(operation: Operation) -> dict[str, Any]:

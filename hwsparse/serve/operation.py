@@ -27,6 +27,7 @@ class OperationState(enum.Enum):
 
     @property
     def done(self) -> bool:
+        """Whether it has ended, one way or another."""
         return self not in (OperationState.QUEUED, OperationState.RUNNING)
 
 

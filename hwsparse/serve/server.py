@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from hwsparse.errors import InputError, ServiceError
 from hwsparse.serve import services
 from hwsparse.serve.jobs import Jobs
+from hwsparse.serve.room import Room
 from hwsparse.serve.status import StatusInterceptor
 from hwsparse.serve.uploads import Uploads
 from hwsparse.serve.v1 import (
@@ -82,6 +83,9 @@ class ServerSettings:
         port: 0 for any that is free.
         data: directory of data sets that callers can use by name, NAME.npz.
         store: where artifacts go, a path or fsspec URL.
+        max_queued: jobs that may wait.
+        max_upload_bytes, max_state_bytes: of one file that a caller sends, and of all that is in `state`.
+        idle_s: how long a caller that sends a file may be silent.
         threads: calls that are answered at once; half of them may be watching.
         grace_s: how long calls and workers may take to end when the server stops.
     """
@@ -94,15 +98,20 @@ class ServerSettings:
     data: Path | None = None
     store: str | None = None
     max_jobs: int = 1
+    max_queued: int = 100
     max_upload_bytes: int = 2 << 30
+    max_state_bytes: int = 64 << 30
+    idle_s: float = 30.0
     threads: int = 32
     grace_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InputError(f"{self.port} is no port: use 1 to 65535, or 0 for any that is free")
-        if self.max_jobs < 1 or self.threads < 2 or self.max_upload_bytes < 1 or self.grace_s < 0:
-            raise InputError("a server needs at least 1 job, 2 threads, 1 byte of upload and no negative grace")
+        if min(self.max_jobs, self.max_queued, self.max_upload_bytes, self.max_state_bytes, self.threads - 1) < 1:
+            raise InputError("a server needs at least 2 threads, and 1 of jobs, waiting jobs and bytes to keep")
+        if not (self.grace_s >= 0 and self.idle_s > 0):
+            raise InputError("a server's grace is not negative, and the silence that it bears more than 0 s")
 
 
 class Server:
@@ -115,6 +124,7 @@ class Server:
             ServiceError: the port or the state directory is in use or out of reach.
             ArtifactError: the store is out of reach.
         """
+        _require_address(settings)  # before anything is written
         with contextlib.ExitStack() as opened:
             opened.enter_context(_claimed(settings.state))
             house = _open_house(settings)
@@ -137,7 +147,6 @@ class Server:
             opened.callback(house.jobs.stop)  # those that watch are told, so that their calls end
             opened.callback(server.stop, settings.grace_s)  # no more calls from here on
             self._opened = opened.pop_all()
-        _log.info("serving on %s", self.address)
 
     def stop(self) -> None:
         """Takes no more calls, ends the workers, lets running calls finish, each for at most the grace."""
@@ -191,16 +200,20 @@ def _claimed(state: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _require_address(settings: ServerSettings) -> None:
+    """Refuses an address that cannot be had; gRPC would say no more than that it failed, and print the reason."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ServiceError(f"cannot listen on {_bracketed(settings.host)}:{settings.port}: {reason}") from None
+
+
 def _bind(server: grpc.Server, settings: ServerSettings) -> int:
     address = f"{_bracketed(settings.host)}:{settings.port}"
     try:
-        # gRPC would say no more than that it failed, and print the reason.
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        socket.create_server((settings.host, settings.port), family=family).close()
         port = server.add_insecure_port(address)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]
-        raise ServiceError(f"cannot listen on {address}: {reason}") from None
     except RuntimeError:  # the port was taken just now
         raise ServiceError(f"cannot listen on {address}") from None
     if settings.host not in ("127.0.0.1", "::1", "localhost"):
@@ -214,12 +227,13 @@ def _bracketed(host: str) -> str:
 
 def _open_house(settings: ServerSettings) -> services.House:
     state = settings.state.absolute()
+    room = Room(state, settings.max_state_bytes)
     store = ArtifactStore(settings.store if settings.store is not None else state / "artifacts")
     try:
         return services.House(
             targets={target.name: target for target in settings.targets},
-            models=Uploads(state / "models", ".onnx", settings.max_upload_bytes),
-            datasets=Uploads(state / "datasets", ".npz", settings.max_upload_bytes),
+            models=Uploads(state / "models", ".onnx", settings.max_upload_bytes, room),
+            datasets=Uploads(state / "datasets", ".npz", settings.max_upload_bytes, room),
             data=settings.data.absolute() if settings.data else None,
             store=store,
             jobs=Jobs(
@@ -227,8 +241,11 @@ def _open_house(settings: ServerSettings) -> services.House:
                 settings.command,
                 store,
                 max_running=settings.max_jobs,
+                max_queued=settings.max_queued,
                 grace_s=settings.grace_s,
             ),
+            room=room,
+            idle_s=settings.idle_s,
         )
     except OSError as error:
         raise ServiceError(f"{state}: cannot keep the server's state there: {error.strerror}") from None

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -22,6 +23,7 @@ from hwsparse.serve import wire
 from hwsparse.serve.jobfiles import JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Operation
+from hwsparse.serve.room import Room
 from hwsparse.serve.uploads import NAME, SHA256, Uploads
 from hwsparse.serve.v1 import (
     artifacts_pb2,
@@ -40,6 +42,8 @@ from hwsparse.serve.v1 import (
 from hwsparse.store import ArtifactStore
 from hwsparse.target import Target
 
+R = TypeVar("R")
+
 MAX_PAGE, USUAL_PAGE = 500, 100
 MAX_REQUEST_ID = 100
 _log = logging.getLogger(__name__)
@@ -55,14 +59,18 @@ class House:
     data: Path | None  # the server's own data sets, NAME.npz
     store: ArtifactStore
     jobs: Jobs
+    room: Room
+    idle_s: float  # the longest silence of a caller that sends a file
 
     def target(self, name: str) -> Target:
+        """The device of this name."""
         if name not in self.targets:
             known = ", ".join(sorted(self.targets))
             raise UnknownNameError(f"no target {name[:100]!r} on this server; it has {known}")
         return self.targets[name]
 
     def own_datasets(self) -> dict[str, Path]:
+        """The server's own data sets, by name."""
         found = self.data.glob("*.npz") if self.data is not None else ()
         named = {path.stem: path for path in found if path.is_file()}
         # What looks like a digest would stand in the way of an upload.
@@ -80,6 +88,8 @@ class House:
 
 
 class TargetService(targets_pb2_grpc.TargetServiceServicer):
+    """Answers what devices there are."""
+
     def __init__(self, house: House) -> None:
         self._house = house
 
@@ -96,29 +106,35 @@ class TargetService(targets_pb2_grpc.TargetServiceServicer):
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
+    """Takes models."""
+
     def __init__(self, house: House) -> None:
-        self._models = house.models
+        self._house = house
 
     def UploadModel(  # noqa: N802
         self, request_iterator: Iterator[models_pb2.UploadModelRequest], context: grpc.ServicerContext
     ) -> models_pb2.UploadModelResponse:
-        upload = self._models.receive(*wire.from_upload(request_iterator))
+        sent = _prompt(request_iterator, context, self._house.idle_s)
+        upload = self._house.models.receive(*wire.from_upload(sent))
         return models_pb2.UploadModelResponse(model=wire.to_upload(upload))
 
     def GetModel(  # noqa: N802
         self, request: models_pb2.GetModelRequest, context: grpc.ServicerContext
     ) -> models_pb2.GetModelResponse:
-        return models_pb2.GetModelResponse(model=wire.to_upload(self._models.get(request.sha256, "model")))
+        return models_pb2.GetModelResponse(model=wire.to_upload(self._house.models.get(request.sha256, "model")))
 
 
 class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
+    """Takes data sets, and tells the server's own."""
+
     def __init__(self, house: House) -> None:
         self._house = house
 
     def UploadDataset(  # noqa: N802
         self, request_iterator: Iterator[datasets_pb2.UploadDatasetRequest], context: grpc.ServicerContext
     ) -> datasets_pb2.UploadDatasetResponse:
-        upload = self._house.datasets.receive(*wire.from_upload(request_iterator))
+        sent = _prompt(request_iterator, context, self._house.idle_s)
+        upload = self._house.datasets.receive(*wire.from_upload(sent))
         return datasets_pb2.UploadDatasetResponse(dataset=wire.to_upload(upload))
 
     def ListDatasets(  # noqa: N802
@@ -128,6 +144,8 @@ class DatasetService(datasets_pb2_grpc.DatasetServiceServicer):
 
 
 class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
+    """Starts work, and tells its front."""
+
     def __init__(self, house: House) -> None:
         self._house = house
 
@@ -135,8 +153,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         self, request: optimization_pb2.OptimizeRequest, context: grpc.ServicerContext
     ) -> optimization_pb2.OptimizeResponse:
         model = self._house.models.get(request.model_sha256, "model")
-        target = self._house.target(request.target)
-        target.require_timing()
+        target = self._target(request)
         path, name = self._house.dataset(request.dataset)
         job = JobRequest(
             kind="optimize",
@@ -148,6 +165,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             dataset_path=str(path),
             dataset_name=name,
             seed=request.seed,
+            threads=request.threads or None,
             store=self._house.store.location,
             budget=wire.from_budget(request.budget),
         )
@@ -158,7 +176,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         self, request: optimization_pb2.CompileRequest, context: grpc.ServicerContext
     ) -> optimization_pb2.CompileResponse:
         model = self._house.models.get(request.model_sha256, "model")
-        target = self._house.target(request.target)
+        target = self._target(request)
         path, name = self._house.dataset(request.dataset) if request.dataset else (None, None)
         plan = Plan.from_json(request.plan_json) if request.HasField("plan_json") else None
         choice = parse_choice(request.uniform_choice) if request.HasField("uniform_choice") else None
@@ -175,6 +193,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             dataset_path=str(path) if path else None,
             dataset_name=name,
             seed=request.seed,
+            threads=request.threads or None,
             store=self._house.store.location,
             plan=plan,
             choice=str(choice) if choice else None,
@@ -188,13 +207,24 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         points, complete = self._house.jobs.front(request.operation)
         return optimization_pb2.GetParetoFrontResponse(points=map(wire.to_point, points), complete=complete)
 
+    def _target(self, request: optimization_pb2.OptimizeRequest | optimization_pb2.CompileRequest) -> Target:
+        """The device that a request names, with the threads it asks for; it can be timed here."""
+        target = self._house.target(request.target)
+        if request.threads:
+            target = target.with_threads(request.threads)
+        target.require_timing()
+        return target
+
     def _submit(self, job: JobRequest, request_id: str) -> Operation:
+        self._house.room.require(0)
         if len(request_id) > MAX_REQUEST_ID:
             raise InputError(f"a request id has at most {MAX_REQUEST_ID} characters")
         return self._house.jobs.submit(job, request_id)
 
 
 class OperationService(operations_pb2_grpc.OperationServiceServicer):
+    """Follows work."""
+
     def __init__(self, house: House, max_watchers: int) -> None:
         self._jobs = house.jobs
         self._watchers = threading.Semaphore(max_watchers)  # each holds a thread for as long as it watches
@@ -235,6 +265,8 @@ class OperationService(operations_pb2_grpc.OperationServiceServicer):
 
 
 class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
+    """Hands out artifacts."""
+
     def __init__(self, house: House) -> None:
         self._store = house.store
         self._summary = functools.lru_cache(4096)(self._read_summary)  # artifacts never change
@@ -280,6 +312,21 @@ class ArtifactService(artifacts_pb2_grpc.ArtifactServiceServicer):
 
     def _read_summary(self, digest: str) -> artifacts_pb2.ArtifactSummary:
         return wire.to_summary(self._store.manifest(digest))
+
+
+def _prompt(requests: Iterator[R], context: grpc.ServicerContext, idle_s: float) -> Iterator[R]:
+    """What a caller sends; one that falls silent is cut off, so that it does not hold a thread for ever."""
+    while True:
+        silence = threading.Timer(idle_s, context.cancel)
+        silence.daemon = True
+        silence.start()
+        try:
+            request = next(requests, None)
+        finally:
+            silence.cancel()
+        if request is None:
+            return
+        yield request
 
 
 def _page_size(wanted: int) -> int:

@@ -22,6 +22,7 @@ from hwsparse.errors import (
 )
 from hwsparse.serve.jobfiles import one_line
 from hwsparse.serve.operation import JobError
+from hwsparse.serve.room import FullError
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _CODES: tuple[tuple[type[HwsparseError], grpc.StatusCode], ...] = (
     (UnknownNameError, grpc.StatusCode.NOT_FOUND),
     (InputError, grpc.StatusCode.INVALID_ARGUMENT),
     (UnsupportedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (FullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ServiceError, grpc.StatusCode.UNAVAILABLE),
     (Cancelled, grpc.StatusCode.CANCELLED),
 )
@@ -96,11 +98,15 @@ def received(error: grpc.RpcError, address: str) -> HwsparseError:
     code, details = grpc.StatusCode.UNKNOWN, str(error)
     if isinstance(error, grpc.Call):
         code, details = error.code(), one_line(error.details() or "")
+    if code is grpc.StatusCode.CANCELLED and details == code.name:  # by gRPC, without an error of the house
+        return ServiceError(f"the server at {address} ended the call: nothing was sent for too long, or it is stopping")
     for kind, known in _CODES:
-        if code is known and kind is not ServiceError:
+        if code is known and not issubclass(kind, ServiceError):
             return kind(details)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ServiceError(f"the server at {address} cannot be reached or is not ready: {details}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return FullError(f"the server at {address} takes no more now: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServiceError(f"the server at {address} did not answer in time")
     if code is grpc.StatusCode.UNIMPLEMENTED:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsparse.errors import InputError, ServiceError, UnknownNameError
+from hwsparse.serve.room import Room
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -52,10 +53,11 @@ class Upload:
 class Uploads:
     """Files of one kind. Safe to use from many threads; one server at a time."""
 
-    def __init__(self, directory: Path, suffix: str, max_bytes: int) -> None:
+    def __init__(self, directory: Path, suffix: str, max_bytes: int, room: Room) -> None:
         self._directory = directory
         self._suffix = suffix
         self._max_bytes = max_bytes
+        self._room = room
         self._scratch = directory / ".incoming"
         shutil.rmtree(self._scratch, ignore_errors=True)  # of a server that was killed
         self._scratch.mkdir(parents=True)
@@ -85,7 +87,7 @@ class Uploads:
 
         Raises:
             InputError: too large, or not what was announced.
-            ServiceError: the server's disk is full.
+            ServiceError: the server has no room, or its disk is full.
         """
         if announced.size_bytes > self._max_bytes:
             raise InputError(
@@ -97,7 +99,9 @@ class Uploads:
             with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as scratch:
                 whole = Path(scratch) / "file"
                 whole.mkdir()
-                _save(whole / f"{announced.name}{self._suffix}", announced, chunks)
+                path = whole / f"{announced.name}{self._suffix}"
+                self._room.claim(path, announced.size_bytes)
+                _save(path, announced, chunks)
                 self._place(whole, self._directory / announced.sha256)
         except OSError as error:
             raise ServiceError(f"the server cannot keep {announced.name}: {error.strerror}") from None
@@ -113,7 +117,7 @@ class Uploads:
 
 def _save(path: Path, announced: Announcement, chunks: Iterable[bytes]) -> None:
     digest, size = hashlib.sha256(), 0
-    with open(path, "xb") as file:
+    with open(path, "r+b") as file:
         for chunk in chunks:
             size += len(chunk)
             if size > announced.size_bytes:

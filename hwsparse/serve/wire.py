@@ -79,6 +79,7 @@ def _key(names: Mapping[K, V], number: V, what: str) -> K:
 
 
 def to_target(target: Target) -> targets_pb2.Target:
+    """Builds the message of a device."""
     supported = [targets_pb2.SupportedPattern(pattern=p, dtype=d) for p, d in target.supported]
     return targets_pb2.Target(
         name=target.name,
@@ -101,6 +102,7 @@ def to_target(target: Target) -> targets_pb2.Target:
 
 
 def from_target(message: targets_pb2.Target) -> Target:
+    """Reads a device."""
     return Target(
         name=message.name,
         kind=_key(_TARGET_KINDS, message.kind, "kind of target"),
@@ -122,6 +124,7 @@ def from_target(message: targets_pb2.Target) -> Target:
 
 
 def to_latency(figure: LatencyFigure | None) -> figures_pb2.Latency | None:
+    """Builds the message of a latency."""
     if figure is None:
         return None
     low, high = figure.interval_s
@@ -135,12 +138,14 @@ def to_latency(figure: LatencyFigure | None) -> figures_pb2.Latency | None:
 
 
 def from_latency(message: figures_pb2.Latency) -> LatencyFigure:
+    """Reads a latency."""
     source = _key(_SOURCES, message.source, "source of a latency")
     interval = (message.low_s, message.high_s)
     return LatencyFigure(message.median_s, interval, source, message.samples)  # type: ignore[arg-type]
 
 
 def to_quality(figure: QualityFigure | None) -> figures_pb2.Quality | None:
+    """Builds the message of a quality."""
     if figure is None:
         return None
     low, high = figure.interval
@@ -159,6 +164,7 @@ def to_quality(figure: QualityFigure | None) -> figures_pb2.Quality | None:
 
 
 def from_quality(message: figures_pb2.Quality) -> QualityFigure:
+    """Reads a quality."""
     return QualityFigure(
         message.metric,
         message.value,
@@ -172,6 +178,7 @@ def from_quality(message: figures_pb2.Quality) -> QualityFigure:
 
 
 def to_point(point: FrontPoint) -> figures_pb2.FrontPoint:
+    """Builds the message of a point of a front."""
     return figures_pb2.FrontPoint(
         method=_METHODS[point.method],
         latency=to_latency(point.latency),
@@ -182,6 +189,7 @@ def to_point(point: FrontPoint) -> figures_pb2.FrontPoint:
 
 
 def from_point(message: figures_pb2.FrontPoint) -> FrontPoint:
+    """Reads a point of a front."""
     return FrontPoint(
         method=_key(_METHODS, message.method, "method"),  # type: ignore[arg-type]
         latency=from_latency(message.latency),
@@ -192,6 +200,7 @@ def from_point(message: figures_pb2.FrontPoint) -> FrontPoint:
 
 
 def to_progress(progress: Progress) -> operations_pb2.Progress:
+    """Builds the message of how far a job is."""
     return operations_pb2.Progress(
         stage=progress.stage,
         fraction=progress.fraction,
@@ -203,6 +212,7 @@ def to_progress(progress: Progress) -> operations_pb2.Progress:
 
 
 def from_progress(message: operations_pb2.Progress) -> Progress:
+    """Reads how far a job is."""
     return Progress(
         stage=message.stage,
         fraction=message.fraction,
@@ -214,6 +224,7 @@ def from_progress(message: operations_pb2.Progress) -> Progress:
 
 
 def to_operation(operation: Operation) -> operations_pb2.Operation:
+    """Builds the message of a piece of work."""
     message = operations_pb2.Operation(
         name=operation.name,
         kind=_KINDS[operation.kind],
@@ -236,6 +247,7 @@ def to_operation(operation: Operation) -> operations_pb2.Operation:
 
 
 def from_operation(message: operations_pb2.Operation) -> Operation:
+    """Reads a piece of work."""
     error = JobError(message.error.reason, message.error.message) if message.HasField("error") else None
     return Operation(
         name=message.name,
@@ -254,6 +266,7 @@ def from_operation(message: operations_pb2.Operation) -> Operation:
 
 
 def to_budget(budget: Budget) -> optimization_pb2.Budget:
+    """Builds the message of how far to search."""
     return optimization_pb2.Budget(
         trials=budget.trials,
         max_latency_s=budget.max_latency_s,
@@ -263,6 +276,7 @@ def to_budget(budget: Budget) -> optimization_pb2.Budget:
 
 
 def from_budget(message: optimization_pb2.Budget) -> Budget:
+    """Reads how far to search."""
     return Budget(
         trials=message.trials,
         max_latency_s=message.max_latency_s if message.HasField("max_latency_s") else None,
@@ -272,18 +286,22 @@ def from_budget(message: optimization_pb2.Budget) -> Budget:
 
 
 def to_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[optimization_pb2.InputShape]:
+    """Builds the message of inputs' shapes by name."""
     return [optimization_pb2.InputShape(name=name, dims=shapes[name]) for name in sorted(shapes)]
 
 
 def from_shapes(messages: Iterable[optimization_pb2.InputShape]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Reads inputs' shapes by name."""
     return tuple(sorted((message.name, tuple(message.dims)) for message in messages))
 
 
 def to_header(announced: Announcement) -> uploads_pb2.UploadHeader:
+    """Builds the message of what is said of a file before it is sent."""
     return uploads_pb2.UploadHeader(name=announced.name, sha256=announced.sha256, size_bytes=announced.size_bytes)
 
 
 def to_upload(upload: Upload) -> uploads_pb2.Upload:
+    """Builds the message of a file that the server holds."""
     return uploads_pb2.Upload(
         sha256=upload.sha256,
         name=upload.name,
@@ -309,6 +327,7 @@ def from_upload(requests: Iterator[UploadRequest]) -> tuple[Announcement, Iterat
 
 
 def to_summary(manifest: Manifest) -> artifacts_pb2.ArtifactSummary:
+    """Builds the message of the head of an artifact's manifest."""
     return artifacts_pb2.ArtifactSummary(
         digest=manifest.digest,
         model_name=manifest.model.name,
@@ -321,6 +340,7 @@ def to_summary(manifest: Manifest) -> artifacts_pb2.ArtifactSummary:
 
 
 def from_summary(message: artifacts_pb2.ArtifactSummary) -> ArtifactSummary:
+    """Reads the head of an artifact's manifest."""
     dense = from_latency(message.dense_latency) if message.HasField("dense_latency") else None
     return ArtifactSummary(
         digest=message.digest,

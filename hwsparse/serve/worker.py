@@ -56,10 +56,12 @@ class Worker:
         return returncode
 
     def ask_to_end(self) -> None:
+        """Sends the group SIGTERM."""
         if self.poll() is None:
             self._signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Sends the group SIGKILL."""
         if self.poll() is None:
             self._signal_group(signal.SIGKILL)
 

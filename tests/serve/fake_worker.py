@@ -13,6 +13,7 @@ from hwsparse.artifact import LatencyFigure, QualityFigure
 from hwsparse.errors import ModelError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.serve.jobfiles import (
+    WORK,
     ProgressWriter,
     end_with_server,
     read_request,
@@ -46,6 +47,7 @@ def main(directory: Path) -> None:
     request = read_request(directory)
     progress = ProgressWriter(directory)
     what = request.model_name
+    (directory / WORK).mkdir()
     progress.report("begin", 0.0)
     if what == "wait":
         end_with_server()
@@ -73,6 +75,10 @@ def main(directory: Path) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "garbage":
         (directory / "progress.jsonl").write_text("{}\n")
+        time.sleep(600)
+    elif what == "unreadable":
+        (directory / "progress.jsonl").unlink()
+        (directory / "progress.jsonl").mkdir()
         time.sleep(600)
     elif what == "liar":
         write_result(directory, JobResult(("0" * 64,)))

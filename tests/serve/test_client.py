@@ -21,6 +21,7 @@ from hwsparse.errors import (
 )
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.serve.client import Client
+from hwsparse.serve.jobfiles import read_request
 from hwsparse.serve.operation import Budget, OperationState
 from hwsparse.serve.server import Server
 from hwsparse.serve.v1 import artifacts_pb2, artifacts_pb2_grpc
@@ -69,7 +70,7 @@ def test_from_a_model_to_an_artifact(client: Client, upload: UploadModel, datase
 def test_a_plan_is_compiled(client: Client, upload: UploadModel, dataset: str, tmp_path: Path) -> None:
     plan = Plan.of(MODEL_DIGEST, {"conv": parse_choice("block4x1@0.9")})
     shapes = {"x": (1, 3, 8, 8)}
-    handle = client.compile(upload("good"), "small", plan, dataset=dataset, shapes=shapes)
+    handle = client.compile(upload("good"), "tiny", plan, dataset=dataset, shapes=shapes)
     assert len(handle.result().artifacts) == 1
 
 
@@ -133,7 +134,7 @@ def test_requests_that_make_no_sense_are_refused(client: Client, upload: UploadM
             call()
     client.compile(model, "tiny", DENSE, request_id="one")
     with pytest.raises(InputError, match="the request id 'one' was used for another request"):
-        client.compile(model, "small", DENSE, request_id="one")
+        client.compile(model, "tiny", DENSE, seed=1, request_id="one")
 
 
 def test_what_a_file_lacks_is_said_before_it_is_sent(client: Client, tmp_path: Path) -> None:
@@ -338,3 +339,22 @@ def test_what_a_target_cannot_do_is_said_when_it_is_asked_for(
         client.compile(model, "tiny", plan)
     with pytest.raises(UnsupportedError, match="target small is timed by the runner 'cuda'"):
         client.optimize(model, "small", dataset, Budget(1))
+    with pytest.raises(UnsupportedError, match="target small is timed by the runner 'cuda'"):
+        client.compile(model, "small", DENSE)
+    assert list(client.operations()) == []
+
+
+def test_threads_are_those_asked_for(client: Client, upload: UploadModel, dataset: str, tmp_path: Path) -> None:
+    model = upload("late-crash")
+    for threads, told in ((0, None), (1, 1)):
+        for handle in (
+            client.compile(model, "tiny", DENSE, threads=threads),
+            client.optimize(model, "tiny", dataset, Budget(1), threads=threads),
+        ):
+            assert read_request(tmp_path / "state" / "jobs" / handle.name).threads == told
+    for refused in (
+        lambda: client.compile(model, "tiny", DENSE, threads=3),
+        lambda: client.optimize(model, "tiny", dataset, Budget(1), threads=3),
+    ):
+        with pytest.raises(InputError, match="target tiny has 2 cores; 3 threads cannot be used"):
+            refused()

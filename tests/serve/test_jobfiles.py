@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwsparse.errors import HwsparseError, InputError, PlanError, ServiceError
+from hwsparse.errors import HwsparseError, InputError, MeasureError, ModelError, PlanError, ServiceError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.serve import jobfiles
 from hwsparse.serve.jobfiles import (
+    WORK,
     JobRequest,
     ProgressReader,
     ProgressWriter,
@@ -97,6 +98,42 @@ def test_results_and_errors_read_back_equal(tmp_path: Path) -> None:
     error = read_error(tmp_path)
     assert error is not None
     assert len(error.message) == 2000
+
+
+def test_an_error_has_the_names_that_its_caller_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    job, home = state / "jobs" / "j", tmp_path / "home"
+    job.mkdir(parents=True)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    model, data, store = state / "models" / "a6" / "net.onnx", state / "data" / "own.npz", state / "artifacts"
+    write_request(
+        job,
+        dataclasses.replace(
+            request_for("net", store=str(store)), model_path=str(model), dataset_path=str(data), dataset_name="own"
+        ),
+    )
+    for error, said in (
+        (ModelError(f"{model}: not an ONNX model"), JobError("ModelError", "net.onnx: not an ONNX model")),
+        (PlanError(f"{data} has label 9"), JobError("PlanError", "own.npz has label 9")),
+        (
+            OSError(28, "No space left", str(store / "x")),
+            JobError("StorageError", "the server's store/x: No space left"),
+        ),
+        (OSError(13, "Denied", str(job / WORK)), JobError("StorageError", "the job/work: Denied")),
+        (OSError(28, "No space left"), JobError("StorageError", "No space left")),
+        (MeasureError(f"{home}/.cache/r.sqlite"), JobError("MeasureError", "~/.cache/r.sqlite")),
+        (MeasureError("node /conv/Conv"), JobError("MeasureError", "node /conv/Conv")),
+    ):
+        write_error(job, error)
+        assert read_error(job) == said
+
+
+def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
+    for name in ("request.json", "result.json", "error.json", "progress.jsonl"):
+        (tmp_path / name).mkdir()
+    for read in (read_request, read_result, read_error, lambda directory: ProgressReader(directory).latest()):
+        with pytest.raises(ServiceError, match=r"^\w+\.jsonl?: cannot be read: Is a directory$"):
+            read(tmp_path)
 
 
 def test_progress_is_read_as_it_is_written(tmp_path: Path) -> None:

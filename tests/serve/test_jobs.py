@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from hwsparse.errors import InputError, ServiceError, UnknownNameError
-from hwsparse.serve.jobfiles import JobRequest
+from hwsparse.serve.jobfiles import WORK, JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Budget, Operation, OperationState
+from hwsparse.serve.room import FullError
 from hwsparse.store import ArtifactStore
 from tests.serve.conftest import COMMAND
 from tests.serve.fake_worker import front
@@ -126,6 +127,43 @@ def test_a_job_that_fails_says_why(run: Callable[[str], Operation], what: str, k
     assert operation.error is not None
     assert operation.error.kind == kind
     assert re.search(said, operation.error.message), operation.error.message
+
+
+def test_a_report_that_cannot_be_read_fails_its_job(start_jobs: StartJobs, tmp_path: Path) -> None:
+    jobs = start_jobs(grace_s=0.0)
+    last = list(jobs.watch(jobs.submit(request_for("unreadable")).name))[-1]
+    assert last.error is not None
+    assert last.error.message == "progress.jsonl: cannot be read: Is a directory"
+
+
+def test_what_only_the_work_needed_is_removed(start_jobs: StartJobs, tmp_path: Path) -> None:
+    jobs = start_jobs()
+    for what in ("late-crash", "refuse", "wait"):
+        name = jobs.submit(request_for(what)).name
+        for operation in jobs.watch(name):
+            if not operation.state.done and operation.progress.stage == "waiting":
+                assert (tmp_path / "jobs" / name / WORK).is_dir()
+                jobs.cancel(name)
+        assert not (tmp_path / "jobs" / name / WORK).exists()
+        assert (tmp_path / "jobs" / name / "request.json").exists()
+    killed = tmp_path / "jobs" / jobs.submit(request_for("wait")).name
+    reach(jobs, killed.name, "waiting")
+    jobs.stop()
+    assert not (killed / WORK).exists()
+
+
+def test_only_so_many_jobs_wait(start_jobs: StartJobs) -> None:
+    jobs = start_jobs(max_queued=2)
+    running = jobs.submit(request_for("wait")).name
+    reach(jobs, running, "waiting")
+    waiting = jobs.submit(request_for("late-crash"), "first")
+    jobs.submit(request_for("late-crash"))
+    with pytest.raises(FullError, match="2 jobs wait on this server, as many as may"):
+        jobs.submit(request_for("late-crash"))
+    assert jobs.submit(request_for("late-crash"), "first") == waiting  # no new job
+    jobs.cancel(running)
+    list(jobs.watch(waiting.name))
+    jobs.submit(request_for("late-crash"))
 
 
 def test_a_crash_after_the_result_takes_nothing_away(run: Callable[[str], Operation]) -> None:

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,7 +19,9 @@ from hwsparse.errors import InputError, ServiceError, UnknownNameError
 from hwsparse.plan import parse_choice
 from hwsparse.serve.client import Client
 from hwsparse.serve.operation import OperationState
+from hwsparse.serve.room import FullError
 from hwsparse.serve.server import Server
+from hwsparse.serve.status import received
 from hwsparse.serve.v1 import (
     models_pb2,
     models_pb2_grpc,
@@ -37,7 +41,10 @@ SERVICES = {
 # A server as a process of its own; its arguments: state directory.
 SERVE = """
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from hwsparse.serve.room import FullError
 from hwsparse.serve.server import ServerSettings, serve
 from tests.serve.conftest import COMMAND, TARGETS
 serve(
@@ -85,7 +92,7 @@ def test_a_port_in_use_is_one_clear_error(start_server: StartServer, tmp_path: P
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
             start_server(port=port)
-    # Nothing is left that would be in the way.
+    assert not (tmp_path / "state").exists()
     start_server(port=port)
 
 
@@ -127,7 +134,19 @@ def test_an_address_that_is_not_ours_is_one_clear_error(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("change", [{"port": -1}, {"port": 65536}, {"max_jobs": 0}, {"threads": 1}, {"grace_s": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"port": -1},
+        {"port": 65536},
+        {"max_jobs": 0},
+        {"threads": 1},
+        {"grace_s": -1},
+        {"idle_s": 0},
+        {"max_queued": 0},
+        {"max_state_bytes": 0},
+    ],
+)
 def test_settings_are_checked(start_server: StartServer, change: dict[str, int]) -> None:
     with pytest.raises(InputError):
         start_server(**change)
@@ -196,6 +215,52 @@ def test_an_upload_that_is_given_up_leaves_nothing(server: Server, tmp_path: Pat
     assert [p for p in (tmp_path / "state" / "models").rglob("*") if p.is_file()] == []
 
 
+def until_answered(client: Client) -> None:
+    """Waits until the server has a thread for this caller."""
+    for _ in range(1000):
+        try:
+            client.targets()
+        except FullError:
+            threading.Event().wait(0.01)
+        else:
+            return
+    raise AssertionError("every thread is taken")
+
+
+def test_a_caller_that_falls_silent_is_cut_off(start_server: StartServer, tmp_path: Path) -> None:
+    server, silence = start_server(threads=2, idle_s=0.2), threading.Event()
+
+    def parts() -> Iterator[models_pb2.UploadModelRequest]:
+        header = uploads_pb2.UploadHeader(name="m", sha256="0" * 64, size_bytes=100)
+        yield models_pb2.UploadModelRequest(header=header)
+        silence.wait(60)
+
+    with channel_to(server) as channel, Client(server.address) as client:
+        calls = [models_pb2_grpc.ModelServiceStub(channel).UploadModel.future(parts(), timeout=50) for _ in range(2)]
+        for call in calls:
+            error = call.exception(timeout=40)
+            assert error.code() is grpc.StatusCode.CANCELLED
+            assert "nothing was sent for too long" in str(received(error, server.address))
+        until_answered(client)
+        silence.set()
+    assert [p for p in (tmp_path / "state" / "models").rglob("*") if p.is_file()] == []
+
+
+def test_a_full_server_takes_no_more(start_server: StartServer, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"x")
+    server = start_server(max_state_bytes=200_000)
+    with Client(server.address) as client:
+        model = client.upload_model(tmp_path / "m.onnx")
+        (tmp_path / "state" / "filler").write_bytes(bytes(200_000))
+        (tmp_path / "other.onnx").write_bytes(b"y")
+        for call in (
+            lambda: client.upload_model(tmp_path / "other.onnx"),
+            lambda: client.compile(model, "tiny", parse_choice("dense")),
+        ):
+            with pytest.raises(ServiceError, match=f"{server.address} takes no more now: .* may keep 200000 bytes"):
+                call()
+
+
 def test_bytes_that_are_no_message_get_a_status(server: Server) -> None:
     with channel_to(server) as channel:
         for method in ("TargetService/GetTarget", "OptimizationService/Optimize"):
@@ -206,14 +271,15 @@ def test_bytes_that_are_no_message_get_a_status(server: Server) -> None:
         assert len(stub.ListTargets(targets_pb2.ListTargetsRequest(), timeout=10).targets) == 2
 
 
-def test_sigterm_stops_server_and_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_server_and_workers(tmp_path: Path, number: signal.Signals) -> None:
     process, address = start_process(tmp_path / "state")
     (tmp_path / "wait.onnx").write_bytes(b"x")
     with process, Client(address) as client:
         handle = client.compile(client.upload_model(tmp_path / "wait.onnx"), "tiny", parse_choice("dense"))
         next(o for o in handle.watch() if o.progress.stage == "waiting")
         pids = (tmp_path / "state" / "jobs" / handle.name / "pids").read_text().split()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.stdout is not None
         assert process.stdout.read() == "stopped\n"
         assert process.wait() == 0

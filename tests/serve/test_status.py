@@ -20,6 +20,7 @@ from hwsparse.errors import (
     UnsupportedError,
 )
 from hwsparse.serve.operation import JobError
+from hwsparse.serve.room import FullError
 from hwsparse.serve.status import StatusInterceptor, raised_by_job, received
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -75,6 +76,7 @@ def call(channel: grpc.Channel, kind: str) -> None:
         (UnknownNameError("bad\nrequest"), grpc.StatusCode.NOT_FOUND),
         (UnsupportedError("bad\nrequest"), grpc.StatusCode.FAILED_PRECONDITION),
         (ServiceError("bad\nrequest"), grpc.StatusCode.UNAVAILABLE),
+        (FullError("bad\nrequest"), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (Cancelled("bad\nrequest"), grpc.StatusCode.CANCELLED),
     ],
 )
@@ -124,7 +126,7 @@ def test_a_job_s_error_keeps_its_type() -> None:
 
 
 def test_every_error_type_has_a_status_or_is_kept_inside() -> None:
-    inside = {"HwsparseError", "CompileError", "MeasureError", "StudyError", "ArtifactError"}
+    inside = {"HwsparseError", "CompileError", "StorageError", "MeasureError", "StudyError", "ArtifactError"}
     told = (InputError, UnsupportedError, ServiceError, Cancelled)
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, HwsparseError):

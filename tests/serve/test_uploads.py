@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwsparse.errors import InputError, ServiceError, UnknownNameError
+from hwsparse.serve.room import FullError, Room
 from hwsparse.serve.uploads import Announcement, Upload, Uploads
 
 CONTENT = b"model" * 1000
@@ -15,9 +16,13 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 ANNOUNCED = Announcement("net", DIGEST, len(CONTENT))
 
 
+def open_uploads(directory: Path, room_bytes: int = 100_000) -> Uploads:
+    return Uploads(directory, ".onnx", 10_000, Room(directory, room_bytes))
+
+
 @pytest.fixture
 def uploads(tmp_path: Path) -> Uploads:
-    return Uploads(tmp_path, ".onnx", 10_000)
+    return open_uploads(tmp_path)
 
 
 def kept(directory: Path) -> list[str]:
@@ -100,9 +105,9 @@ def test_the_same_file_from_many_callers_at_once_is_kept_once(uploads: Uploads, 
 
 
 def test_what_a_killed_server_left_is_removed(tmp_path: Path) -> None:
-    Uploads(tmp_path, ".onnx", 10)
+    open_uploads(tmp_path)
     (tmp_path / ".incoming" / "part").write_text("x")
-    Uploads(tmp_path, ".onnx", 10)
+    open_uploads(tmp_path)
     assert kept(tmp_path) == []
 
 
@@ -110,3 +115,26 @@ def test_a_disk_that_refuses_is_one_clear_error(uploads: Uploads, tmp_path: Path
     (tmp_path / ".incoming").rmdir()
     with pytest.raises(ServiceError, match="the server cannot keep net: No such file"):
         uploads.receive(ANNOUNCED, [CONTENT])
+
+
+def test_all_files_together_have_a_limit(tmp_path: Path) -> None:
+    uploads = open_uploads(tmp_path, room_bytes=len(CONTENT) + 10)
+    (tmp_path / "other").write_bytes(bytes(11))
+    with pytest.raises(FullError, match="may keep 5010 bytes and has 11: no room for more"):
+        uploads.receive(ANNOUNCED, [CONTENT])
+    assert kept(tmp_path) == ["other"]
+    (tmp_path / "other").unlink()
+    assert uploads.receive(ANNOUNCED, [CONTENT]).size_bytes == len(CONTENT)
+    assert uploads.receive(ANNOUNCED, []).size_bytes == len(CONTENT)  # what is here takes no room
+
+
+def test_files_on_their_way_count(tmp_path: Path) -> None:
+    uploads = open_uploads(tmp_path, room_bytes=len(CONTENT) + 10)
+    other = Announcement("other", hashlib.sha256(b"x" * 11).hexdigest(), 11)
+
+    def meanwhile() -> Iterator[bytes]:
+        with pytest.raises(FullError):
+            uploads.receive(other, [b"x" * 11])
+        yield CONTENT
+
+    assert uploads.receive(ANNOUNCED, meanwhile()).path.read_bytes() == CONTENT

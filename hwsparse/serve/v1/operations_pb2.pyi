@@ -91,7 +91,7 @@ class Progress(_message.Message):
     trials_total: _builtins.int
     @_builtins.property
     def front(self) -> _containers.RepeatedCompositeFieldContainer[_figures_pb2.FrontPoint]:
-        """The front as far as it is known. While the search goes on its latencies may be predictions."""
+        """The front as far as it is known: predicted latencies, until the operation is done."""
 
     def __init__(
         self,

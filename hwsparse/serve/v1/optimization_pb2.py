@@ -26,7 +26,7 @@ from hwsparse.serve.v1 import figures_pb2 as hwsparse_dot_v1_dot_figures__pb2
 from hwsparse.serve.v1 import operations_pb2 as hwsparse_dot_v1_dot_operations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehwsparse/v1/optimization.proto\x12\x0bhwsparse.v1\x1a\x19hwsparse/v1/figures.proto\x1a\x1chwsparse/v1/operations.proto\"(\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\r\"\xa4\x01\n\x06\x42udget\x12\x0e\n\x06trials\x18\x01 \x01(\r\x12\x1a\n\rmax_latency_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_quality\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10max_quality_drop\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x10\n\x0e_max_latency_sB\x0e\n\x0c_min_qualityB\x13\n\x11_max_quality_drop\"\xbe\x01\n\x0fOptimizeRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.hwsparse.v1.Budget\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"=\n\x10OptimizeResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"\xd3\x01\n\x0e\x43ompileRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\tplan_json\x18\x05 \x01(\tH\x00\x12\x18\n\x0euniform_choice\x18\x06 \x01(\tH\x00\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\n\n\x08sparsity\"<\n\x0f\x43ompileResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"*\n\x15GetParetoFrontRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"S\n\x16GetParetoFrontResponse\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.hwsparse.v1.FrontPoint\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\xff\x01\n\x13OptimizationService\x12G\n\x08Optimize\x12\x1c.hwsparse.v1.OptimizeRequest\x1a\x1d.hwsparse.v1.OptimizeResponse\x12\x44\n\x07\x43ompile\x12\x1b.hwsparse.v1.CompileRequest\x1a\x1c.hwsparse.v1.CompileResponse\x12Y\n\x0eGetParetoFront\x12\".hwsparse.v1.GetParetoFrontRequest\x1a#.hwsparse.v1.GetParetoFrontResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehwsparse/v1/optimization.proto\x12\x0bhwsparse.v1\x1a\x19hwsparse/v1/figures.proto\x1a\x1chwsparse/v1/operations.proto\"(\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\r\"\xa4\x01\n\x06\x42udget\x12\x0e\n\x06trials\x18\x01 \x01(\r\x12\x1a\n\rmax_latency_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_quality\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10max_quality_drop\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x10\n\x0e_max_latency_sB\x0e\n\x0c_min_qualityB\x13\n\x11_max_quality_drop\"\xcf\x01\n\x0fOptimizeRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.hwsparse.v1.Budget\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0f\n\x07threads\x18\x08 \x01(\r\"=\n\x10OptimizeResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"\xe4\x01\n\x0e\x43ompileRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\tplan_json\x18\x05 \x01(\tH\x00\x12\x18\n\x0euniform_choice\x18\x06 \x01(\tH\x00\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0f\n\x07threads\x18\t \x01(\rB\n\n\x08sparsity\"<\n\x0f\x43ompileResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"*\n\x15GetParetoFrontRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"S\n\x16GetParetoFrontResponse\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.hwsparse.v1.FrontPoint\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\xff\x01\n\x13OptimizationService\x12G\n\x08Optimize\x12\x1c.hwsparse.v1.OptimizeRequest\x1a\x1d.hwsparse.v1.OptimizeResponse\x12\x44\n\x07\x43ompile\x12\x1b.hwsparse.v1.CompileRequest\x1a\x1c.hwsparse.v1.CompileResponse\x12Y\n\x0eGetParetoFront\x12\".hwsparse.v1.GetParetoFrontRequest\x1a#.hwsparse.v1.GetParetoFrontResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET']._serialized_start=147
   _globals['_BUDGET']._serialized_end=311
   _globals['_OPTIMIZEREQUEST']._serialized_start=314
-  _globals['_OPTIMIZEREQUEST']._serialized_end=504
-  _globals['_OPTIMIZERESPONSE']._serialized_start=506
-  _globals['_OPTIMIZERESPONSE']._serialized_end=567
-  _globals['_COMPILEREQUEST']._serialized_start=570
-  _globals['_COMPILEREQUEST']._serialized_end=781
-  _globals['_COMPILERESPONSE']._serialized_start=783
-  _globals['_COMPILERESPONSE']._serialized_end=843
-  _globals['_GETPARETOFRONTREQUEST']._serialized_start=845
-  _globals['_GETPARETOFRONTREQUEST']._serialized_end=887
-  _globals['_GETPARETOFRONTRESPONSE']._serialized_start=889
-  _globals['_GETPARETOFRONTRESPONSE']._serialized_end=972
-  _globals['_OPTIMIZATIONSERVICE']._serialized_start=975
-  _globals['_OPTIMIZATIONSERVICE']._serialized_end=1230
+  _globals['_OPTIMIZEREQUEST']._serialized_end=521
+  _globals['_OPTIMIZERESPONSE']._serialized_start=523
+  _globals['_OPTIMIZERESPONSE']._serialized_end=584
+  _globals['_COMPILEREQUEST']._serialized_start=587
+  _globals['_COMPILEREQUEST']._serialized_end=815
+  _globals['_COMPILERESPONSE']._serialized_start=817
+  _globals['_COMPILERESPONSE']._serialized_end=877
+  _globals['_GETPARETOFRONTREQUEST']._serialized_start=879
+  _globals['_GETPARETOFRONTREQUEST']._serialized_end=921
+  _globals['_GETPARETOFRONTRESPONSE']._serialized_start=923
+  _globals['_GETPARETOFRONTRESPONSE']._serialized_end=1006
+  _globals['_OPTIMIZATIONSERVICE']._serialized_start=1009
+  _globals['_OPTIMIZATIONSERVICE']._serialized_end=1264
 # @@protoc_insertion_point(module_scope)

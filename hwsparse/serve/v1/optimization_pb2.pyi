@@ -102,6 +102,7 @@ class OptimizeRequest(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
     model_sha256: _builtins.str
     """Digest of an uploaded model."""
     target: _builtins.str
@@ -112,6 +113,8 @@ class OptimizeRequest(_message.Message):
     """Of everything random in the search."""
     request_id: _builtins.str
     """Chosen by the caller, at most 100 characters; empty: each request is new work."""
+    threads: _builtins.int
+    """That inference runs with; 0 for the target's own number."""
     @_builtins.property
     def input_shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputShape]: ...
     @_builtins.property
@@ -126,10 +129,11 @@ class OptimizeRequest(_message.Message):
         budget: Global___Budget | None = ...,
         seed: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "request_id", b"request_id", "seed", b"seed", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "request_id", b"request_id", "seed", b"seed", "target", b"target", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,6 +171,7 @@ class CompileRequest(_message.Message):
     UNIFORM_CHOICE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
     model_sha256: _builtins.str
     """Digest of an uploaded model."""
     target: _builtins.str
@@ -181,6 +186,8 @@ class CompileRequest(_message.Message):
     """Of the calibration samples."""
     request_id: _builtins.str
     """As in OptimizeRequest."""
+    threads: _builtins.int
+    """As in OptimizeRequest."""
     @_builtins.property
     def input_shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputShape]: ...
     def __init__(
@@ -194,10 +201,11 @@ class CompileRequest(_message.Message):
         uniform_choice: _builtins.str = ...,
         seed: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan_json", b"plan_json", "sparsity", b"sparsity", "uniform_choice", b"uniform_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "plan_json", b"plan_json", "request_id", b"request_id", "seed", b"seed", "sparsity", b"sparsity", "target", b"target", "uniform_choice", b"uniform_choice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "plan_json", b"plan_json", "request_id", b"request_id", "seed", b"seed", "sparsity", b"sparsity", "target", b"target", "threads", b"threads", "uniform_choice", b"uniform_choice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_sparsity: _TypeAlias = _typing.Literal["plan_json", "uniform_choice"]  # noqa: Y015
     _WhichOneofArgType_sparsity: _TypeAlias = _typing.Literal["sparsity", b"sparsity"]  # noqa: Y015

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class OptimizationServiceStub:
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     def __init__(self, channel):
@@ -55,7 +56,8 @@ class OptimizationServiceStub:
 
 class OptimizationServiceServicer:
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     def Optimize(self, request, context):
@@ -74,7 +76,8 @@ class OptimizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetParetoFront(self, request, context):
-        """The front of an Optimize operation: final when that is done, as far as it is known before.
+        """The front of an Optimize operation: measured and final when that is done; before, as far as the search
+        knows it, with predicted latencies and the quality on the samples that choose.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +111,8 @@ def add_OptimizationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OptimizationService:
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     @staticmethod

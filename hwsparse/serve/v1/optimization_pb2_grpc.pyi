@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class OptimizationServiceStub:
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     @_typing.overload
@@ -42,12 +43,15 @@ class OptimizationServiceStub:
     Compile: _grpc.UnaryUnaryMultiCallable[_optimization_pb2.CompileRequest, _optimization_pb2.CompileResponse]
     """Compiles one plan, without a search. Errors as for Optimize."""
     GetParetoFront: _grpc.UnaryUnaryMultiCallable[_optimization_pb2.GetParetoFrontRequest, _optimization_pb2.GetParetoFrontResponse]
-    """The front of an Optimize operation: final when that is done, as far as it is known before."""
+    """The front of an Optimize operation: measured and final when that is done; before, as far as the search
+    knows it, with predicted latencies and the quality on the samples that choose.
+    """
 
 @_typing.type_check_only
 class OptimizationServiceAsyncStub(OptimizationServiceStub):
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -58,11 +62,14 @@ class OptimizationServiceAsyncStub(OptimizationServiceStub):
     Compile: _aio.UnaryUnaryMultiCallable[_optimization_pb2.CompileRequest, _optimization_pb2.CompileResponse]  # type: ignore[assignment]
     """Compiles one plan, without a search. Errors as for Optimize."""
     GetParetoFront: _aio.UnaryUnaryMultiCallable[_optimization_pb2.GetParetoFrontRequest, _optimization_pb2.GetParetoFrontResponse]  # type: ignore[assignment]
-    """The front of an Optimize operation: final when that is done, as far as it is known before."""
+    """The front of an Optimize operation: measured and final when that is done; before, as far as the search
+    knows it, with predicted latencies and the quality on the samples that choose.
+    """
 
 class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts the work. A request with a request id is done once: sent again, it gets the operation that it
-    got before. INVALID_ARGUMENT: the id was used for another request.
+    got before. INVALID_ARGUMENT: the id was used for another request. RESOURCE_EXHAUSTED: too many jobs wait, or
+    the server keeps as much as it may.
     """
 
     @_abc_1.abstractmethod
@@ -89,6 +96,8 @@ class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _optimization_pb2.GetParetoFrontRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_optimization_pb2.GetParetoFrontResponse, _abc.Awaitable[_optimization_pb2.GetParetoFrontResponse]]:
-        """The front of an Optimize operation: final when that is done, as far as it is known before."""
+        """The front of an Optimize operation: measured and final when that is done; before, as far as the search
+        knows it, with predicted latencies and the quality on the samples that choose.
+        """
 
 def add_OptimizationServiceServicer_to_server(servicer: OptimizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
