@@ -16,9 +16,12 @@ from rich.text import Text
 import hwsparse
 from hwsparse.cli import targets
 from hwsparse.cli.quickstart import quickstart
-from hwsparse.cli.service import job, request, serve
+from hwsparse.cli.service import download, job, request, serve
 from hwsparse.cli.work import compile_, front, inspect, optimize, verify
 from hwsparse.errors import HwsparseError, InputError
+
+# Commands that, stopped, go on where they were.
+RESUMED = ("quickstart", "optimize", "compile")
 
 app = typer.Typer(
     name="hwsparse",
@@ -30,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets.app, name="targets")
-for command in (quickstart, inspect, optimize, compile_, front, verify, serve, request):
+for command in (quickstart, inspect, optimize, compile_, front, verify, serve, request, download):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command(hidden=True)(job)
 
@@ -71,7 +74,8 @@ def main() -> None:
         command = context.command_path if context is not None else "hwsparse"
         _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
     if code == 130:
-        _say("stopped; what was measured and tried is kept: the same command goes on from there")
+        kept = "; what was measured and tried is kept: the same command goes on from there"
+        _say("stopped" + (kept if set(sys.argv[1:2]) & set(RESUMED) else ""))
     if code:
         sys.exit(code)
 

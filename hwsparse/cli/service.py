@@ -1,42 +1,39 @@
-"""`hwsparse serve`, `hwsparse request`, and the worker process of a job."""
+"""`hwsparse serve`, `hwsparse request`, `hwsparse download`, and the worker process of a job."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 # Before grpc is imported: otherwise its core prints a line whenever a connection ends.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from hwsparse.artifact import LatencyFigure, QualityFigure
+from hwsparse.artifact import require_writable
 from hwsparse.cli import options
 from hwsparse.cli.work import show_artifact
-from hwsparse.errors import Cancelled, InputError, ServiceError
+from hwsparse.errors import Cancelled, HwsparseError, InputError, ServiceError
 from hwsparse.plan import parse_choice
 from hwsparse.serve.client import Client, OperationHandle
-from hwsparse.serve.jobfiles import (
-    JobRequest,
-    ProgressWriter,
-    end_with_server,
-    read_request,
-    write_error,
-    write_result,
-)
-from hwsparse.serve.operation import Budget, FrontPoint, JobResult
+from hwsparse.serve.jobfiles import end_with_server, read_request, write_error, write_result
+from hwsparse.serve.operation import Budget, JobResult, OperationState, Progress
 from hwsparse.serve.server import ServerSettings
 from hwsparse.serve.server import serve as run_server
-from hwsparse.store import ArtifactStore
-from hwsparse.target import list_targets, load_target
+from hwsparse.target import list_targets
 
 JOB_COMMAND = (sys.executable, "-m", "hwsparse", "job")
+SERVER = typer.Option("127.0.0.1:50051", help="HOST:PORT of the server.")
+RECEIVED = typer.Option(Path("hwsparse-out"), help="Directory for the artifact; nothing may be there yet.")
 
 
 def serve(
@@ -46,6 +43,8 @@ def serve(
     data: Path | None = typer.Option(None, help="Directory of data sets that callers can use by name, NAME.npz."),
     store: str | None = typer.Option(None, help="Where artifacts go, a path or fsspec URL; by default in --state."),
     max_jobs: int = typer.Option(1, help="Jobs that run at once; timing wants the machine to itself."),
+    max_queued: int = typer.Option(100, help="Jobs that may wait; more are refused."),
+    max_state_gib: float = typer.Option(64, help="GiB that --state may hold; more uploads and jobs are refused."),
 ) -> None:
     """Serves optimisation over gRPC until it is stopped: upload a model, ask for a device, fetch the artifact.
 
@@ -61,22 +60,29 @@ def serve(
         data=data,
         store=store,
         max_jobs=max_jobs,
+        max_queued=max_queued,
+        max_state_bytes=int(max_state_gib * 2**30),
     )
-    console = Console()
-    run_server(settings, lambda address: console.print(f"serving on {address}; Ctrl-C stops"))
+    run_server(settings, lambda address: Console().print(f"serving on {address}; Ctrl-C stops"))
 
 
 def request(
     model: Path = options.MODEL,
     device: str = typer.Option("x86-local", help="A device that the server knows (see its `hwsparse targets`)."),
-    server: str = typer.Option("127.0.0.1:50051", help="HOST:PORT of the server."),
-    data: str | None = typer.Option(None, help="A .npz file to upload, or the name of one of the server's data sets."),
-    out: Path = options.OUT,
+    server: str = SERVER,
+    data: str | None = typer.Option(
+        None, help="Labelled data to upload, as for `optimize`, or the name of one of the server's data sets."
+    ),
+    out: Path = RECEIVED,
     choice: str | None = typer.Option(None, help="Compile this choice for every layer instead of searching."),
     trials: int = typer.Option(60, help="Plans to try."),
     max_drop: float = typer.Option(0.01, help="Quality that the winner may lose, as a fraction."),
+    threads: int | None = options.THREADS,
     seed: int = options.SEED,
     shape: list[str] = options.SHAPE,
+    tokenizer: Path | None = options.TOKENIZER,
+    image: str | None = options.IMAGE,
+    limit: int | None = options.LIMIT,
 ) -> None:
     """Asks a server for a faster form of a model on a device, and downloads the artifact, verified, into --out."""
     console = Console()
@@ -84,44 +90,126 @@ def request(
     wanted = None if choice is None else parse_choice(choice)
     if wanted is None and data is None:
         raise InputError("a search needs --data; without data give a --choice to compile")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out}: something is there already; choose another --out or remove it")
-    with Client(server) as client:
-        client.target(device)  # an unknown device is said before anything is sent
+    path = None if data is None else _path(data)
+    if path is None and {tokenizer, image, limit} != {None}:
+        raise InputError("--tokenizer, --image and --limit prepare data that is here: give its path with --data")
+    require_writable(out)
+    with Client(server) as client, contextlib.ExitStack() as opened:
+        known = client.target(device)  # an unknown device is said before anything is sent
+        if threads is not None:
+            known.with_threads(threads)
+        upload = None
+        if path is not None:
+            upload = opened.enter_context(_npz(path, model, shapes, tokenizer, image, limit, seed))
         digest = client.upload_model(model)
-        dataset = "" if data is None else client.upload_dataset(Path(data)) if Path(data).is_file() else data
+        dataset = client.upload_dataset(upload) if upload else data or ""
         if wanted is not None:
-            operation = client.compile(digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes)
+            operation = client.compile(
+                digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes, threads=threads or 0
+            )
         else:
-            operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes)
+            operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0)
         result = follow(operation, console)
         if not result.artifacts:
             console.print(f"Nothing gained on {device}: no plan was faster than dense within the goal.")
             raise typer.Exit(1)
-        artifact = client.download(result.artifacts[0], out)
+        try:
+            artifact = client.download(result.artifacts[0], out)
+        except HwsparseError as error:
+            again = f"`hwsparse download {result.artifacts[0]} --server {server} --out DIRECTORY`"
+            raise type(error)(f"{error}; the server keeps the artifact: {again}") from None
     show_artifact(artifact, console)
 
 
+def download(
+    digest: str = typer.Argument(help="The artifact's digest, 64 hex digits, as the server gave it."),
+    server: str = SERVER,
+    out: Path = RECEIVED,
+) -> None:
+    """Downloads an artifact that a server made before, verified, into --out."""
+    require_writable(out)
+    with Client(server) as client:
+        artifact = client.download(digest, out)
+    show_artifact(artifact, Console())
+
+
+def _path(data: str) -> Path | None:
+    """The file or directory that --data names; None if it names a data set of the server's.
+
+    Raises:
+        InputError: it looks like a path, and nothing is there.
+    """
+    path = Path(data)
+    if path.exists():
+        return path
+    if path.suffix in (".npz", ".csv") or len(path.parts) > 1:
+        raise InputError(f"{data}: no such file or directory")
+    return None
+
+
+@contextlib.contextmanager
+def _npz(
+    path: Path,
+    model: Path,
+    shapes: dict[str, tuple[int, ...]],
+    tokenizer: Path | None,
+    image: str | None,
+    limit: int | None,
+    seed: int,
+) -> Iterator[Path]:
+    """The data as one .npz file: the one that was given, or one written for the time being."""
+    from hwsparse.data import write_npz
+    from hwsparse.model import import_onnx
+
+    if path.suffix == ".npz" and {tokenizer, image, limit} == {None}:
+        yield path
+        return
+    dataset = options.dataset(path, import_onnx(model, shapes=shapes), tokenizer, image, limit, seed)
+    with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
+        written = Path(scratch, f"{dataset.name or 'data'}.npz")
+        write_npz(dataset, written)
+        yield written
+
+
 def follow(operation: OperationHandle, console: Console) -> JobResult:
-    """Shows an operation's progress until it is done; Ctrl-C cancels it."""
+    """Shows an operation's progress until it is done; Ctrl-C cancels it, and says what became of it."""
     try:
         with console.status("queued") as status:
             for seen in operation.watch():
-                progress = seen.progress
-                trials = f", trial {progress.trials_done} of {progress.trials_total}" if progress.trials_total else ""
-                status.update(f"{progress.fraction:4.0%} {progress.stage or 'queued'}{trials}")
+                status.update(escape(_words(seen.progress)))
         return operation.result()
     except KeyboardInterrupt:
-        operation.cancel()
+        Console(stderr=True).print(escape(_cancelled(operation)))
         raise
+
+
+def _cancelled(handle: OperationHandle) -> str:
+    """Cancels an operation, and says what became of it."""
+    try:
+        operation = handle.cancel()
+    except ServiceError as error:
+        return f"job {handle.name} may go on: {error}"
+    if operation.state is OperationState.SUCCEEDED:
+        return " ".join((f"job {handle.name} was done: artifact", *operation.artifacts[:1]))
+    return f"job {handle.name} is cancelled"
+
+
+def _words(progress: Progress) -> str:
+    """How far a job is, on one line."""
+    trials = f", trial {progress.trials_done} of {progress.trials_total}" if progress.trials_total else ""
+    front = progress.front
+    known = f", front of {len(front)}, fastest {front[0].latency.median_s * 1e3:.3g} ms" if front else ""
+    return f"{progress.fraction:4.0%} {progress.stage or 'queued'}{trials}{known}"
 
 
 def job(directory: Path) -> None:
     """Does the job of a directory that a server made: its worker process."""
+    from hwsparse.cli.job import run_job
+
     end_with_server()
     signal.signal(signal.SIGTERM, _cancel)
     try:
-        write_result(directory, _work(directory, read_request(directory)))
+        write_result(directory, run_job(directory, read_request(directory)))
     except BaseException as error:
         write_error(directory, error)
         raise
@@ -129,89 +217,3 @@ def job(directory: Path) -> None:
 
 def _cancel(number: int, frame: FrameType | None) -> None:
     raise Cancelled("the job was cancelled")
-
-
-# Stages of a job, each with where in the whole it ends; by what they took for networks of 1 to 25 million weights.
-STAGE_ENDS = {
-    "dense layers": 0.05,
-    "sparse layers": 0.40,
-    "layers": 0.60,
-    "statistics": 0.43,
-    "sensitivity": 0.46,
-    "whole networks": 0.50,
-    "search": 0.85,
-    "finalists": 1.0,
-}
-
-
-def _work(directory: Path, asked: JobRequest) -> JobResult:
-    from hwsparse.data import read_dataset
-    from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, optimize, uniform_plan
-
-    progress = ProgressWriter(directory)
-    before = 0.0
-
-    def report(stage: str, done: int, total: int, known: object) -> None:
-        nonlocal before
-        end = STAGE_ENDS[stage]
-        start = max((e for e in STAGE_ENDS.values() if e < end), default=0.0)
-        before = max(before, start + (end - start) * done / max(total, 1))
-        trials = (done, total) if stage == "search" else (0, 0)
-        message = f"{stage}: {done} of {total}"
-        progress.report(stage, min(before, 1.0), message, trials_done=trials[0], trials_total=trials[1])
-
-    progress.report("import", 0.0, f"reading {asked.model_name}")
-    target = load_target(asked.target)
-    model = import_onnx(Path(asked.model_path), shapes=dict(asked.shapes), name=Path(asked.model_name).stem)
-    dataset = None
-    if asked.dataset_path is not None:
-        dataset = read_dataset(Path(asked.dataset_path)).for_model(model)
-    workspace = Workspace(directory / "work", options.CACHE / "records.sqlite")
-    outcome: Outcome
-    if asked.kind == "optimize":
-        budget = asked.budget
-        if budget is None or dataset is None:
-            raise ServiceError("the request of a search has no budget or no data")
-        goal = Goal(
-            trials=budget.trials,
-            seed=asked.seed,
-            max_drop=budget.max_quality_drop if budget.max_quality_drop is not None else Goal().max_drop,
-            min_quality=budget.min_quality,
-            max_latency_s=budget.max_latency_s,
-        )
-        outcome = optimize(model, dataset, target, goal, workspace, report)
-    else:
-        plan = asked.plan or uniform_plan(model, parse_choice(asked.choice or ""))
-        outcome = compile_plan(model, plan, target, workspace, dataset, asked.seed, report)
-    return _result(asked, outcome)
-
-
-def _result(asked: JobRequest, outcome: object) -> JobResult:
-    """Stores the artifacts and lists them, the winner first."""
-    from hwsparse.compiler import latency_figure, quality_figure
-    from hwsparse.pipeline import Outcome
-
-    assert isinstance(outcome, Outcome)
-    store = ArtifactStore(asked.store)
-    winner = outcome.winner
-    # A plan compiled on request ships whether or not it is faster: its manifest says which.
-    kept = [f for f in outcome.finalists if f is not winner] if asked.kind == "compile" or winner else []
-    artifacts = tuple(store.put(finalist.artifact) for finalist in ([winner] if winner else []) + kept)
-    baselines = outcome.baselines
-    dense: tuple[LatencyFigure, QualityFigure | None] = (
-        latency_figure(baselines.dense),
-        quality_figure(baselines.quality),
-    )
-    from hwsparse.plan import Plan
-
-    points = [FrontPoint("dense", *dense, Plan(outcome.model.digest))]
-    for finalist in outcome.finalists:
-        method: Literal["uniform", "search"] = "uniform" if finalist.label == "uniform" or asked.choice else "search"
-        digest = finalist.artifact.digest if finalist.artifact.digest in artifacts else None
-        points.append(
-            FrontPoint(
-                method, latency_figure(finalist.latency), quality_figure(finalist.quality), finalist.plan, digest
-            )
-        )
-    return JobResult(artifacts, tuple(points))
