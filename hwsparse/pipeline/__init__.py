@@ -108,10 +108,12 @@ class Workspace:
 
     @property
     def study(self) -> Path:
+        """An SQLite file, with the studies of every job that was done here."""
         return self.directory / "study.sqlite"
 
     @property
     def artifacts(self) -> Path:
+        """A directory with one artifact per plan that was built here."""
         return self.directory / "artifacts"
 
 

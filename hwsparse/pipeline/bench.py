@@ -46,7 +46,12 @@ class Bench:
     clock: Clock
 
     def calibrate(self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Steps) -> CalibrationReport:
-        """Measures the model's layers, dense and under `options` (by layer name), as far as not on record."""
+        """Measures the model's layers, dense and under `options` (by layer name), as far as not on record.
+
+        Raises:
+            InputError: `options` names no layer.
+            MeasureError: nothing can be timed, or the records cannot be written.
+        """
         return calibrate(
             model.layers,
             options,
@@ -60,6 +65,9 @@ class Bench:
 
     def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
         """Times whole networks in turns, A B C A B C: compiled libraries and onnxruntime models.
+
+        Args:
+            directories: of the networks, by a key of the caller's.
 
         Raises:
             MeasureError: one of them crashed, hung or gave wrong outputs.

@@ -70,10 +70,20 @@ def build_and_time(
     """Builds plans (by label), times all of them with the baselines in one run, and packages them.
 
     Args:
+        weights: pruned weights of any of the plans.
         judges: None without data: nothing is judged.
         inputs: one real sample, with the batch axis; outputs on it must be onnxruntime's.
         scratch: a directory for libraries.
-        artifacts: a directory that receives one artifact per plan that is not dense in the end.
+        artifacts: a directory that receives one artifact per plan; it takes the place of an older one of the plan.
+        on_step: called with steps done and steps in all.
+
+    Returns:
+        The baselines, and a finalist per plan, in the order of the plans.
+
+    Raises:
+        CompileError: a plan does not compile, or its outputs are wrong.
+        MeasureError: a network, or a layer that a plan makes sparse, was not timed.
+        ArtifactError: an artifact cannot be written.
     """
     settled = {label: compiler.settle(model, plan, target, costs) for label, plan in plans.items()}
     settled[DENSE] = (Plan(model.digest), {})

@@ -59,6 +59,7 @@ def survey(
     Args:
         choices: what every layer is to be measured with, where it is large enough to repay it.
         settled: of a study that goes on; its choices are measured instead.
+        on_stage: called with the stage, steps done and steps in all.
 
     Returns:
         Offers by layer name, dense first, for `build_space`; the cost model of what was measured; and pruned

@@ -46,6 +46,7 @@ class Group:
 
     @property
     def timed(self) -> bool:
+        """Whether the latencies were measured or simulated, and not predicted."""
         return self.source in TIMED
 
     @property

@@ -18,10 +18,12 @@ TIMES, DASH, MINUS = "\u00d7", "\u2013", "\u2212"  # as typeset: escaped, since 
 
 
 def metric_name(metric: str) -> str:
+    """As on an axis: `Top-1 accuracy`; a metric without a name of its own goes by what it is called."""
     return METRICS.get(metric, metric)
 
 
 def short_metric_name(metric: str) -> str:
+    """As over a column: `Top-1`."""
     return SHORT_METRICS.get(metric, metric)
 
 
@@ -31,11 +33,13 @@ def milliseconds(seconds: float) -> str:
 
 
 def latency_interval(point: FrontPoint) -> str:
+    """In milliseconds, which go without saying below a latency."""
     low, high = point.latency_interval_s
     return f"{_three_figures(low * 1e3)}{DASH}{_three_figures(high * 1e3)}"
 
 
 def quality(metric: str, value: float) -> str:
+    """In percent where the metric is a share, as in `96.2 %`; else with four decimals."""
     return f"{value * 100:.1f} %" if metric in _PERCENT else f"{value:.4f}"
 
 
@@ -45,6 +49,7 @@ def axis_quality(metric: str, value: float) -> str:
 
 
 def quality_interval(metric: str, point: FrontPoint) -> str:
+    """In the unit of `quality`, which goes without saying below one."""
     low, high = point.quality_interval
     return f"{low * 100:.1f}{DASH}{high * 100:.1f}" if metric in _PERCENT else f"{low:.4f}{DASH}{high:.4f}"
 
@@ -64,10 +69,12 @@ def speedup(report: FrontReport, point: FrontPoint) -> str:
 
 
 def ratio(value: float) -> str:
+    """How many times as fast, with two decimals."""
     return f"{value:.2f}{TIMES}"
 
 
 def quality_change(report: FrontReport, point: FrontPoint) -> str:
+    """Against our dense model, as `change` says it; empty where there is none to compare with."""
     dense = report.dense_beside(point)
     return "" if dense is None else change(report.metric, point.quality - dense.quality)
 

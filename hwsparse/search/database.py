@@ -53,6 +53,7 @@ class StudyIdentity:
 
     @property
     def digest(self) -> str:
+        """sha256, in hexadecimal: equal identities have equal digests."""
         return hashlib.sha256(strictjson.dumps(self).encode()).hexdigest()
 
 

@@ -62,11 +62,8 @@ class LayerOptions:
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """Every option's choice as text, in the order of the options."""
         return tuple(str(option.choice) for option in self.options)
-
-    @property
-    def dense(self) -> Option:
-        return self.options[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +136,7 @@ class SettledChoices:
 
     @classmethod
     def of(cls, space: SearchSpace) -> SettledChoices:
+        """Everything that may be chosen in the space."""
         return cls(tuple((layer.layer, tuple(sorted(layer.texts))) for layer in space.free))
 
     def sparse(self, layer: str) -> tuple[Choice, ...]:
