@@ -44,7 +44,7 @@ def serve(
     store: str | None = typer.Option(None, help="Where artifacts go, a path or fsspec URL; by default in --state."),
     max_jobs: int = typer.Option(1, help="Jobs that run at once; timing wants the machine to itself."),
     max_queued: int = typer.Option(100, help="Jobs that may wait; more are refused."),
-    max_state_gib: float = typer.Option(64, help="GiB that --state may hold; more uploads and jobs are refused."),
+    max_state_gib: int = typer.Option(64, help="GiB that --state may hold; more uploads and jobs are refused."),
 ) -> None:
     """Serves optimisation over gRPC until it is stopped: upload a model, ask for a device, fetch the artifact.
 
@@ -61,7 +61,7 @@ def serve(
         store=store,
         max_jobs=max_jobs,
         max_queued=max_queued,
-        max_state_bytes=int(max_state_gib * 2**30),
+        max_state_bytes=max_state_gib << 30,
     )
     run_server(settings, lambda address: Console().print(f"serving on {address}; Ctrl-C stops"))
 

@@ -31,7 +31,7 @@ from hwsparse.serve.jobfiles import (
 )
 from hwsparse.serve.jobtable import JobTable
 from hwsparse.serve.operation import FrontPoint, JobError, Operation, OperationState, Progress
-from hwsparse.serve.room import FullError
+from hwsparse.serve.room import FullError, Room
 from hwsparse.serve.worker import JobCommand, Worker, ending
 from hwsparse.store import ArtifactStore
 
@@ -59,6 +59,7 @@ class Jobs:
         directory: Path,
         command: JobCommand,
         store: ArtifactStore,
+        room: Room,
         *,
         max_running: int = 1,
         max_queued: int = 100,
@@ -70,6 +71,7 @@ class Jobs:
         Args:
             command: starts a worker, given the job's directory as one more argument.
             store: where workers put artifacts.
+            room: what uploads and jobs together may take.
             grace_s: how long a worker that was asked to end may take before it is killed.
 
         Raises:
@@ -78,6 +80,7 @@ class Jobs:
         self._directory = directory
         self._command = command
         self._store = store
+        self._room = room
         self._max_running = max_running
         self._max_queued = max_queued
         self._grace_s = grace_s
@@ -111,7 +114,7 @@ class Jobs:
 
         Raises:
             InputError: the request id was used for another request.
-            FullError: as many jobs wait as may.
+            FullError: as many jobs wait as may, or the server keeps more than it may.
             ServiceError: the server is stopping, or its disk refused.
         """
         digest = hashlib.sha256(strictjson.dumps(request).encode()).hexdigest()
@@ -123,6 +126,7 @@ class Jobs:
                 return self._as_it_stands(row.operation)
             if len(self._table.in_state(OperationState.QUEUED)) >= self._max_queued:
                 raise FullError(f"{self._max_queued} jobs wait on this server, as many as may; try again later")
+            self._room.require(0)
             operation = Operation(
                 name=secrets.token_hex(8),
                 kind=request.kind,

@@ -240,11 +240,11 @@ def _open_house(settings: ServerSettings) -> services.House:
                 state / "jobs",
                 settings.command,
                 store,
+                room,
                 max_running=settings.max_jobs,
                 max_queued=settings.max_queued,
                 grace_s=settings.grace_s,
             ),
-            room=room,
             idle_s=settings.idle_s,
         )
     except OSError as error:

@@ -23,7 +23,6 @@ from hwsparse.serve import wire
 from hwsparse.serve.jobfiles import JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Operation
-from hwsparse.serve.room import Room
 from hwsparse.serve.uploads import NAME, SHA256, Uploads
 from hwsparse.serve.v1 import (
     artifacts_pb2,
@@ -59,7 +58,6 @@ class House:
     data: Path | None  # the server's own data sets, NAME.npz
     store: ArtifactStore
     jobs: Jobs
-    room: Room
     idle_s: float  # the longest silence of a caller that sends a file
 
     def target(self, name: str) -> Target:
@@ -216,7 +214,6 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         return target
 
     def _submit(self, job: JobRequest, request_id: str) -> Operation:
-        self._house.room.require(0)
         if len(request_id) > MAX_REQUEST_ID:
             raise InputError(f"a request id has at most {MAX_REQUEST_ID} characters")
         return self._house.jobs.submit(job, request_id)

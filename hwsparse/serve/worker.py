@@ -39,7 +39,7 @@ class Worker:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise ServiceError(f"cannot start a worker with {command[0]}: {error.strerror}") from None
+            raise ServiceError(f"cannot start a worker with {Path(command[0]).name}: {error.strerror}") from None
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""

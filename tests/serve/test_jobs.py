@@ -13,7 +13,7 @@ from hwsparse.errors import InputError, ServiceError, UnknownNameError
 from hwsparse.serve.jobfiles import WORK, JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Budget, Operation, OperationState
-from hwsparse.serve.room import FullError
+from hwsparse.serve.room import FullError, Room
 from hwsparse.store import ArtifactStore
 from tests.serve.conftest import COMMAND
 from tests.serve.fake_worker import front
@@ -44,7 +44,7 @@ def start_jobs(tmp_path: Path) -> Iterator[StartJobs]:
 
     def start(**changes: object) -> Jobs:
         settings = {"command": COMMAND, "grace_s": 5.0, **changes}
-        jobs = Jobs(tmp_path / "jobs", store=store, **settings)  # type: ignore[arg-type]
+        jobs = Jobs(tmp_path / "jobs", store=store, room=Room(tmp_path, 1 << 30), **settings)  # type: ignore[arg-type]
         jobs.start()
         started.append(jobs)
         return jobs
@@ -175,7 +175,7 @@ def test_a_worker_that_cannot_be_started_fails_its_job(start_jobs: StartJobs) ->
     last = list(jobs.watch(jobs.submit(request_for("good")).name))[-1]
     assert last.state is OperationState.FAILED
     assert last.error is not None
-    assert last.error.message == "cannot start a worker with /nonexistent/worker: No such file or directory"
+    assert last.error.message == "cannot start a worker with worker: No such file or directory"
 
 
 def test_a_killed_worker_fails_its_job_and_leaves_no_process(jobs: Jobs, tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_a_full_server_takes_no_more(start_server: StartServer, tmp_path: Path) 
     server = start_server(max_state_bytes=200_000)
     with Client(server.address) as client:
         model = client.upload_model(tmp_path / "m.onnx")
+        first = client.compile(model, "tiny", parse_choice("dense"), request_id="once")
         (tmp_path / "state" / "filler").write_bytes(bytes(200_000))
         (tmp_path / "other.onnx").write_bytes(b"y")
         for call in (
@@ -259,6 +260,7 @@ def test_a_full_server_takes_no_more(start_server: StartServer, tmp_path: Path) 
         ):
             with pytest.raises(ServiceError, match=f"{server.address} takes no more now: .* may keep 200000 bytes"):
                 call()
+        assert client.compile(model, "tiny", parse_choice("dense"), request_id="once").name == first.name
 
 
 def test_bytes_that_are_no_message_get_a_status(server: Server) -> None:

@@ -55,6 +55,7 @@ class ModelServiceServicer:
         """Sends one ONNX file: a header, then its bytes in chunks of at most 1 MiB. A file that the server
         already holds is answered at once, without waiting for the chunks.
         INVALID_ARGUMENT: larger than this server takes, or the bytes are not those of the header.
+        RESOURCE_EXHAUSTED: the server keeps as much as it may. CANCELLED: nothing came for too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,6 +37,7 @@ class ModelServiceStub:
     """Sends one ONNX file: a header, then its bytes in chunks of at most 1 MiB. A file that the server
     already holds is answered at once, without waiting for the chunks.
     INVALID_ARGUMENT: larger than this server takes, or the bytes are not those of the header.
+    RESOURCE_EXHAUSTED: the server keeps as much as it may. CANCELLED: nothing came for too long.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     """What the server holds under a digest. NOT_FOUND: nothing."""
@@ -50,6 +51,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Sends one ONNX file: a header, then its bytes in chunks of at most 1 MiB. A file that the server
     already holds is answered at once, without waiting for the chunks.
     INVALID_ARGUMENT: larger than this server takes, or the bytes are not those of the header.
+    RESOURCE_EXHAUSTED: the server keeps as much as it may. CANCELLED: nothing came for too long.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     """What the server holds under a digest. NOT_FOUND: nothing."""
@@ -66,6 +68,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends one ONNX file: a header, then its bytes in chunks of at most 1 MiB. A file that the server
         already holds is answered at once, without waiting for the chunks.
         INVALID_ARGUMENT: larger than this server takes, or the bytes are not those of the header.
+        RESOURCE_EXHAUSTED: the server keeps as much as it may. CANCELLED: nothing came for too long.
         """
 
     @_abc_1.abstractmethod
