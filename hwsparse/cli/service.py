@@ -189,8 +189,8 @@ def _cancelled(handle: OperationHandle) -> str:
         operation = handle.cancel()
     except ServiceError as error:
         return f"job {handle.name} may go on: {error}"
-    if operation.state is OperationState.SUCCEEDED:
-        return " ".join((f"job {handle.name} was done: artifact", *operation.artifacts[:1]))
+    if operation.state in (OperationState.SUCCEEDED, OperationState.FAILED):
+        return " ".join((f"job {handle.name} had {operation.state.value}", *operation.artifacts[:1]))
     return f"job {handle.name} is cancelled"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -195,6 +196,7 @@ def write_error(directory: Path, error: BaseException) -> None:
         kind, text = "InternalError", f"the worker failed unexpectedly ({type(error).__name__})"
     for path, name in _names(directory):
         text = text.replace(path, name)
+    shutil.rmtree(directory / WORK, ignore_errors=True)  # on a full disk, room to say so
     _write(directory / "error.json", JobError(kind, one_line(text)))
 
 

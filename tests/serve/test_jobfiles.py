@@ -128,6 +128,20 @@ def test_an_error_has_the_names_that_its_caller_knows(tmp_path: Path, monkeypatc
         assert read_error(job) == said
 
 
+def test_an_error_finds_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, work = Path.write_text, tmp_path / WORK
+    work.mkdir()
+
+    def full(path: Path, text: str) -> int:
+        if work.exists():
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    write_error(tmp_path, OSError(28, "No space left on device", str(work / "study.sqlite")))
+    assert read_error(tmp_path) == JobError("StorageError", "the job/work/study.sqlite: No space left on device")
+
+
 def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:
     for name in ("request.json", "result.json", "error.json", "progress.jsonl"):
         (tmp_path / name).mkdir()
