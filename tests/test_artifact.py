@@ -174,8 +174,9 @@ def test_errors_name_the_place_that_was_asked_for(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device", str(source))
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(ArtifactError, match=f"^{tmp_path}/a: No space left"):
-        example_artifact(tmp_path / "a")
+    for write in (example_artifact, lambda place: replace_artifact(place, example_artifact)):
+        with pytest.raises(ArtifactError, match=f"^{tmp_path}/a: No space left"):
+            write(tmp_path / "a")
 
 
 def test_an_older_artifact_gives_way_to_a_newer_one(tmp_path: Path) -> None:

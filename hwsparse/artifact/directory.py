@@ -110,8 +110,8 @@ def replace_artifact(directory: Path, write: Callable[[Path], Artifact]) -> Arti
                 os.rename(old, directory)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise unreadable(error, directory) from None
+    except (ArtifactError, OSError) as error:
+        raise _renamed(error, fresh, directory) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return dataclasses.replace(artifact, directory=directory)
@@ -140,9 +140,7 @@ def fresh_directory(directory: Path) -> Iterator[Path]:
         yield scratch
         os.rename(scratch, directory)
     except (ArtifactError, OSError) as error:
-        told = unreadable(error, directory) if isinstance(error, OSError) else error
-        # No user knows the scratch directory's name.
-        raise ArtifactError(str(told).replace(str(scratch), str(directory))) from None
+        raise _renamed(error, scratch, directory) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -177,6 +175,12 @@ def unreadable(error: OSError, where: Path) -> ArtifactError:
     """What to tell a user when the file system refused."""
     name = error.filename if isinstance(error.filename, str) else str(where)
     return ArtifactError(f"{name}: {error.strerror or error}")
+
+
+def _renamed(error: ArtifactError | OSError, scratch: Path, directory: Path) -> ArtifactError:
+    """The error of a directory on its way: no user knows its scratch name."""
+    told = unreadable(error, directory) if isinstance(error, OSError) else error
+    return ArtifactError(str(told).replace(str(scratch), str(directory)))
 
 
 def _write(path: Path, source: Path | bytes) -> tuple[str, int]:
