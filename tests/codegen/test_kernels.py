@@ -18,6 +18,7 @@ from hwsparse.codegen.cpu.select import kernel_for, refusal
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify.mask import applicable, make_mask
+from hwsparse.target import Target
 from tests.codegen.layers import CPU, conv, convs, depthwise_convs, onnxruntime_answer, product, products
 
 PATTERNS = ("dense", "unstructured", "block2x1", "block4x1", "block8x1", "block16x1", "2:4", "1:4", "2:4x4", "channel2")
@@ -31,7 +32,11 @@ def compile_kernel(function: tvm.tirx.PrimFunc) -> tvm.runtime.Module:
         return tvm.compile(function, tvm.target.Target({"kind": "llvm"}))
 
 
-def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int) -> None:
+# Where panels are split into blocks of columns even for small layers; registers as wide, and as many, as there are.
+TARGETS = (CPU, replace(CPU, l1d_bytes=1 << 10), replace(CPU, l1d_bytes=1 << 11, vector_bits=512, vector_registers=32))
+
+
+def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: Target = CPU) -> None:
     if Geometry.of(layer).depthwise:  # their kernel takes no residual, and lowering never gives it one
         epilogue = replace(epilogue, residual=False)
     rng = np.random.default_rng(seed)
@@ -40,7 +45,7 @@ def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int) -> None:
         weight *= make_mask(np.abs(weight), choice, layer.groups)
     x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in (layer.input_shape, (layer.outputs,)))
     residual = rng.standard_normal(layer.output_shape).astype(np.float32)
-    kernel = kernel_for(layer, choice, CPU, epilogue)
+    kernel = kernel_for(layer, choice, target, epilogue)
     inputs = [x, *kernel.pack(weight), bias, *([residual] if epilogue.residual else [])]
     out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
     compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)
@@ -66,25 +71,33 @@ def choices(draw: st.DrawFn, layer: Layer) -> Choice:
 
 EPILOGUES = st.sampled_from((Epilogue(), Epilogue(True), Epilogue(False, 0.0), Epilogue(True, 0.0, 6.0)))
 
+targets = st.sampled_from(TARGETS)
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_convolutions(data: st.DataObject) -> None:
     layer = data.draw(convs())
-    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)))
+    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)), data.draw(targets))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_matrix_products(data: st.DataObject) -> None:
     layer = data.draw(products())
-    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)))
+    check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)), data.draw(targets))
 
 
-@settings(max_examples=15, deadline=None)
-@given(depthwise_convs(), st.sampled_from((Epilogue(), Epilogue(False, 0.0, 6.0))), st.integers(0, 99))
-def test_depthwise_convolutions(layer: Layer, epilogue: Epilogue, seed: int) -> None:
-    check(layer, Choice(), epilogue, seed)
+@settings(max_examples=25, deadline=None)
+@given(depthwise_convs(), st.sampled_from((Epilogue(), Epilogue(False, 0.0, 6.0))), st.integers(0, 99), targets)
+def test_depthwise_convolutions(layer: Layer, epilogue: Epilogue, seed: int, target: Target) -> None:
+    check(layer, Choice(), epilogue, seed, target)
+
+
+def test_load_bound_kernels_work_on_blocks_of_columns_that_l1_holds() -> None:
+    wide = product((1, 64), 2048, 16)
+    names = [kernel_for(wide, Choice(parse_pattern(text), 0.9), CPU, Epilogue()).name for text in PATTERNS[1:4]]
+    assert ["k" in name.removeprefix("shared_index") for name in names] == [True, True, False]
 
 
 @pytest.mark.parametrize("text", PATTERNS)

@@ -11,6 +11,7 @@ Knows nothing of Relax, ONNX or models.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ class _Block:
         return self.vectors * self.lanes
 
 
+@functools.cache
 def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of input, weight (rows, taps), bias and output; residuals are not fused."""
     g, clip, block = geometry, epilogue.activation(), _choose_block(geometry, target)

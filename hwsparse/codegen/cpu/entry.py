@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -14,6 +14,24 @@ from hwsparse.codegen.cpu.geometry import Geometry
 # TVM puts every allocation of 1 KiB or more on the heap; accumulators must stay in registers.
 # Needs the pass configuration tirx.disable_storage_rewrite, which would drop the annotation.
 REGISTERS = {"disable_lower_builtin": True}
+
+
+class Lists(NamedTuple):
+    """The buffers of packed row groups, as `Packed` has them."""
+
+    bounds: Any
+    starts: Any
+    columns: Any
+    values: Any
+    rows: Any
+
+
+class Ends(NamedTuple):
+    """The buffers of a kernel's last step; without a residual `added` is not read."""
+
+    bias: Any
+    added: Any
+    out: Any
 
 
 def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:

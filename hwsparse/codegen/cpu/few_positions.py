@@ -11,6 +11,8 @@ Knows nothing of Relax, ONNX or models.
 
 from __future__ import annotations
 
+import functools
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -19,6 +21,7 @@ from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry
 
 
+@functools.cache
 def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.PrimFunc:
     """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
     positions, columns_in, row_count, finish = (

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from hwsparse.plan import Layer
 from hwsparse.target import Target
 
+FLOAT_BYTES = 4
+# Rows that share an index list, up to which an entry's loads cost more than its multiply-adds.
+MOST_LOAD_BOUND_ROWS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -92,26 +96,31 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """How positions are cut into tiles and tiles shared out.
-
-    A tile is `height` x `width` output positions held in `vectors` SIMD registers a row; either the
-    tile spans whole output rows or it is one row high, so that its outputs are contiguous in memory.
-    `chunks` parts of the row groups are separate tasks, so that few tiles still fill every thread.
-    """
+class Tile:
+    """A rectangle of output positions, held in `vectors` SIMD registers a row."""
 
     height: int
     width: int
     vectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How positions are cut into tiles, columns into blocks, and both shared out.
+
+    A tile either spans whole output rows or is one row high, so that its outputs are contiguous in
+    memory. The last tile of an image, or of an image row, may be smaller and then has fewer vectors.
+    `chunks` parts of the row groups are separate tasks, so that few tiles still fill every thread. Of
+    the panel, `block` columns are worked on at a time.
+    """
+
+    tile: Tile
+    last: Tile
     lanes: int
     down: int  # tiles along the height
     across: int  # tiles along the width
     chunks: int
-
-    @property
-    def size(self) -> int:
-        """Positions that the registers of a tile hold."""
-        return self.vectors * self.lanes
+    block: int
 
 
 def most_vectors(shared_rows: int, target: Target) -> int:
@@ -124,10 +133,7 @@ def most_vectors(shared_rows: int, target: Target) -> int:
 
 
 def choose_tiling(geometry: Geometry, shared_rows: int, target: Target) -> Tiling:
-    """The tiling with the fewest vector steps on the busiest thread.
-
-    A tile's cost is its vectors plus one for what it costs whatever its width (index, weight).
-    """
+    """The tiling with the fewest steps on the busiest thread."""
     lanes = target.vector_bits // 32
     # A tile of pointwise positions may cross output rows: they are contiguous in the input too.
     flat = geometry.pointwise or geometry.tokens
@@ -138,14 +144,38 @@ def choose_tiling(geometry: Geometry, shared_rows: int, target: Target) -> Tilin
         size = vectors * lanes
         height, width = (min(size // out_w, out_h), out_w) if size >= out_w else (1, size)
         down, across = -(-out_h // height), -(-out_w // width)
-        used = -(-height * width // lanes)
+        tile = Tile(height, width, -(-height * width // lanes))
+        last_height, last_width = out_h - (down - 1) * height, out_w - (across - 1) * width
+        last = Tile(last_height, last_width, -(-last_height * last_width // lanes))
         tasks = geometry.batch * down * across
         chunks = 1 if geometry.tokens else _chunks(tasks, groups, target.threads)
-        cost = -(-tasks * chunks // target.threads) / chunks * (used + 1)
-        if best is None or cost <= best[0]:
-            best = cost, Tiling(height, width, used, lanes, down, across, chunks)
+        idle = -(-tasks * chunks // target.threads) * target.threads / (tasks * chunks)
+        lasts = down if height == 1 else 1
+        steps = (down * across - lasts) * _steps(tile, shared_rows) + lasts * _steps(last, shared_rows)
+        if best is None or steps * idle <= best[0]:
+            block = _block(geometry, shared_rows, tile.vectors * lanes, target)
+            best = steps * idle, Tiling(tile, last, lanes, down, across, chunks, block)
     assert best is not None
     return best[1]
+
+
+def _steps(tile: Tile, shared_rows: int) -> int:
+    """What one entry costs over a tile: its multiply-adds, or its loads if they are more, and its index."""
+    return max(shared_rows * tile.vectors, shared_rows + tile.vectors) + 1
+
+
+def _block(geometry: Geometry, shared_rows: int, size: int, target: Target) -> int:
+    """Columns of a panel to work on at a time: all of them, unless loads are what an entry costs.
+
+    Rows that share no index list load a vector for each multiply-add, from L2 half as fast. Measured on Zen 4: a
+    panel may be twice as large as L1 before splitting it pays, and its parts once and a half.
+    """
+    taps = geometry.kernel_h * geometry.kernel_w
+    line_bytes = size * FLOAT_BYTES * taps
+    if shared_rows > MOST_LOAD_BOUND_ROWS or geometry.channels * line_bytes <= 2 * target.l1d_bytes:
+        return geometry.columns
+    most = max(1, target.l1d_bytes * 3 // 2 // line_bytes)
+    return -(-geometry.channels // -(-geometry.channels // most)) * taps
 
 
 def _chunks(tasks: int, groups: int, threads: int) -> int:

@@ -8,6 +8,7 @@ Knows nothing of Relax, ONNX or models.
 
 from __future__ import annotations
 
+import functools
 import math
 
 from tvm import tirx
@@ -18,6 +19,7 @@ from hwsparse.codegen.cpu.entry import REGISTERS
 ROWS = 4
 
 
+@functools.cache
 def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers: int, threads: int) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of left (*batch, m, k), right (*batch, k, n) and output (*batch, m, n)."""
     out_shape = (*left[:-1], right[-1])

@@ -17,8 +17,8 @@ class Packed:
     """Row groups of one weight matrix.
 
     bounds  (chunks + 1,) int32          row groups of each chunk: bounds[c] to bounds[c + 1]
-    starts  (groups + 1,) int32          entries of each row group: starts[g] to starts[g + 1]
-    columns (entries,) int32             panel column of each entry, ascending in a group
+    starts  (blocks * groups + 1,) int32 entries of row group g in block b: from starts[b * groups + g] to the next
+    columns (entries,) int32             column of each entry within its block, ascending
     values  (entries, shared) float32    the group's weights in that column
     rows    (groups * shared,) int32     output row of each slot, or -1 for a slot without one
     """
@@ -33,7 +33,7 @@ class Packed:
         return self.bounds, self.starts, self.columns, self.values, self.rows
 
 
-def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) -> Packed:
+def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int, block: int) -> Packed:
     """Packs a canonical weight: every column in which one row of a group is not zero is kept.
 
     Rows that are wholly zero are gathered in groups of their own, so that a dropped output channel
@@ -43,6 +43,7 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) 
         weight: (rows, in / groups, *kernel) or (rows, columns), float32.
         shared: output rows of a group.
         chunks: parts of about equal work to cut the groups into.
+        block: panel columns that the kernel works on at a time; entries are sorted by block first.
     """
     matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(geometry.rows, -1)
     per_group = geometry.rows // geometry.groups
@@ -53,9 +54,12 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) 
     kept = (grouped != 0).any(axis=1)
     group, column = np.nonzero(kept)
     values = grouped.transpose(0, 2, 1)[group, column]
-    offset = slots.max(axis=1) // per_group * matrix.shape[1]
+    column = column + slots.max(axis=1)[group] // per_group * matrix.shape[1]
+    order = np.argsort(column // block, kind="stable")
+    lists = (column // block * len(slots) + group)[order]
+    blocks = -(-geometry.columns // block)
+    starts = np.searchsorted(lists, np.arange(blocks * len(slots) + 1))
     counts = kept.sum(axis=1)
-    starts = np.concatenate([[0], np.cumsum(counts)])
     # A group costs its entries and about two more for its store.
     work = np.concatenate([[0], np.cumsum(counts + 2)])
     bounds = np.searchsorted(work, np.linspace(0, work[-1], chunks + 1)).clip(0, len(slots))
@@ -63,8 +67,8 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int) 
     return Packed(
         bounds.astype(np.int32),
         starts.astype(np.int32),
-        (column + offset[group]).astype(np.int32),
-        np.ascontiguousarray(values, dtype=np.float32).reshape(-1, shared),
+        (column % block)[order].astype(np.int32),
+        np.ascontiguousarray(values[order], dtype=np.float32).reshape(-1, shared),
         slots.reshape(-1).astype(np.int32),
     )
 

@@ -60,17 +60,19 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
         return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         function = few_positions(geometry, lanes, epilogue)
-        return Kernel(
-            f"few_positions_r{lanes}", function, lambda weight: pack_rows(weight, geometry, lanes, 1).arrays()
-        )
+        return Kernel(f"few_positions_r{lanes}", function, _packer(geometry, lanes, 1, geometry.columns))
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
     tiling = choose_tiling(geometry, shared, target)
-    function = shared_index(geometry, shared, tiling, epilogue)
+    split = f"k{tiling.block}" if tiling.block < geometry.columns else ""
     return Kernel(
-        f"shared_index_r{shared}v{tiling.vectors}",
-        function,
-        lambda weight: pack_rows(weight, geometry, shared, tiling.chunks).arrays(),
+        f"shared_index_r{shared}v{tiling.tile.vectors}{split}",
+        shared_index(geometry, shared, tiling, epilogue),
+        _packer(geometry, shared, tiling.chunks, tiling.block),
     )
+
+
+def _packer(geometry: Geometry, shared: int, chunks: int, block: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    return lambda weight: pack_rows(weight, geometry, shared, chunks, block).arrays()
 
 
 def shared_rows(pattern: Pattern) -> int:

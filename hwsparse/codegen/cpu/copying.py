@@ -1,0 +1,89 @@
+"""Copies within kernels: runs of known length, padded lines, and squares turned over.
+
+LLVM is left nothing to guess: short runs, of 7 or 14 floats, and transpositions would otherwise go one
+float at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu.geometry import Geometry
+
+
+def copy_run(count: int, lanes: int) -> Any:
+    """An inline function of (to, to_start, source, start) that copies `count` floats."""
+    whole = count - count % lanes
+    eight = int(count % lanes >= 8)
+    four = int(count % lanes % 8 >= 4)
+    tail = whole + 8 * eight + 4 * four
+
+    @T.inline
+    def copy(to, to_start, source, start):
+        for i in range(whole // lanes):
+            for lane in T.vectorized(lanes):
+                to[to_start + i * lanes + lane] = source[start + i * lanes + lane]
+        if eight > 0:
+            for lane in T.vectorized(8):
+                to[to_start + whole + lane] = source[start + whole + lane]
+        if four > 0:
+            for lane in T.vectorized(4):
+                to[to_start + whole + 8 * eight + lane] = source[start + whole + 8 * eight + lane]
+        for i in T.unroll(count - tail):
+            to[to_start + tail + i] = source[start + tail + i]
+
+    return copy
+
+
+def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
+    """An inline function that copies an input line, padded and cut into stride phases.
+
+    Phase b holds, in `pitch` places, the pixels whose column in the padded line is b modulo the stride, so
+    that every tap of a window reads a contiguous run at any stride. The margins are not written.
+
+    Its arguments are (to, start, x, plane, row): the line `row` of input plane `plane` goes to `start`; a row
+    outside the image is written as zeros.
+    """
+    in_h, in_w, pad_left, stride = geometry.in_h, geometry.in_w, geometry.pad_left, geometry.stride_w
+    copy = copy_run(in_w, lanes)
+
+    def first(edge: int, phase: Any) -> Any:
+        """The first place in a phase that lies at or past `edge` of a padded line."""
+        return (edge - phase + stride - 1) // stride
+
+    @T.inline
+    def line(to, start, x, plane, row):
+        if tirx.all(row >= 0, row < in_h):
+            if stride == 1:
+                copy(to, start + pad_left, x, (plane * in_h + row) * in_w)
+            else:
+                for phase in T.unroll(stride):
+                    for j in range(first(pad_left + in_w, phase) - first(pad_left, phase)):
+                        to[start + phase * pitch + first(pad_left, phase) + j] = x[
+                            (plane * in_h + row) * in_w + (first(pad_left, phase) + j) * stride + phase - pad_left
+                        ]
+        else:
+            for j in range(stride * pitch):
+                to[start + j] = T.float32(0)
+
+    return line
+
+
+def load_transposed(source: Any, start: Any, stride: int, lanes: int) -> list[Any]:
+    """The columns of a square of `lanes` x `lanes` floats, whose row i lies at `start + i * stride`, as vectors.
+
+    Eklundh's method: in each of log2(lanes) steps pairs of vectors exchange every other run of 1, 2, 4 ... lanes
+    (IEEE Transactions on Computers 21(7), 1972).
+    """
+    rows = [T.bind(source[T.Ramp(start + i * stride, 1, lanes)]) for i in range(lanes)]
+    run = lanes // 2
+    while run:
+        low = [lane ^ run | lanes if lane & run else lane for lane in range(lanes)]
+        high = [lane | lanes if lane & run else lane | run for lane in range(lanes)]
+        pairs = [[rows[i & ~run], rows[i | run]] for i in range(lanes)]
+        rows = [T.bind(tirx.Shuffle(pair, high if i & run else low)) for i, pair in enumerate(pairs)]
+        run //= 2
+    return rows
