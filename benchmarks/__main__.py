@@ -47,7 +47,7 @@ def main() -> int:
             "toolchain": dict(toolchain()),
             "seed": arguments.seed,
         }
-        arguments.json.write_text(json.dumps(body, indent=1))
+        arguments.json.write_text(json.dumps(body, indent=1, allow_nan=False))
     print(" ".join(f"{key}={value:.6g}" for key, value in figures.items()))
     return 0
 

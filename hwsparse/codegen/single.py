@@ -23,6 +23,7 @@ from hwsparse.codegen.build import compile_module, export, write_parameters
 from hwsparse.codegen.cpu.select import shared_rows
 from hwsparse.codegen.library import LIBRARY, REFERENCE, Library, random_inputs
 from hwsparse.codegen.lowering import lower
+from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
 from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Layer, Plan
@@ -58,7 +59,8 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
     reference |= {
         f"out/{spec.name}": value for spec, value in zip(model.outputs, session.run(None, inputs), strict=True)
     }
-    save_file(reference, directory / REFERENCE)
+    with writing(directory / REFERENCE):
+        save_file(reference, directory / REFERENCE)
     return Library.load(directory, target.threads)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsparse import strictjson
+from hwsparse.probe import CACHES, read_caches
 from hwsparse.target import Target
 
 
@@ -52,7 +53,7 @@ class Device:
             cpu=" ".join(info[name] for name in named if name in info) or platform.processor(),
             cores=os.cpu_count() or 1,
             isa=hashlib.sha256(" ".join(flags).encode()).hexdigest()[:16] if flags else "",
-            caches=_caches(sys / "devices/system/cpu/cpu0/cache"),
+            caches=tuple(f"L{level} {kind} {size}" for level, kind, size in read_caches(sys / CACHES)),
             system=f"{platform.system()} {platform.release()}",
         )
 
@@ -94,14 +95,3 @@ def _cpuinfo(path: Path) -> Mapping[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
-
-
-def _caches(directory: Path) -> tuple[str, ...]:
-    found = []
-    for index in sorted(directory.glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        found.append(f"L{level} {kind} {size}")
-    return tuple(found)

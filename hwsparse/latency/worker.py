@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from hwsparse.errors import one_line
+
 PR_SET_PDEATHSIG = 1
 MIN_WARM_CALLS = 3
 
@@ -37,7 +39,7 @@ def main() -> int:
         module, _, name = arguments.loader.partition(":")
         loader = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever an import raises
-        _answer(answers, {"failed": _one_line(error)})
+        _answer(answers, {"failed": f"{type(error).__name__}: {one_line(error)}"})
         return 1
     _answer(answers, {"ready": True})
     libraries: dict[int, Any] = {}
@@ -46,7 +48,7 @@ def main() -> int:
         try:
             reply = ACTIONS[request["do"]](libraries, request, loader, arguments.threads)
         except Exception as error:  # whatever a library raises
-            reply = {"failed": _one_line(error)}
+            reply = {"failed": f"{type(error).__name__}: {one_line(error)}"}
         _answer(answers, {"id": request["id"], **reply})
     return 0
 
@@ -116,11 +118,6 @@ def _claim_streams() -> tuple[TextIO, TextIO]:
 def _answer(answers: TextIO, body: Mapping[str, Any]) -> None:
     answers.write(json.dumps(body) + "\n")
     answers.flush()
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
 if __name__ == "__main__":

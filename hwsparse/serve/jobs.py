@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsparse import strictjson
-from hwsparse.errors import ArtifactError, InputError, ServiceError, UnknownNameError
+from hwsparse.errors import ArtifactError, FullError, InputError, ServiceError, UnknownNameError
 from hwsparse.serve.jobfiles import (
     WORK,
     JobRequest,
@@ -31,7 +31,7 @@ from hwsparse.serve.jobfiles import (
 )
 from hwsparse.serve.jobtable import JobTable
 from hwsparse.serve.operation import FrontPoint, JobError, Operation, OperationState, Progress
-from hwsparse.serve.room import FullError, Room
+from hwsparse.serve.room import Room
 from hwsparse.serve.worker import JobCommand, Worker, ending
 from hwsparse.store import ArtifactStore
 

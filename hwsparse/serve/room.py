@@ -9,11 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-from hwsparse.errors import ServiceError
-
-
-class FullError(ServiceError):
-    """The server has no room for more, or too many jobs wait."""
+from hwsparse.errors import FullError
 
 
 class Room:

@@ -14,6 +14,7 @@ import grpc
 from hwsparse import errors
 from hwsparse.errors import (
     Cancelled,
+    FullError,
     HwsparseError,
     InputError,
     ServiceError,
@@ -22,7 +23,6 @@ from hwsparse.errors import (
 )
 from hwsparse.serve.jobfiles import one_line
 from hwsparse.serve.operation import JobError
-from hwsparse.serve.room import FullError
 
 _log = logging.getLogger(__name__)
 

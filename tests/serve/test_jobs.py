@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hwsparse.errors import InputError, ServiceError, UnknownNameError
+from hwsparse.errors import FullError, InputError, ServiceError, UnknownNameError
 from hwsparse.serve.jobfiles import WORK, JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Budget, Operation, OperationState
-from hwsparse.serve.room import FullError, Room
+from hwsparse.serve.room import Room
 from hwsparse.store import ArtifactStore
 from tests.serve.conftest import COMMAND
 from tests.serve.fake_worker import front

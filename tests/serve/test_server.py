@@ -15,11 +15,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from hwsparse.errors import InputError, ServiceError, UnknownNameError
+from hwsparse.errors import FullError, InputError, ServiceError, UnknownNameError
 from hwsparse.plan import parse_choice
 from hwsparse.serve.client import Client
 from hwsparse.serve.operation import OperationState
-from hwsparse.serve.room import FullError
 from hwsparse.serve.server import Server
 from hwsparse.serve.status import received
 from hwsparse.serve.v1 import (
@@ -44,7 +43,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from hwsparse.serve.room import FullError
 from hwsparse.serve.server import ServerSettings, serve
 from tests.serve.conftest import COMMAND, TARGETS
 serve(

@@ -12,6 +12,7 @@ from hwsparse.errors import (
     ArtifactError,
     Cancelled,
     CompileError,
+    FullError,
     HwsparseError,
     InputError,
     PlanError,
@@ -20,7 +21,6 @@ from hwsparse.errors import (
     UnsupportedError,
 )
 from hwsparse.serve.operation import JobError
-from hwsparse.serve.room import FullError
 from hwsparse.serve.status import StatusInterceptor, raised_by_job, received
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hwsparse.errors import InputError, ServiceError, UnknownNameError
-from hwsparse.serve.room import FullError, Room
+from hwsparse.errors import FullError, InputError, ServiceError, UnknownNameError
+from hwsparse.serve.room import Room
 from hwsparse.serve.uploads import Announcement, Upload, Uploads
 
 CONTENT = b"model" * 1000
