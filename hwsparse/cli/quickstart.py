@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hwsparse.data import Dataset
     from hwsparse.model import Model
 
-FILES_PER_TYPE = 24
+FILES_PER_TYPE = 40
 HOW_MANY_CHECKED = 8
 
 

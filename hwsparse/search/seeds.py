@@ -13,6 +13,7 @@ Knows no Optuna and measures nothing.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ class Seed:
 def seed_plans(space: SearchSpace, limit: int) -> tuple[Seed, ...]:
     """At most `limit` different plans: dense, then each family from coarse to fine.
 
-    Every beginning of the sequence is spread over the whole range of latencies, so that a search with
-    few trials still sees all of it.
+    Every beginning of the sequence is spread over the whole range, so that a search with few trials still
+    sees all of it.
     """
     dense = Plan.of(space.model_digest, {})
     uniform = uniform_plans(space)
@@ -99,16 +100,21 @@ def _gain(before: Option, after: Option) -> float:
 
 
 def _coarse_to_fine(space: SearchSpace, plans: Sequence[Plan], limit: int) -> list[Plan]:
-    """At most `limit` of the plans, each the farthest in latency from dense and from all before it."""
-    times = {layer.layer: {option.choice: option.latency_s for option in layer.options} for layer in space.layers}
+    """At most `limit` of the plans, each the farthest from dense and from all before it.
 
-    def latency_s(plan: Plan) -> float:
+    Far is meant of the logarithm of their errors: networks collapse somewhere between the first layer that is
+    pruned and the last, some of them early, and what is worth having lies before that.
+    """
+    errors = {layer.layer: {option.choice: option.error for option in layer.options} for layer in space.layers}
+
+    def error(plan: Plan) -> float:
         chosen = dict(plan.choices)
-        return sum(options[chosen.get(name, Choice())] for name, options in times.items())
+        return sum(options[chosen.get(name, Choice())] for name, options in errors.items())
 
-    dense_s = latency_s(Plan.of(space.model_digest, {}))
-    positions = [latency_s(plan) for plan in plans]
-    gaps = [abs(position - dense_s) for position in positions]
+    found = [error(plan) for plan in plans]
+    least = min((value for value in found if value > 0), default=1.0)
+    positions = [math.log(value + least) for value in found]
+    gaps = [position - math.log(least) for position in positions]
     ordered: list[Plan] = []
     left = list(range(len(plans)))
     while left and len(ordered) < limit:

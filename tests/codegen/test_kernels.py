@@ -94,6 +94,13 @@ def test_depthwise_convolutions(layer: Layer, epilogue: Epilogue, seed: int, tar
     check(layer, Choice(), epilogue, seed, target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_depthwise_window_that_leaves_columns_over(target: Target) -> None:
+    """No output reads the input's last column, which the copied lines still have to hold."""
+    check(conv(2, 3, (33, 33), 3, (2, 2), (2, 2), groups=3), Choice(), Epilogue(), 0, target)
+    check(conv(1, 3, (47, 50), 3, (1, 2), (3, 3), groups=3), Choice(), Epilogue(), 0, target)
+
+
 def test_load_bound_kernels_work_on_blocks_of_columns_that_l1_holds() -> None:
     wide = product((1, 64), 2048, 16)
     names = [kernel_for(wide, Choice(parse_pattern(text), 0.9), CPU, Epilogue()).name for text in PATTERNS[1:4]]

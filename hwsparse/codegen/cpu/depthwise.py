@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.copying import copy_line, copy_run
 from hwsparse.codegen.cpu.entry import REGISTERS
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry
+from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry
 from hwsparse.target import Target
-
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,15 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
     high, vectors, lanes = block.high, block.vectors, block.lanes
     in_shape, out_shape, batch, channels, rows = g.input_shape, g.output_shape, g.batch, g.channels, g.rows
     in_h, in_w, out_h, out_w, positions = g.in_h, g.in_w, g.out_h, g.out_w, g.positions
-    pad_top, pad_left, stride_h, stride_w = g.pad_top, g.pad_left, g.stride_h, g.stride_w
+    pad_top, stride_h, stride_w = g.pad_top, g.stride_h, g.stride_w
     kernel_h, kernel_w, dilation_h, dilation_w = g.kernel_h, g.kernel_w, g.dilation_h, g.dilation_w
     taps, multiple = kernel_h * kernel_w, rows // channels
 
     across, down = -(-out_w // block.wide), -(-out_h // high)
     width = across * block.wide
-    pitch = -(-(width + (kernel_w - 1) * dilation_w // stride_w) // lanes) * lanes
+    # A phase of a line holds what blocks read, past the last output too, and the whole of the padded input.
+    padded = -(-(in_w + g.pad_left + g.pad_right) // stride_w)
+    pitch = -(-max(width + (kernel_w - 1) * dilation_w // stride_w, padded) // lanes) * lanes
     line = stride_w * pitch
     reach = (kernel_h - 1) * dilation_h + 1
 
@@ -70,28 +70,7 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
     per_task = -(-planes // tasks)
     # Where blocks fill a plane exactly, they are stored where they belong.
     exact = int(width == out_w and down * high == out_h)
-    copy_in, copy_out = _copy(in_w, lanes), _copy(out_w, lanes)
-
-    def first(edge: int, phase: Any) -> Any:
-        """The first place in a phase that lies at or past `edge` of a padded line."""
-        return (edge - phase + stride_w - 1) // stride_w
-
-    @T.inline
-    def load(x, strip, plane, top):
-        for i in range(strip_lines):
-            row: T.let = top * stride_h + i - pad_top
-            if tirx.all(row >= 0, row < in_h):
-                if stride_w == 1:
-                    copy_in(strip, i * line + pad_left, x, (plane * in_h + row) * in_w)
-                else:
-                    for phase in T.unroll(stride_w):
-                        for j in range(first(pad_left + in_w, phase) - first(pad_left, phase)):
-                            strip[i * line + phase * pitch + first(pad_left, phase) + j] = x[
-                                (plane * in_h + row) * in_w + (first(pad_left, phase) + j) * stride_w + phase - pad_left
-                            ]
-            else:
-                for j in range(line):
-                    strip[i * line + j] = T.float32(0)
+    copy_in, copy_out = copy_line(g, pitch, lanes), copy_run(out_w, lanes)
 
     @T.inline
     def stencil(strip, weight, bias, out, start, row, top, left):
@@ -140,7 +119,8 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
             for step in range(T.min(per_task, planes - task * per_task)):
                 plane: T.let = task * per_task + step
                 for part in range(strips):
-                    load(x_flat, strip, plane, part * per_strip * high)
+                    for i in range(strip_lines):
+                        copy_in(strip, i * line, x_flat, plane, part * per_strip * high * stride_h + i - pad_top)
                     for which in range(multiple):
                         row: T.let = plane % channels * multiple + which
                         for i in range(T.min(per_strip, down - part * per_strip)):
@@ -181,27 +161,3 @@ def _choose_block(geometry: Geometry, target: Target) -> _Block:
         return -(-g.out_h // block.high) * -(-g.out_w // block.wide) * (steps + 12)
 
     return min(choices, key=cost)
-
-
-def _copy(count: int, lanes: int) -> Any:
-    """Copies a run of `count` floats by the widest vectors that fit; left to LLVM, short runs go one by one."""
-    whole = count - count % lanes
-    eight = int(count % lanes >= 8)
-    four = int(count % lanes % 8 >= 4)
-    tail = whole + 8 * eight + 4 * four
-
-    @T.inline
-    def copy(to, to_start, source, start):
-        for i in T.unroll(whole // lanes):
-            for lane in T.vectorized(lanes):
-                to[to_start + i * lanes + lane] = source[start + i * lanes + lane]
-        if eight > 0:
-            for lane in T.vectorized(8):
-                to[to_start + whole + lane] = source[start + whole + lane]
-        if four > 0:
-            for lane in T.vectorized(4):
-                to[to_start + whole + 8 * eight + lane] = source[start + whole + 8 * eight + lane]
-        for i in T.unroll(count - tail):
-            to[to_start + tail + i] = source[start + tail + i]
-
-    return copy
