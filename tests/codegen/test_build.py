@@ -25,7 +25,7 @@ from hwsparse.codegen import (
 from hwsparse.codegen.build import export, write_parameters
 from hwsparse.codegen.chains import find_chains
 from hwsparse.codegen.link import _driver, link
-from hwsparse.codegen.lowering import _fold, _import, lower
+from hwsparse.codegen.lowering import _import, _simplified, lower
 from hwsparse.errors import ArtifactError, CompileError, InputError, ModelError, StorageError, UnsupportedError
 from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import parse_pattern
@@ -120,7 +120,7 @@ def test_a_model_computes_what_onnxruntime_does_on_the_pruned_weights(model: Mod
 
 def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
     names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
-    main = _fold(_import(model, names))["main"]
+    main = _simplified(_import(model, names))["main"]
     chains = {c.layer.name: c for c in find_chains(main, {names[layer.name]: layer for layer in model.layers})}
     assert set(chains) == {layer.name for layer in model.layers}
     assert all(chain.bias is not None for chain in chains.values())
