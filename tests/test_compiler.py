@@ -207,7 +207,7 @@ def artifact(
 ) -> Artifact:
     workload = Workload.of(model.layer("conv"), Choice(), TARGET)
     sparse, dense, other = (measurement(workload, time) for time in (2e-3, 5e-3, 6e-3))
-    quality = QualityReport("top1", 0.75, (0.7, 0.8), 20, "own", "held-out")
+    quality = QualityReport("top1", 0.75, (0.7, 0.8), 0.05, (0.0, 0.1), 0.02, 20, "own", "held-out")
     figures = Figures(sparse, dense, other, quality, None)
     return package(model, *settled, library, TARGET, costs, figures, tmp_path / "artifact", NOON)
 
