@@ -57,9 +57,8 @@ def _options(
 def main() -> None:
     """Runs the command line; every expected failure is one line on standard error."""
     try:
-        code = app(
-            prog_name="hwsparse", standalone_mode=False
-        )  # the code of a typer.Exit, or None; typer makes 130 of Ctrl-C
+        # The code of a typer.Exit, or None; typer makes 130 of Ctrl-C.
+        code = app(prog_name="hwsparse", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except HwsparseError as error:

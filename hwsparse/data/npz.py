@@ -63,7 +63,7 @@ def read_npz(path: Path) -> Dataset:
         zlib.error,
         ValueError,
         EOFError,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's, of a compression or encryption that it does not know
         RuntimeError,
         KeyError,
     ) as error:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import onnx
 from onnx import helper
@@ -88,4 +89,4 @@ def _matmul(
 
 def _ints(attributes: Mapping[str, object], name: str, default: tuple[int, ...]) -> tuple[int, ...]:
     value = attributes.get(name, default)
-    return (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
+    return (value,) if isinstance(value, int) else tuple(cast("Sequence[int]", value))

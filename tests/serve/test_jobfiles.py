@@ -139,7 +139,7 @@ def test_an_error_finds_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "write_text", full)
     write_error(tmp_path, OSError(28, "No space left on device", str(work / "study.sqlite")))
-    assert read_error(tmp_path) == JobError("StorageError", "the job/work/study.sqlite: No space left on device")
+    assert read_error(tmp_path) == JobError("StorageError", f"the job/{WORK}/study.sqlite: No space left on device")
 
 
 def test_files_that_cannot_be_read_are_said_so(tmp_path: Path) -> None:

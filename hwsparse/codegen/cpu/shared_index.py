@@ -82,6 +82,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     line = stride_w * pitch
     down, across, chunks = tiling.down, tiling.across, tiling.chunks
     tile_h, tile_w, uneven = tiling.tile.height, tiling.tile.width, int(tiling.tile != tiling.last)
+    turns = across if across > 1 else down  # of this many tiles one is the last
     channel_block = tiling.block // taps
     blocks = -(-channels // channel_block)
     copy = copy_line(g, pitch, lanes)
@@ -163,7 +164,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
             top: T.let = place // across % down * tile_h
             left: T.let = place % across * tile_w
             if uneven > 0:
-                if place % (down * across if across == 1 else across) == (down if across == 1 else across) - 1:
+                if place % turns == turns - 1:
                     last_tile(planes, lists, ends, image, top, left, task % chunks)
                 else:
                     whole_tile(planes, lists, ends, image, top, left, task % chunks)
@@ -276,26 +277,21 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
     whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
 
     @T.inline
+    def tiles(x, lists, ends):
+        for place in T.parallel(across):
+            if uneven > 0:
+                if place == across - 1:
+                    last_tile(x, lists, ends, place * tile_w)
+                else:
+                    whole_tile(x, lists, ends, place * tile_w)
+            else:
+                whole_tile(x, lists, ends, place * tile_w)
+
+    @T.inline
     def run(x, bounds, starts, columns, values, rows, bias, added, out):
         x_flat = T.decl_buffer((positions * column_count,), "float32", data=x.data)
         out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
         added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
-        for place in T.parallel(across):
-            if uneven > 0:
-                if place == across - 1:
-                    last_tile(
-                        x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat),
-                        place * tile_w,
-                    )  # fmt: skip
-                else:
-                    whole_tile(
-                        x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat),
-                        place * tile_w,
-                    )  # fmt: skip
-            else:
-                whole_tile(
-                    x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat),
-                    place * tile_w,
-                )  # fmt: skip
+        tiles(x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat))
 
     return entry(geometry, shared, tiling.chunks, epilogue, run)
