@@ -45,14 +45,17 @@ def find_chains(main: relax.Function, layers: Mapping[str, Layer]) -> list[Chain
         for argument in _arguments(value):
             users.setdefault(argument, []).append(var)
     users.setdefault(main.body.body, []).append(main)
-    chains = []
-    for var, value in values.items():
+    chains: list[Chain] = []
+    taken: set[Any] = set()
+    # Of two products that are added the later one takes the sum over: the other is there by then.
+    for var, value in reversed(values.items()):
         layer = _layer(value, values, layers)
         if layer is not None:
             chain = Chain(layer, value.args[0], [var])
-            _extend(chain, values, users)
+            _extend(chain, values, users, taken)
+            taken.update(chain.variables)
             chains.append(chain)
-    return chains
+    return chains[::-1]
 
 
 def _layer(value: Any, values: Mapping[Any, Any], layers: Mapping[str, Layer]) -> Layer | None:
@@ -65,14 +68,14 @@ def _layer(value: Any, values: Mapping[Any, Any], layers: Mapping[str, Layer]) -
     return layers.get(weight.name) if isinstance(weight, relax.Var) else None
 
 
-def _extend(chain: Chain, values: Mapping[Any, Any], users: Mapping[Any, list[Any]]) -> None:
-    """Takes over following operations for as long as each is the only user of what is before it."""
+def _extend(chain: Chain, values: Mapping[Any, Any], users: Mapping[Any, list[Any]], taken: set[Any]) -> None:
+    """Takes over following operations for as long as each is the only user of what is before it, and not `taken`."""
     depthwise = chain.layer.groups > 1 and chain.layer.groups == chain.layer.input_shape[1]
     clipped = False
     while True:
         last = chain.variables[-1]
         following = users.get(last, [])
-        if len(following) != 1 or following[0] not in values:
+        if len(following) != 1 or following[0] not in values or following[0] in taken:
             return
         value = values[following[0]]
         operator = _operator(value)

@@ -14,6 +14,27 @@ from tvm.script import tirx as T
 from hwsparse.codegen.cpu.geometry import Geometry
 
 
+# Floats of a cache line.
+LINE_FLOATS = 16
+
+
+def runs(count: int, lanes: int) -> list[tuple[int, int]]:
+    """`count` places as (start, width) of vectors: whole ones, then halves of them, down to one place."""
+    cut, start = [], 0
+    while start < count:
+        while lanes > count - start:
+            lanes //= 2
+        cut.append((start, lanes))
+        start += lanes
+    return cut
+
+
+def prefetch(buffer: Any, place: Any, for_writing: bool = False) -> None:
+    """Emits a prefetch of the cache line of `buffer[place]` into L1."""
+    address = T.address_of(buffer[place])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(for_writing), T.int32(3), T.int32(1)))
+
+
 def copy_run(count: int, lanes: int) -> Any:
     """An inline function of (to, to_start, source, start) that copies `count` floats."""
     whole = count - count % lanes

@@ -22,7 +22,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.copying import copy_line, copy_run, load_transposed
+from hwsparse.codegen.cpu.copying import LINE_FLOATS, copy_line, copy_run, load_transposed, prefetch, runs
 from hwsparse.codegen.cpu.entry import REGISTERS, Ends, Lists, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
@@ -39,12 +39,16 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     return kind(geometry, shared, tiling, epilogue)
 
 
-def _micro_kernel(shared: int, vectors: int, lanes: int, split: bool) -> Any:
-    """One index list over one tile: sums in registers, left in `sums` from `start` on; added there if `split`."""
-    size, add = vectors * lanes, int(split)
+def _micro_kernel(shared: int, vectors: int, lanes: int, resumed: bool, leave: Any) -> Any:
+    """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
+
+    Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
+    where `resumed` the sums start from what `sums` keeps from `start` on. `leave` is an inline function of (acc, lists, group, sums, start, to, place).
+    """
+    size, add = vectors * lanes, int(resumed)
 
     @T.inline
-    def micro_kernel(lists, index, panel, sums, start):
+    def micro_kernel(lists, index, group, panel, sums, start, to, place):
         acc = T.alloc_buffer((shared * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
         for i in T.unroll(shared * vectors):
             for lane in T.vectorized(lanes):
@@ -61,11 +65,21 @@ def _micro_kernel(shared: int, vectors: int, lanes: int, split: bool) -> Any:
                             acc[row * vectors + vector, lane]
                             + lists.values[item, row] * panel[lists.columns[item] * size + vector * lanes + lane]
                         )
-        for i in T.unroll(shared * vectors):
+        leave(acc, lists, group, sums, start, to, place)
+
+    return micro_kernel
+
+
+def _keep(count: int, lanes: int) -> Any:
+    """Leaves `count` vectors of sums in a buffer, for the next block of columns to go on from."""
+
+    @T.inline
+    def keep(acc, lists, group, sums, start, to, place):
+        for i in T.unroll(count):
             for lane in T.vectorized(lanes):
                 sums[start + i * lanes + lane] = acc[i, lane]
 
-    return micro_kernel
+    return keep
 
 
 def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
@@ -98,10 +112,10 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     def tile_of(tile: Tile) -> Any:
         """A tile of this shape, from its panel to its outputs."""
         high, wide, size = tile.height, tile.width, tile.vectors * lanes
-        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1)
         copy = copy_run(wide, lanes)
         group_sums = shared * size
         sums_size = group_sums * (_most_groups(g, shared) if blocks > 1 else 1)
+        lines = -(-high * wide // LINE_FLOATS)
 
         @T.inline
         def fill(planes, panel, image, top, left, block):
@@ -119,15 +133,32 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                             + left,
                         )
 
+        def store_row(acc: Any, slot: int, row: Any, ends: Ends, first: Any) -> None:
+            for start, width in runs(high * wide, lanes):
+                value = acc[slot * tile.vectors + start // lanes, T.Ramp(0, 1, lanes)]
+                if width < lanes:
+                    value = tirx.Shuffle([value], list(range(start % lanes, start % lanes + width)))
+                place = T.Ramp(first + start, 1, width) if width > 1 else first + start
+                T.buffer_store(ends.out, finish(value + ends.bias[row], ends.added, place), [place])
+
         @T.inline
-        def store(lists, ends, group, sums, start, first):
-            for slot in range(shared):
+        def store(acc, lists, group, sums, start, ends, first):
+            for slot in T.unroll(shared):
                 if lists.rows[group * shared + slot] >= 0:
                     row: T.let = lists.rows[group * shared + slot]
-                    for i in range(high * wide):
-                        ends.out[first + row * positions + i] = finish(
-                            sums[start + slot * size + i] + ends.bias[row], ends.added, first + row * positions + i
-                        )
+                    store_row(acc, slot, row, ends, first + row * positions)
+
+        @T.inline
+        def fetch(lists, group, ends, first):
+            for slot in range(shared):
+                row: T.let = T.max(lists.rows[group * shared + slot], 0)
+                for start in T.unroll(lines):
+                    prefetch(ends.out, first + row * positions + start * LINE_FLOATS, True)
+                    if epilogue.residual > 0:
+                        prefetch(ends.added, first + row * positions + start * LINE_FLOATS)
+
+        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1, store)
+        part_kernel = _micro_kernel(shared, tile.vectors, lanes, True, _keep(shared * tile.vectors, lanes))
 
         @T.inline
         def run(planes, lists, ends, image, top, left, chunk):
@@ -137,20 +168,19 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
             # A loop that starts elsewhere than at 0 loses its start in nested loops (TVM 0.27).
             head: T.let = lists.bounds[chunk]
             count: T.let = lists.bounds[chunk + 1] - lists.bounds[chunk]
-            if blocks == 1:
-                fill(planes, panel, image, top, left, 0)
-                for step in range(count):
-                    micro_kernel(lists, head + step, panel, sums, 0)
-                    store(lists, ends, head + step, sums, 0, first)
-            else:
+            if blocks > 1:
                 for i in range(count * group_sums):
                     sums[i] = T.float32(0)
-                for block in range(blocks):
+                for block in range(blocks - 1):
                     fill(planes, panel, image, top, left, block)
                     for step in range(count):
-                        micro_kernel(lists, block * lists.bounds[chunks] + head + step, panel, sums, step * group_sums)
-                for step in range(count):
-                    store(lists, ends, head + step, sums, step * group_sums, first)
+                        part_kernel(
+                            lists, block * lists.bounds[chunks] + head + step, head + step, panel, sums, step * group_sums, ends, first
+                        )
+            fill(planes, panel, image, top, left, blocks - 1)
+            for step in range(count):
+                fetch(lists, T.min(head + step + 1, lists.bounds[chunk + 1] - 1), ends, first)
+                micro_kernel(lists, (blocks - 1) * lists.bounds[chunks] + head + step, head + step, panel, sums, step * group_sums, ends, first)
 
         return run
 
@@ -200,8 +230,6 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
     def tile_of(tile: Tile) -> Any:
         """A tile of so many tokens: its rows are summed one after the other, and written token by token."""
         wide, size = tile.width, tile.vectors * lanes
-        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1)
-        copy = copy_run(size, lanes)
         group_sums = shared * size
         sums_size = group_sums * (_most_groups(geometry, shared) if blocks > 1 else 1)
 
@@ -236,12 +264,17 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                 ends.out[index] = finish(lines[(first + row) * size + p] + ends.bias[first + row], ends.added, index)
 
         @T.inline
-        def collect(lists, group, sums, start, lines):
-            for slot in range(shared):
+        def collect(acc, lists, group, sums, start, lines, end):
+            for slot in T.unroll(shared):
                 line: T.let = T.if_then_else(
-                    lists.rows[group * shared + slot] >= 0, lists.rows[group * shared + slot], row_count
+                    lists.rows[group * shared + slot] >= 0, lists.rows[group * shared + slot], end
                 )
-                copy(lines, line * size, sums, start + slot * size)
+                for i in T.unroll(tile.vectors):
+                    for lane in T.vectorized(lanes):
+                        lines[line * size + i * lanes + lane] = acc[slot * tile.vectors + i, lane]
+
+        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1, collect)
+        part_kernel = _micro_kernel(shared, tile.vectors, lanes, True, _keep(shared * tile.vectors, lanes))
 
         @T.inline
         def run(x, lists, ends, left):
@@ -250,20 +283,18 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
             # One line more than there are rows: slots without a row are collected there.
             lines = T.alloc_buffer(((row_count + 1) * size,), "float32")
             groups: T.let = lists.bounds[1]
-            if blocks == 1:
-                fill(x, panel, left, 0)
-                for group in range(groups):
-                    micro_kernel(lists, group, panel, sums, 0)
-                    collect(lists, group, sums, 0, lines)
-            else:
+            if blocks > 1:
                 for i in range(groups * group_sums):
                     sums[i] = T.float32(0)
-                for block in range(blocks):
+                for block in range(blocks - 1):
                     fill(x, panel, left, block)
                     for group in range(groups):
-                        micro_kernel(lists, block * groups + group, panel, sums, group * group_sums)
-                for group in range(groups):
-                    collect(lists, group, sums, group * group_sums, lines)
+                        part_kernel(lists, block * groups + group, group, panel, sums, group * group_sums, lines, row_count)
+            fill(x, panel, left, blocks - 1)
+            for group in range(groups):
+                micro_kernel(
+                    lists, (blocks - 1) * groups + group, group, panel, sums, group * group_sums, lines, row_count
+                )
             for p in range(wide // lanes):
                 for row in range(row_count // lanes):
                     turn_out(ends, left + p * lanes, row * lanes, lines, row * lanes * size + p * lanes)
