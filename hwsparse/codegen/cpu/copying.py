@@ -59,6 +59,31 @@ def copy_run(count: int, lanes: int) -> Any:
     return copy
 
 
+def copy_every(count: int, stride: int, lanes: int) -> Any:
+    """An inline function of (to, to_start, source, start) that copies `count` floats lying `stride` apart."""
+    if stride == 1:
+        return copy_run(count, lanes)
+    # Pairs are read whole: the last one may end outside of the source.
+    pairs = count - 1 if stride == 2 else 0
+
+    def copy_first_of_pairs(to: Any, to_start: Any, source: Any, start: Any) -> None:
+        for place, width in runs(pairs, lanes):
+            if width == 1:
+                T.buffer_store(to, source[start + 2 * place], [to_start + place])
+            else:
+                halves = [T.bind(source[T.Ramp(start + 2 * place + half, 1, width)]) for half in (0, width)]
+                evens = tirx.Shuffle(halves, list(range(0, 2 * width, 2)))
+                T.buffer_store(to, evens, [T.Ramp(to_start + place, 1, width)])
+
+    @T.inline
+    def copy(to, to_start, source, start):
+        copy_first_of_pairs(to, to_start, source, start)
+        for i in range(count - pairs):
+            to[to_start + pairs + i] = source[start + (pairs + i) * stride]
+
+    return copy
+
+
 def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
     """An inline function that copies an input line, padded and cut into stride phases.
 
@@ -69,23 +94,19 @@ def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
     outside the image is written as zeros.
     """
     in_h, in_w, pad_left, stride = geometry.in_h, geometry.in_w, geometry.pad_left, geometry.stride_w
-    copy = copy_run(in_w, lanes)
 
-    def first(edge: int, phase: Any) -> Any:
-        """The first place in a phase that lies at or past `edge` of a padded line."""
-        return (edge - phase + stride - 1) // stride
+    def copy_phases(to: Any, start: Any, x: Any, place: Any) -> None:
+        for phase in range(stride):
+            # The first places in the phase that lie at or past the image's two edges.
+            first, end = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w))
+            copy = copy_every(end - first, stride, lanes)
+            if end > first:
+                copy(to, start + phase * pitch + first, x, place + first * stride + phase - pad_left)
 
     @T.inline
     def line(to, start, x, plane, row):
         if tirx.all(row >= 0, row < in_h):
-            if stride == 1:
-                copy(to, start + pad_left, x, (plane * in_h + row) * in_w)
-            else:
-                for phase in T.unroll(stride):
-                    for j in range(first(pad_left + in_w, phase) - first(pad_left, phase)):
-                        to[start + phase * pitch + first(pad_left, phase) + j] = x[
-                            (plane * in_h + row) * in_w + (first(pad_left, phase) + j) * stride + phase - pad_left
-                        ]
+            copy_phases(to, start, x, (plane * in_h + row) * in_w)
         else:
             for j in range(stride * pitch):
                 to[start + j] = T.float32(0)

@@ -22,7 +22,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.copying import LINE_FLOATS, copy_line, copy_run, load_transposed, prefetch, runs
+from hwsparse.codegen.cpu.copying import LINE_FLOATS, copy_every, copy_line, copy_run, load_transposed, prefetch, runs
 from hwsparse.codegen.cpu.entry import REGISTERS, Ends, Lists, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
@@ -89,17 +89,24 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     in_h, in_w, out_w = (1, positions, positions) if g.pointwise else (g.in_h, g.in_w, g.out_w)
     kernel_w, taps, pad_top = g.kernel_w, g.kernel_h * g.kernel_w, g.pad_top
     stride_h, stride_w, dilation_h, dilation_w = g.stride_h, g.stride_w, g.dilation_h, g.dilation_w
-    # Where a tap's runs are not contiguous in the input itself, they are in planes copied from it.
-    copied = int(g.padded or stride_w > 1)
+    # A padded input is copied to planes first, its lines cut into stride phases, so that taps read contiguous runs.
+    copied = int(g.padded)
     plane_h = in_h + g.pad_top + g.pad_bottom
     pitch = -(-(in_w + g.pad_left + g.pad_right) // stride_w)
-    line = stride_w * pitch
+    line = stride_w * pitch if g.padded else in_w
     down, across, chunks = tiling.down, tiling.across, tiling.chunks
     tile_h, tile_w, uneven = tiling.tile.height, tiling.tile.width, int(tiling.tile != tiling.last)
     turns = across if across > 1 else down  # of this many tiles one is the last
     channel_block = tiling.block // taps
+
+    def across_line(offset: Any, left: Any) -> Any:
+        """Where in a line of the planes lies what a tap `offset` pixels into its window reads for output `left`."""
+        if g.padded:
+            return offset % stride_w * pitch + offset // stride_w + left
+        return left * stride_w + offset
+
     blocks = -(-channels // channel_block)
-    copy = copy_line(g, pitch, lanes)
+    copy_padded = copy_line(g, pitch, lanes)
 
     @T.inline
     def copy_planes(x, planes):
@@ -107,12 +114,12 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
             for i in range(plane_h * line):
                 planes[plane * plane_h * line + i] = T.float32(0)
             for i in range(plane_h):
-                copy(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
+                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
 
     def tile_of(tile: Tile) -> Any:
         """A tile of this shape, from its panel to its outputs."""
         high, wide, size = tile.height, tile.width, tile.vectors * lanes
-        copy = copy_run(wide, lanes)
+        copy = copy_run(wide, lanes) if g.padded else copy_every(wide, stride_w, lanes)
         group_sums = shared * size
         sums_size = group_sums * (_most_groups(g, shared) if blocks > 1 else 1)
         lines = -(-high * wide // LINE_FLOATS)
@@ -128,9 +135,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                             (c * taps + tap) * size + i * wide,
                             planes,
                             (channel * plane_h + (top + i) * stride_h + tap // kernel_w * dilation_h) * line
-                            + tap % kernel_w * dilation_w % stride_w * pitch
-                            + tap % kernel_w * dilation_w // stride_w
-                            + left,
+                            + across_line(tap % kernel_w * dilation_w, left),
                         )
 
         def store_row(acc: Any, slot: int, row: Any, ends: Ends, first: Any) -> None:
@@ -175,12 +180,28 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                     fill(planes, panel, image, top, left, block)
                     for step in range(count):
                         part_kernel(
-                            lists, block * lists.bounds[chunks] + head + step, head + step, panel, sums, step * group_sums, ends, first
+                            lists,
+                            block * lists.bounds[chunks] + head + step,
+                            head + step,
+                            panel,
+                            sums,
+                            step * group_sums,
+                            ends,
+                            first,
                         )
             fill(planes, panel, image, top, left, blocks - 1)
             for step in range(count):
                 fetch(lists, T.min(head + step + 1, lists.bounds[chunk + 1] - 1), ends, first)
-                micro_kernel(lists, (blocks - 1) * lists.bounds[chunks] + head + step, head + step, panel, sums, step * group_sums, ends, first)
+                micro_kernel(
+                    lists,
+                    (blocks - 1) * lists.bounds[chunks] + head + step,
+                    head + step,
+                    panel,
+                    sums,
+                    step * group_sums,
+                    ends,
+                    first,
+                )
 
         return run
 
@@ -289,7 +310,9 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                 for block in range(blocks - 1):
                     fill(x, panel, left, block)
                     for group in range(groups):
-                        part_kernel(lists, block * groups + group, group, panel, sums, group * group_sums, lines, row_count)
+                        part_kernel(
+                            lists, block * groups + group, group, panel, sums, group * group_sums, lines, row_count
+                        )
             fill(x, panel, left, blocks - 1)
             for group in range(groups):
                 micro_kernel(
