@@ -14,10 +14,6 @@ from tvm.script import tirx as T
 from hwsparse.codegen.cpu.geometry import Geometry
 
 
-# Floats of a cache line.
-LINE_FLOATS = 16
-
-
 def runs(count: int, lanes: int) -> list[tuple[int, int]]:
     """`count` places as (start, width) of vectors: whole ones, then halves of them, down to one place."""
     cut, start = [], 0
@@ -55,6 +51,18 @@ def copy_run(count: int, lanes: int) -> Any:
                 to[to_start + whole + 8 * eight + lane] = source[start + whole + 8 * eight + lane]
         for i in T.unroll(count - tail):
             to[to_start + tail + i] = source[start + tail + i]
+
+    return copy
+
+
+def copy_past(lanes: int) -> Any:
+    """An inline function of (to, to_start, source, start, count) that copies whole vectors, past `count` floats."""
+
+    @T.inline
+    def copy(to, to_start, source, start, count):
+        for i in range((count + lanes - 1) // lanes):
+            for lane in T.vectorized(lanes):
+                to[to_start + i * lanes + lane] = source[start + i * lanes + lane]
 
     return copy
 

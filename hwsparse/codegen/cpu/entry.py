@@ -21,7 +21,7 @@ class Lists(NamedTuple):
 
     bounds: Any
     starts: Any
-    columns: Any
+    offsets: Any
     values: Any
     rows: Any
 
@@ -53,7 +53,7 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
             x: T.Buffer(in_shape, "float32"),
             bounds: T.Buffer((chunks + 1,), "int32"),
             starts_handle: T.handle,
-            columns_handle: T.handle,
+            offsets_handle: T.handle,
             values_handle: T.handle,
             rows_handle: T.handle,
             bias: T.Buffer((row_count,), "float32"),
@@ -63,10 +63,10 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
             T.func_attr({"tirx.noalias": True})
             starts_count, entries, slots = T.int64(), T.int64(), T.int64()
             starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-            columns = T.match_buffer(columns_handle, (entries,), "int32")
+            offsets = T.match_buffer(offsets_handle, (entries,), "int32")
             values = T.match_buffer(values_handle, (entries, shared), "float32")
             rows = T.match_buffer(rows_handle, (slots,), "int32")
-            run(x, bounds, starts, columns, values, rows, bias, added, out)
+            run(x, bounds, starts, offsets, values, rows, bias, added, out)
 
         return kernel
 
@@ -75,7 +75,7 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
         x: T.Buffer(in_shape, "float32"),
         bounds: T.Buffer((chunks + 1,), "int32"),
         starts_handle: T.handle,
-        columns_handle: T.handle,
+        offsets_handle: T.handle,
         values_handle: T.handle,
         rows_handle: T.handle,
         bias: T.Buffer((row_count,), "float32"),
@@ -84,9 +84,9 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
         T.func_attr({"tirx.noalias": True})
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
         starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-        columns = T.match_buffer(columns_handle, (entries,), "int32")
+        offsets = T.match_buffer(offsets_handle, (entries,), "int32")
         values = T.match_buffer(values_handle, (entries, shared), "float32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
-        run(x, bounds, starts, columns, values, rows, bias, out, out)
+        run(x, bounds, starts, offsets, values, rows, bias, out, out)
 
     return kernel

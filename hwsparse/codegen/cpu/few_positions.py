@@ -32,7 +32,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
     )
 
     @T.inline
-    def run(x, bounds, starts, columns, values, rows, bias, added, out):
+    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
         x_flat = T.decl_buffer((positions * columns_in,), "float32", data=x.data)
         out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
         added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
@@ -46,7 +46,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
                 item: T.let = starts[group] + step
                 for p in T.unroll(positions):
                     for lane in T.vectorized(lanes):
-                        acc[p, lane] = acc[p, lane] + values[item, lane] * x_flat[p * columns_in + columns[item]]
+                        acc[p, lane] = acc[p, lane] + values[item, lane] * x_flat[p * columns_in + offsets[item]]
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     sums[p * lanes + lane] = acc[p, lane]

@@ -10,12 +10,15 @@ of the activation. One-dimensional convolutions are two-dimensional ones of heig
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hwsparse.plan import Layer
 from hwsparse.target import Target
 
 FLOAT_BYTES = 4
+LINE_FLOATS = 16  # of a cache line
 # Rows that share an index list, up to which an entry's loads cost more than its multiply-adds.
 MOST_LOAD_BOUND_ROWS = 2
 
@@ -89,17 +92,56 @@ class Geometry:
         return not self.tokens and self.groups > 1 and self.groups == self.channels
 
     @property
-    def pointwise(self) -> bool:
-        """A patch is one input position, at the same place as the output's."""
-        window = (self.kernel_h, self.kernel_w, self.stride_h, self.stride_w)
-        return window == (1, 1, 1, 1) and not self.padded
+    def single_tap(self) -> bool:
+        """A patch is one input position, never one of padding."""
+        return (self.kernel_h, self.kernel_w) == (1, 1) and not self.padded
+
+    @property
+    def strided(self) -> bool:
+        return (self.stride_h, self.stride_w) != (1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """How the input patches of a tile lie in memory: so many lines for each channel, one after the other.
+
+    A line holds what one column of the kernel reads, output position after output position. It serves one row
+    of the kernel, or all rows that lie whole output rows apart: then it goes on for `reach` more output rows.
+    """
+
+    channels: int  # worked on at a time
+    lines: int  # of a channel
+    pitch: int  # floats from one line to the next
+    reach: int
+
+    @classmethod
+    def of(cls, geometry: Geometry, channels: int, size: int, whole: bool) -> Panel:
+        """The panel for tiles of up to `size` positions, with `whole` lines for several rows of the kernel."""
+        g = geometry
+        if whole and can_share_lines(g):
+            reach = (g.kernel_h - 1) * g.dilation_h // g.stride_h
+            pitch = -(-(size + reach * g.out_w) // LINE_FLOATS) * LINE_FLOATS
+            return cls(channels, g.stride_h * g.kernel_w, pitch, reach)
+        return cls(channels, g.kernel_h * g.kernel_w, size, 0)
+
+    def offsets(self, geometry: Geometry) -> np.ndarray:
+        """Where each column of the weight begins in the panel, within its block of channels: (columns,) int32."""
+        g = geometry
+        channel, y, x = np.ogrid[: g.channels, : g.kernel_h, : g.kernel_w]
+        row, down = (y % g.stride_h, y * g.dilation_h // g.stride_h) if self.reach else (y, 0 * y)
+        start = (channel % self.channels * self.lines + row * g.kernel_w + x) * self.pitch
+        return np.asarray(start + down * g.out_w, np.int32).reshape(-1)
+
+
+def can_share_lines(geometry: Geometry) -> bool:
+    """Some rows of the kernel lie whole output rows apart."""
+    return geometry.kernel_h > geometry.stride_h and 1 in (geometry.stride_h, geometry.dilation_h)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A rectangle of output positions, held in `vectors` SIMD registers a row."""
+    """Output positions, one after the other, and the SIMD registers that a row of them takes."""
 
-    height: int
     width: int
     vectors: int
 
@@ -108,19 +150,16 @@ class Tile:
 class Tiling:
     """How positions are cut into tiles, columns into blocks, and both shared out.
 
-    A tile either spans whole output rows or is one row high, so that its outputs are contiguous in
-    memory. The last tile of an image, or of an image row, may be smaller and then has fewer vectors.
-    `chunks` parts of the row groups are separate tasks, so that few tiles still fill every thread. Of
-    the panel, `block` columns are worked on at a time.
+    The last tile of an image may be smaller and then has fewer vectors. `chunks` parts of the row groups are
+    separate tasks, so that few tiles still fill every thread.
     """
 
     tile: Tile
     last: Tile
     lanes: int
-    down: int  # tiles along the height
-    across: int  # tiles along the width
+    count: int
     chunks: int
-    block: int
+    panel: Panel
 
 
 def most_vectors(shared_rows: int, target: Target) -> int:
@@ -132,29 +171,44 @@ def most_vectors(shared_rows: int, target: Target) -> int:
     return max(1, min(8, (target.vector_registers - 3) // (shared_rows + 1)))
 
 
-def choose_tiling(geometry: Geometry, shared_rows: int, target: Target) -> Tiling:
-    """The tiling with the fewest steps on the busiest thread."""
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What can be chosen of a kernel's form; which is fastest is for measurement to say."""
+
+    vectors: int  # of a tile
+    channels: int  # of the panel, worked on at a time
+    whole_lines: bool  # of the panel, each for several rows of the kernel
+
+    def __str__(self) -> str:
+        return f"v{self.vectors}k{self.channels}{'w' if self.whole_lines else ''}"
+
+
+def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Target) -> Tiling:
+    """The tiling that a variant stands for."""
     lanes = target.vector_bits // 32
-    # A tile of pointwise positions may cross output rows: they are contiguous in the input too.
-    flat = geometry.pointwise or geometry.tokens
-    out_h, out_w = (1, geometry.positions) if flat else (geometry.out_h, geometry.out_w)
+    size = variant.vectors * lanes
+    count = -(-geometry.positions // size)
+    left = geometry.positions - (count - 1) * size
+    last = Tile(left, -(-left // lanes))
+    tile = Tile(size, variant.vectors) if count > 1 else last
     groups = -(-geometry.rows // shared_rows)
-    best: tuple[float, Tiling] | None = None
+    chunks = 1 if geometry.tokens else _chunks(geometry.batch * count, groups, target.threads)
+    panel = Panel.of(geometry, variant.channels, tile.vectors * lanes, variant.whole_lines)
+    return Tiling(tile, last, lanes, count, chunks, panel)
+
+
+def choose_variant(geometry: Geometry, shared_rows: int, target: Target) -> Variant:
+    """The variant with the fewest steps on the busiest thread, where nothing was measured."""
+    best: tuple[float, Variant] | None = None
+    whole = shared_rows > MOST_LOAD_BOUND_ROWS and can_share_lines(geometry)
     for vectors in range(1, most_vectors(shared_rows, target) + 1):
-        size = vectors * lanes
-        height, width = (min(size // out_w, out_h), out_w) if size >= out_w else (1, size)
-        down, across = -(-out_h // height), -(-out_w // width)
-        tile = Tile(height, width, -(-height * width // lanes))
-        last_height, last_width = out_h - (down - 1) * height, out_w - (across - 1) * width
-        last = Tile(last_height, last_width, -(-last_height * last_width // lanes))
-        tasks = geometry.batch * down * across
-        chunks = 1 if geometry.tokens else _chunks(tasks, groups, target.threads)
-        idle = -(-tasks * chunks // target.threads) * target.threads / (tasks * chunks)
-        lasts = down if height == 1 else 1
-        steps = (down * across - lasts) * _steps(tile, shared_rows) + lasts * _steps(last, shared_rows)
+        variant = Variant(vectors, geometry.channels, whole)
+        tiling = tiling_of(geometry, shared_rows, variant, target)
+        tasks = geometry.batch * tiling.count * tiling.chunks
+        idle = -(-tasks // target.threads) * target.threads / tasks
+        steps = (tiling.count - 1) * _steps(tiling.tile, shared_rows) + _steps(tiling.last, shared_rows)
         if best is None or steps * idle <= best[0]:
-            block = _block(geometry, shared_rows, tile.vectors * lanes, target)
-            best = steps * idle, Tiling(tile, last, lanes, down, across, chunks, block)
+            best = steps * idle, replace(variant, channels=_channels(geometry, shared_rows, tiling, target))
     assert best is not None
     return best[1]
 
@@ -164,18 +218,17 @@ def _steps(tile: Tile, shared_rows: int) -> int:
     return max(shared_rows * tile.vectors, shared_rows + tile.vectors) + 1
 
 
-def _block(geometry: Geometry, shared_rows: int, size: int, target: Target) -> int:
-    """Columns of a panel to work on at a time: all of them, unless loads are what an entry costs.
+def _channels(geometry: Geometry, shared_rows: int, tiling: Tiling, target: Target) -> int:
+    """Channels of a panel to work on at a time: all of them, unless loads are what an entry costs.
 
     Rows that share no index list load a vector for each multiply-add, from L2 half as fast. Measured on Zen 4: a
     panel may be twice as large as L1 before splitting it pays, and its parts once and a half.
     """
-    taps = geometry.kernel_h * geometry.kernel_w
-    line_bytes = size * FLOAT_BYTES * taps
-    if shared_rows > MOST_LOAD_BOUND_ROWS or geometry.channels * line_bytes <= 2 * target.l1d_bytes:
-        return geometry.columns
-    most = max(1, target.l1d_bytes * 3 // 2 // line_bytes)
-    return -(-geometry.channels // -(-geometry.channels // most)) * taps
+    channel_bytes = tiling.panel.lines * tiling.panel.pitch * FLOAT_BYTES
+    if shared_rows > MOST_LOAD_BOUND_ROWS or geometry.channels * channel_bytes <= 2 * target.l1d_bytes:
+        return geometry.channels
+    most = max(1, target.l1d_bytes * 3 // 2 // channel_bytes)
+    return -(-geometry.channels // -(-geometry.channels // most))
 
 
 def _chunks(tasks: int, groups: int, threads: int) -> int:

@@ -18,22 +18,24 @@ class Packed:
 
     bounds  (chunks + 1,) int32          row groups of each chunk: bounds[c] to bounds[c + 1]
     starts  (blocks * groups + 1,) int32 entries of row group g in block b: from starts[b * groups + g] to the next
-    columns (entries,) int32             column of each entry within its block, ascending
+    offsets (entries,) int32             where in the panel the column of each entry begins
     values  (entries, shared) float32    the group's weights in that column
     rows    (groups * shared,) int32     output row of each slot, or -1 for a slot without one
     """
 
     bounds: np.ndarray
     starts: np.ndarray
-    columns: np.ndarray
+    offsets: np.ndarray
     values: np.ndarray
     rows: np.ndarray
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.bounds, self.starts, self.columns, self.values, self.rows
+        return self.bounds, self.starts, self.offsets, self.values, self.rows
 
 
-def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int, block: int) -> Packed:
+def pack_rows(
+    weight: np.ndarray, geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray
+) -> Packed:
     """Packs a canonical weight: every column in which one row of a group is not zero is kept.
 
     Rows that are wholly zero are gathered in groups of their own, so that a dropped output channel
@@ -44,6 +46,7 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int, 
         shared: output rows of a group.
         chunks: parts of about equal work to cut the groups into.
         block: panel columns that the kernel works on at a time; entries are sorted by block first.
+        offsets: (columns,) int, where in its block's panel each column begins.
     """
     matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(geometry.rows, -1)
     per_group = geometry.rows // geometry.groups
@@ -67,7 +70,7 @@ def pack_rows(weight: np.ndarray, geometry: Geometry, shared: int, chunks: int, 
     return Packed(
         bounds.astype(np.int32),
         starts.astype(np.int32),
-        (column % block)[order].astype(np.int32),
+        offsets[column[order]].astype(np.int32),
         np.ascontiguousarray(values[order], dtype=np.float32).reshape(-1, shared),
         slots.reshape(-1).astype(np.int32),
     )

@@ -11,7 +11,7 @@ from tvm import tirx
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
-from hwsparse.codegen.cpu.geometry import Geometry, choose_tiling
+from hwsparse.codegen.cpu.geometry import Geometry, choose_variant, tiling_of
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
@@ -60,19 +60,21 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
         return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         function = few_positions(geometry, lanes, epilogue)
-        return Kernel(f"few_positions_r{lanes}", function, _packer(geometry, lanes, 1, geometry.columns))
+        columns = np.arange(geometry.columns)
+        return Kernel(
+            f"few_positions_r{lanes}",
+            function,
+            lambda weight: pack_rows(weight, geometry, lanes, 1, geometry.columns, columns).arrays(),
+        )
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
-    tiling = choose_tiling(geometry, shared, target)
-    split = f"k{tiling.block}" if tiling.block < geometry.columns else ""
+    variant = choose_variant(geometry, shared, target)
+    tiling = tiling_of(geometry, shared, variant, target)
+    block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
     return Kernel(
-        f"shared_index_r{shared}v{tiling.tile.vectors}{split}",
+        f"shared_index_r{shared}{variant}",
         shared_index(geometry, shared, tiling, epilogue),
-        _packer(geometry, shared, tiling.chunks, tiling.block),
+        lambda weight: pack_rows(weight, geometry, shared, tiling.chunks, block, offsets).arrays(),
     )
-
-
-def _packer(geometry: Geometry, shared: int, chunks: int, block: int) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    return lambda weight: pack_rows(weight, geometry, shared, chunks, block).arrays()
 
 
 def shared_rows(pattern: Pattern) -> int:

@@ -17,15 +17,25 @@ Knows nothing of Relax, ONNX or models.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.copying import LINE_FLOATS, copy_every, copy_line, copy_run, load_transposed, prefetch, runs
+from hwsparse.codegen.cpu.copying import (
+    copy_every,
+    copy_line,
+    copy_past,
+    copy_run,
+    load_transposed,
+    prefetch,
+    runs,
+)
 from hwsparse.codegen.cpu.entry import REGISTERS, Ends, Lists, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
+from hwsparse.codegen.cpu.geometry import LINE_FLOATS, Geometry, Panel, Tile, Tiling
 
 
 @functools.cache
@@ -43,9 +53,10 @@ def _micro_kernel(shared: int, vectors: int, lanes: int, resumed: bool, leave: A
     """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
 
     Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
-    where `resumed` the sums start from what `sums` keeps from `start` on. `leave` is an inline function of (acc, lists, group, sums, start, to, place).
+    where `resumed` the sums start from what `sums` keeps from `start` on. `leave` is an inline function of
+    (acc, lists, group, sums, start, to, place).
     """
-    size, add = vectors * lanes, int(resumed)
+    add = int(resumed)
 
     @T.inline
     def micro_kernel(lists, index, group, panel, sums, start, to, place):
@@ -63,7 +74,7 @@ def _micro_kernel(shared: int, vectors: int, lanes: int, resumed: bool, leave: A
                     for lane in T.vectorized(lanes):
                         acc[row * vectors + vector, lane] = (
                             acc[row * vectors + vector, lane]
-                            + lists.values[item, row] * panel[lists.columns[item] * size + vector * lanes + lane]
+                            + lists.values[item, row] * panel[lists.offsets[item] + vector * lanes + lane]
                         )
         leave(acc, lists, group, sums, start, to, place)
 
@@ -83,64 +94,21 @@ def _keep(count: int, lanes: int) -> Any:
 
 
 def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
-    g, lanes, finish = geometry, tiling.lanes, finish_of(epilogue)
+    g, lanes, panels, finish = geometry, tiling.lanes, tiling.panel, finish_of(epilogue)
     batch, channels, row_count, positions = g.batch, g.channels, g.rows, g.positions
-    # Pointwise positions form one long row: a tile may then cross image rows.
-    in_h, in_w, out_w = (1, positions, positions) if g.pointwise else (g.in_h, g.in_w, g.out_w)
-    kernel_w, taps, pad_top = g.kernel_w, g.kernel_h * g.kernel_w, g.pad_top
-    stride_h, stride_w, dilation_h, dilation_w = g.stride_h, g.stride_w, g.dilation_h, g.dilation_w
-    # A padded input is copied to planes first, its lines cut into stride phases, so that taps read contiguous runs.
-    copied = int(g.padded)
-    plane_h = in_h + g.pad_top + g.pad_bottom
-    pitch = -(-(in_w + g.pad_left + g.pad_right) // stride_w)
-    line = stride_w * pitch if g.padded else in_w
-    down, across, chunks = tiling.down, tiling.across, tiling.chunks
-    tile_h, tile_w, uneven = tiling.tile.height, tiling.tile.width, int(tiling.tile != tiling.last)
-    turns = across if across > 1 else down  # of this many tiles one is the last
-    channel_block = tiling.block // taps
-
-    def across_line(offset: Any, left: Any) -> Any:
-        """Where in a line of the planes lies what a tap `offset` pixels into its window reads for output `left`."""
-        if g.padded:
-            return offset % stride_w * pitch + offset // stride_w + left
-        return left * stride_w + offset
-
-    blocks = -(-channels // channel_block)
-    copy_padded = copy_line(g, pitch, lanes)
-
-    @T.inline
-    def copy_planes(x, planes):
-        for plane in T.parallel(batch * channels):
-            for i in range(plane_h * line):
-                planes[plane * plane_h * line + i] = T.float32(0)
-            for i in range(plane_h):
-                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
+    count, chunks, uneven = tiling.count, tiling.chunks, int(tiling.tile != tiling.last)
+    blocks = -(-channels // panels.channels)
+    source = _input_of(g, lanes)
 
     def tile_of(tile: Tile) -> Any:
-        """A tile of this shape, from its panel to its outputs."""
-        high, wide, size = tile.height, tile.width, tile.vectors * lanes
-        copy = copy_run(wide, lanes) if g.padded else copy_every(wide, stride_w, lanes)
-        group_sums = shared * size
+        """A tile of this width, from its panel to its outputs."""
+        vectors, group_sums = tile.vectors, shared * tile.vectors * lanes
         sums_size = group_sums * (_most_groups(g, shared) if blocks > 1 else 1)
-        lines = -(-high * wide // LINE_FLOATS)
-
-        @T.inline
-        def fill(planes, panel, image, top, left, block):
-            for c in range(T.min(channel_block, channels - block * channel_block)):
-                channel: T.let = image * channels + block * channel_block + c
-                for tap in range(taps):
-                    for i in range(high):
-                        copy(
-                            panel,
-                            (c * taps + tap) * size + i * wide,
-                            planes,
-                            (channel * plane_h + (top + i) * stride_h + tap // kernel_w * dilation_h) * line
-                            + across_line(tap % kernel_w * dilation_w, left),
-                        )
+        fill = source.filler(panels, tile.width)
 
         def store_row(acc: Any, slot: int, row: Any, ends: Ends, first: Any) -> None:
-            for start, width in runs(high * wide, lanes):
-                value = acc[slot * tile.vectors + start // lanes, T.Ramp(0, 1, lanes)]
+            for start, width in runs(tile.width, lanes):
+                value = acc[slot * vectors + start // lanes, T.Ramp(0, 1, lanes)]
                 if width < lanes:
                     value = tirx.Shuffle([value], list(range(start % lanes, start % lanes + width)))
                 place = T.Ramp(first + start, 1, width) if width > 1 else first + start
@@ -157,51 +125,45 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
         def fetch(lists, group, ends, first):
             for slot in range(shared):
                 row: T.let = T.max(lists.rows[group * shared + slot], 0)
-                for start in T.unroll(lines):
-                    prefetch(ends.out, first + row * positions + start * LINE_FLOATS, True)
+                for line in T.unroll(-(-tile.width // LINE_FLOATS)):
+                    prefetch(ends.out, first + row * positions + line * LINE_FLOATS, True)
                     if epilogue.residual > 0:
-                        prefetch(ends.added, first + row * positions + start * LINE_FLOATS)
+                        prefetch(ends.added, first + row * positions + line * LINE_FLOATS)
 
-        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1, store)
-        part_kernel = _micro_kernel(shared, tile.vectors, lanes, True, _keep(shared * tile.vectors, lanes))
+        micro_kernel = _micro_kernel(shared, vectors, lanes, blocks > 1, store)
+        part_kernel = _micro_kernel(shared, vectors, lanes, True, _keep(shared * vectors, lanes))
 
         @T.inline
-        def run(planes, lists, ends, image, top, left, chunk):
-            panel = T.alloc_buffer((channel_block * taps * size,), "float32")
+        def run(planes, lists, ends, image, left, chunk):
+            panel = T.alloc_buffer((panels.channels * panels.lines * panels.pitch + lanes,), "float32")
             sums = T.alloc_buffer((sums_size,), "float32")
-            first: T.let = image * row_count * positions + top * out_w + left
+            first: T.let = image * row_count * positions + left
             # A loop that starts elsewhere than at 0 loses its start in nested loops (TVM 0.27).
             head: T.let = lists.bounds[chunk]
-            count: T.let = lists.bounds[chunk + 1] - lists.bounds[chunk]
+            here: T.let = lists.bounds[chunk + 1] - lists.bounds[chunk]
+            last_lists: T.let = (blocks - 1) * lists.bounds[chunks]
             if blocks > 1:
-                for i in range(count * group_sums):
+                for i in range(here * group_sums):
                     sums[i] = T.float32(0)
                 for block in range(blocks - 1):
-                    fill(planes, panel, image, top, left, block)
-                    for step in range(count):
+                    fill(planes, panel, image, left, block * panels.channels, panels.channels)
+                    for step in range(here):
+                        group: T.let = head + step
                         part_kernel(
                             lists,
-                            block * lists.bounds[chunks] + head + step,
-                            head + step,
+                            block * lists.bounds[chunks] + group,
+                            group,
                             panel,
                             sums,
                             step * group_sums,
                             ends,
                             first,
                         )
-            fill(planes, panel, image, top, left, blocks - 1)
-            for step in range(count):
-                fetch(lists, T.min(head + step + 1, lists.bounds[chunk + 1] - 1), ends, first)
-                micro_kernel(
-                    lists,
-                    (blocks - 1) * lists.bounds[chunks] + head + step,
-                    head + step,
-                    panel,
-                    sums,
-                    step * group_sums,
-                    ends,
-                    first,
-                )
+            fill(planes, panel, image, left, (blocks - 1) * panels.channels, channels - (blocks - 1) * panels.channels)
+            for step in range(here):
+                group: T.let = head + step
+                fetch(lists, T.min(group + 1, head + here - 1), ends, first)
+                micro_kernel(lists, last_lists + group, group, panel, sums, step * group_sums, ends, first)
 
         return run
 
@@ -209,32 +171,125 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
 
     @T.inline
     def tiles(planes, lists, ends):
-        for task in T.parallel(batch * down * across * chunks):
+        for task in T.parallel(batch * count * chunks):
             place: T.let = task // chunks
-            image: T.let = place // (down * across)
-            top: T.let = place // across % down * tile_h
-            left: T.let = place % across * tile_w
+            image: T.let = place // count
+            left: T.let = place % count * tiling.tile.width
             if uneven > 0:
-                if place % turns == turns - 1:
-                    last_tile(planes, lists, ends, image, top, left, task % chunks)
+                if place % count == count - 1:
+                    last_tile(planes, lists, ends, image, left, task % chunks)
                 else:
-                    whole_tile(planes, lists, ends, image, top, left, task % chunks)
+                    whole_tile(planes, lists, ends, image, left, task % chunks)
             else:
-                whole_tile(planes, lists, ends, image, top, left, task % chunks)
+                whole_tile(planes, lists, ends, image, left, task % chunks)
 
     @T.inline
-    def run(x, bounds, starts, columns, values, rows, bias, added, out):
-        x_flat = T.decl_buffer((batch * channels * in_h * in_w,), "float32", data=x.data)
+    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
+        x_flat = T.decl_buffer((batch * channels * g.in_h * g.in_w,), "float32", data=x.data)
         out_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=out.data)
         added_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=added.data)
-        if copied > 0:
-            planes = T.alloc_buffer((batch * channels * plane_h * line,), "float32")
-            copy_planes(x_flat, planes)
-            tiles(planes, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat))
+        if source.size > 0:
+            planes = T.alloc_buffer((source.size,), "float32")
+            source.copy(x_flat, planes)
+            tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
         else:
-            tiles(x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat))
+            tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
 
     return entry(geometry, shared, chunks, epilogue, run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """Where tiles read their patches from: planes copied from the input, or the input itself if `size` is 0.
+
+    `copy` is an inline function of (x, planes). `filler` gives for a panel and a tile's width an inline function
+    of (planes, panel, image, left, channel, channels) that fills the panel, from channel `channel` on.
+    """
+
+    size: int
+    copy: Any
+    filler: Callable[[Panel, int], Any]
+
+
+def _input_of(geometry: Geometry, lanes: int) -> _Input:
+    if not geometry.single_tap:
+        return _padded_input(geometry, lanes)
+    return _thinned_input(geometry, lanes)
+
+
+def _thinned_input(geometry: Geometry, lanes: int) -> _Input:
+    """A pixel for each position: patches are runs of what remains of the planes after striding."""
+    g = geometry
+    planes_count, channels, positions, out_w = g.batch * g.channels, g.channels, g.positions, g.out_w
+    pick = copy_every(out_w, g.stride_w, lanes)
+
+    @T.inline
+    def copy(x, planes):
+        for plane in T.parallel(planes_count):
+            for row in range(g.out_h):
+                pick(planes, plane * positions + row * out_w, x, (plane * g.in_h + row * g.stride_h) * g.in_w)
+
+    def filler(panels: Panel, width: int) -> Any:
+        copy_tile = copy_run(width, lanes)
+
+        @T.inline
+        def fill(planes, panel, image, left, channel, count):
+            for c in range(count):
+                copy_tile(panel, c * panels.pitch, planes, (image * channels + channel + c) * positions + left)
+
+        return fill
+
+    return _Input(planes_count * positions if g.strided else 0, copy, filler)
+
+
+def _padded_input(geometry: Geometry, lanes: int) -> _Input:
+    """Padded planes, their lines cut into stride phases, so that every tap reads a run of each output row."""
+    g = geometry
+    planes_count, channels, stride_w, out_w, pad_top = g.batch * g.channels, g.channels, g.stride_w, g.out_w, g.pad_top
+    plane_h = g.in_h + g.pad_top + g.pad_bottom
+    pitch = -(-(g.in_w + g.pad_left + g.pad_right) // stride_w)
+    line = stride_w * pitch
+    copy_padded, copy_vectors = copy_line(g, pitch, lanes), copy_past(lanes)
+
+    @T.inline
+    def copy(x, planes):
+        for plane in T.parallel(planes_count):
+            for i in range(plane_h * line):
+                planes[plane * plane_h * line + i] = T.float32(0)
+            for i in range(plane_h):
+                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
+
+    def filler(panels: Panel, width: int) -> Any:
+        total = width + panels.reach * out_w
+
+        @T.inline
+        def fill(planes, panel, image, left, channel, count):
+            first_row: T.let = left // out_w
+            row_count: T.let = (left + total - 1) // out_w - first_row + 1
+            for c in range(count):
+                for tap in range(panels.lines):
+                    plane: T.let = (image * channels + channel + c) * plane_h + tap // g.kernel_w * g.dilation_h
+                    across: T.let = tap % g.kernel_w * g.dilation_w
+                    for i in range(row_count):
+                        row: T.let = first_row + i
+                        # What is copied past the end of a row is written over by the next one.
+                        begin: T.let = T.max(row * out_w - left, 0)
+                        end: T.let = T.min((row + 1) * out_w - left, total)
+                        copy_vectors(
+                            panel,
+                            (c * panels.lines + tap) * panels.pitch + begin,
+                            planes,
+                            (plane + row * g.stride_h) * line
+                            + across % stride_w * pitch
+                            + across // stride_w
+                            + (left + begin - row * out_w),
+                            end - begin,
+                        )
+
+        return fill
+
+    # Lines that serve several rows of a kernel are read past the last row, and rows in whole vectors.
+    return _Input(planes_count * plane_h * line + g.stride_h * line + lanes, copy, filler)
 
 
 def _most_groups(geometry: Geometry, shared: int) -> int:
@@ -243,9 +298,9 @@ def _most_groups(geometry: Geometry, shared: int) -> int:
 
 
 def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
-    lanes, tile_w, across, finish = tiling.lanes, tiling.tile.width, tiling.across, finish_of(epilogue)
+    lanes, tile_w, across, finish = tiling.lanes, tiling.tile.width, tiling.count, finish_of(epilogue)
     positions, column_count, row_count = geometry.positions, geometry.channels, geometry.rows
-    column_block, uneven = tiling.block, int(tiling.tile != tiling.last)
+    column_block, pitch, uneven = tiling.panel.channels, tiling.panel.pitch, int(tiling.tile != tiling.last)
     blocks = -(-column_count // column_block)
 
     def tile_of(tile: Tile) -> Any:
@@ -256,7 +311,7 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
 
         def turn_in(panel: Any, to: Any, x: Any, start: Any) -> None:
             for i, column in enumerate(load_transposed(x, start, column_count, lanes)):
-                T.buffer_store(panel, column, [T.Ramp(to + i * size, 1, lanes)])
+                T.buffer_store(panel, column, [T.Ramp(to + i * pitch, 1, lanes)])
 
         def turn_out(ends: Ends, token: Any, row: Any, lines: Any, start: Any) -> None:
             for i, sums in enumerate(load_transposed(lines, start, size, lanes)):
@@ -270,13 +325,13 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
             start: T.let = left * column_count + block * column_block
             for c in range(here // lanes):
                 for p in range(wide // lanes):
-                    turn_in(panel, c * lanes * size + p * lanes, x, start + p * lanes * column_count + c * lanes)
+                    turn_in(panel, c * lanes * pitch + p * lanes, x, start + p * lanes * column_count + c * lanes)
             for p in range(wide - wide % lanes):
                 for c in range(here % lanes):
-                    panel[(here - here % lanes + c) * size + p] = x[start + p * column_count + here - here % lanes + c]
+                    panel[(here - here % lanes + c) * pitch + p] = x[start + p * column_count + here - here % lanes + c]
             for p in range(wide % lanes):
                 for c in range(here):
-                    panel[c * size + wide - wide % lanes + p] = x[start + (wide - wide % lanes + p) * column_count + c]
+                    panel[c * pitch + wide - wide % lanes + p] = x[start + (wide - wide % lanes + p) * column_count + c]
 
         @T.inline
         def finish_token(ends, token, p, lines, first):
@@ -299,7 +354,7 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
 
         @T.inline
         def run(x, lists, ends, left):
-            panel = T.alloc_buffer((column_block * size,), "float32")
+            panel = T.alloc_buffer((column_block * pitch,), "float32")
             sums = T.alloc_buffer((sums_size,), "float32")
             # One line more than there are rows: slots without a row are collected there.
             lines = T.alloc_buffer(((row_count + 1) * size,), "float32")
@@ -342,10 +397,10 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                 whole_tile(x, lists, ends, place * tile_w)
 
     @T.inline
-    def run(x, bounds, starts, columns, values, rows, bias, added, out):
+    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
         x_flat = T.decl_buffer((positions * column_count,), "float32", data=x.data)
         out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
         added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
-        tiles(x_flat, Lists(bounds, starts, columns, values, rows), Ends(bias, added_flat, out_flat))
+        tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
 
     return entry(geometry, shared, tiling.chunks, epilogue, run)
