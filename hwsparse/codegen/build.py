@@ -18,6 +18,7 @@ from hwsparse.codegen.cpu.schedule import schedule_remaining
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS, Library
 from hwsparse.codegen.link import link
 from hwsparse.codegen.lowering import Lowered, lower
+from hwsparse.codegen.operations import LEGALIZATIONS
 from hwsparse.errors import CompileError, StorageError, UnsupportedError, one_line, writing
 from hwsparse.model import Model
 from hwsparse.plan import Plan
@@ -60,8 +61,7 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
     options = {"fast-math-reassoc": True, "fast-math-contract": True}
     tvm_target = tvm.target.Target({**json.loads(target.tvm_target), **options})
     fuse = [
-        relax.transform.FastMathTransform(),
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(LEGALIZATIONS),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
