@@ -109,9 +109,11 @@ def _takes(chain: Chain, graph: Graph, last: Any, following: Any) -> bool:
         chain.low = min(max(chain.low, bounds[0]), bounds[1])
         chain.high = max(min(chain.high, bounds[1]), bounds[0])
         return True
-    # The rows of a product may be counted in another way; its columns stay.
     into = shape_of(following)
-    return operator in RESHAPES and chain.layer.window is None and into is not None and into[-1:] == (shape or ())[-1:]
+    if operator not in RESHAPES or shape is None or into is None:
+        return False
+    # Positions may be counted in another way; the outputs stay where they are.
+    return into[:2] == shape[:2] if chain.layer.window is not None else into[-1:] == shape[-1:]
 
 
 def _clip(value: Any, operator: str) -> tuple[float, float] | None:

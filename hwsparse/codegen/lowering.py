@@ -154,6 +154,7 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
 
     Look-ups clip their indices: the importer's mode reads past the table when one is out of range. Whether the
     constant bounds of a clip are NaN is seen here: relax.transform.FoldConstant would compile code to find out.
+    Slices that take everything are no longer there.
     """
 
     def visit_call_(self, call: Any) -> Any:
@@ -161,6 +162,8 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
         operator = getattr(call.op, "name", "")
         if operator == "relax.take":
             return relax.op.take(call.args[0], call.args[1], call.attrs.axis, mode="clip")
+        if operator == "relax.strided_slice" and _takes_everything(self.builder_.normalize(call)):
+            return call.args[0]
         if operator in _SCALAR_OPERATORS:
             values = [self._constant(argument) for argument in call.args]
             if all(value is not None and value.size == 1 for value in values):
@@ -170,6 +173,11 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
     def _constant(self, value: Any) -> np.ndarray | None:
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else value
         return bound.value.numpy() if isinstance(bound, GenericConst) else None
+
+
+def _takes_everything(call: Any) -> bool:
+    shape, steps = shape_of(call), call.args[4] if len(call.args) > 4 else ()
+    return shape is not None and shape == shape_of(call.args[0]) and all(int(step.value) == 1 for step in steps)
 
 
 _SCALAR_OPERATORS: dict[str, Callable[..., np.ndarray]] = {"relax.isnan": np.isnan, "relax.where": np.where}

@@ -14,7 +14,7 @@ from tvm import relax, te, tirx, topi
 
 from hwsparse.codegen.cpu import vector_math
 from hwsparse.codegen.cpu.matmul import matmul
-from hwsparse.codegen.cpu.normalise import layer_norm, softmax
+from hwsparse.codegen.cpu.normalise import greatest, layer_norm, softmax
 from hwsparse.codegen.graph import operator_of, shape_of
 from hwsparse.target import Target
 
@@ -63,8 +63,18 @@ def _layer_norm(call: Any, target: Target) -> Operation | None:
     return Operation(function, "layer_norm", tuple(call.args), shape)
 
 
+def _greatest(call: Any, target: Target) -> Operation | None:
+    shape, axis = _float_shape(call.args[0]), call.attrs.axis
+    if not shape or len(shape) < 2 or axis is None or [int(place) % len(shape) for place in axis] != [len(shape) - 1]:
+        return None
+    out_shape = (*shape[:-1], 1) if call.attrs.keepdims else shape[:-1]
+    function = greatest(shape, out_shape, target.vector_bits // 32, target.threads)
+    return Operation(function, "greatest", tuple(call.args), out_shape)
+
+
 _OPERATIONS: dict[str, Callable[[Any, Target], Operation | None]] = {
     "relax.matmul": _matmul,
+    "relax.max": _greatest,
     "relax.nn.layer_norm": _layer_norm,
     "relax.nn.softmax": _softmax,
 }

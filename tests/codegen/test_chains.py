@@ -29,7 +29,8 @@ def model(nodes: list[NodeProto], shape: list[int], out_shape: list[int], **weig
         numpy_helper.from_array((RNG.standard_normal(size) * 0.5).astype(np.float32), name)
         for name, size in weights.items()
     ]
-    stored.append(numpy_helper.from_array(np.array([1, 6, 16], np.int64), "three_axes"))
+    whole = {"three_axes": [1, 6, 16], "from": [0], "to": [9], "axes": [3], "last": [2]}
+    stored += [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in whole.items()]
     ports = [
         helper.make_tensor_value_info(*port)
         for port in (("x", TensorProto.FLOAT, shape), ("y", TensorProto.FLOAT, out_shape))
@@ -120,4 +121,19 @@ def test_rows_may_be_counted_in_another_way_before_a_sum(tmp_path: Path) -> None
     network = model(nodes, [2, 3, 8], [1, 6, 16], v=(8, 16), bias=(16,), shortcut=(1, 6, 16))
     chain = chains_of(network)["first"]
     assert chain.bias is not None and chain.residual is not None and chain.function == "sigmoid"
+    assert agrees(network, tmp_path)
+
+
+def test_slices_that_take_everything_and_lost_axes_are_no_obstacle(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "layer"),
+        helper.make_node("Slice", ["a", "from", "to", "axes"], ["b"]),
+        helper.make_node("Squeeze", ["b", "axes"], ["c"]),
+        helper.make_node("Add", ["c", "bias"], ["d"]),
+        helper.make_node("Gelu", ["d"], ["e"], approximate="tanh"),
+        helper.make_node("ReduceMax", ["e", "last"], ["y"], keepdims=1),
+    ]
+    network = model(nodes, [1, 4, 20, 1], [1, 6, 1], w=(6, 4, 3, 1), bias=(1, 6, 1))
+    chain = chains_of(network)["layer"]
+    assert chain.bias is not None and chain.function == "gelu_tanh"
     assert agrees(network, tmp_path)

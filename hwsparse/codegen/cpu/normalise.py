@@ -1,4 +1,4 @@
-"""Softmax and layer normalisation along the last axis, a row at a time: it stays in L1 from the first pass to the last.
+"""Softmax, layer normalisation and the greatest value along the last axis, a row at a time, which stays in L1.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -78,6 +78,36 @@ def softmax(shape: tuple[int, ...], lanes: int, threads: int) -> tirx.PrimFunc:
                     soften(line, 0, line, 0, inverse, 0)
                     for i in range(width):
                         y_flat[start + i] = line[i] * inverse[0]
+
+    return kernel
+
+
+@functools.cache
+def greatest(shape: tuple[int, ...], out_shape: tuple[int, ...], lanes: int, threads: int) -> tirx.PrimFunc:
+    """The kernel as a PrimFunc of input and output: each row's greatest value; LLVM vectorises sums only."""
+    rows, width = math.prod(shape[:-1]), shape[-1]
+    per_part = _rows_per_part(rows, width, threads)
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer(shape, "float32"), y: T.Buffer(out_shape, "float32")):
+        T.func_attr({"tirx.noalias": True})
+        x_flat = T.decl_buffer((rows * width,), "float32", data=x.data)
+        y_flat = T.decl_buffer((rows,), "float32", data=y.data)
+        with T.sblock("rows"):  # as in `softmax`
+            T.reads()
+            T.writes()
+            for part in T.parallel(-(-rows // per_part)):
+                for step in range(T.min(per_part, rows - part * per_part)):
+                    most = T.alloc_buffer((lanes,), "float32", scope="local", annotations=REGISTERS)
+                    row: T.let = part * per_part + step
+                    most[T.Ramp(0, 1, lanes)] = T.Broadcast(T.float32("-inf"), lanes)
+                    for i in range(width // lanes):
+                        most[T.Ramp(0, 1, lanes)] = T.max(
+                            most[T.Ramp(0, 1, lanes)], x_flat[T.Ramp(row * width + i * lanes, 1, lanes)]
+                        )
+                    for i in range(width % lanes):
+                        most[i] = T.max(most[i], x_flat[row * width + width // lanes * lanes + i])
+                    y_flat[row] = T.Shuffle([reduce_lanes(most[T.Ramp(0, 1, lanes)], T.max)], [0])
 
     return kernel
 
