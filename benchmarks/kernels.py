@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -32,6 +33,7 @@ from hwsparse.target import Target, load_target
 LOADER = "benchmarks.limits:Measured"
 LIMIT, PEAK = "limit, a load from L1 each", "peak, from registers"
 DENSE = Choice()
+WIDTH = 132  # of the table in a file or pipe: a layer's signature is long
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     """Builds, times and compares."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if (arguments.pattern is None) != (arguments.sparsity is None):
         raise InputError("--pattern and --sparsity go together")
     target = load_target("x86-local")
