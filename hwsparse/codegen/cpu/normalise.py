@@ -18,6 +18,8 @@ from hwsparse.codegen.cpu.vector_math import exp_nonpositive, reduce_lanes
 
 # Elements that a thread should have at least, for waking it to pay.
 MIN_ELEMENTS_PER_THREAD = 4096
+# Sums that do not wait for one another.
+PARTS = 4
 
 
 def exponentials(vectors: int, lanes: int, score: Callable[[Any, Any], Any]) -> Any:
@@ -122,9 +124,19 @@ def layer_norm(shape: tuple[int, ...], epsilon: float, lanes: int, threads: int)
     @T.inline
     def add_up(line, total, mean, square):
         """The sum of a line's values, or of the squares of their distances from the mean, in every lane."""
-        total[T.Ramp(0, 1, lanes)] = T.Broadcast(T.float32(0), lanes)
-        for i in range(vectors):
-            total[T.Ramp(0, 1, lanes)] = total[T.Ramp(0, 1, lanes)] + square(line[T.Ramp(i * lanes, 1, lanes)] - mean)
+        for part in T.unroll(PARTS):
+            total[T.Ramp(part * lanes, 1, lanes)] = T.Broadcast(T.float32(0), lanes)
+        for i in range(vectors // PARTS):
+            for part in T.unroll(PARTS):
+                total[T.Ramp(part * lanes, 1, lanes)] = total[T.Ramp(part * lanes, 1, lanes)] + square(
+                    line[T.Ramp((i * PARTS + part) * lanes, 1, lanes)] - mean
+                )
+        for part in T.unroll(vectors % PARTS):
+            total[T.Ramp(part * lanes, 1, lanes)] = total[T.Ramp(part * lanes, 1, lanes)] + square(
+                line[T.Ramp((vectors // PARTS * PARTS + part) * lanes, 1, lanes)] - mean
+            )
+        for part in T.unroll(PARTS - 1):
+            total[T.Ramp(0, 1, lanes)] = total[T.Ramp(0, 1, lanes)] + total[T.Ramp((part + 1) * lanes, 1, lanes)]
         total[T.Ramp(0, 1, lanes)] = reduce_lanes(total[T.Ramp(0, 1, lanes)], lambda a, b: a + b)
 
     @T.prim_func(s_tir=True)
@@ -140,7 +152,7 @@ def layer_norm(shape: tuple[int, ...], epsilon: float, lanes: int, threads: int)
         for part in T.parallel(-(-rows // per_part)):
             line = T.alloc_buffer((vectors * lanes,), "float32")
             for step in range(T.min(per_part, rows - part * per_part)):
-                total = T.alloc_buffer((lanes,), "float32", scope="local", annotations=REGISTERS)
+                total = T.alloc_buffer((PARTS * lanes,), "float32", scope="local", annotations=REGISTERS)
                 start: T.let = (part * per_part + step) * width
                 for i in range(width):
                     line[i] = x_flat[start + i]
