@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import quickstart
+from benchmarks import kernels, quickstart, x86
 from hwsparse.compiler import toolchain
 from hwsparse.errors import HwsparseError
 from hwsparse.latency import Device
 from hwsparse.strictjson import encode
 
-# A benchmark gives the figures of its last line, and details for the JSON file.
-Benchmark = Callable[[argparse.Namespace], tuple[dict[str, float], object]]
-BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
-    "quickstart": (quickstart.run, "whole path on Magika, EfficientNet-Lite0 and MiniLM, against onnxruntime"),
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """`run` gives the figures of the last line, and details for the JSON file; `options` adds what it can be asked."""
+
+    what: str
+    run: Callable[[argparse.Namespace], tuple[dict[str, float], object]]
+    options: Callable[[argparse.ArgumentParser], None]
+
+
+BENCHMARKS = {
+    "quickstart": Benchmark(
+        "whole path on Magika, EfficientNet-Lite0 and MiniLM, against onnxruntime", quickstart.run, quickstart.options
+    ),
+    "x86": Benchmark("a sparse network against onnxruntime, OpenVINO and DeepSparse", x86.run, x86.options),
+    "kernels": Benchmark(
+        "every layer shape of the networks, against this machine's limit", kernels.run, kernels.options
+    ),
 }
 
 
@@ -30,18 +45,18 @@ def main() -> int:
     """Runs what the command line asks for; the exit status is 1 when it could not be done."""
     arguments = _arguments()
     if arguments.list or arguments.name is None:
-        for name, (_, what) in BENCHMARKS.items():
-            print(f"{name:<12} {what}")
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:<12} {benchmark.what}")
         return 0
     try:
-        figures, details = BENCHMARKS[arguments.name][0](arguments)
+        figures, details = BENCHMARKS[arguments.name].run(arguments)
     except HwsparseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.json is not None:
         body = {
             "benchmark": arguments.name,
-            "figures": figures,
+            "figures": {key: value if math.isfinite(value) else None for key, value in figures.items()},
             "details": details,
             "device": encode(Device.probe()),
             "toolchain": dict(toolchain()),
@@ -54,20 +69,15 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS))
     parser.add_argument("--list", action="store_true", help="names of the benchmarks")
-    parser.add_argument("--threads", type=int, help="threads of every runtime; by default the target's")
-    parser.add_argument("--json", type=Path, help="file for raw samples, machine, versions and seed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=40, help="plans that a search tries")
-    parser.add_argument("--models", nargs="*", help="only these models")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("HWSPARSE_DATA"),
-        help="directory of task data: imagenet1k/ (images and labels.csv), nlp/stsb-dev.csv; by default $HWSPARSE_DATA",
-    )
-    parser.add_argument("--work", type=Path, default=Path("hwsparse-benchmarks"), help="directory for what is kept")
+    commands = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, benchmark in BENCHMARKS.items():
+        description = sys.modules[benchmark.run.__module__].__doc__
+        command = commands.add_parser(name, help=benchmark.what, description=description)
+        command.add_argument("--threads", type=int, help="threads of every runtime; by default the target's")
+        command.add_argument("--json", type=Path, help="file for raw samples, machine, versions and seed")
+        command.add_argument("--seed", type=int, default=0)
+        benchmark.options(command)
     return parser.parse_args()
 
 

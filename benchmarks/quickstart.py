@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,19 @@ MAX_DROP = 0.02
 CHECKED = 4
 
 Task = Callable[[Path | None, int], tuple[Model, Dataset]]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only this benchmark asks for."""
+    parser.add_argument("--trials", type=int, default=40, help="plans that a search tries")
+    parser.add_argument("--models", nargs="*", help="only these networks")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("HWSPARSE_DATA"),
+        help="directory of task data: imagenet1k/ (images and labels.csv), nlp/stsb-dev.csv; by default $HWSPARSE_DATA",
+    )
+    parser.add_argument("--work", type=Path, default=Path("hwsparse-benchmarks"), help="directory for what is kept")
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:

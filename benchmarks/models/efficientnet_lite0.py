@@ -16,8 +16,8 @@ WEIGHTS = "efficientnet-lite0-57934424.pth"
 PREPROCESS = ImagePreprocess(size=(224, 224), mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
-def efficientnet_lite0() -> Model:
-    """The network as a model.
+def efficientnet_lite0(batch: int = 1) -> Model:
+    """The network as a model for `batch` images.
 
     Raises:
         ModelError: a package is missing.
@@ -36,4 +36,4 @@ def efficientnet_lite0() -> Model:
     module = EfficientNet.from_name("efficientnet-lite0")
     with resources.as_file(weights) as path:
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return import_torch(module, (torch.zeros(1, 3, 224, 224),), name="efficientnet-lite0")
+    return import_torch(module, (torch.zeros(batch, 3, 224, 224),), name="efficientnet-lite0")

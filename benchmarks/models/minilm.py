@@ -32,7 +32,7 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(1, tokens) -> (1, tokens, width); every token is of the first segment."""
+        """(batch, tokens) -> (batch, tokens, width); every token is of the first segment."""
         positions = self.position_embeddings.weight[: input_ids.shape[1]]
         return self.LayerNorm(self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0])
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (1, tokens, width), bias (1, 1, 1, tokens) added to the scores -> (1, tokens, width)."""
+        """x (batch, tokens, width), bias (batch, 1, 1, tokens) added to the scores -> (batch, tokens, width)."""
         batch, tokens, width = x.shape
         shape = (batch, tokens, self.heads, width // self.heads)
         query = self.query(x).view(shape).permute(0, 2, 1, 3)
@@ -90,7 +90,7 @@ class SentenceEncoder(nn.Module):
         self.layer = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Both (1, tokens) int64, the mask 1 at real tokens -> (1, width)."""
+        """Both (batch, tokens) int64, the mask 1 at real tokens -> (batch, width)."""
         mask = attention_mask.to(torch.float32)
         bias = (1 - mask)[:, None, None, :] * -1e9
         x = self.embeddings(input_ids)
@@ -136,13 +136,13 @@ def package_directory() -> Path:
     return directory
 
 
-def minilm(tokens: int = 128) -> Model:
-    """The encoder as a model for sentences of exactly `tokens` tokens, padding included.
+def minilm(tokens: int = 128, batch: int = 1) -> Model:
+    """The encoder as a model for `batch` sentences of exactly `tokens` tokens, padding included.
 
     Raises:
         ModelError: the package is missing.
     """
     module = SentenceEncoder()
     load_published(module, package_directory() / "model.safetensors")
-    ids = torch.full((1, tokens), 101, dtype=torch.int64)
+    ids = torch.full((batch, tokens), 101, dtype=torch.int64)
     return import_torch(module, (ids, torch.ones_like(ids)), name="minilm-l6")

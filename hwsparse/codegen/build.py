@@ -13,11 +13,13 @@ import numpy as np
 import tvm
 from safetensors.numpy import save_file
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hwsparse.codegen.cpu.schedule import schedule_remaining
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS, Library
 from hwsparse.codegen.link import link
 from hwsparse.codegen.lowering import Lowered, lower
+from hwsparse.codegen.operations import LEGALIZATIONS
 from hwsparse.errors import CompileError, StorageError, UnsupportedError, one_line, writing
 from hwsparse.model import Model
 from hwsparse.plan import Plan
@@ -25,6 +27,7 @@ from hwsparse.target import Target
 
 # Several times what a library takes: LLVM ends the process where it runs out of room.
 ROOM_BYTES = 16 << 20
+CHECKS = ("vm.builtin.check_tensor_info", "vm.builtin.match_shape")
 
 
 def build_model(
@@ -60,8 +63,7 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
     options = {"fast-math-reassoc": True, "fast-math-contract": True}
     tvm_target = tvm.target.Target({**json.loads(target.tvm_target), **options})
     fuse = [
-        relax.transform.FastMathTransform(),
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(LEGALIZATIONS),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.FuseOps(),
@@ -79,6 +81,7 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),
+        tvm.transform.module_pass(_without_parameter_checks, opt_level=0),
         relax.transform.AttachGlobalSymbol(),
     ]
     # Without storage rewriting: see REGISTERS in codegen.cpu.entry.
@@ -90,6 +93,22 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
             return tvm.compile(module, tvm_target, relax_pipeline=tvm.transform.Sequential(finish))
     except Exception as error:  # TVM raises errors of many types
         raise CompileError(f"TVM cannot compile for {target.name}: {one_line(error)}") from error
+
+
+def _without_parameter_checks(module: tvm.IRModule, context: Any) -> tvm.IRModule:
+    """Drops the checks of parameters' shapes, up to 3 % of a network's time: kernels check what they are given."""
+    main = module["main"]
+    parameters = set(main.params[int(main.attrs["num_input"]) :])
+
+    @mutator
+    class Unchecked(PyExprMutator):  # type: ignore[misc]
+        def visit_var_binding_(self, binding: Any) -> None:
+            name = getattr(getattr(binding.value, "op", None), "global_symbol", "")
+            if name not in CHECKS or binding.value.args[0] not in parameters:
+                super().visit_var_binding_(binding)
+
+    module["main"] = Unchecked(module).visit_expr(main)
+    return module
 
 
 def export(executable: Any, path: Path, triple: str) -> None:

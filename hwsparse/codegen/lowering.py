@@ -1,17 +1,16 @@
 """From a model and a plan to a TVM module in which our kernels do the layers' work.
 
 The ONNX graph is imported into Relax with the layers' weights as inputs, by which layers are found
-again; each layer, with the bias, residual addition and clip that follow it, becomes one call of a
-generated kernel over packed weights. Products of two activations get a kernel too.
+again; each layer, with the bias, residual addition, activation and clip that follow it, becomes one call of
+a generated kernel over packed weights. Attention gets a kernel too, and so do some single operations.
 
 Weights never enter the code: they are parameters, kept in a file beside the library.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +22,13 @@ from tvm.ir.expr import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.relax.frontend.onnx import from_onnx
 
+from hwsparse.codegen.attentions import Found, find_attentions
 from hwsparse.codegen.chains import Chain, find_chains
+from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.matmul import matmul
 from hwsparse.codegen.cpu.select import kernel_for
+from hwsparse.codegen.graph import shape_of
+from hwsparse.codegen.operations import operation_of
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
 from hwsparse.model.read import describe
@@ -60,15 +62,14 @@ def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: T
     """
     names = _weight_names(model)
     module = _simplified(_import(model, names))
-    chains = _find_all_chains(model, module, names)
     pool = _Pool(target)
-    replacements = {}
-    for chain in chains:
+    calls = []
+    for chain in _find_all_chains(model, module, names):
         name = chain.layer.name
         weight = weights[name] if name in weights else model.weight(name)
-        replacements[chain.variables[-1]] = pool.call(chain, plan, weight)
-    absorbed = {var for chain in chains for var in chain.variables[:-1]}
-    return _rewrite(module, set(names.values()), replacements, absorbed, pool)
+        calls.append(pool.layer(chain, plan, weight))
+    calls.extend(pool.attention(found) for found in find_attentions(module["main"]))
+    return _rewrite(module, set(names.values()), calls, pool)
 
 
 def require_compilable(model: Model) -> None:
@@ -153,6 +154,7 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
 
     Look-ups clip their indices: the importer's mode reads past the table when one is out of range. Whether the
     constant bounds of a clip are NaN is seen here: relax.transform.FoldConstant would compile code to find out.
+    Slices that take everything are no longer there.
     """
 
     def visit_call_(self, call: Any) -> Any:
@@ -160,6 +162,8 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
         operator = getattr(call.op, "name", "")
         if operator == "relax.take":
             return relax.op.take(call.args[0], call.args[1], call.attrs.axis, mode="clip")
+        if operator == "relax.strided_slice" and _takes_everything(self.builder_.normalize(call)):
+            return call.args[0]
         if operator in _SCALAR_OPERATORS:
             values = [self._constant(argument) for argument in call.args]
             if all(value is not None and value.size == 1 for value in values):
@@ -171,17 +175,25 @@ class _Tidied(PyExprMutator):  # type: ignore[misc]
         return bound.value.numpy() if isinstance(bound, GenericConst) else None
 
 
+def _takes_everything(call: Any) -> bool:
+    shape, steps = shape_of(call), call.args[4] if len(call.args) > 4 else ()
+    return shape is not None and shape == shape_of(call.args[0]) and all(int(step.value) == 1 for step in steps)
+
+
 _SCALAR_OPERATORS: dict[str, Callable[..., np.ndarray]] = {"relax.isnan": np.isnan, "relax.where": np.where}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class KernelCall:
-    """What replaces a chain: a kernel, its input and parameters, an optional residual input."""
+    """A kernel that computes the last of `replaced`; the others, intermediates, are then not needed.
 
+    The kernel takes `inputs`, then the residual, if there is one, in the shape of the output.
+    """
+
+    replaced: tuple[Any, ...]
     function: Any  # PrimFunc
     function_name: str
-    source: Any
-    parameters: tuple[Any, ...]
+    inputs: tuple[Any, ...]
     residual: Any
     out_shape: tuple[int, ...]
 
@@ -205,10 +217,10 @@ class _Pool:
         self.arrays[name], self.variables[name] = array, variable
         return variable
 
-    def call(self, chain: Chain, plan: Plan, weight: np.ndarray) -> KernelCall:
+    def layer(self, chain: Chain, plan: Plan, weight: np.ndarray) -> KernelCall:
         """The kernel call for a chain, its weight packed."""
         layer = chain.layer
-        epilogue = Epilogue(chain.residual is not None, chain.low, chain.high)
+        epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
         kernel = kernel_for(layer, plan.choice(layer.name), self.target, epilogue)
         key = (layer.signature, kernel.name, str(epilogue))
         function_name, function = self._functions.setdefault(
@@ -220,15 +232,23 @@ class _Pool:
             for part, array in enumerate((*kernel.pack(weight), bias))
         )
         self.kernels[layer.name] = kernel.name
-        return KernelCall(function, function_name, chain.source, parameters, chain.residual, layer.output_shape)
+        inputs = (chain.source, *parameters)
+        return KernelCall(tuple(chain.variables), function, function_name, inputs, chain.residual, layer.output_shape)
+
+    def attention(self, found: Found) -> KernelCall:
+        """The kernel call for an attention."""
+        target = self.target
+        function = attention(found.sizes, target.vector_bits // 32, target.vector_registers, target.threads)
+        return KernelCall(found.variables, function, "attention", found.inputs, None, found.sizes.out.buffer)
 
 
-def _rewrite(
-    module: tvm.IRModule, weights: set[str], replacements: Mapping[Any, KernelCall], absorbed: set[Any], pool: _Pool
-) -> Lowered:
+def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool) -> Lowered:
+    replacements = {call.replaced[-1]: call for call in calls}
+    absorbed = {var for call in calls for var in call.replaced[:-1]}
+
     @mutator
     class Rewriter(PyExprMutator):  # type: ignore[misc]
-        """Replaces chains and products of activations by kernel calls, large constants by parameters."""
+        """Puts kernel calls in the place of what they compute, parameters in the place of large constants."""
 
         def visit_var_binding_(self, binding: Any) -> None:
             if binding.var in absorbed:
@@ -237,27 +257,27 @@ def _rewrite(
             if call is None:
                 super().visit_var_binding_(binding)
                 return
-            inputs = [self.visit_expr(call.source), *call.parameters]
+            inputs = [self.visit_expr(value) for value in call.inputs]
             if call.residual is not None:
-                inputs.append(self.visit_expr(call.residual))
-            self.emit(binding.var, _opaque(call.function), call.function_name, inputs, call.out_shape)
-
-        def emit(self, var: Any, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...]) -> None:
-            where = self.builder_.add_func(function, name)
-            out = self.builder_.emit(relax.call_tir(where, inputs, relax.TensorType(shape, "float32")))
-            self.set_var_remap(var, out)
+                inputs.append(self.reshaped(self.visit_expr(call.residual), call.out_shape))
+            out = self.builder_.emit(self.call(call.function, call.function_name, inputs, call.out_shape))
+            self.set_var_remap(binding.var, self.reshaped(out, shape_of(binding.var)))
 
         def visit_call_(self, call: Any) -> Any:
             call = super().visit_call_(call)
-            if getattr(call.op, "name", "") != "relax.matmul":
+            operation = operation_of(call, pool.target)
+            if operation is None:
                 return call
-            left, right = (_static_shape(operand) for operand in call.args)
-            if left is None or right is None or len(left) < 2 or left[:-2] != right[:-2]:
-                return call
-            target = pool.target
-            function = matmul(left, right, target.vector_bits // 32, target.vector_registers, target.threads)
-            where = self.builder_.add_func(_opaque(function), "matmul")
-            return relax.call_tir(where, list(call.args), relax.TensorType((*left[:-1], right[-1]), "float32"))
+            return self.call(operation.function, operation.name, list(operation.inputs), operation.out_shape)
+
+        def call(self, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...]) -> Any:
+            where = self.builder_.add_func(_opaque(function), name)
+            return relax.call_tir(where, inputs, relax.TensorType(shape, "float32"))
+
+        def reshaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
+            if shape is None or shape_of(value) == shape:
+                return value
+            return self.builder_.emit(relax.op.reshape(value, shape))
 
         def visit_generic_const_(self, constant: Any) -> Any:
             array = constant.value.numpy()
@@ -277,11 +297,3 @@ def _rewrite(
 
 def _opaque(function: Any) -> Any:
     return function.with_attr("op_pattern", OPAQUE).with_attr("hwsparse.kernel", True)
-
-
-def _static_shape(value: Any) -> tuple[int, ...] | None:
-    shape = getattr(value.ty, "shape", None)
-    if getattr(value.ty, "dtype", "") != "float32" or not isinstance(shape, relax.ShapeExpr):
-        return None
-    sizes = tuple(size.value if hasattr(size, "value") else -1 for size in shape.values)
-    return sizes if min(sizes, default=1) > 0 and math.prod(sizes) > 0 else None

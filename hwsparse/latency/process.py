@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,25 +41,41 @@ class RefusedError(Exception):
     """The worker lives and answered that it could not do what was asked."""
 
 
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python that can run the worker, and where it finds modules besides its own: `hwsparse.errors` among them."""
+
+    executable: str
+    path: tuple[str, ...]
+
+    @classmethod
+    def this(cls) -> Interpreter:
+        """The one that runs here, with the same modules."""
+        return cls(sys.executable, tuple(entry or os.getcwd() for entry in sys.path))
+
+
 class Worker:
     """A running worker process with `threads` CPUs of its own to run on."""
 
-    def __init__(self, loader: str, threads: int) -> None:
+    def __init__(self, loader: str, threads: int, interpreter: Interpreter | None = None) -> None:
         """Starts the process.
 
         Args:
             loader: "module:class" of the library class.
+            interpreter: of an environment that has what the loader imports; by default this one.
 
         Raises:
             MeasureError: it does not start, or this machine has too few CPUs.
         """
         self.threads = threads
         self.starter = threading.current_thread()
+        python = interpreter or Interpreter.this()
         numbers = map(str, (threads, os.getpid(), *choose_cpus(threads)))
-        command = [sys.executable, "-m", "hwsparse.latency.worker", loader, *numbers]
-        pipe = subprocess.PIPE
+        # By its file: as a module it would import its package first, and with that all that we need.
+        command = [python.executable, str(Path(__file__).with_name("worker.py")), loader, *numbers]
+        pipe, env = subprocess.PIPE, _environment(threads, python.path)
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(threads))
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         except OSError as error:
             raise MeasureError(f"cannot start the process that times libraries: {error}") from None
         assert self._process.stdin
@@ -93,6 +110,14 @@ class Worker:
         if "failed" in answer:
             raise RefusedError(str(answer["failed"]))
         return answer
+
+    def pause(self) -> None:
+        """Stops the process where it is, its threads that wait by spinning included, until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused process go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""
@@ -187,7 +212,7 @@ def choose_cpus(threads: int, allowed: Collection[int] = ALLOWED_CPUS, sys: Path
     return tuple((first_of_core + others)[:threads])
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, path: tuple[str, ...]) -> dict[str, str]:
     """This process's environment, with thread counts fixed before any library reads them."""
     counts = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
@@ -195,8 +220,8 @@ def _environment(threads: int) -> dict[str, str]:
         **{name: str(threads) for name in counts},
         # Otherwise TVM pins its threads to the machine's first CPUs, whatever CPUs we chose.
         "TVM_BIND_THREADS": "0",
-        # The same modules as here, and nothing from the directory that the user happens to be in.
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        # Nothing from the directory that the user happens to be in.
+        "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import BENCHMARKS, main
 
 
 def test_a_benchmark_that_measured_nothing_fails(
@@ -23,3 +23,16 @@ def test_a_benchmark_that_measured_nothing_fails(
     output = capsys.readouterr()
     assert "minilm is left out: " in output.out and "no network could be run" in output.err
     assert not figures.exists()
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_says_what_it_is(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--list"])
+    assert main() == 0
+    assert f"{name} " in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["benchmarks", name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "--threads" in capsys.readouterr().out

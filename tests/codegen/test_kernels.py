@@ -19,17 +19,11 @@ from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target
+from tests.codegen.compiling import compile_kernel
 from tests.codegen.layers import CPU, conv, convs, depthwise_convs, onnxruntime_answer, product, products
 
 PATTERNS = ("dense", "unstructured", "block2x1", "block4x1", "block8x1", "block16x1", "2:4", "1:4", "2:4x4", "channel2")
 TOLERANCE = 1e-4
-
-
-def compile_kernel(function: tvm.tirx.PrimFunc) -> tvm.runtime.Module:
-    # A read or write past the end of a buffer is an error that the test sees.
-    config = {"tirx.disable_storage_rewrite": True, "tirx.instrument_bound_checkers": True}
-    with tvm.transform.PassContext(opt_level=3, config=config):
-        return tvm.compile(function, tvm.target.Target({"kind": "llvm"}))
 
 
 # Where panels are split into blocks of columns even for small layers; registers as wide, and as many, as there are.
@@ -50,6 +44,8 @@ def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: T
     out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
     compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)
     expected = onnxruntime_answer(layer, x, weight, bias) + (residual if epilogue.residual else 0)
+    if epilogue.function == "silu":
+        expected = expected / (1 + np.exp(-expected.astype(np.float64)))
     expected = np.clip(expected, epilogue.low, epilogue.high)
     scale = max(float(np.abs(expected).max()), 1e-3)
     np.testing.assert_allclose(out.numpy() / scale, expected / scale, atol=TOLERANCE, rtol=0)
@@ -69,7 +65,9 @@ def choices(draw: st.DrawFn, layer: Layer) -> Choice:
     return Choice(pattern, draw(st.sampled_from((0.0, 0.3, 0.5, 0.9, 0.97, 1.0))))
 
 
-EPILOGUES = st.sampled_from((Epilogue(), Epilogue(True), Epilogue(False, 0.0), Epilogue(True, 0.0, 6.0)))
+EPILOGUES = st.sampled_from(
+    (Epilogue(), Epilogue(True), Epilogue(False, 0.0), Epilogue(True, 0.0, 6.0), Epilogue(True, function="silu"))
+)
 
 targets = st.sampled_from(TARGETS)
 
@@ -89,7 +87,7 @@ def test_matrix_products(data: st.DataObject) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(depthwise_convs(), st.sampled_from((Epilogue(), Epilogue(False, 0.0, 6.0))), st.integers(0, 99), targets)
+@given(depthwise_convs(), EPILOGUES, st.integers(0, 99), targets)
 def test_depthwise_convolutions(layer: Layer, epilogue: Epilogue, seed: int, target: Target) -> None:
     check(layer, Choice(), epilogue, seed, target)
 

@@ -9,27 +9,42 @@ from typing import Any
 
 from tvm import tirx
 
+from hwsparse.codegen.cpu import vector_math
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "erf": vector_math.erf,
+    "gelu": vector_math.gelu,
+    "gelu_tanh": vector_math.gelu_tanh,
+    "hard_swish": vector_math.hard_swish,
+    "sigmoid": vector_math.sigmoid,
+    "silu": vector_math.silu,
+    "tanh": vector_math.tanh,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """Bias is always added; then, if asked, a residual tensor of the output's shape; then a clip."""
+    """Bias is always added; then, if asked, a residual tensor of the output's shape, an activation, a clip."""
 
     residual: bool = False
     low: float = -math.inf
     high: float = math.inf
+    function: str = ""  # one of ACTIVATIONS
 
     def activation(self) -> Callable[[Any], Any]:
-        """The clip as a function on TIR expressions."""
+        """The activation and the clip as one function on TIR expressions."""
+        function = ACTIVATIONS.get(self.function, lambda value: value)
 
-        def clip(value: Any) -> Any:
+        def activation(value: Any) -> Any:
+            value = function(value)
             if self.low > -math.inf:
                 value = tirx.max(value, tirx.const(self.low, "float32"))
             if self.high < math.inf:
                 value = tirx.min(value, tirx.const(self.high, "float32"))
             return value
 
-        return clip
+        return activation
 
     def __str__(self) -> str:
         clip = "" if (self.low, self.high) == (-math.inf, math.inf) else f"clip{self.low:g}_{self.high:g}"
-        return "_".join(part for part in ("bias", "add" if self.residual else "", clip) if part)
+        return "_".join(part for part in ("bias", "add" if self.residual else "", self.function, clip) if part)

@@ -54,10 +54,11 @@ def _schedule_block(schedule: Any, block: Any, threads: int) -> None:
     if not spatial or not all(isinstance(extent, tirx.IntImm) for extent in extents):
         return
     work = math.prod(extent.value for extent in extents)
-    if reduction and kinds[-1] == SPATIAL and len(spatial) > 1:
+    across = bool(reduction) and len(spatial) > 1 and _reduces_across(schedule.get(block))
+    if across:
         # A sum over an outer axis: keep the last axis, along memory, innermost.
         schedule.reorder(*spatial[:-1], *reduction, spatial[-1])
-    outer = spatial[:-1] if len(spatial) > 1 and not (reduction and kinds[-1] == REDUCTION) else spatial
+    outer = spatial[:-1] if len(spatial) > 1 and (across or not reduction) else spatial
     if threads > 1 and work >= MIN_ELEMENTS_PER_THREAD * threads:
         fused = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
         if schedule.get(fused).extent.value >= threads:
@@ -66,6 +67,15 @@ def _schedule_block(schedule: Any, block: Any, threads: int) -> None:
             # Too few outer steps for every thread: cut the innermost loop as well.
             everything = schedule.fuse(fused, spatial[-1]) if len(spatial) > 1 else fused
             schedule.parallel(schedule.split(everything, factors=[threads, None])[0])
+    if reduction:
+        # A sum whose first step were told apart within the loop would not be vectorised.
+        schedule.decompose_reduction(block, reduction[0])
+
+
+def _reduces_across(block: Any) -> bool:
+    """Whether a block reads along memory what it does not reduce."""
+    kinds = {variable.var: int(variable.iter_type) for variable in block.iter_vars}
+    return any(kinds.get(read.region[-1].min) == SPATIAL for read in block.reads if len(read.region) > 1)
 
 
 def _kinds(schedule: Any, block: Any) -> list[int]:

@@ -1,0 +1,219 @@
+"""A sparse network on this CPU, timed in turns with onnxruntime, OpenVINO and DeepSparse in one run.
+
+Dense: hwsparse, onnxruntime, and OpenVINO in float32, bfloat16 and int8 (quantised on random inputs: good for timing,
+not for quality). On the same weights, pruned by magnitude: hwsparse and DeepSparse. OpenVINO and DeepSparse run in
+environments of their own, whose Pythons are named; a peer without one, or that fails, is named and its key is nan.
+
+Every runtime has a process of its own on the same CPUs; float32 outputs are compared with onnxruntime's on the same
+weights before anything is timed. A sample is one call as Python makes it; hwsparse's are taken by TVM's clock, which
+leaves some microseconds of Python out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import environments
+from benchmarks.environments import ENVIRONMENTS, FLOAT32, find_peers
+from benchmarks.networks import LAYERS, NETWORKS, Network, plan_for, sparse_choice
+from benchmarks.peers.case import write_case
+from benchmarks.peers.ours import library_directory
+from benchmarks.turns import Contender, Result, Timing, time_in_turns
+from hwsparse.codegen import build_model
+from hwsparse.codegen.library import WEIGHTS
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency import MeasureFailure
+from hwsparse.latency.process import ALLOWED_CPUS, choose_cpus
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.sparsify import apply_plan, pruned_proto
+from hwsparse.target import Target, load_target
+
+CALIBRATION = 10
+MAX_DRIFT = 0.1
+REFERENCE, ONNXRUNTIME, DENSE, SPARSE = "reference", "onnxruntime", "ours, dense", "ours, sparse"
+OURS, MATMUL = "benchmarks.peers.ours:Ours", "benchmarks.peers.reference:Reference"
+# The figures that are one contender's median time divided by another's.
+RATIOS = {
+    "ort_over_ours": (ONNXRUNTIME, SPARSE),
+    "ort_over_ours_dense": (ONNXRUNTIME, DENSE),
+    "deepsparse_over_ours": ("deepsparse", SPARSE),
+    "openvino_f32_over_ours": ("openvino f32", SPARSE),
+    "openvino_bf16_over_ours": ("openvino bf16", SPARSE),
+    "openvino_int8_over_ours": ("openvino int8", SPARSE),
+}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only this benchmark asks for."""
+    parser.add_argument("--model", choices=sorted(NETWORKS), required=True)
+    parser.add_argument("--pattern", required=True, help="of the pruned layers: unstructured, block4x1, 2:4, ...")
+    parser.add_argument("--sparsity", type=float, required=True, help="their share of zeros, between 0 and 1")
+    parser.add_argument("--layers", choices=sorted(LAYERS), help="which are pruned; by default what suits the model")
+    parser.add_argument("--batch", type=int, default=1, help="images or sentences in a call")
+    environments.options(parser)
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
+    """Prepares both cases, lets everybody take turns, compares."""
+    console = Console()
+    choice = sparse_choice(arguments.pattern, arguments.sparsity)
+    if arguments.batch < 1:
+        raise InputError(f"a batch has at least 1 sample, not {arguments.batch}")
+    target = load_target("x86-local")
+    if arguments.threads:
+        target = target.with_threads(arguments.threads)
+    target.require_timing()
+    target.require(choice)
+    network = NETWORKS[arguments.model]
+    model = network.build(arguments.batch)
+    plan = plan_for(model, arguments.layers or network.layers, choice)
+    with tempfile.TemporaryDirectory(prefix="hwsparse-x86-") as scratch:
+        cases = _prepare(network, model, plan, target, arguments.seed, Path(scratch))
+        peers = find_peers({name: getattr(arguments, name) for name in ENVIRONMENTS}, cases.directory, target.threads)
+        runs = _steady_run((*cases.contenders(target.threads), *peers.contenders), console)
+    results = runs[-1] | {failure.key: failure for failure in peers.absent}
+    console.print(_table(results, f"{model.name}, {choice} in {len(plan.choices)} layers, threads: {target.threads}"))
+    for name, result in results.items():
+        if isinstance(result, MeasureFailure):
+            console.print(f"{name} is left out: {result.reason}", soft_wrap=True, markup=False)
+    figures = {key: _ratio(results, slow, fast) for key, (slow, fast) in RATIOS.items()}
+    figures["scaling_2_threads"] = _ratio(results, cases.names.get(1, ""), cases.names.get(2, ""))
+    # What the machine lets anything gain: far from 2, its second CPU was busy, and our own figure says little.
+    alone, together = (_reference(count, target.threads) for count in (1, 2))
+    figures["scaling_2_threads_reference"] = _ratio(results, alone, together)
+    figures["compile_s"] = cases.compile_s[target.threads]
+    figures["weights_ratio"] = cases.weights_ratio
+    figures["max_rel_err"] = max(_own(results, name).error for name in (DENSE, *cases.names.values()))
+    details = {
+        "model": model.digest,
+        "plan": plan.to_json(),
+        "batch": arguments.batch,
+        "threads": target.threads,
+        "cpus": choose_cpus(target.threads),
+        "compile_s": cases.compile_s,
+        "versions": dict(peers.versions),
+        "runs": [{name: _details(result) for name, result in taken.items()} for taken in runs],
+        "absent": {failure.key: failure.reason for failure in peers.absent},
+    }
+    return figures, details
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """The network dense and pruned, ready for every runtime; by number of threads: our sparse contender's name."""
+
+    directory: Path
+    names: Mapping[int, str]
+    compile_s: Mapping[int, float]
+    weights_ratio: float
+
+    def contenders(self, threads: int) -> tuple[Contender, ...]:
+        """Those that run in this environment."""
+        dense, sparse = self.directory / "dense", self.directory / "sparse"
+        return (
+            *(Contender(_reference(count, threads), MATMUL, dense, count, 0.0) for count in self.names),
+            Contender(ONNXRUNTIME, "benchmarks.peers.onnxruntime:Onnxruntime", dense, threads, FLOAT32),
+            Contender(DENSE, OURS, dense, threads, FLOAT32),
+            *(Contender(name, OURS, sparse, count, FLOAT32) for count, name in self.names.items()),
+        )
+
+
+def _reference(count: int, threads: int) -> str:
+    """The reference's name at so many threads, when everybody else has `threads`."""
+    return REFERENCE if count == threads else f"{REFERENCE}, threads: {count}"
+
+
+def _prepare(network: Network, model: Model, plan: Plan, target: Target, seed: int, directory: Path) -> Cases:
+    """Writes and compiles both cases: the sparse one for 1 and 2 threads too, where the machine has them."""
+    inputs, *calibration = (network.draw(model, seed + index) for index in range(1 + CALIBRATION))
+    weights = apply_plan(model, plan)
+    for case, values in (("dense", {}), ("sparse", weights)):
+        (directory / case).mkdir()
+        answers = onnxruntime_answers(model, values, inputs)
+        write_case(directory / case, pruned_proto(model, values), inputs, answers, calibration)
+
+    _compile(model, Plan(model.digest), {}, target, directory / "dense")
+    names = {target.threads: SPARSE}
+    if min(len(ALLOWED_CPUS), target.cores) > 1:
+        names = {count: f"{SPARSE}, threads: {count}" for count in (1, 2)} | names
+    compile_s = {
+        threads: _compile(model, plan, weights, target.with_threads(threads), directory / "sparse") for threads in names
+    }
+    kept = (library_directory(directory / "sparse", target.threads) / WEIGHTS).stat().st_size
+    return Cases(directory, names, compile_s, kept / _float_bytes(model))
+
+
+def _compile(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target, case: Path) -> float:
+    """Makes a case's library for the target's threads; gives the seconds that it took."""
+    library = library_directory(case, target.threads)
+    library.mkdir()
+    start = time.perf_counter()
+    build_model(model, plan, weights, target, library)
+    return time.perf_counter() - start
+
+
+def _float_bytes(model: Model) -> int:
+    """What the dense network's float32 weights take."""
+    stored = onnx.load_from_string(model.proto).graph.initializer
+    return sum(numpy_helper.to_array(item).nbytes for item in stored if item.data_type == TensorProto.FLOAT)
+
+
+def _steady_run(contenders: tuple[Contender, ...], console: Console) -> list[dict[str, Result]]:
+    """Results of one run, and of a second one where the machine changed its pace in the first."""
+    first = time_in_turns(contenders)
+    drift = _own(first, REFERENCE).drift
+    if drift <= MAX_DRIFT:
+        return [first]
+    console.print(f"the reference drifted by {drift:.0%} while others were timed: once more")
+    second = time_in_turns(contenders)
+    if (drift := _own(second, REFERENCE).drift) > MAX_DRIFT:
+        console.print(f"the reference drifted by {drift:.0%} again: take the figures with care")
+    return [first, second]
+
+
+def _own(results: Mapping[str, Result], name: str) -> Timing:
+    """The timing of a contender without which there is nothing to tell.
+
+    Raises:
+        MeasureError: it failed.
+    """
+    result = results[name]
+    if not isinstance(result, Timing):
+        raise MeasureError(f"{name} could not be timed ({result.stage}): {result.reason}")
+    return result
+
+
+def _ratio(results: Mapping[str, Result], slow: str, fast: str) -> float:
+    """How many times as long `slow` takes; nan when one of them was not timed."""
+    times = [results.get(name) for name in (slow, fast)]
+    medians = [taken.median_s for taken in times if isinstance(taken, Timing)]
+    return medians[0] / medians[1] if len(medians) == 2 else math.nan
+
+
+def _table(results: Mapping[str, Result], title: str) -> Table:
+    table = Table("", "median ms", "minimum ms", "times ours, sparse", "rel. error", title=f"{title}; timed in turns")
+    for name, result in results.items():
+        if isinstance(result, Timing):
+            times = (f"{seconds * 1e3:.3g}" for seconds in (result.median_s, result.minimum_s))
+            table.add_row(name, *times, f"{_ratio(results, name, SPARSE):.2f}x", f"{result.error:.1e}")
+    return table
+
+
+def _details(result: Result) -> dict[str, object]:
+    if isinstance(result, Timing):
+        return {"error": result.error, "samples_s": result.turns_s}
+    return {"failed": result.stage, "reason": result.reason}
