@@ -19,6 +19,7 @@ from hwsparse.target import Target
 
 FLOAT_BYTES = 4
 LINE_FLOATS = 16  # of a cache line
+NARROWEST = 4  # lanes of a vector
 # Rows that share an index list, up to which an entry's loads cost more than its multiply-adds.
 MOST_LOAD_BOUND_ROWS = 2
 
@@ -140,10 +141,27 @@ def can_share_lines(geometry: Geometry) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Output positions, one after the other, and the SIMD registers that a row of them takes."""
+    """Output positions, one after the other, as SIMD vectors.
+
+    A few positions that whole vectors leave over may take one narrower vector, of `rest` lanes.
+    """
 
     width: int
     vectors: int
+    rest: int = 0
+
+    @classmethod
+    def of(cls, width: int, lanes: int, narrow: bool) -> Tile:
+        """A tile with a narrower last vector where that is `narrow` enough to be cheaper than a whole one."""
+        whole, left = divmod(width, lanes)
+        rest = max(NARROWEST, 1 << (left - 1).bit_length()) if left else 0
+        if narrow and whole and 0 < rest < lanes:
+            return cls(width, whole, rest)
+        return cls(width, whole + (left > 0))
+
+    def size(self, lanes: int) -> int:
+        """Floats that its vectors hold."""
+        return self.vectors * lanes + self.rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +206,11 @@ def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Ta
     lanes = target.vector_bits // 32
     size = variant.vectors * lanes
     count = -(-geometry.positions // size)
-    left = geometry.positions - (count - 1) * size
-    last = Tile(left, -(-left // lanes))
+    last = Tile.of(geometry.positions - (count - 1) * size, lanes, not geometry.tokens)
     tile = Tile(size, variant.vectors) if count > 1 else last
     groups = -(-geometry.rows // shared_rows)
     chunks = 1 if geometry.tokens else _chunks(geometry.batch * count, groups, target.threads)
-    panel = Panel.of(geometry, variant.channels, tile.vectors * lanes, variant.whole_lines)
+    panel = Panel.of(geometry, variant.channels, tile.size(lanes), variant.whole_lines)
     return Tiling(tile, last, lanes, count, chunks, panel)
 
 
@@ -213,9 +230,10 @@ def choose_variant(geometry: Geometry, shared_rows: int, target: Target) -> Vari
     return best[1]
 
 
-def _steps(tile: Tile, shared_rows: int) -> int:
+def _steps(tile: Tile, shared_rows: int) -> float:
     """What one entry costs over a tile: its multiply-adds, or its loads if they are more, and its index."""
-    return max(shared_rows * tile.vectors, shared_rows + tile.vectors) + 1
+    vectors = tile.vectors + (tile.rest > 0) / 2
+    return max(shared_rows * vectors, shared_rows + vectors) + 1
 
 
 def _channels(geometry: Geometry, shared_rows: int, tiling: Tiling, target: Target) -> int:

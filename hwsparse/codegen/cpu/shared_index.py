@@ -49,24 +49,32 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     return kind(geometry, shared, tiling, epilogue)
 
 
-def _micro_kernel(shared: int, vectors: int, lanes: int, resumed: bool, leave: Any) -> Any:
+def _micro_kernel(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any) -> Any:
     """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
 
     Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
     where `resumed` the sums start from what `sums` keeps from `start` on. `leave` is an inline function of
-    (acc, lists, group, sums, start, to, place).
+    (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
     """
-    add = int(resumed)
+    add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
 
     @T.inline
     def micro_kernel(lists, index, group, panel, sums, start, to, place):
         acc = T.alloc_buffer((shared * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
-        for i in T.unroll(shared * vectors):
-            for lane in T.vectorized(lanes):
-                if add > 0:
-                    acc[i, lane] = sums[start + i * lanes + lane]
-                else:
-                    acc[i, lane] = T.float32(0)
+        rest = T.alloc_buffer((shared, max(narrow, 1)), "float32", scope="local", annotations=REGISTERS)
+        for row in T.unroll(shared):
+            for vector in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    if add > 0:
+                        acc[row * vectors + vector, lane] = sums[start + row * size + vector * lanes + lane]
+                    else:
+                        acc[row * vectors + vector, lane] = T.float32(0)
+            if narrow > 0:
+                for lane in T.vectorized(narrow):
+                    if add > 0:
+                        rest[row, lane] = sums[start + row * size + vectors * lanes + lane]
+                    else:
+                        rest[row, lane] = T.float32(0)
         for step in range(lists.starts[index + 1] - lists.starts[index]):
             item: T.let = lists.starts[index] + step
             for row in T.unroll(shared):
@@ -76,19 +84,30 @@ def _micro_kernel(shared: int, vectors: int, lanes: int, resumed: bool, leave: A
                             acc[row * vectors + vector, lane]
                             + lists.values[item, row] * panel[lists.offsets[item] + vector * lanes + lane]
                         )
-        leave(acc, lists, group, sums, start, to, place)
+                if narrow > 0:
+                    for lane in T.vectorized(narrow):
+                        rest[row, lane] = (
+                            rest[row, lane]
+                            + lists.values[item, row] * panel[lists.offsets[item] + vectors * lanes + lane]
+                        )
+        leave(acc, rest, lists, group, sums, start, to, place)
 
     return micro_kernel
 
 
-def _keep(count: int, lanes: int) -> Any:
-    """Leaves `count` vectors of sums in a buffer, for the next block of columns to go on from."""
+def _keep(shared: int, tile: Tile, lanes: int) -> Any:
+    """Leaves sums in a buffer, for the next block of columns to go on from."""
+    vectors, narrow, size = tile.vectors, tile.rest, tile.size(lanes)
 
     @T.inline
-    def keep(acc, lists, group, sums, start, to, place):
-        for i in T.unroll(count):
-            for lane in T.vectorized(lanes):
-                sums[start + i * lanes + lane] = acc[i, lane]
+    def keep(acc, rest, lists, group, sums, start, to, place):
+        for row in T.unroll(shared):
+            for vector in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    sums[start + row * size + vector * lanes + lane] = acc[row * vectors + vector, lane]
+            if narrow > 0:
+                for lane in T.vectorized(narrow):
+                    sums[start + row * size + vectors * lanes + lane] = rest[row, lane]
 
     return keep
 
@@ -102,24 +121,29 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
 
     def tile_of(tile: Tile) -> Any:
         """A tile of this width, from its panel to its outputs."""
-        vectors, group_sums = tile.vectors, shared * tile.vectors * lanes
+        vectors, group_sums = tile.vectors, shared * tile.size(lanes)
         sums_size = group_sums * (_most_groups(g, shared) if blocks > 1 else 1)
         fill = source.filler(panels, tile.width)
 
-        def store_row(acc: Any, slot: int, row: Any, ends: Ends, first: Any) -> None:
+        def store_row(acc: Any, rest: Any, slot: int, row: Any, ends: Ends, first: Any) -> None:
             for start, width in runs(tile.width, lanes):
-                value = acc[slot * vectors + start // lanes, T.Ramp(0, 1, lanes)]
-                if width < lanes:
+                narrow = start // lanes == vectors
+                value = (
+                    rest[slot, T.Ramp(0, 1, tile.rest)]
+                    if narrow
+                    else acc[slot * vectors + start // lanes, T.Ramp(0, 1, lanes)]
+                )
+                if width < (tile.rest if narrow else lanes):
                     value = tirx.Shuffle([value], list(range(start % lanes, start % lanes + width)))
                 place = T.Ramp(first + start, 1, width) if width > 1 else first + start
                 T.buffer_store(ends.out, finish(value + ends.bias[row], ends.added, place), [place])
 
         @T.inline
-        def store(acc, lists, group, sums, start, ends, first):
+        def store(acc, rest, lists, group, sums, start, ends, first):
             for slot in T.unroll(shared):
                 if lists.rows[group * shared + slot] >= 0:
                     row: T.let = lists.rows[group * shared + slot]
-                    store_row(acc, slot, row, ends, first + row * positions)
+                    store_row(acc, rest, slot, row, ends, first + row * positions)
 
         @T.inline
         def fetch(lists, group, ends, first):
@@ -130,8 +154,8 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                     if epilogue.residual > 0:
                         prefetch(ends.added, first + row * positions + line * LINE_FLOATS)
 
-        micro_kernel = _micro_kernel(shared, vectors, lanes, blocks > 1, store)
-        part_kernel = _micro_kernel(shared, vectors, lanes, True, _keep(shared * vectors, lanes))
+        micro_kernel = _micro_kernel(shared, tile, lanes, blocks > 1, store)
+        part_kernel = _micro_kernel(shared, tile, lanes, True, _keep(shared, tile, lanes))
 
         @T.inline
         def run(planes, lists, ends, image, left, chunk):
@@ -340,7 +364,7 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                 ends.out[index] = finish(lines[(first + row) * size + p] + ends.bias[first + row], ends.added, index)
 
         @T.inline
-        def collect(acc, lists, group, sums, start, lines, end):
+        def collect(acc, rest, lists, group, sums, start, lines, end):
             for slot in T.unroll(shared):
                 line: T.let = T.if_then_else(
                     lists.rows[group * shared + slot] >= 0, lists.rows[group * shared + slot], end
@@ -349,8 +373,8 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                     for lane in T.vectorized(lanes):
                         lines[line * size + i * lanes + lane] = acc[slot * tile.vectors + i, lane]
 
-        micro_kernel = _micro_kernel(shared, tile.vectors, lanes, blocks > 1, collect)
-        part_kernel = _micro_kernel(shared, tile.vectors, lanes, True, _keep(shared * tile.vectors, lanes))
+        micro_kernel = _micro_kernel(shared, tile, lanes, blocks > 1, collect)
+        part_kernel = _micro_kernel(shared, tile, lanes, True, _keep(shared, tile, lanes))
 
         @T.inline
         def run(x, lists, ends, left):
