@@ -11,10 +11,11 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, choose_variant
 from hwsparse.codegen.cpu.matmul import matmul
-from hwsparse.codegen.cpu.select import kernel_for, refusal
+from hwsparse.codegen.cpu.select import Kernel, kernel_for, refusal
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify.mask import applicable, make_mask
@@ -30,7 +31,10 @@ TOLERANCE = 1e-4
 TARGETS = (CPU, replace(CPU, l1d_bytes=1 << 10), replace(CPU, l1d_bytes=1 << 11, vector_bits=512, vector_registers=32))
 
 
-def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: Target = CPU) -> None:
+def check(
+    layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: Target = CPU, kernel: Kernel | None = None
+) -> None:
+    """Compares the kernel, by default the one that would be chosen, with onnxruntime."""
     if Geometry.of(layer).depthwise:  # their kernel takes no residual, and lowering never gives it one
         epilogue = replace(epilogue, residual=False)
     rng = np.random.default_rng(seed)
@@ -39,7 +43,7 @@ def check(layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: T
         weight *= make_mask(np.abs(weight), choice, layer.groups)
     x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in (layer.input_shape, (layer.outputs,)))
     residual = rng.standard_normal(layer.output_shape).astype(np.float32)
-    kernel = kernel_for(layer, choice, target, epilogue)
+    kernel = kernel or kernel_for(layer, choice, target, epilogue)
     inputs = [x, *kernel.pack(weight), bias, *([residual] if epilogue.residual else [])]
     out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
     compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)
@@ -84,6 +88,41 @@ def test_convolutions(data: st.DataObject) -> None:
 def test_matrix_products(data: st.DataObject) -> None:
     layer = data.draw(products())
     check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)), data.draw(targets))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_winograd_convolutions(data: st.DataObject) -> None:
+    number = data.draw
+    pads = (
+        (number(st.integers(0, 2)), number(st.integers(0, 2))),
+        (number(st.integers(0, 2)), number(st.integers(0, 2))),
+    )
+    size = number(st.integers(3, 40)), number(st.integers(3, 40))
+    layer = conv(
+        number(st.integers(1, 3)), number(st.integers(1, 9)), size, number(st.integers(1, 10)), (3, 3), pads=pads
+    )
+    target, epilogue, geometry = number(targets), number(EPILOGUES), Geometry.of(layer)
+    assert winograd.applies(geometry)
+    tiling = winograd.tiling_for(geometry, target)
+    function = winograd.winograd(geometry, tiling, epilogue)
+    kernel = Kernel("winograd", function, lambda weight: winograd.pack_transformed(weight, geometry, tiling))
+    check(layer, Choice(), epilogue, number(st.integers(0, 99)), target, kernel)
+
+
+def test_only_plain_3x3_windows_suit_winograd() -> None:
+    others = (
+        conv(1, 32, (20, 20), 32, (3, 3), (2, 2)),
+        conv(1, 32, (20, 20), 32, (3, 3), dilations=(2, 2)),
+        conv(1, 32, (20, 20), 32, (3, 3), groups=2),
+        conv(1, 32, (20, 20), 32, (5, 5)),
+        conv(1, 32, (20,), 32, (3,)),
+        product((4,), 32, 32),
+    )
+    assert not any(winograd.applies(Geometry.of(layer)) for layer in others)
+    assert kernel_for(conv(1, 32, (20, 20), 32, (3, 3)), Choice(), CPU, Epilogue()).name == "winograd"
+    # Too few patches to fill vectors.
+    assert kernel_for(conv(1, 32, (7, 7), 32, (3, 3)), Choice(), CPU, Epilogue()).name != "winograd"
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
+from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
@@ -66,6 +67,10 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
             function,
             lambda weight: pack_rows(weight, geometry, lanes, 1, geometry.columns, columns).arrays(),
         )
+    if choice.is_dense and winograd.applies(geometry) and winograd.pays(geometry):
+        tiling = winograd.tiling_for(geometry, target)
+        function = winograd.winograd(geometry, tiling, epilogue)
+        return Kernel("winograd", function, lambda weight: winograd.pack_transformed(weight, geometry, tiling))
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
     variant = choose_variant(geometry, shared, target)
     tiling = tiling_of(geometry, shared, variant, target)

@@ -49,7 +49,7 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     return kind(geometry, shared, tiling, epilogue)
 
 
-def _micro_kernel(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any) -> Any:
+def micro_kernel_of(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any) -> Any:
     """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
 
     Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
@@ -95,7 +95,7 @@ def _micro_kernel(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any
     return micro_kernel
 
 
-def _keep(shared: int, tile: Tile, lanes: int) -> Any:
+def keep_sums(shared: int, tile: Tile, lanes: int) -> Any:
     """Leaves sums in a buffer, for the next block of columns to go on from."""
     vectors, narrow, size = tile.vectors, tile.rest, tile.size(lanes)
 
@@ -154,8 +154,8 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                     if epilogue.residual > 0:
                         prefetch(ends.added, first + row * positions + line * LINE_FLOATS)
 
-        micro_kernel = _micro_kernel(shared, tile, lanes, blocks > 1, store)
-        part_kernel = _micro_kernel(shared, tile, lanes, True, _keep(shared, tile, lanes))
+        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, store)
+        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes))
 
         @T.inline
         def run(planes, lists, ends, image, left, chunk):
@@ -373,8 +373,8 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
                     for lane in T.vectorized(lanes):
                         lines[line * size + i * lanes + lane] = acc[slot * tile.vectors + i, lane]
 
-        micro_kernel = _micro_kernel(shared, tile, lanes, blocks > 1, collect)
-        part_kernel = _micro_kernel(shared, tile, lanes, True, _keep(shared, tile, lanes))
+        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, collect)
+        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes))
 
         @T.inline
         def run(x, lists, ends, left):
