@@ -208,8 +208,7 @@ def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Ta
     count = -(-geometry.positions // size)
     last = Tile.of(geometry.positions - (count - 1) * size, lanes, not geometry.tokens)
     tile = Tile(size, variant.vectors) if count > 1 else last
-    groups = -(-geometry.rows // shared_rows)
-    chunks = 1 if geometry.tokens else _chunks(geometry.batch * count, groups, target.threads)
+    chunks = min(_chunks(geometry, size, target.threads), -(-geometry.rows // shared_rows))
     panel = Panel.of(geometry, variant.channels, tile.size(lanes), variant.whole_lines)
     return Tiling(tile, last, lanes, count, chunks, panel)
 
@@ -221,11 +220,10 @@ def choose_variant(geometry: Geometry, shared_rows: int, target: Target) -> Vari
     for vectors in range(1, most_vectors(shared_rows, target) + 1):
         variant = Variant(vectors, geometry.channels, whole)
         tiling = tiling_of(geometry, shared_rows, variant, target)
-        tasks = geometry.batch * tiling.count * tiling.chunks
-        idle = -(-tasks // target.threads) * target.threads / tasks
+        waiting = _busiest(geometry, vectors * tiling.lanes, target.threads) if tiling.chunks == 1 else 1.0
         steps = (tiling.count - 1) * _steps(tiling.tile, shared_rows) + _steps(tiling.last, shared_rows)
-        if best is None or steps * idle <= best[0]:
-            best = steps * idle, replace(variant, channels=_channels(geometry, shared_rows, tiling, target))
+        if best is None or steps * waiting <= best[0]:
+            best = steps * waiting, replace(variant, channels=_channels(geometry, shared_rows, tiling, target))
     assert best is not None
     return best[1]
 
@@ -249,10 +247,16 @@ def _channels(geometry: Geometry, shared_rows: int, tiling: Tiling, target: Targ
     return -(-geometry.channels // -(-geometry.channels // most))
 
 
-def _chunks(tasks: int, groups: int, threads: int) -> int:
-    """The fewest parts of the row groups that keep every thread busy for nine tenths of the time."""
-    for chunks in range(1, min(groups, 2 * threads) + 1):
-        work = tasks * chunks
-        if work / (-(-work // threads) * threads) >= 0.9:
-            return chunks
-    return 1
+def _chunks(geometry: Geometry, size: int, threads: int) -> int:
+    """Parts of the row groups: one, unless tiles keep some thread waiting for a tenth of the time.
+
+    Tasks are shared out in runs of equal length, part by part: with a part for each thread all are equally busy,
+    at the price of a panel filled by each.
+    """
+    return 1 if geometry.tokens or _busiest(geometry, size, threads) < 1.1 else threads
+
+
+def _busiest(geometry: Geometry, size: int, threads: int) -> float:
+    """The positions of the busiest thread, of tiles of `size`, in equal shares of all positions."""
+    tiles = geometry.batch * -(-geometry.positions // size)
+    return -(-tiles // threads) * size * threads / (geometry.batch * geometry.positions) if threads > 1 else 1.0

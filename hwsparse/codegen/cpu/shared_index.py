@@ -196,16 +196,17 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     @T.inline
     def tiles(planes, lists, ends):
         for task in T.parallel(batch * count * chunks):
-            place: T.let = task // chunks
-            image: T.let = place // count
-            left: T.let = place % count * tiling.tile.width
+            # A thread works on one part of the rows for as long as it can.
+            chunk: T.let = task // (batch * count)
+            image: T.let = task // count % batch
+            left: T.let = task % count * tiling.tile.width
             if uneven > 0:
-                if place % count == count - 1:
-                    last_tile(planes, lists, ends, image, left, task % chunks)
+                if task % count == count - 1:
+                    last_tile(planes, lists, ends, image, left, chunk)
                 else:
-                    whole_tile(planes, lists, ends, image, left, task % chunks)
+                    whole_tile(planes, lists, ends, image, left, chunk)
             else:
-                whole_tile(planes, lists, ends, image, left, task % chunks)
+                whole_tile(planes, lists, ends, image, left, chunk)
 
     @T.inline
     def run(x, bounds, starts, offsets, values, rows, bias, added, out):

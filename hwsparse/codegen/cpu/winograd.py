@@ -189,15 +189,17 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
     @T.inline
     def tiles(planes, lists, ends):
         for task in T.parallel(batch * count * chunks):
-            image: T.let = task // chunks // count
-            left: T.let = task // chunks % count * tiling.tile.width
+            # A thread works on one part of the rows for as long as it can.
+            chunk: T.let = task // (batch * count)
+            image: T.let = task // count % batch
+            left: T.let = task % count * tiling.tile.width
             if uneven > 0:
-                if task // chunks % count == count - 1:
-                    last_tile(planes, lists, ends, image, left, task % chunks)
+                if task % count == count - 1:
+                    last_tile(planes, lists, ends, image, left, chunk)
                 else:
-                    whole_tile(planes, lists, ends, image, left, task % chunks)
+                    whole_tile(planes, lists, ends, image, left, chunk)
             else:
-                whole_tile(planes, lists, ends, image, left, task % chunks)
+                whole_tile(planes, lists, ends, image, left, chunk)
 
     @T.inline
     def run(x, bounds, starts, offsets, values, rows, bias, added, out):
