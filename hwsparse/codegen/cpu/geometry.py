@@ -121,7 +121,8 @@ class Panel:
         g = geometry
         if whole and can_share_lines(g):
             reach = (g.kernel_h - 1) * g.dilation_h // g.stride_h
-            pitch = -(-(size + reach * g.out_w) // LINE_FLOATS) * LINE_FLOATS
+            # With room for a vector that is copied past the end.
+            pitch = (-(-(size + reach * g.out_w) // LINE_FLOATS) + 1) * LINE_FLOATS
             return cls(channels, g.stride_h * g.kernel_w, pitch, reach)
         return cls(channels, g.kernel_h * g.kernel_w, size, 0)
 

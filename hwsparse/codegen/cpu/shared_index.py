@@ -288,28 +288,38 @@ def _padded_input(geometry: Geometry, lanes: int) -> _Input:
         total = width + panels.reach * out_w
 
         @T.inline
+        def copy_row(planes, panel, left, plane, c, tap, row):
+            across: T.let = tap % g.kernel_w * g.dilation_w
+            # What is copied past the end of a row is written over by the next one.
+            begin: T.let = T.max(row * out_w - left, 0)
+            end: T.let = T.min((row + 1) * out_w - left, total)
+            copy_vectors(
+                panel,
+                (c * panels.lines + tap) * panels.pitch + begin,
+                planes,
+                (plane * plane_h + row * g.stride_h + tap // g.kernel_w * g.dilation_h) * line
+                + across % stride_w * pitch
+                + across // stride_w
+                + (left + begin - row * out_w),
+                end - begin,
+            )
+
+        @T.inline
         def fill(planes, panel, image, left, channel, count):
             first_row: T.let = left // out_w
-            row_count: T.let = (left + total - 1) // out_w - first_row + 1
-            for c in range(count):
-                for tap in range(panels.lines):
-                    plane: T.let = (image * channels + channel + c) * plane_h + tap // g.kernel_w * g.dilation_h
-                    across: T.let = tap % g.kernel_w * g.dilation_w
-                    for i in range(row_count):
-                        row: T.let = first_row + i
-                        # What is copied past the end of a row is written over by the next one.
-                        begin: T.let = T.max(row * out_w - left, 0)
-                        end: T.let = T.min((row + 1) * out_w - left, total)
-                        copy_vectors(
-                            panel,
-                            (c * panels.lines + tap) * panels.pitch + begin,
-                            planes,
-                            (plane + row * g.stride_h) * line
-                            + across % stride_w * pitch
-                            + across // stride_w
-                            + (left + begin - row * out_w),
-                            end - begin,
-                        )
+            rows: T.let = (left + total - 1) // out_w - first_row + 1
+            first_plane: T.let = image * channels + channel
+            # Row by row is faster, and needs lines with room past their ends.
+            if panels.reach > 0:
+                for i in range(rows):
+                    for c in range(count):
+                        for tap in range(panels.lines):
+                            copy_row(planes, panel, left, first_plane + c, c, tap, first_row + i)
+            else:
+                for c in range(count):
+                    for tap in range(panels.lines):
+                        for i in range(rows):
+                            copy_row(planes, panel, left, first_plane + c, c, tap, first_row + i)
 
         return fill
 
