@@ -96,20 +96,24 @@ def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
     """An inline function that copies an input line, padded and cut into stride phases.
 
     Phase b holds, in `pitch` places, the pixels whose column in the padded line is b modulo the stride, so
-    that every tap of a window reads a contiguous run at any stride. The margins are not written.
+    that every tap of a window reads a contiguous run at any stride.
 
     Its arguments are (to, start, x, plane, row): the line `row` of input plane `plane` goes to `start`; a row
     outside the image is written as zeros.
     """
     in_h, in_w, pad_left, stride = geometry.in_h, geometry.in_w, geometry.pad_left, geometry.stride_w
 
+    width = pad_left + in_w + geometry.pad_right
+
     def copy_phases(to: Any, start: Any, x: Any, place: Any) -> None:
         for phase in range(stride):
-            # The first places in the phase that lie at or past the image's two edges.
-            first, end = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w))
-            copy = copy_every(end - first, stride, lanes)
+            # The first places in the phase that lie at or past the image's two edges, and the padding's end.
+            first, end, last = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w, width))
             if end > first:
+                copy = copy_every(end - first, stride, lanes)
                 copy(to, start + phase * pitch + first, x, place + first * stride + phase - pad_left)
+            for j in (*range(first), *range(max(first, end), last)):
+                T.buffer_store(to, T.float32(0), [start + phase * pitch + j])
 
     @T.inline
     def line(to, start, x, plane, row):

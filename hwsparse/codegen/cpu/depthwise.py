@@ -113,9 +113,6 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
         for task in T.parallel(tasks):
             strip = T.alloc_buffer((strip_lines * line,), "float32")
             sums = T.alloc_buffer((high * width,), "float32")
-            # The margins stay zero; lines are written over.
-            for i in range(strip_lines * line):
-                strip[i] = T.float32(0)
             for step in range(T.min(per_task, planes - task * per_task)):
                 plane: T.let = task * per_task + step
                 for part in range(strips):

@@ -279,8 +279,6 @@ def _padded_input(geometry: Geometry, lanes: int) -> _Input:
     @T.inline
     def copy(x, planes):
         for plane in T.parallel(planes_count):
-            for i in range(plane_h * line):
-                planes[plane * plane_h * line + i] = T.float32(0)
             for i in range(plane_h):
                 copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
 

@@ -86,8 +86,6 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
     @T.inline
     def copy_planes(x, planes):
         for plane in T.parallel(batch * channels):
-            for i in range(plane_h * line):
-                planes[plane * plane_h * line + i] = T.float32(0)
             for i in range(plane_h):
                 copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
 
