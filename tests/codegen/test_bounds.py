@@ -1,0 +1,196 @@
+"""No kernel reads or writes out of bounds: every one is run between guard pages, in another process."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import pytest
+from tvm import tirx
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.attention import Attention, Placed, attention
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.geometry import Geometry
+from hwsparse.codegen.cpu.matmul import matmul
+from hwsparse.codegen.cpu.normalise import greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.select import Kernel, kernel_for
+from hwsparse.codegen.graph import contiguous
+from hwsparse.pattern import parse_pattern
+from hwsparse.plan import Choice, Layer
+from hwsparse.sparsify.mask import make_mask
+from hwsparse.target import Target
+from tests.codegen.guarded import run_guarded
+from tests.codegen.layers import CPU, conv, product
+
+Shape = tuple[int, ...]
+
+TARGETS = {"8 lanes": CPU, "16 lanes": replace(CPU, vector_bits=512, vector_registers=32)}
+# So little of L1 that panels are split into blocks of columns.
+SPLIT = replace(CPU, l1d_bytes=1 << 9)
+SHARING = ("unstructured", "block4x1", "block16x1")
+PADDED = ((1, 1), (1, 1))
+# Sixteen channels make whole cache lines of every array, however odd the planes: then nothing lies between it and
+# the page behind it.
+LAYERS = {
+    "1x1": conv(2, 16, (7, 9), 16, (1, 1)),
+    "1x1 strided": conv(1, 16, (9, 13), 16, (1, 1), (2, 2)),
+    "1x1 strided, last pixels unread": conv(1, 16, (8, 12), 16, (1, 1), (3, 2)),
+    "3x3": conv(2, 16, (7, 11), 16, (3, 3), pads=PADDED),
+    "3x3 unpadded": conv(1, 16, (13, 9), 16, (3, 3)),
+    "3x3 strided": conv(1, 16, (13, 9), 16, (3, 3), (2, 2), PADDED),
+    "3x3 dilated": conv(1, 16, (13, 9), 16, (3, 3), dilations=(2, 2)),
+    "7x7 strided": conv(1, 3, (21, 23), 16, (7, 7), (2, 2), ((3, 3), (3, 3))),
+    "grouped": conv(1, 32, (9, 7), 32, (3, 3), pads=PADDED, groups=2),
+    "1-D": conv(2, 16, (37,), 16, (5,), pads=((2, 2),)),
+    "1-D strided": conv(1, 16, (37,), 16, (3,), (2,)),
+    "tokens": product((1, 37), 32, 16),
+    "tokens, odd": product((1, 37), 21, 23),
+}
+DEPTHWISE = {
+    "depthwise": conv(1, 16, (13, 17), 16, (3, 3), pads=PADDED, groups=16),
+    "depthwise 14": conv(2, 16, (14, 14), 16, (5, 5), pads=((2, 2), (2, 2)), groups=16),
+    "depthwise exact": conv(1, 16, (16, 32), 32, (3, 3), pads=PADDED, groups=16),
+    "depthwise strided": conv(1, 16, (17, 13), 16, (3, 3), (2, 2), PADDED, groups=16),
+    "depthwise thrice strided, dilated": conv(1, 16, (25, 31), 16, (3, 3), (3, 3), dilations=(2, 2), groups=16),
+    "depthwise 1-D": conv(1, 16, (39,), 16, (4,), groups=16),
+}
+
+
+def of_layer(layer: Layer, text: str, target: Target, residual: bool, kernel: Kernel | None = None) -> None:
+    rng = np.random.default_rng(0)
+    choice = Choice() if text == "dense" else Choice(parse_pattern(text), 0.5)
+    kernel = kernel or kernel_for(layer, choice, target, Epilogue(residual, 0.0))
+    weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
+    if not choice.is_dense:
+        weight *= make_mask(np.abs(weight), choice, layer.groups)
+    x, bias, added = floats(layer.input_shape, (layer.outputs,), layer.output_shape)
+    run_guarded(kernel.function, [x, *kernel.pack(weight), bias, *[added] * residual], layer.output_shape)
+
+
+def of_winograd(size: tuple[int, int], target: Target) -> None:
+    layer = conv(1, 16, size, 16, (3, 3), pads=PADDED)
+    geometry = Geometry.of(layer)
+    tiling = winograd.tiling_for(geometry, target)
+    function = winograd.winograd(geometry, tiling, Epilogue(True))
+    kernel = Kernel("winograd", function, lambda weight: winograd.pack_transformed(weight, geometry, tiling))
+    of_layer(layer, "dense", target, True, kernel)
+
+
+def of_attention(queries: int, keys: int, depth: int, width: int, masked: bool, target: Target) -> None:
+    """Operands that are columns of arrays (batch, token, head, column)."""
+
+    def placed(rows: int, columns: int) -> Placed:
+        buffer = (1, rows, 2, columns)
+        image, row, head, column = contiguous(buffer)
+        return Placed(buffer, 0, (image, head, row, column))
+
+    mask = Placed((1, 1, queries, keys), 0, (0, 0, keys, 1)) if masked else None
+    sizes = Attention(
+        1, 2, queries, keys, depth, width, 0.3,
+        placed(queries, depth), placed(keys, depth), placed(keys, width), mask, placed(queries, width),
+    )  # fmt: skip
+    operands = (sizes.query, sizes.key, sizes.value, *([mask] if mask else []))
+    function = attention(sizes, target.vector_bits // 32, target.vector_registers, target.threads)
+    run_guarded(function, floats(*(operand.buffer for operand in operands)), sizes.out.buffer)
+
+
+def of_arrays(make: Callable[..., tirx.PrimFunc], shapes: list[Shape], out: Shape, *sizes: Any) -> None:
+    run_guarded(make(*sizes), floats(*shapes), out)
+
+
+def floats(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def straying(reach: int, workspace: int) -> tirx.PrimFunc:
+    """A kernel that copies 2048 floats by way of a workspace, from a place of the input and of the workspace on."""
+
+    @T.prim_func(s_tir=True)
+    def kernel(x: T.Buffer((2048,), "float32"), y: T.Buffer((2048,), "float32")):
+        held = T.alloc_buffer((2048,), "float32")
+        for i in range(2048):
+            held[i] = x[i + reach]
+        for i in range(2048):
+            y[i] = held[i + workspace]
+
+    return kernel
+
+
+def cases() -> dict[str, Callable[[], None]]:
+    """Every kernel, as a function that runs it between guard pages."""
+    named: dict[str, Callable[[], None]] = {}
+    for wide, target in TARGETS.items():
+        lanes, registers, threads = target.vector_bits // 32, target.vector_registers, target.threads
+        for (name, layer), text in itertools.product(LAYERS.items(), SHARING):
+            named[f"{name}, {text}, {wide}"] = partial(of_layer, layer, text, target, text != "block4x1")
+        for name, layer in DEPTHWISE.items():
+            named[f"{name}, {wide}"] = partial(of_layer, layer, "dense", target, False)
+        for count in (1, 3):
+            layer = product((count,), 32, 48)
+            named[f"{count} positions, {wide}"] = partial(of_layer, layer, "unstructured", target, True)
+        for size in ((14, 14), (9, 15)):
+            named[f"winograd {size}, {wide}"] = partial(of_winograd, size, target)
+        for sizes, masked in itertools.product(((16, 16, 32, 32), (13, 21, 19, 11)), (False, True)):
+            named[f"attention {sizes}, {masked}, {wide}"] = partial(of_attention, *sizes, masked, target)
+        for m, depth, n in ((16, 8, 16), (5, 7, 23)):
+            left, right = (2, m, depth), (2, depth, n)
+            named[f"matmul {m, depth, n}, {wide}"] = partial(
+                of_arrays, matmul, [left, right], (2, m, n), left, right, lanes, registers, threads
+            )
+        for row in ((16, 48), (16, 37)):
+            named[f"softmax {row}, {wide}"] = partial(of_arrays, softmax, [row], row, row, lanes, threads)
+            named[f"greatest {row}, {wide}"] = partial(
+                of_arrays, greatest, [row], (16, 1), row, (16, 1), lanes, threads
+            )
+            named[f"layer_norm {row}, {wide}"] = partial(
+                of_arrays, layer_norm, [row, row[1:], row[1:]], row, row, 1e-5, lanes, threads
+            )
+    for name in ("1x1", "3x3", "3x3 strided", "grouped", "tokens"):
+        named[f"{name}, split"] = partial(of_layer, LAYERS[name], "unstructured", SPLIT, True)
+    return named
+
+
+CASES = cases()
+STRAYING = {"before the input": (-1, 0), "past the input": (1, 0), "past a workspace": (0, 1)}
+
+
+def run_case(name: str) -> None:
+    CASES[name]()
+
+
+def run_straying(name: str) -> None:
+    of_arrays(straying, [(2048,)], (2048,), *STRAYING[name])
+
+
+def other_process() -> ProcessPoolExecutor:
+    """A process that may die, at once: TVM would first print where, and may not come to an end of it."""
+    return ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGSEGV, signal.SIG_DFL))
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[ProcessPoolExecutor]:
+    """What comes after the kernel that killed it is not run."""
+    with other_process() as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_stays_within_its_buffers(child: ProcessPoolExecutor, name: str) -> None:
+    child.submit(run_case, name).result()
+
+
+@pytest.mark.parametrize("name", STRAYING)
+def test_a_kernel_that_strays_does_not_survive(name: str) -> None:
+    with other_process() as pool, pytest.raises(BrokenProcessPool):
+        pool.submit(run_straying, name).result()
