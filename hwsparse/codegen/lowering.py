@@ -9,6 +9,7 @@ Weights never enter the code: they are parameters, kept in a file beside the lib
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,6 +207,7 @@ class _Pool:
         self.arrays: dict[str, np.ndarray] = {}
         self.variables: dict[str, Any] = {}
         self.kernels: dict[str, str] = {}
+        self._constants: dict[tuple[object, ...], Any] = {}
         self._functions: dict[tuple[str, str, str], tuple[str, Any]] = {}
 
     def parameter(self, name: str, array: np.ndarray, any_size: bool = False) -> Any:
@@ -216,6 +218,13 @@ class _Pool:
         variable = relax.Var(f"p{len(self.arrays)}", relax.TensorType(sizes, str(array.dtype)))
         self.arrays[name], self.variables[name] = array, variable
         return variable
+
+    def constant(self, array: np.ndarray) -> Any:
+        """The input of `main` for a constant, one for all that hold the same."""
+        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
+        if key not in self._constants:
+            self._constants[key] = self.parameter(f"constant/{len(self.arrays)}", array)
+        return self._constants[key]
 
     def layer(self, chain: Chain, plan: Plan, weight: np.ndarray) -> KernelCall:
         """The kernel call for a chain, its weight packed."""
@@ -283,7 +292,7 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
             array = constant.value.numpy()
             if array.nbytes <= INLINE_CONSTANT_BYTES:
                 return constant
-            return pool.parameter(f"constant/{len(pool.arrays)}", array)
+            return pool.constant(array)
 
     main = module["main"]
     rewriter = Rewriter(module)

@@ -239,3 +239,28 @@ def test_pattern_names_the_kernel(tmp_path: Path) -> None:
     layer = conv(1, 16, (8, 8), 32, (1, 1))
     library = build_layer(layer, Choice(parse_pattern("block8x1"), 0.5), CPU, tmp_path)
     assert library.kernels["layer"].startswith("shared_index_r8")
+
+
+def test_equal_constants_are_kept_once() -> None:
+    table = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["first"]),
+        helper.make_node("Gather", ["again", "ids"], ["second"]),
+        helper.make_node("Add", ["first", "second"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "weight"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "look-ups",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, (1, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 8))],
+        [
+            numpy_helper.from_array(table, "table"),
+            numpy_helper.from_array(table, "again"),
+            numpy_helper.from_array(np.eye(8, dtype=np.float32), "weight"),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    model = import_onnx(proto.SerializeToString(), name="look-ups")
+    parameters = lower(model, Plan(model.digest), {}, CPU).parameters
+    assert [array.shape for array in parameters.values()].count(table.shape) == 1
