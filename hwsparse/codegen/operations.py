@@ -14,7 +14,8 @@ from tvm import relax, te, tirx, topi
 
 from hwsparse.codegen.cpu import vector_math
 from hwsparse.codegen.cpu.matmul import matmul
-from hwsparse.codegen.cpu.normalise import greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.normalise import average, greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.pooling import Axis, Pooling, pool
 from hwsparse.codegen.graph import operator_of, shape_of
 from hwsparse.target import Target
 
@@ -64,18 +65,55 @@ def _layer_norm(call: Any, target: Target) -> Operation | None:
 
 
 def _greatest(call: Any, target: Target) -> Operation | None:
-    shape, axis = _float_shape(call.args[0]), call.attrs.axis
-    if not shape or len(shape) < 2 or axis is None or [int(place) % len(shape) for place in axis] != [len(shape) - 1]:
+    return _over_last_axes(call, target, greatest, 1)
+
+
+def _average(call: Any, target: Target) -> Operation | None:
+    """Averages over the last axis alone are sums, which LLVM vectorises, fused with what is around them."""
+    return _over_last_axes(call, target, average, 2)
+
+
+def _over_last_axes(call: Any, target: Target, make: Callable[..., tirx.PrimFunc], fewest: int) -> Operation | None:
+    shape, axes = _float_shape(call.args[0]), call.attrs.axis
+    if not shape or axes is None:
         return None
-    out_shape = (*shape[:-1], 1) if call.attrs.keepdims else shape[:-1]
-    function = greatest(shape, out_shape, target.vector_bits // 32, target.threads)
-    return Operation(function, "greatest", tuple(call.args), out_shape)
+    kept = len(shape) - len(axes)
+    if len(axes) < fewest or kept < 1 or sorted(int(axis) % len(shape) for axis in axes) != [*range(kept, len(shape))]:
+        return None
+    out_shape = shape[:kept] + (1,) * (len(axes) if call.attrs.keepdims else 0)
+    function = make(shape, out_shape, target.vector_bits // 32, target.threads)
+    return Operation(function, make.__name__, tuple(call.args), out_shape)
+
+
+def _pool(call: Any, target: Target) -> Operation | None:
+    """Windows of one or two axes behind the channels."""
+    shape, attrs = _float_shape(call.args[0]), call.attrs
+    if not shape or attrs.layout not in ("NCHW", "NCW") or attrs.out_layout != attrs.layout:
+        return None
+    rank = len(shape) - 2
+    windows = attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding[:rank], attrs.padding[rank:]
+    axes = []
+    for size, *numbers in zip(shape[2:], *windows, strict=True):
+        kernel, stride, dilation, before, after = (int(number) for number in numbers)
+        axes.append(Axis(size, kernel, stride, dilation, before, after, bool(attrs.ceil_mode)))
+    if not all(axis.covered for axis in axes):
+        return None
+    greatest_of = ".max_pool" in operator_of(call)
+    rows = axes[0] if rank == 2 else None
+    pooling = Pooling(shape[:2], rows, axes[-1], greatest_of, bool(attrs.count_include_pad))
+    function = pool(pooling, target.vector_bits // 32, target.threads)
+    return Operation(function, "pool", tuple(call.args), pooling.output_shape)
 
 
 _OPERATIONS: dict[str, Callable[[Any, Target], Operation | None]] = {
     "relax.matmul": _matmul,
     "relax.max": _greatest,
+    "relax.mean": _average,
+    "relax.nn.avg_pool1d": _pool,
+    "relax.nn.avg_pool2d": _pool,
     "relax.nn.layer_norm": _layer_norm,
+    "relax.nn.max_pool1d": _pool,
+    "relax.nn.max_pool2d": _pool,
     "relax.nn.softmax": _softmax,
 }
 

@@ -22,7 +22,8 @@ from hwsparse.codegen.cpu.attention import Attention, Placed, attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.codegen.cpu.matmul import matmul
-from hwsparse.codegen.cpu.normalise import greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.normalise import average, greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.pooling import Axis, Pooling, pool
 from hwsparse.codegen.cpu.select import Kernel, kernel_for
 from hwsparse.codegen.graph import contiguous
 from hwsparse.pattern import parse_pattern
@@ -64,6 +65,9 @@ DEPTHWISE = {
     "depthwise thrice strided, dilated": conv(1, 16, (25, 31), 16, (3, 3), (3, 3), dilations=(2, 2), groups=16),
     "depthwise 1-D": conv(1, 16, (39,), 16, (4,), groups=16),
 }
+
+# Kernels, strides, paddings and dilations.
+POOLS = ((3, 2, 1, 1), (2, 2, 0, 1), (3, 1, 1, 1), (3, 1, 2, 2), (2, 3, 0, 1))
 
 
 def of_layer(layer: Layer, text: str, target: Target, residual: bool, kernel: Kernel | None = None) -> None:
@@ -153,8 +157,16 @@ def cases() -> dict[str, Callable[[], None]]:
             named[f"greatest {row}, {wide}"] = partial(
                 of_arrays, greatest, [row], (16, 1), row, (16, 1), lanes, threads
             )
+            named[f"average {row}, {wide}"] = partial(of_arrays, average, [row], (16,), row, (16,), lanes, threads)
             named[f"layer_norm {row}, {wide}"] = partial(
                 of_arrays, layer_norm, [row, row[1:], row[1:]], row, row, 1e-5, lanes, threads
+            )
+        for (kernel, stride, pad, dilation), greatest_of in itertools.product(POOLS, (True, False)):
+            rows, columns = (Axis(size, kernel, stride, dilation, pad, pad, False) for size in (29, 35))
+            pooling = Pooling((2, 8), rows, columns, greatest_of, False)
+            shapes = [pooling.input_shape], pooling.output_shape
+            named[f"pool {kernel, stride, pad, dilation, greatest_of}, {wide}"] = partial(
+                of_arrays, pool, *shapes, pooling, lanes, threads
             )
     for name in ("1x1", "3x3", "3x3 strided", "grouped", "tokens"):
         named[f"{name}, split"] = partial(of_layer, LAYERS[name], "unstructured", SPLIT, True)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsparse.codegen.cpu.normalise import greatest, layer_norm, softmax
+from hwsparse.codegen.cpu.normalise import average, greatest, layer_norm, softmax
 from tests.codegen.compiling import run_kernel
 
 shapes = st.lists(st.integers(1, 5), max_size=2).flatmap(
@@ -53,10 +53,13 @@ def test_layer_norm(shape: tuple[int, ...], lanes: int, threads: int, seed: int)
     np.testing.assert_allclose(value, expected, atol=2e-4)
 
 
-@settings(max_examples=15, deadline=None)
-@given(shapes.filter(lambda shape: len(shape) > 1), lanes, threads, st.booleans())
-def test_greatest(shape: tuple[int, ...], lanes: int, threads: int, kept: bool) -> None:
+@settings(max_examples=20, deadline=None)
+@given(shapes.filter(lambda shape: len(shape) > 1), lanes, threads, st.booleans(), st.booleans())
+def test_over_the_last_axes(shape: tuple[int, ...], lanes: int, threads: int, both: bool, kept: bool) -> None:
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    out_shape = (*shape[:-1], 1) if kept else shape[:-1]
+    axes = (-2, -1) if both and len(shape) > 2 else (-1,)
+    out_shape = x.max(axes, keepdims=kept).shape
     value = run_kernel(greatest(shape, out_shape, lanes, threads), out_shape, x)
-    np.testing.assert_array_equal(value, x.max(-1, keepdims=kept))
+    np.testing.assert_array_equal(value, x.max(axes, keepdims=kept))
+    value = run_kernel(average(shape, out_shape, lanes, threads), out_shape, x)
+    np.testing.assert_allclose(value, x.mean(axes, keepdims=kept), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Softmax, layer normalisation and the greatest value along the last axis, a row at a time, which stays in L1.
+"""Softmax and layer normalisation along the last axis, greatest values and averages over the last ones, row by row.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -86,9 +86,37 @@ def softmax(shape: tuple[int, ...], lanes: int, threads: int) -> tirx.PrimFunc:
 
 @functools.cache
 def greatest(shape: tuple[int, ...], out_shape: tuple[int, ...], lanes: int, threads: int) -> tirx.PrimFunc:
-    """The kernel as a PrimFunc of input and output: each row's greatest value; LLVM vectorises sums only."""
-    rows, width = math.prod(shape[:-1]), shape[-1]
+    """The kernel as a PrimFunc of input and output: greatest values over the last axes; LLVM vectorises sums only."""
+    return _reduced(shape, out_shape, lanes, threads, -math.inf, T.max, 1.0)
+
+
+@functools.cache
+def average(shape: tuple[int, ...], out_shape: tuple[int, ...], lanes: int, threads: int) -> tirx.PrimFunc:
+    """The kernel as a PrimFunc of input and output: averages over the last axes."""
+    count = math.prod(shape) // math.prod(out_shape)
+    return _reduced(shape, out_shape, lanes, threads, 0.0, lambda a, b: a + b, 1 / count)
+
+
+def _reduced(
+    shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    lanes: int,
+    threads: int,
+    nothing: float,
+    combine: Callable[[Any, Any], Any],
+    scale: float,
+) -> tirx.PrimFunc:
+    """What is left of the last axes when their elements are combined, `nothing` at first, and scaled."""
+    rows = math.prod(out_shape)
+    width = math.prod(shape) // rows
     per_part = _rows_per_part(rows, width, threads)
+    vectors = width // lanes
+
+    @T.inline
+    def add(total, part, x, place):
+        total[T.Ramp(part * lanes, 1, lanes)] = combine(
+            total[T.Ramp(part * lanes, 1, lanes)], x[T.Ramp(place, 1, lanes)]
+        )
 
     @T.prim_func(s_tir=True)
     def kernel(x: T.Buffer(shape, "float32"), y: T.Buffer(out_shape, "float32")):
@@ -100,16 +128,20 @@ def greatest(shape: tuple[int, ...], out_shape: tuple[int, ...], lanes: int, thr
             T.writes()
             for part in T.parallel(-(-rows // per_part)):
                 for step in range(T.min(per_part, rows - part * per_part)):
-                    most = T.alloc_buffer((lanes,), "float32", scope="local", annotations=REGISTERS)
+                    total = T.alloc_buffer((PARTS * lanes,), "float32", scope="local", annotations=REGISTERS)
                     row: T.let = part * per_part + step
-                    most[T.Ramp(0, 1, lanes)] = T.Broadcast(T.float32("-inf"), lanes)
-                    for i in range(width // lanes):
-                        most[T.Ramp(0, 1, lanes)] = T.max(
-                            most[T.Ramp(0, 1, lanes)], x_flat[T.Ramp(row * width + i * lanes, 1, lanes)]
-                        )
+                    for i in T.unroll(PARTS):
+                        total[T.Ramp(i * lanes, 1, lanes)] = T.Broadcast(T.float32(nothing), lanes)
+                    for i in range(vectors // PARTS):
+                        for j in T.unroll(PARTS):
+                            add(total, j, x_flat, row * width + (i * PARTS + j) * lanes)
+                    for j in T.unroll(vectors % PARTS):
+                        add(total, j, x_flat, row * width + (vectors // PARTS * PARTS + j) * lanes)
+                    for j in T.unroll(PARTS - 1):
+                        add(total, 0, total, (j + 1) * lanes)
                     for i in range(width % lanes):
-                        most[i] = T.max(most[i], x_flat[row * width + width // lanes * lanes + i])
-                    y_flat[row] = T.Shuffle([reduce_lanes(most[T.Ramp(0, 1, lanes)], T.max)], [0])
+                        total[i] = combine(total[i], x_flat[row * width + vectors * lanes + i])
+                    y_flat[row] = T.Shuffle([reduce_lanes(total[T.Ramp(0, 1, lanes)], combine)], [0]) * T.float32(scale)
 
     return kernel
 
