@@ -42,7 +42,9 @@ def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:
     return lambda value, added, index: clip(value)
 
 
-def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run: Any) -> tirx.PrimFunc:
+def entry(
+    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
+) -> tirx.PrimFunc:
     """The function around `run`; list lengths are symbolic, so that one kernel serves every ratio."""
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
 
@@ -63,7 +65,7 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
             T.func_attr({"tirx.noalias": True})
             starts_count, entries, slots = T.int64(), T.int64(), T.int64()
             starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-            offsets = T.match_buffer(offsets_handle, (entries,), "int32")
+            offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
             values = T.match_buffer(values_handle, (entries, shared), "float32")
             rows = T.match_buffer(rows_handle, (slots,), "int32")
             run(x, bounds, starts, offsets, values, rows, bias, added, out)
@@ -84,7 +86,7 @@ def entry(geometry: Geometry, shared: int, chunks: int, epilogue: Epilogue, run:
         T.func_attr({"tirx.noalias": True})
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
         starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-        offsets = T.match_buffer(offsets_handle, (entries,), "int32")
+        offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
         values = T.match_buffer(values_handle, (entries, shared), "float32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         run(x, bounds, starts, offsets, values, rows, bias, out, out)

@@ -18,7 +18,7 @@ from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry
+from hwsparse.codegen.cpu.geometry import Geometry, offset_type
 
 
 @functools.cache
@@ -46,7 +46,9 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
                 item: T.let = starts[group] + step
                 for p in T.unroll(positions):
                     for lane in T.vectorized(lanes):
-                        acc[p, lane] = acc[p, lane] + values[item, lane] * x_flat[p * columns_in + offsets[item]]
+                        acc[p, lane] = (
+                            acc[p, lane] + values[item, lane] * x_flat[p * columns_in + T.cast(offsets[item], "int32")]
+                        )
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     sums[p * lanes + lane] = acc[p, lane]
@@ -57,4 +59,4 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
                         index: T.let = p * row_count + row
                         out_flat[index] = finish(sums[p * lanes + lane] + bias[row], added_flat, index)
 
-    return entry(geometry, lanes, 1, epilogue, run)
+    return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run)

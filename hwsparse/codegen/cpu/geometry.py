@@ -126,13 +126,22 @@ class Panel:
             return cls(channels, g.stride_h * g.kernel_w, pitch, reach)
         return cls(channels, g.kernel_h * g.kernel_w, size, 0)
 
+    @property
+    def offset_type(self) -> str:
+        return offset_type(self.channels * self.lines * self.pitch)
+
     def offsets(self, geometry: Geometry) -> np.ndarray:
-        """Where each column of the weight begins in the panel, within its block of channels: (columns,) int32."""
+        """Where each column of the weight begins in the panel, within its block of channels: (columns,)."""
         g = geometry
         channel, y, x = np.ogrid[: g.channels, : g.kernel_h, : g.kernel_w]
         row, down = (y % g.stride_h, y * g.dilation_h // g.stride_h) if self.reach else (y, 0 * y)
         start = (channel % self.channels * self.lines + row * g.kernel_w + x) * self.pitch
-        return np.asarray(start + down * g.out_w, np.int32).reshape(-1)
+        return np.asarray(start + down * g.out_w, self.offset_type).reshape(-1)
+
+
+def offset_type(floats: int) -> str:
+    """The type of offsets into so many floats; short ones keep artifacts of very sparse layers small."""
+    return "uint16" if floats <= 1 << 16 else "int32"
 
 
 def can_share_lines(geometry: Geometry) -> bool:

@@ -18,7 +18,7 @@ class Packed:
 
     bounds  (chunks + 1,) int32          row groups of each chunk: bounds[c] to bounds[c + 1]
     starts  (blocks * groups + 1,) int32 entries of row group g in block b: from starts[b * groups + g] to the next
-    offsets (entries,) int32             where in the panel the column of each entry begins
+    offsets (entries,) uint16 or int32   where in the panel the column of each entry begins
     values  (entries, shared) float32    the group's weights in that column
     rows    (groups * shared,) int32     output row of each slot, or -1 for a slot without one
     """
@@ -70,7 +70,7 @@ def pack_rows(
     return Packed(
         bounds.astype(np.int32),
         starts.astype(np.int32),
-        offsets[column[order]].astype(np.int32),
+        offsets[column[order]],
         np.ascontiguousarray(values[order], dtype=np.float32).reshape(-1, shared),
         slots.reshape(-1).astype(np.int32),
     )

@@ -12,7 +12,7 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
-from hwsparse.codegen.cpu.geometry import Geometry, choose_variant, tiling_of
+from hwsparse.codegen.cpu.geometry import Geometry, choose_variant, offset_type, tiling_of
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
@@ -61,7 +61,7 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue)
         return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         function = few_positions(geometry, lanes, epilogue)
-        columns = np.arange(geometry.columns)
+        columns = np.arange(geometry.columns).astype(offset_type(geometry.columns))
         return Kernel(
             f"few_positions_r{lanes}",
             function,

@@ -77,18 +77,18 @@ def micro_kernel_of(shared: int, tile: Tile, lanes: int, resumed: bool, leave: A
                         rest[row, lane] = T.float32(0)
         for step in range(lists.starts[index + 1] - lists.starts[index]):
             item: T.let = lists.starts[index] + step
+            offset: T.let = T.cast(lists.offsets[item], "int32")
             for row in T.unroll(shared):
                 for vector in T.unroll(vectors):
                     for lane in T.vectorized(lanes):
                         acc[row * vectors + vector, lane] = (
                             acc[row * vectors + vector, lane]
-                            + lists.values[item, row] * panel[lists.offsets[item] + vector * lanes + lane]
+                            + lists.values[item, row] * panel[offset + vector * lanes + lane]
                         )
                 if narrow > 0:
                     for lane in T.vectorized(narrow):
                         rest[row, lane] = (
-                            rest[row, lane]
-                            + lists.values[item, row] * panel[lists.offsets[item] + vectors * lanes + lane]
+                            rest[row, lane] + lists.values[item, row] * panel[offset + vectors * lanes + lane]
                         )
         leave(acc, rest, lists, group, sums, start, to, place)
 
@@ -220,7 +220,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
         else:
             tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
 
-    return entry(geometry, shared, chunks, epilogue, run)
+    return entry(geometry, shared, chunks, panels.offset_type, epilogue, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,4 +436,4 @@ def _tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue)
         added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
         tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
 
-    return entry(geometry, shared, tiling.chunks, epilogue, run)
+    return entry(geometry, shared, tiling.chunks, tiling.panel.offset_type, epilogue, run)

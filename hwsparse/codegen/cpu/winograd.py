@@ -25,7 +25,7 @@ from tvm.script import tirx as T
 from hwsparse.codegen.cpu.copying import copy_line
 from hwsparse.codegen.cpu.entry import Ends, Lists, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling, choose_variant, tiling_of
+from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling, choose_variant, offset_type, tiling_of
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import keep_sums, micro_kernel_of
 from hwsparse.target import Target
@@ -62,7 +62,12 @@ def pack_transformed(weight: np.ndarray, geometry: Geometry, tiling: Tiling) -> 
     flat = replace(geometry, channels=len(columns), kernel_h=1, kernel_w=1)
     offsets = columns * _pitch(tiling)
     return pack_rows(
-        transformed.astype(np.float32), flat, SHARED, tiling.chunks, geometry.channels, offsets.astype(np.int32)
+        transformed.astype(np.float32),
+        flat,
+        SHARED,
+        tiling.chunks,
+        geometry.channels,
+        offsets.astype(offset_type(len(columns) * _pitch(tiling))),
     ).arrays()
 
 
@@ -209,7 +214,7 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
         copy_planes(x_flat, planes)
         tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
 
-    return entry(geometry, SHARED, chunks, epilogue, run)
+    return entry(geometry, SHARED, chunks, offset_type(PLACES * channels * pitch), epilogue, run)
 
 
 def _differences(d: list[Any]) -> list[Any]:
