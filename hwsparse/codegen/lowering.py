@@ -221,7 +221,7 @@ class _Pool:
 
     def constant(self, array: np.ndarray) -> Any:
         """The input of `main` for a constant, one for all that hold the same."""
-        key = (array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._constants:
             self._constants[key] = self.parameter(f"constant/{len(self.arrays)}", array)
         return self._constants[key]
