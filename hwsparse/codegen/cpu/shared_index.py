@@ -3,9 +3,9 @@
     out[row, p] = clip( bias[row] + sum over kept columns of weight[row, column] * panel[column, p] )
 
 A group of `shared` output rows has one list of kept columns; p runs over a tile of positions, whose
-input patches are first copied to a panel, one line per column, so that every load of the inner loop
-is aligned and contiguous and every loaded vector feeds `shared` multiply-adds. shared = 1 serves
-unstructured and N:M sparsity, more serve blocks and shared N:M, a list of every column a dense layer.
+input patches are first copied to a panel of lines (see `Panel`), so that every load of the inner loop
+is contiguous and every loaded vector feeds `shared` multiply-adds. shared = 1 serves unstructured and
+N:M sparsity, more serve blocks and shared N:M, a list of every column a dense layer.
 The lists are data: one compiled kernel serves every ratio.
 
 Where loads are what limits it, the panel is filled and used a block of columns at a time, so that it
