@@ -203,6 +203,7 @@ def test_a_kernel_stays_within_its_buffers(child: ProcessPoolExecutor, name: str
 
 
 @pytest.mark.parametrize("name", STRAYING)
-def test_a_kernel_that_strays_does_not_survive(name: str) -> None:
-    with other_process() as pool, pytest.raises(BrokenProcessPool):
+def test_a_kernel_that_strays_is_caught(name: str) -> None:
+    """By a guard page, unless what it reads in ordinary memory, which comes first, happens to be NaN."""
+    with other_process() as pool, pytest.raises((BrokenProcessPool, AssertionError)):
         pool.submit(run_straying, name).result()
