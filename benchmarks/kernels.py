@@ -91,7 +91,7 @@ def _build(
     for number, (layer, choice) in enumerate(track(list(wanted), "compiling", console=console)):
         key, directory = _key(layer, choice), scratch / str(number)
         directory.mkdir()
-        build_layer(layer, choice, target, directory, seed)
+        build_layer(layer, choice, target, directory, seed=seed)
         flops[key], directories[key] = 2 * layer.macs, directory
     return flops, directories
 

@@ -93,6 +93,7 @@ def build(
     plan: Plan,
     weights: Mapping[str, np.ndarray],
     target: Target,
+    kernels: Mapping[str, str],
     inputs: Mapping[str, np.ndarray],
     directory: Path,
 ) -> Library:
@@ -100,12 +101,13 @@ def build(
 
     Args:
         weights: canonical pruned weights of the plan's layers.
+        kernels: by layer name, those that were measured (`CostModel.kernels`).
         inputs: one real sample per model input, with the batch axis.
 
     Raises:
         CompileError: it does not compile, or its outputs are wrong.
     """
-    library = build_model(model, plan, weights, target, directory)
+    library = build_model(model, plan, weights, target, directory, kernels)
     outputs = library.run(inputs)
     _require_right(model, weights, target, inputs, outputs)
     # What was found right here is what a process that times the library must get too.

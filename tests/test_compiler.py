@@ -69,7 +69,7 @@ def library(
     model: Model, settled: tuple[Plan, dict[str, Refusal]], tmp_path_factory: pytest.TempPathFactory
 ) -> Library:
     directory = tmp_path_factory.mktemp("library")
-    return build(model, settled[0], apply_plan(model, settled[0]), TARGET, random_inputs(model.inputs), directory)
+    return build(model, settled[0], apply_plan(model, settled[0]), TARGET, {}, random_inputs(model.inputs), directory)
 
 
 def test_a_layer_that_does_not_pay_stays_dense_and_it_is_said(
@@ -132,7 +132,7 @@ def test_a_residual_network_of_convolutions_and_products(tmp_path: Path) -> None
     model = import_onnx(proto.SerializeToString(), name="residual")
     plan = Plan.of(model.digest, {"first": BLOCK, "second": parse_choice("2:4"), "head": HALF})
     pruned = apply_plan(model, plan)
-    library = build(model, plan, pruned, TARGET, random_inputs(model.inputs), tmp_path)
+    library = build(model, plan, pruned, TARGET, {}, random_inputs(model.inputs), tmp_path)
     inputs = random_inputs(model.inputs, 7)
     expected = run(pruned_proto(model, pruned), inputs)[0]
     assert relative_error(library.run(inputs)["y"], expected) < 1e-4
@@ -154,7 +154,7 @@ def test_a_library_that_computes_something_else_is_an_error(
         Library, "run", lambda self, inputs: {name: wrong(y) for name, y in right(self, inputs).items()}
     )
     with pytest.raises(CompileError, match=r"classifier compiled for test-cpu: output 'y' differs"):
-        build(model, plan, apply_plan(model, plan), TARGET, random_inputs(model.inputs), tmp_path)
+        build(model, plan, apply_plan(model, plan), TARGET, {}, random_inputs(model.inputs), tmp_path)
     assert not (tmp_path / "reference.safetensors").exists()
 
 
@@ -169,7 +169,7 @@ def test_where_rounding_decides_being_as_near_to_float64_as_onnxruntime_is_enoug
     exact = float64_answers(pruned_proto(model, weights), inputs)["y"]
     monkeypatch.setattr(compiler, "build_model", lambda *_: library)
     monkeypatch.setattr(compiler, "onnxruntime_answers", lambda *_: {"y": (exact * 1.01).astype(np.float32)})
-    build(model, settled[0], weights, TARGET, inputs, tmp_path)
+    build(model, settled[0], weights, TARGET, {}, inputs, tmp_path)
     assert (tmp_path / "reference.safetensors").exists()
 
 

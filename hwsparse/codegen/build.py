@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,29 +32,35 @@ CHECKS = ("vm.builtin.check_tensor_info", "vm.builtin.match_shape")
 
 
 def build_model(
-    model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target, directory: Path
+    model: Model,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    directory: Path,
+    kernels: Mapping[str, str] = MappingProxyType({}),
 ) -> Library:
     """Compiles a model under a plan into `directory` and loads it.
 
     Args:
         weights: canonical pruned weights by layer name; layers left out take the model's own.
         directory: an existing directory, which receives library.so, weights.safetensors and library.json.
+        kernels: by layer name; layers left out get the kernels expected to be fastest.
 
     Raises:
-        CompileError: TVM or the linker refused the program.
+        CompileError: TVM or the linker refused the program, or a layer has no kernel of the name asked for.
         StorageError: `directory`, or the one for temporary files, cannot be written to.
         UnsupportedError: the target is not a CPU.
     """
     if target.kind != "cpu":
         raise UnsupportedError(f"target {target.name} is a {target.kind}; code can be generated for CPUs only")
-    lowered = lower(model, plan, weights, target)
+    lowered = lower(model, plan, weights, target, kernels)
     options = json.loads(target.tvm_target)
-    export(compile_module(lowered, target), directory / LIBRARY, options.get("mtriple", ""))
+    export(compile_module(lowered.module, target), directory / LIBRARY, options.get("mtriple", ""))
     write_parameters(lowered, model, directory)
     return Library.load(directory, target.threads)
 
 
-def compile_module(lowered: Lowered, target: Target) -> Any:
+def compile_module(module: tvm.IRModule, target: Target) -> Any:
     """Fuses and schedules what has no kernel of its own, then compiles: a TVM executable.
 
     Raises:
@@ -88,7 +95,7 @@ def compile_module(lowered: Lowered, target: Target) -> Any:
     settings = {"tirx.disable_storage_rewrite": True}
     try:
         with tvm_target, tvm.transform.PassContext(opt_level=3, config=settings):
-            module = tvm.transform.Sequential(fuse)(lowered.module)
+            module = tvm.transform.Sequential(fuse)(module)
             module = schedule_remaining(module, target.threads)
             return tvm.compile(module, tvm_target, relax_pipeline=tvm.transform.Sequential(finish))
     except Exception as error:  # TVM raises errors of many types

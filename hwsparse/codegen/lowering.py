@@ -13,6 +13,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,16 +55,24 @@ class Lowered:
     kernels: dict[str, str]
 
 
-def lower(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target) -> Lowered:
+def lower(
+    model: Model,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    kernels: Mapping[str, str] = MappingProxyType({}),
+) -> Lowered:
     """Lowers a model: layers named in `weights` take those (canonical, pruned), others the model's own.
+
+    Layers named in `kernels` get those, others the ones expected to be fastest.
 
     Raises:
         ModelError: TVM's importer does not take an operator of the model.
-        CompileError: a layer is not found in what TVM imported.
+        CompileError: a layer is not found in what TVM imported, or has no kernel of the name asked for.
     """
     names = _weight_names(model)
     module = _simplified(_import(model, names))
-    pool = _Pool(target)
+    pool = _Pool(target, kernels)
     calls = []
     for chain in _find_all_chains(model, module, names):
         name = chain.layer.name
@@ -202,8 +211,9 @@ class KernelCall:
 class _Pool:
     """Generated kernels, each once however many layers call it, and the parameters of all calls."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, wanted: Mapping[str, str]) -> None:
         self.target = target
+        self._wanted = wanted
         self.arrays: dict[str, np.ndarray] = {}
         self.variables: dict[str, Any] = {}
         self.kernels: dict[str, str] = {}
@@ -230,7 +240,7 @@ class _Pool:
         """The kernel call for a chain, its weight packed."""
         layer = chain.layer
         epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
-        kernel = kernel_for(layer, plan.choice(layer.name), self.target, epilogue)
+        kernel = kernel_for(layer, plan.choice(layer.name), self.target, epilogue, self._wanted.get(layer.name))
         key = (layer.signature, kernel.name, str(epilogue))
         function_name, function = self._functions.setdefault(
             key, (f"{kernel.name}_{len(self._functions)}", kernel.function)

@@ -1,7 +1,7 @@
 """One layer as a library of its own, for timing: the same lowering and kernels as in a whole model.
 
-A kernel's code depends on how many rows share an index list, not on which pattern made them do so nor on the
-ratio: so a layer's library is compiled once for each number of rows, and given parameters of its own.
+A kernel's code does not depend on the ratio, nor on which pattern made rows share index lists: a layer's library is
+compiled once for each kernel, and given parameters of its own.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import functools
 import hashlib
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import tvm
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwsparse.codegen.build import compile_module, export, write_parameters
-from hwsparse.codegen.cpu.select import shared_rows
 from hwsparse.codegen.library import LIBRARY, REFERENCE, Library, random_inputs
 from hwsparse.codegen.lowering import lower
 from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
-from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
@@ -33,13 +32,18 @@ from hwsparse.target import Target
 OPSET = 17
 
 
-def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, seed: int = 0) -> Library:
+def build_layer(
+    layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str | None = None, seed: int = 0
+) -> Library:
     """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`.
 
     onnxruntime's answer on random inputs is stored beside it, for `Library.check`.
 
+    Args:
+        kernel: one of `kernels_for`; the first of them if None.
+
     Raises:
-        CompileError: TVM or the linker refused the program.
+        CompileError: TVM or the linker refused the program, or there is no such kernel.
         PatternError: the choice cannot be applied to the layer.
     """
     rng = np.random.default_rng(seed)
@@ -50,8 +54,9 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
         weight *= make_mask(np.abs(weight), choice, layer.groups)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
     model = _model(anonymous, weight, rng.standard_normal(layer.outputs).astype(np.float32))
-    lowered = lower(model, _plan(model, choice), {}, target)
-    (directory / LIBRARY).write_bytes(_code(anonymous, shared_rows(choice.pattern), target))
+    lowered = lower(model, _plan(model, choice), {}, target, {} if kernel is None else {"layer": kernel})
+    program = _Program(anonymous, lowered.kernels["layer"], target, lowered.module)
+    (directory / LIBRARY).write_bytes(_code(program))
     write_parameters(lowered, model, directory)
     inputs = random_inputs(model.inputs, seed)
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
@@ -64,15 +69,23 @@ def build_layer(layer: Layer, choice: Choice, target: Target, directory: Path, s
     return Library.load(directory, target.threads)
 
 
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A layer's module; programs are equal when their code is."""
+
+    layer: Layer
+    kernel: str
+    target: Target
+    module: tvm.IRModule = field(compare=False)
+
+
 @functools.lru_cache(maxsize=256)
-def _code(layer: Layer, rows: int, target: Target) -> bytes:
-    """library.so for a layer whose rows share index lists by `rows`."""
-    model = _model(layer, np.ones(layer.weight_shape, np.float32), np.ones(layer.outputs, np.float32))
-    choice = Choice(Block(rows) if rows > 1 else Unstructured(), 0.5)
-    lowered = lower(model, _plan(model, choice), {}, target)
+def _code(program: _Program) -> bytes:
+    """library.so of a program."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / LIBRARY
-        export(compile_module(lowered, target), path, json.loads(target.tvm_target).get("mtriple", ""))
+        executable = compile_module(program.module, program.target)
+        export(executable, path, json.loads(program.target.tvm_target).get("mtriple", ""))
         return path.read_bytes()
 
 

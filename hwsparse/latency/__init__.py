@@ -1,6 +1,6 @@
 """Latency: how long layers and networks take on a device, measured once, kept, and predicted from there."""
 
-from hwsparse.latency.calibrate import Build, CalibrationReport, calibrate
+from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate
 from hwsparse.latency.cost_model import CostModel, Prediction
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
@@ -10,9 +10,9 @@ from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runne
 from hwsparse.latency.workload import Workload
 
 __all__ = [
-    "Build",
     "CalibrationReport",
     "Clock",
+    "Codegen",
     "CostModel",
     "Device",
     "LocalRunner",

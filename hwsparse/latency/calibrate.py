@@ -1,25 +1,37 @@
 """Measures what every choice costs on a target, layer by layer; may be killed and started again at any time.
 
+Where several kernels serve a choice, the fastest counts, and its name is kept for the compiler.
+
 Knows neither how libraries are built nor how they are timed.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from hwsparse.errors import CompileError, InputError, MeasureError, UnsupportedError
+from hwsparse.latency.contest import Contest
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings
 from hwsparse.latency.records import Records
-from hwsparse.latency.runner import BATCH, Clock, Progress, Runner
+from hwsparse.latency.runner import BATCH, Clock, Outcome, Progress, Runner
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 
-# Makes a library of one layer with random weights, in a directory that exists: codegen.build_layer.
-Build = Callable[[Layer, Choice, Target, Path], object]
+
+class Codegen(Protocol):
+    """What builds layers: the module `hwsparse.codegen`."""
+
+    def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> Sequence[str]:
+        """Names of the kernels that serve a choice, the one expected to be fastest first."""
+
+    def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> object:
+        """Makes a library of a layer with random weights and this kernel, in a directory that exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ def calibrate(
     target: Target,
     records: Records,
     runner: Runner,
-    build: Build,
+    codegen: Codegen,
     clock: Clock,
     *,
     settings: RunSettings | None = None,
@@ -51,7 +63,7 @@ def calibrate(
     Args:
         options: choices by layer signature or layer name.
         clock: tells when a failure happened.
-        progress: called with steps done and steps in all; each workload is two, built and timed.
+        progress: called with steps done and steps in all; each library is two, built and timed.
 
     Raises:
         InputError: `options` names no layer.
@@ -64,17 +76,34 @@ def calibrate(
     known = records.table(target.name, target.threads)
     table = {workload: known[workload] for workload in wanted if workload in known}
     missing = {workload: layer for workload, layer in wanted.items() if workload not in known}
-    steps = _Steps(2 * len(wanted), 2 * len(table), progress)
-    outcomes: dict[Workload, Measurement | MeasureFailure] = {}
-    for batch in _batches(missing):
+    shown = {workload.signature: layer for workload, layer in wanted.items()}
+    contest = Contest(
+        {
+            workload: tuple(codegen.kernels_for(shown[workload.signature], workload.choice, target))
+            for workload in (*wanted, *known)
+            if workload.signature in shown
+        },
+        missing,
+        known,
+    )
+    libraries = sum(len(contest.entrants(workload)) for workload in missing)
+    steps = _Steps(2 * (len(table) + libraries), 2 * len(table), progress)
+    outcomes: dict[Workload, Outcome] = {}
+    for batch in _batches(missing, contest.leaders):
+        entries = [
+            _Entry(workload, layer, kernel)
+            for workload, layer in batch.items()
+            for kernel in contest.entrants(workload)
+        ]
         with tempfile.TemporaryDirectory(prefix="hwsparse-calibrate-") as scratch:
-            found = _measure(batch, target, runner, build, settings, Path(scratch), steps)
-        for workload, outcome in found.items():
+            timed = _measure(entries, target, runner, codegen, settings, Path(scratch), steps)
+        for workload in batch:
+            outcome = contest.decide(workload, [timed[entry] for entry in entries if entry.workload == workload])
             if isinstance(outcome, Measurement):
                 records.add(workload, outcome)
             else:
                 records.add_failure(workload, outcome, clock())
-        outcomes |= found
+            outcomes[workload] = outcome
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
     failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}
     return CalibrationReport(table | fresh, failed, len(fresh))
@@ -109,40 +138,66 @@ def _workloads(
     return {Workload.of(layer, choice, target): layer for name, layer in shown.items() for choice in choices[name]}
 
 
-def _batches(missing: Mapping[Workload, Layer]) -> Iterable[dict[Workload, Layer]]:
-    """Workloads of one signature together: a layer's choices are timed side by side with its dense form."""
-    by_signature: dict[str, dict[Workload, Layer]] = {}
+def _batches(missing: Mapping[Workload, Layer], leaders: Collection[Workload]) -> Iterable[dict[Workload, Layer]]:
+    """Workloads of one signature together, leaders first: a layer's choices are timed side by side."""
+    parts: dict[tuple[str, bool], dict[Workload, Layer]] = {}
+    for signature in dict.fromkeys(workload.signature for workload in missing):
+        parts[signature, True], parts[signature, False] = {}, {}
     for workload, layer in missing.items():
-        by_signature.setdefault(workload.signature, {})[workload] = layer
-    for same in by_signature.values():
-        items = list(same.items())
-        for start in range(0, len(items), BATCH):
-            yield dict(items[start : start + BATCH])
+        parts[workload.signature, workload in leaders][workload] = layer
+    for part in parts.values():
+        items = iter(part.items())
+        while batch := dict(islice(items, BATCH)):
+            yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A library to time; `layer` is one that shows the workload's signature."""
+
+    workload: Workload
+    layer: Layer
+    kernel: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.workload.key} | {self.kernel}"
 
 
 def _measure(
-    batch: Mapping[Workload, Layer],
+    entries: Iterable[_Entry],
     target: Target,
     runner: Runner,
-    build: Build,
+    codegen: Codegen,
     settings: RunSettings,
     scratch: Path,
     steps: _Steps,
-) -> dict[Workload, Measurement | MeasureFailure]:
-    """Builds a batch, then times what could be built."""
-    found: dict[Workload, Measurement | MeasureFailure] = {}
+) -> dict[_Entry, Outcome]:
+    """Builds libraries, then times what could be built."""
+    found: dict[_Entry, Outcome] = {}
     built: dict[str, Path] = {}
-    for number, (workload, layer) in enumerate(batch.items()):
+    for number, entry in enumerate(entries):
         directory = scratch / str(number)
+        key = entry.workload.key
         try:
             directory.mkdir()
-            build(layer, workload.choice, target, directory)
-            built[workload.key] = directory
+            codegen.build_layer(entry.layer, entry.workload.choice, target, directory, entry.kernel)
+            built[entry.key] = directory
         except (CompileError, UnsupportedError, InputError) as error:
-            found[workload] = MeasureFailure(workload.key, "build", str(error))
+            found[entry] = MeasureFailure(key, "build", str(error))
         except OSError as error:
-            raise MeasureError(f"cannot build {workload.key} in {scratch}: {error.strerror or error}") from None
+            raise MeasureError(f"cannot build {key} in {scratch}: {error.strerror or error}") from None
         steps.advance()
     timed = runner.run_many(built, settings)
-    steps.advance(len(batch))
-    return found | {workload: timed[workload.key] for workload in batch if workload.key in built}
+    for entry in entries:
+        steps.advance()
+        if entry.key in timed:
+            found[entry] = _named(entry, timed[entry.key])
+    return found
+
+
+def _named(entry: _Entry, outcome: Outcome) -> Outcome:
+    """What came of timing a library, as the workload's."""
+    if isinstance(outcome, Measurement):
+        return replace(outcome, key=entry.workload.key, kernel=entry.kernel)
+    return replace(outcome, key=entry.workload.key)

@@ -41,6 +41,7 @@ class _Point:
     median_s: float
     interval_s: tuple[float, float]
     source: Source
+    kernel: str | None
 
 
 Curve = tuple[str, str, str]  # layer signature, pattern, dtype
@@ -71,7 +72,7 @@ class CostModel:
             raise MeasureError("measured and simulated latencies cannot be compared; fit a cost model to either")
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
-            point = _Point(workload.choice.ratio, taken.median_s, taken.interval_s, taken.source)
+            point = _Point(workload.choice.ratio, taken.median_s, taken.interval_s, taken.source, taken.kernel)
             curves.setdefault(_curve(workload.signature, workload.choice), []).append(point)
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
@@ -80,6 +81,20 @@ class CostModel:
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
         return _curve(layer.signature, choice) in self._curves
+
+    def kernels(self, model: Model, plan: Plan) -> dict[str, str]:
+        """The kernels to compile a plan with, by layer name: those that were measured, at the nearest ratio.
+
+        A layer that was not measured under its choice's pattern, or of which no kernel is known, is left out.
+        """
+        found = {}
+        for layer in model.layers:
+            choice = plan.choice(layer.name)
+            points = self._curves.get(_curve(layer.signature, choice), ())
+            nearest = min(points, key=lambda point: abs(point.ratio - choice.ratio), default=None)
+            if nearest is not None and nearest.kernel is not None:
+                found[layer.name] = nearest.kernel
+        return found
 
     def predict(self, workload: Workload) -> Prediction:
         """A layer's latency: its measurement, or a line between the measured ratios on either side.

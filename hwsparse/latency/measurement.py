@@ -48,7 +48,8 @@ class RunSettings:
 class Measurement:
     """Seconds that one call took, over and over, and all that is needed to judge the figure.
 
-    `key` says of what: a workload's key, or a text naming a whole network's library.
+    `key` says of what: a workload's key, or a text naming a whole network's library. `kernel` is the kernel that ran
+    a layer, None for a network, which has many.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Measurement:
     device: Device
     toolchain: Toolchain
     taken_at: datetime
+    kernel: str | None = None
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):

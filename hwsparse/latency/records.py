@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast, final
 
-from sqlalchemy import URL, Connection, Engine, Index, create_engine, event, insert, inspect, select
+from sqlalchemy import URL, Connection, Engine, Index, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -28,7 +28,7 @@ from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSetting
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 1
+VERSION = 2
 BUSY_TIMEOUT_S = 30.0
 
 
@@ -64,6 +64,7 @@ class _MeasurementRow(_Row, _Base):
     settings: Mapped[str]
     samples: Mapped[str]
     source: Mapped[str]
+    kernel: Mapped[str | None]
 
 
 class _FailureRow(_Row, _Base):
@@ -147,6 +148,7 @@ class Records:
                 settings=strictjson.dumps(measurement.settings),
                 samples=strictjson.dumps(_Samples(measurement.samples_s)),
                 source=measurement.source,
+                kernel=measurement.kernel,
             )
         )
 
@@ -160,7 +162,7 @@ class Records:
         self._write(_FailureRow(**columns, stage=failure.stage, reason=failure.reason))
 
     def _prepare(self) -> None:
-        """Makes the tables of a new file; refuses a file that is not ours."""
+        """Makes the tables of a new file, brings those of an older one up to date; refuses a file that is not ours."""
         with self._engine.begin() as connection:
             tables = inspect(connection).get_table_names()
             if not tables:
@@ -169,7 +171,10 @@ class Records:
             elif _Version.__tablename__ not in tables:
                 raise MeasureError(f"records {self.path}: a database, but not of measurements; name another file")
             version = connection.scalar(select(_Version.version))
-            if version != VERSION:
+            if version == 1:  # did not say which kernel was timed
+                connection.execute(text("ALTER TABLE measurements ADD COLUMN kernel VARCHAR"))
+                connection.execute(update(_Version).values(version=VERSION))
+            elif version != VERSION:
                 known = f"this hwsparse knows version {VERSION}"
                 raise MeasureError(f"records {self.path}: of version {version}; {known}; name another file")
 
@@ -219,6 +224,7 @@ class Records:
                 device=strictjson.loads(Device, row.device, "device"),
                 toolchain=strictjson.loads(Toolchain, row.toolchain, "toolchain"),
                 taken_at=datetime.fromisoformat(row.taken_at),
+                kernel=row.kernel,
             )
 
     def _failure(self, workload: Workload, row: _FailureRow) -> MeasureFailure:

@@ -165,7 +165,7 @@ def optimize(
         )
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
-        anchors = _anchors(model, space, weights, target, bench, judges.sample, scratch, on_stage)
+        anchors = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, anchors)
 
         def on_trial(trial: TrialOutcome) -> None:
@@ -276,6 +276,7 @@ def _anchors(
     space: SearchSpace,
     weights: PrunedWeights,
     target: Target,
+    costs: CostModel,
     bench: Bench,
     inputs: Mapping[str, np.ndarray],
     scratch: Path,
@@ -290,7 +291,8 @@ def _anchors(
         on_stage("whole networks", number, len(plans) + 1)
         directories[plan.digest] = scratch / f"anchor{number}"
         directories[plan.digest].mkdir()
-        compiler.build(model, plan, weights(plan), target, inputs, directories[plan.digest])
+        kernels = costs.kernels(model, plan)
+        compiler.build(model, plan, weights(plan), target, kernels, inputs, directories[plan.digest])
     times = bench.time_networks(directories)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)
     return [(plan, times[plan.digest]) for plan in plans]

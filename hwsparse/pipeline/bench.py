@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hwsparse.codegen import KERNEL_VERSION, build_layer
+from hwsparse import codegen
 from hwsparse.errors import MeasureError
 from hwsparse.latency import (
     CalibrationReport,
@@ -58,7 +58,7 @@ class Bench:
             self.target,
             self.records,
             self.layers,
-            build_layer,
+            codegen,
             self.clock,
             progress=progress,
         )
@@ -96,7 +96,7 @@ def open_bench(target: Target, records: Path, clock: Clock) -> Iterator[Bench]:
         MeasureError: the records cannot be opened.
     """
     target.require_timing()
-    toolchain = Toolchain.of(target, KERNEL_VERSION)
+    toolchain = Toolchain.of(target, codegen.KERNEL_VERSION)
     with (
         LocalRunner(toolchain, clock) as layers,
         LocalRunner(toolchain, clock, layers.device, LOADER) as networks,

@@ -93,7 +93,8 @@ def build_and_time(
         if plan not in built:
             directory = scratch / plan.digest[:16]
             directory.mkdir()
-            built[plan] = compiler.build(model, plan, weights(plan), target, inputs, directory)
+            kernels = costs.kernels(model, plan)
+            built[plan] = compiler.build(model, plan, weights(plan), target, kernels, inputs, directory)
         libraries[label] = built[plan]
         on_step(done + 1, len(settled) + 1)
     directories = {label: library.directory for label, library in libraries.items()}

@@ -17,6 +17,7 @@ from hwsparse.codegen import (
     Library,
     build_layer,
     build_model,
+    kernels_for,
     lowering,
     random_inputs,
     relative_error,
@@ -137,6 +138,45 @@ def test_a_layer_alone_agrees_with_onnxruntime(layer, text: str, tmp_path: Path)
     error = library.check()
     assert error is not None and error < 1e-4
     assert all(seconds > 0 for seconds in library.time(3, 2))
+
+
+WIDE = conv(1, 32, (20, 20), 32, (3, 3), pads=((1, 1), (1, 1)))
+
+
+@pytest.mark.parametrize("text", ["dense", "unstructured@0.9", "block4x1@0.5"])
+def test_a_layer_alone_agrees_with_onnxruntime_by_every_kernel_that_serves_it(text: str, tmp_path: Path) -> None:
+    choice = parse_choice(text)
+    kernels = kernels_for(WIDE, choice, CPU)
+    assert len(set(kernels)) == len(kernels) > 1
+    for kernel in kernels:
+        directory = tmp_path / kernel
+        directory.mkdir()
+        library = build_layer(WIDE, choice, CPU, directory, kernel)
+        assert library.kernels == {"layer": kernel}
+        error = library.check()
+        assert error is not None and error < 1e-4
+
+
+def test_ratios_share_kernels_and_dense_layers_have_some_of_their_own() -> None:
+    sparse, more, dense = (
+        set(kernels_for(WIDE, parse_choice(text), CPU)) for text in ("block4x1@0.5", "block4x1@0.9", "dense")
+    )
+    assert sparse == more
+    assert dense - sparse == {"winograd"}
+
+
+def test_a_kernel_that_does_not_serve_a_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CompileError, match=r"layer as block4x1@0\.5 on test-cpu: no kernel 'winograd'; shared_index_r4"
+    ):
+        build_layer(WIDE, parse_choice("block4x1@0.5"), CPU, tmp_path, "winograd")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_is_built_of_the_kernels_asked_for(model: Model, tmp_path: Path) -> None:
+    asked = {layer.name: kernels_for(layer, Choice(), CPU)[-1] for layer in model.layers}
+    library = build_model(model, Plan(model.digest), {}, CPU, tmp_path, asked)
+    assert library.kernels == asked
 
 
 def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:

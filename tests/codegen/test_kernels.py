@@ -15,7 +15,7 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, choose_variant
 from hwsparse.codegen.cpu.matmul import matmul
-from hwsparse.codegen.cpu.select import Kernel, kernel_for, refusal
+from hwsparse.codegen.cpu.select import Kernel, kernel_for, kernels_for, refusal
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify.mask import applicable, make_mask
@@ -34,7 +34,7 @@ TARGETS = (CPU, replace(CPU, l1d_bytes=1 << 10), replace(CPU, l1d_bytes=1 << 11,
 def check(
     layer: Layer, choice: Choice, epilogue: Epilogue, seed: int, target: Target = CPU, kernel: Kernel | None = None
 ) -> None:
-    """Compares the kernel, by default the one that would be chosen, with onnxruntime."""
+    """Compares the kernel, by default one of those that serve the choice, with onnxruntime."""
     if Geometry.of(layer).depthwise:  # their kernel takes no residual, and lowering never gives it one
         epilogue = replace(epilogue, residual=False)
     rng = np.random.default_rng(seed)
@@ -43,7 +43,8 @@ def check(
         weight *= make_mask(np.abs(weight), choice, layer.groups)
     x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in (layer.input_shape, (layer.outputs,)))
     residual = rng.standard_normal(layer.output_shape).astype(np.float32)
-    kernel = kernel or kernel_for(layer, choice, target, epilogue)
+    names = kernels_for(layer, choice, target)
+    kernel = kernel or kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
     inputs = [x, *kernel.pack(weight), bias, *([residual] if epilogue.residual else [])]
     out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
     compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)

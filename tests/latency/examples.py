@@ -96,4 +96,5 @@ measurements = st.builds(
     device=devices,
     toolchain=toolchains,
     taken_at=st.datetimes(timezones=st.just(timezone.utc)),
+    kernel=st.none() | texts,
 )

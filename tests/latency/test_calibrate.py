@@ -40,7 +40,10 @@ class Bench:
         self.refused: dict[str, Exception] = {}
         self.failing: dict[str, MeasureFailure] = {}
 
-    def build(self, layer: Layer, choice: Choice, target: Target, directory: Path) -> None:
+    def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> tuple[str, ...]:
+        return ("kernel",)
+
+    def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> None:
         assert directory.is_dir()
         assert not list(directory.iterdir())
         self.events.append(f"build {layer.op} {choice}")
@@ -67,7 +70,7 @@ def records(tmp_path: Path) -> Iterator[Records]:
 
 
 def run(bench: Bench, records: Records, layers: list[Layer], options: dict[str, list[Choice]], **more):
-    return calibrate(layers, options, TARGET, records, bench, bench.build, Clock(), **more)
+    return calibrate(layers, options, TARGET, records, bench, bench, Clock(), **more)
 
 
 def test_a_layers_choices_are_built_then_timed_together_with_dense(records: Records) -> None:
@@ -101,6 +104,85 @@ def test_nothing_is_measured_twice(records: Records) -> None:
     assert again.measured == 1
     assert len(again.table) == 3
     assert first.table.items() <= again.table.items()
+
+
+class Rivals(Bench):
+    """Three kernels for sparse layers, with times of their own; those without a time fail."""
+
+    def __init__(self, **times_s: float) -> None:
+        super().__init__()
+        self.times_s = times_s
+
+    def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> tuple[str, ...]:
+        return ("plain",) if choice.is_dense else ("first", "second", "third")
+
+    def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> None:
+        super().build_layer(layer, choice, target, directory, kernel)
+        self.events[-1] += f" {kernel}"
+        (directory / "library.so").write_text(kernel)
+
+    def run_many(
+        self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
+    ) -> dict[str, Outcome]:
+        found: dict[str, Outcome] = {}
+        for key, taken in super().run_many(libraries, settings).items():
+            time_s = ({"plain": 1.0} | self.times_s).get((libraries[key] / "library.so").read_text())
+            assert isinstance(taken, Measurement)
+            found[key] = replace(taken, samples_s=(time_s,) * 30) if time_s else MeasureFailure(key, "run", "crashed")
+        return found
+
+
+def test_the_fastest_of_several_kernels_is_measured_for_all_ratios_and_remembered(records: Records) -> None:
+    bench = Rivals(first=1.0, second=0.5, third=0.9)
+    options = [Choice(Block(4), ratio) for ratio in (0.5, 0.7, 0.9)]
+    report = run(bench, records, [matmul()], {"fc": options})
+    assert bench.events == [
+        *(f"build MatMul block4x1@0.7 {kernel}" for kernel in ("first", "second", "third")),
+        "time first second third",
+        "build MatMul dense plain", "build MatMul block4x1@0.5 second", "build MatMul block4x1@0.9 second",
+        "time plain second second",
+    ]  # fmt: skip
+    assert {str(workload.choice): taken.kernel for workload, taken in report.table.items()} == {
+        "dense": "plain", "block4x1@0.5": "second", "block4x1@0.7": "second", "block4x1@0.9": "second",
+    }  # fmt: skip
+    assert all(taken.key == workload.key for workload, taken in report.table.items())
+    again = Rivals(first=0.1, second=0.5, third=0.9)
+    run(again, records, [matmul()], {"fc": [Choice(Block(4), 0.8)]})
+    assert again.events == ["build MatMul block4x1@0.8 second", "time second"]
+
+
+@pytest.mark.parametrize(
+    ("times_s", "winner"),
+    [
+        ({"first": 1.0, "second": 0.99, "third": 1.0}, "first"),
+        ({"first": 1.0, "second": 0.9, "third": 0.8}, "third"),
+        ({"second": 1.0, "third": 0.9}, "third"),
+    ],
+)
+def test_the_kernel_expected_to_be_fastest_loses_only_to_one_clearly_faster(
+    records: Records, times_s: dict[str, float], winner: str
+) -> None:
+    report = run(Rivals(**times_s), records, [matmul()], {"fc": [HALF]})
+    assert report.table[Workload.of(matmul(), HALF, TARGET)].kernel == winner
+    assert report.failures == {}
+
+
+def test_when_no_kernel_can_be_timed_the_first_ones_reason_is_told(records: Records) -> None:
+    report = run(Rivals(), records, [matmul()], {"fc": [HALF, MOST]})
+    assert {workload.choice: failure.reason for workload, failure in report.failures.items()} == {
+        HALF: "crashed",
+        MOST: "crashed",
+    }
+    assert all(failure.key == workload.key for workload, failure in report.failures.items())
+
+
+def test_a_kernel_on_record_that_is_no_more_is_not_asked_for(records: Records) -> None:
+    older = Rivals(first=1.0, second=0.5, third=0.9)
+    older.kernels_for = lambda layer, choice, target: ("gone",)  # type: ignore[method-assign]
+    older.times_s["gone"] = 1.0
+    run(older, records, [matmul()], {"fc": [HALF]})
+    report = run(Rivals(first=1.0, second=0.5, third=0.9), records, [matmul()], {"fc": [HALF, MOST]})
+    assert report.table[Workload.of(matmul(), MOST, TARGET)].kernel == "second"
 
 
 def test_what_fails_is_told_with_its_reason_recorded_and_tried_again(records: Records) -> None:
@@ -158,6 +240,10 @@ def test_progress_counts_every_step_to_the_end(records: Records) -> None:
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert {total for _, total in seen} == {64}
     assert seen[-1] == (64, 64)
+    rivals: list[tuple[int, int]] = []
+    three = Rivals(first=1.0, second=0.5, third=0.9)
+    run(three, records, [conv()], {"conv": [HALF]}, progress=lambda *step: rivals.append(step))
+    assert rivals == [(done, 8) for done in range(1, 9)]
     assert max(len(event.split()) - 1 for event in bench.events if event.startswith("time")) == 16
 
 
@@ -167,11 +253,13 @@ def test_no_layers_is_an_empty_report(records: Records) -> None:
 
 
 def test_it_works_with_real_processes(records: Records) -> None:
-    def build(layer: Layer, choice: Choice, target: Target, directory: Path) -> None:
-        write(directory, seconds=1e-3 * (1 - choice.ratio), **({"time": "crash"} if choice == MOST else {}))
+    class Fakes(Bench):
+        def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> None:
+            write(directory, seconds=1e-3 * (1 - choice.ratio), **({"time": "crash"} if choice == MOST else {}))
 
+    options = {"fc": [HALF, MOST]}
     with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER) as runner:
-        report = calibrate([matmul()], {"fc": [HALF, MOST]}, TARGET, records, runner, build, Clock(), settings=SETTINGS)
+        report = calibrate([matmul()], options, TARGET, records, runner, Fakes(), Clock(), settings=SETTINGS)
     assert {str(workload.choice): taken.median_s for workload, taken in report.table.items()} == {
         "dense": 1e-3,
         "block4x1@0.5": 5e-4,
@@ -187,8 +275,8 @@ from tests.latency.examples import DEVICE, TOOLCHAIN, conv, matmul
 from tests.latency.test_calibrate import HALF, Bench, run
 
 class Slow(Bench):
-    def build(self, layer, choice, target, directory):
-        super().build(layer, choice, target, directory)
+    def build_layer(self, layer, choice, target, directory, kernel):
+        super().build_layer(layer, choice, target, directory, kernel)
         if layer.op == "Conv":
             print("building the second batch", flush=True)
             time.sleep(1000)

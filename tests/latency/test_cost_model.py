@@ -53,6 +53,20 @@ def test_a_measured_workload_is_its_measurement(workload: Workload) -> None:
     assert COSTS.predict(workload) == Prediction(taken.median_s, taken.interval_s, True, "measured")
 
 
+def test_the_kernels_to_compile_with_are_those_that_were_measured_at_the_nearest_ratio() -> None:
+    kernels = {
+        Choice(): "plain", block(0.5): "first", block(0.9): "second", Choice(NM(2, 4), 0.5): None,
+    }  # fmt: skip
+    table = {
+        workload: replace(taken, kernel=kernels[workload.choice])
+        for workload, taken in (entry(matmul(), choice, 1.0) for choice in kernels)
+    }
+    network, costs = model(matmul("a"), matmul("b"), matmul("c"), conv("unmeasured")), CostModel.fit(table)
+    plan = Plan.of(network.digest, {"b": block(0.75), "c": Choice(NM(2, 4), 0.5)})
+    assert costs.kernels(network, plan) == {"a": "plain", "b": "second"}
+    assert costs.kernels(network, Plan.of(network.digest, {"b": block(0.6)}))["b"] == "first"
+
+
 def test_simulated_stays_simulated_and_does_not_mix() -> None:
     workload, taken = entry(matmul(), Choice(), 1.0)
     simulated = replace(taken, source="simulated")

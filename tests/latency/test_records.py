@@ -167,8 +167,21 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 1"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 2"):
         opened(tmp_path / "r.db")
+
+
+def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    change(path, "ALTER TABLE measurements DROP COLUMN kernel")
+    change(path, "UPDATE hwsparse_records SET version = 1")
+    with opened(path) as records:
+        assert table(records)[HALF].kernel is None
+        records.add(MOST, measurement(MOST, 1.0, kernel="some kernel"))
+    with opened(path) as records:
+        assert table(records)[MOST].kernel == "some kernel"
 
 
 def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import hwsparse.codegen
 import hwsparse.compiler
-import hwsparse.pipeline.bench
 from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, build_layer, relative_error
 from hwsparse.compiler import onnxruntime_answers
@@ -100,6 +100,8 @@ def test_finalists_are_what_their_manifests_say(outcome: Outcome, data: Dataset,
         for proof in manifest.layers:
             assert proof.dense_s is not None and proof.dense_s > 0
             assert (proof.refused is None) == (proof.asked == proof.shipped)
+        measured = outcome.costs.kernels(outcome.model, finalist.plan)
+        assert {proof.name: proof.kernel for proof in manifest.layers} == measured
         check(artifact, outcome.model, outcome.weights(finalist.plan), data)
 
 
@@ -141,7 +143,7 @@ def test_a_second_run_measures_and_tries_nothing_again(
     def refuse(*arguments: object) -> None:
         raise AssertionError("a layer was built again")
 
-    monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", refuse)
+    monkeypatch.setattr(hwsparse.codegen, "build_layer", refuse)
     again = optimize(model, data, TARGET, GOAL, workspace)
     assert [c.plan for c in again.candidates] == [c.plan for c in outcome.candidates]
     assert finished(workspace.study) == GOAL.trials
@@ -150,13 +152,13 @@ def test_a_second_run_measures_and_tries_nothing_again(
 def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
     outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(layer: Layer, choice: Choice, target: Target, directory: Path) -> object:
+    def build(layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> object:
         if str(choice.pattern) == "unstructured":
             raise CompileError("not today")
-        return build_layer(layer, choice, target, directory)
+        return build_layer(layer, choice, target, directory, kernel)
 
     copy = Workspace(Path(shutil.copytree(workspace.directory, tmp_path / "out")), tmp_path / "records.sqlite")
-    monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", build)
+    monkeypatch.setattr(hwsparse.codegen, "build_layer", build)
     known: list[tuple[Candidate, ...]] = []
     longer = optimize(
         model, data, TARGET, replace(GOAL, trials=8), copy, lambda stage, done, total, found: known.append(found)
@@ -290,7 +292,7 @@ def test_a_layer_that_cannot_be_measured_is_named(
     def broken(*arguments: object) -> None:
         raise CompileError("the linker fell over")
 
-    monkeypatch.setattr(hwsparse.pipeline.bench, "build_layer", broken)
+    monkeypatch.setattr(hwsparse.codegen, "build_layer", broken)
     plan = Plan.of(model.digest, {"head": parse_choice("2:4")})
     with pytest.raises(MeasureError, match=r"layer 'head', dense, cannot be measured \(build\): the linker fell over"):
         compile_plan(model, plan, TARGET, Workspace(tmp_path / "out", tmp_path / "records.sqlite"))

@@ -1,9 +1,13 @@
-"""Which CPU kernel serves a layer: the one place that maps patterns to kernels."""
+"""Which CPU kernels serve a layer: the one place that maps patterns to kernels.
+
+Several may; which is fastest depends on the shape and the machine, and is for measurement to say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from tvm import tirx
@@ -12,9 +16,10 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
-from hwsparse.codegen.cpu.geometry import Geometry, choose_variant, offset_type, tiling_of
+from hwsparse.codegen.cpu.geometry import Geometry, Variant, offset_type, tiling_of, variants
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
+from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
@@ -35,7 +40,11 @@ class Kernel:
 
     name: str
     function: tirx.PrimFunc
-    pack: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    pack: _Pack
+
+
+_Pack = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+_Made = tuple[tirx.PrimFunc, _Pack]
 
 
 def refusal(layer: Layer, choice: Choice) -> str | None:
@@ -52,31 +61,71 @@ def refusal(layer: Layer, choice: Choice) -> str | None:
     return None
 
 
-def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue) -> Kernel:
-    """The kernel that runs `layer` with weights pruned as `choice` says."""
+def kernels_for(layer: Layer, choice: Choice, target: Target) -> tuple[str, ...]:
+    """Names of the kernels for `layer` with weights pruned as `choice` says, the one to take unmeasured first.
+
+    Choices that differ in their ratio alone have the same kernels.
+    """
+    return tuple(_candidates(layer, choice, target))
+
+
+def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue, name: str | None = None) -> Kernel:
+    """The kernel called `name`, one of `kernels_for`; the first of them if None.
+
+    Raises:
+        CompileError: it is none of them.
+    """
+    candidates = _candidates(layer, choice, target)
+    if name is None:
+        name = next(iter(candidates))
+    if name not in candidates:
+        raise CompileError(f"{layer.name} as {choice} on {target.name}: no kernel {name!r}; {', '.join(candidates)}")
+    return Kernel(name, *candidates[name](epilogue))
+
+
+def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Callable[[Epilogue], _Made]]:
     geometry = Geometry.of(layer)
     lanes = target.vector_bits // 32
     if geometry.depthwise:
-        function = depthwise(geometry, epilogue, target)
-        return Kernel("depthwise", function, lambda weight: (weight.reshape(geometry.rows, -1),))
+        return {"depthwise": partial(_depthwise, geometry, target)}
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
-        function = few_positions(geometry, lanes, epilogue)
-        columns = np.arange(geometry.columns).astype(offset_type(geometry.columns))
-        return Kernel(
-            f"few_positions_r{lanes}",
-            function,
-            lambda weight: pack_rows(weight, geometry, lanes, 1, geometry.columns, columns).arrays(),
-        )
-    if choice.is_dense and winograd.applies(geometry) and winograd.pays(geometry):
-        tiling = winograd.tiling_for(geometry, target)
-        function = winograd.winograd(geometry, tiling, epilogue)
-        return Kernel("winograd", function, lambda weight: winograd.pack_transformed(weight, geometry, tiling))
+        return {f"few_positions_r{lanes}": partial(_few_positions, geometry, lanes)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
-    variant = choose_variant(geometry, shared, target)
+    found: dict[str, Callable[[Epilogue], _Made]] = {
+        f"shared_index_r{shared}{variant}": partial(_shared_index, geometry, shared, variant, target)
+        for variant in variants(geometry, shared, target)
+    }
+    if choice.is_dense and winograd.applies(geometry):
+        transformed: dict[str, Callable[[Epilogue], _Made]] = {"winograd": partial(_winograd, geometry, target)}
+        return transformed | found if winograd.pays(geometry) else found | transformed
+    return found
+
+
+def _depthwise(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
+    function = depthwise(geometry, epilogue, target)
+    return function, lambda weight: (weight.reshape(geometry.rows, -1),)
+
+
+def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
+    columns = np.arange(geometry.columns).astype(offset_type(geometry.columns))
+    return (
+        few_positions(geometry, lanes, epilogue),
+        lambda weight: pack_rows(weight, geometry, lanes, 1, geometry.columns, columns).arrays(),
+    )
+
+
+def _winograd(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
+    tiling = winograd.tiling_for(geometry, target)
+    return (
+        winograd.winograd(geometry, tiling, epilogue),
+        lambda weight: winograd.pack_transformed(weight, geometry, tiling),
+    )
+
+
+def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
     tiling = tiling_of(geometry, shared, variant, target)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
-    return Kernel(
-        f"shared_index_r{shared}{variant}",
+    return (
         shared_index(geometry, shared, tiling, epilogue),
         lambda weight: pack_rows(weight, geometry, shared, tiling.chunks, block, offsets).arrays(),
     )
