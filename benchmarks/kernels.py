@@ -1,5 +1,7 @@
 """Every distinct layer of the benchmarks' networks on its own, dense and sparse, against what this machine can do.
 
+Where several kernels serve a layer, all are timed and the fastest counts, as in a calibration.
+
 Speed is effective: 2 flops for each multiply-add of the dense layer, whether a zero spares it or not. The share of the
 limit counts those alone that zeros do not spare. The limit is measured in the same run: one multiply-add for every
 vector loaded from L1; kernels that share what they load may pass it, as far as the peak of multiply-adds from
@@ -14,6 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.limits import build_limit
 from benchmarks.networks import NETWORKS, distinct_layers, sparse_choice
-from hwsparse.codegen import KERNEL_VERSION, build_layer, refusal
+from hwsparse.codegen import KERNEL_VERSION, build_layer, kernels_for, refusal
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import LocalRunner, Measurement, Outcome, RunSettings, Toolchain
 from hwsparse.plan import Choice, Layer
@@ -33,7 +36,7 @@ from hwsparse.target import Target, load_target
 LOADER = "benchmarks.limits:Measured"
 LIMIT, PEAK = "limit, a load from L1 each", "peak, from registers"
 DENSE = Choice()
-WIDTH = 132  # of the table in a file or pipe: a layer's signature is long
+WIDTH = 156  # of the table in a file or pipe: a layer's signature is long
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -57,22 +60,42 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         choices.append(sparse_choice(arguments.pattern, arguments.sparsity))
         target.require(choices[-1])
     layers = distinct_layers([NETWORKS[name].build(1) for name in arguments.models])
-    wanted = [(layer, choice) for choice in choices for layer in layers if _can_be(layer, choice)]
+    wanted = [
+        _Wanted(layer, choice, kernels_for(layer, choice, target))
+        for choice in choices
+        for layer in layers
+        if _can_be(layer, choice)
+    ]
     with tempfile.TemporaryDirectory(prefix="hwsparse-kernels-") as scratch:
         flops, directories = _build(wanted, target, arguments.seed, Path(scratch), console)
         toolchain = Toolchain.of(target, KERNEL_VERSION)
         settings = RunSettings(threads=target.threads, tolerance=1e-4)
         with LocalRunner(toolchain, lambda: datetime.now(timezone.utc), loader=LOADER) as runner:
             outcomes = runner.run_many(directories, settings)
-    speeds = {key: flops[key] / _measured(outcome).median_s for key, outcome in outcomes.items()}
-    console.print(_table(wanted, outcomes, speeds, f"{target.name}, threads: {target.threads}"))
+    taken = {key: _measured(outcome) for key, outcome in outcomes.items()}
+    speeds = {key: flops[key] / measurement.median_s for key, measurement in taken.items()}
+    fastest = {each: max(each.keys, key=lambda key: speeds[key]) for each in wanted}
+    console.print(_table(fastest, taken, speeds, f"{target.name}, threads: {target.threads}"))
     figures = {"limit_gflops": speeds[LIMIT] / 1e9, "peak_gflops": speeds[PEAK] / 1e9}
     for prefix, choice in zip(("", "sparse_"), choices, strict=False):
-        reached = [speeds[_key(layer, of)] for layer, of in wanted if of == choice]
+        reached = [speeds[key] for each, key in fastest.items() if each.choice == choice]
         mean = statistics.geometric_mean(reached) if reached else math.nan
         share = mean * (1 - choice.ratio) / speeds[LIMIT]
         figures |= {f"{prefix}gflops_mean": mean / 1e9, f"{prefix}share_of_limit_mean": share}
-    return figures, {key: {"flops": flops[key], "samples_s": _measured(outcomes[key]).samples_s} for key in speeds}
+    return figures, {key: {"flops": flops[key], "samples_s": taken[key].samples_s} for key in speeds}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A layer under a choice, and the kernels that serve it."""
+
+    layer: Layer
+    choice: Choice
+    kernels: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(f"{self.layer.signature} {self.choice} {kernel}" for kernel in self.kernels)
 
 
 def _can_be(layer: Layer, choice: Choice) -> bool:
@@ -80,7 +103,7 @@ def _can_be(layer: Layer, choice: Choice) -> bool:
 
 
 def _build(
-    wanted: Iterable[tuple[Layer, Choice]], target: Target, seed: int, scratch: Path, console: Console
+    wanted: Iterable[_Wanted], target: Target, seed: int, scratch: Path, console: Console
 ) -> tuple[dict[str, int], dict[str, Path]]:
     """Compiles layers and limits: by key, the flops of a call and where the library is."""
     flops, directories = {}, {}
@@ -88,16 +111,13 @@ def _build(
         directories[key] = scratch / f"limit-{loads}"
         directories[key].mkdir()
         flops[key] = build_limit(target, directories[key], loads=loads)
-    for number, (layer, choice) in enumerate(track(list(wanted), "compiling", console=console)):
-        key, directory = _key(layer, choice), scratch / str(number)
-        directory.mkdir()
-        build_layer(layer, choice, target, directory, seed=seed)
-        flops[key], directories[key] = 2 * layer.macs, directory
+    for each in track(list(wanted), "compiling", console=console):
+        for key, kernel in zip(each.keys, each.kernels, strict=True):
+            directory = scratch / str(len(directories))
+            directory.mkdir()
+            build_layer(each.layer, each.choice, target, directory, kernel, seed)
+            flops[key], directories[key] = 2 * each.layer.macs, directory
     return flops, directories
-
-
-def _key(layer: Layer, choice: Choice) -> str:
-    return f"{layer.signature} {choice}"
 
 
 def _measured(outcome: Outcome) -> Measurement:
@@ -112,13 +132,16 @@ def _measured(outcome: Outcome) -> Measurement:
 
 
 def _table(
-    wanted: Iterable[tuple[Layer, Choice]], outcomes: Mapping[str, Outcome], speeds: Mapping[str, float], title: str
+    fastest: Mapping[_Wanted, str], taken: Mapping[str, Measurement], speeds: Mapping[str, float], title: str
 ) -> Table:
-    table = Table("layer", "", "median us", "minimum us", "effective GFLOP/s", "of limit", title=title)
-    rows = [(LIMIT, "", LIMIT, 1.0), (PEAK, "", PEAK, 1.0)]
-    rows += [(layer.signature, str(choice), _key(layer, choice), 1 - choice.ratio) for layer, choice in wanted]
-    for name, choice, key, kept in rows:
-        taken = _measured(outcomes[key])
-        times = (f"{seconds * 1e6:.4g}" for seconds in (taken.median_s, min(taken.samples_s)))
-        table.add_row(name, choice, *times, f"{speeds[key] / 1e9:.1f}", f"{speeds[key] * kept / speeds[LIMIT]:.0%}")
+    table = Table("layer", "", "kernel", "median us", "minimum us", "effective GFLOP/s", "of limit", title=title)
+    rows = [(LIMIT, "", "", LIMIT, 1.0), (PEAK, "", "", PEAK, 1.0)]
+    for each, key in fastest.items():
+        kernel = each.kernels[each.keys.index(key)]
+        rows.append((each.layer.signature, str(each.choice), kernel, key, 1 - each.choice.ratio))
+    for name, choice, kernel, key, kept in rows:
+        samples = taken[key].samples_s
+        times = (f"{seconds * 1e6:.4g}" for seconds in (taken[key].median_s, min(samples)))
+        speed, share = f"{speeds[key] / 1e9:.1f}", f"{speeds[key] * kept / speeds[LIMIT]:.0%}"
+        table.add_row(name, choice, kernel, *times, speed, share)
     return table

@@ -1,5 +1,7 @@
 """A sparse network on this CPU, timed in turns with onnxruntime, OpenVINO and DeepSparse in one run.
 
+Layers are calibrated first, as for any user: the kernels that are fastest alone make the networks.
+
 Dense: hwsparse, onnxruntime, and OpenVINO in float32, bfloat16 and int8 (quantised on random inputs: good for timing,
 not for quality). On the same weights, pruned by magnitude: hwsparse and DeepSparse. OpenVINO and DeepSparse run in
 environments of their own, whose Pythons are named; a peer without one, or that fails, is named and its key is nan.
@@ -17,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import environments
@@ -35,9 +39,10 @@ from hwsparse.codegen import build_model
 from hwsparse.codegen.library import WEIGHTS
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import MeasureFailure
+from hwsparse.latency import CostModel, MeasureFailure
 from hwsparse.latency.process import ALLOWED_CPUS, choose_cpus
 from hwsparse.model import Model
+from hwsparse.pipeline.bench import open_bench
 from hwsparse.plan import Plan
 from hwsparse.sparsify import apply_plan, pruned_proto
 from hwsparse.target import Target, load_target
@@ -64,6 +69,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparsity", type=float, required=True, help="their share of zeros, between 0 and 1")
     parser.add_argument("--layers", choices=sorted(LAYERS), help="which are pruned; by default what suits the model")
     parser.add_argument("--batch", type=int, default=1, help="images or sentences in a call")
+    parser.add_argument("--records", type=Path, help="a file that keeps what was measured of layers for the next run")
     environments.options(parser)
 
 
@@ -82,7 +88,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     model = network.build(arguments.batch)
     plan = plan_for(model, arguments.layers or network.layers, choice)
     with tempfile.TemporaryDirectory(prefix="hwsparse-x86-") as scratch:
-        cases = _prepare(network, model, plan, target, arguments.seed, Path(scratch))
+        records = arguments.records or Path(scratch) / "records.sqlite"
+        cases = _prepare(network, model, plan, target, arguments.seed, Path(scratch), records, console)
         peers = find_peers({name: getattr(arguments, name) for name in ENVIRONMENTS}, cases.directory, target.threads)
         runs = _steady_run((*cases.contenders(target.threads), *peers.contenders), console)
     results = runs[-1] | {failure.key: failure for failure in peers.absent}
@@ -137,7 +144,16 @@ def _reference(count: int, threads: int) -> str:
     return REFERENCE if count == threads else f"{REFERENCE}, threads: {count}"
 
 
-def _prepare(network: Network, model: Model, plan: Plan, target: Target, seed: int, directory: Path) -> Cases:
+def _prepare(
+    network: Network,
+    model: Model,
+    plan: Plan,
+    target: Target,
+    seed: int,
+    directory: Path,
+    records: Path,
+    console: Console,
+) -> Cases:
     """Writes and compiles both cases: the sparse one for 1 and 2 threads too, where the machine has them."""
     inputs, *calibration = (network.draw(model, seed + index) for index in range(1 + CALIBRATION))
     weights = apply_plan(model, plan)
@@ -146,23 +162,41 @@ def _prepare(network: Network, model: Model, plan: Plan, target: Target, seed: i
         answers = onnxruntime_answers(model, values, inputs)
         write_case(directory / case, pruned_proto(model, values), inputs, answers, calibration)
 
-    _compile(model, Plan(model.digest), {}, target, directory / "dense")
     names = {target.threads: SPARSE}
     if min(len(ALLOWED_CPUS), target.cores) > 1:
         names = {count: f"{SPARSE}, threads: {count}" for count in (1, 2)} | names
+    costs = {count: _calibrate(model, plan, target.with_threads(count), records, console) for count in names}
+    _compile(model, Plan(model.digest), {}, target, costs[target.threads], directory / "dense")
     compile_s = {
-        threads: _compile(model, plan, weights, target.with_threads(threads), directory / "sparse") for threads in names
+        count: _compile(model, plan, weights, target.with_threads(count), costs[count], directory / "sparse")
+        for count in names
     }
     kept = (library_directory(directory / "sparse", target.threads) / WEIGHTS).stat().st_size
     return Cases(directory, names, compile_s, kept / _float_bytes(model))
 
 
-def _compile(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target, case: Path) -> float:
+def _calibrate(model: Model, plan: Plan, target: Target, records: Path, console: Console) -> CostModel:
+    """Measures the layers, dense and as the plan has them."""
+    options = {name: [choice] for name, choice in plan.choices}
+    with (
+        Progress(console=console, transient=True) as progress,
+        open_bench(target, records, lambda: datetime.now(timezone.utc)) as bench,
+    ):
+        task = progress.add_task(f"layers, threads: {target.threads}")
+        report = bench.calibrate(model, options, lambda done, total: progress.update(task, completed=done, total=total))
+    for workload, failure in report.failures.items():
+        console.print(f"not measured: {workload.key}: {failure.reason}", soft_wrap=True, markup=False)
+    return CostModel.fit(report.table)
+
+
+def _compile(
+    model: Model, plan: Plan, weights: Mapping[str, np.ndarray], target: Target, costs: CostModel, case: Path
+) -> float:
     """Makes a case's library for the target's threads; gives the seconds that it took."""
     library = library_directory(case, target.threads)
     library.mkdir()
     start = time.perf_counter()
-    build_model(model, plan, weights, target, library)
+    build_model(model, plan, weights, target, library, costs.kernels(model, plan))
     return time.perf_counter() - start
 
 
