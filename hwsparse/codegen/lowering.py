@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,7 @@ from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.graph import shape_of
+from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import operation_of
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
@@ -217,6 +218,7 @@ class _Pool:
         self.arrays: dict[str, np.ndarray] = {}
         self.variables: dict[str, Any] = {}
         self.kernels: dict[str, str] = {}
+        self.in_place: dict[str, Any] = {}  # by a function's name: its form whose residual is in place
         self._constants: dict[tuple[object, ...], Any] = {}
         self._functions: dict[tuple[str, str, str], tuple[str, Any]] = {}
 
@@ -240,11 +242,15 @@ class _Pool:
         """The kernel call for a chain, its weight packed."""
         layer = chain.layer
         epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
-        kernel = kernel_for(layer, plan.choice(layer.name), self.target, epilogue, self._wanted.get(layer.name))
+        choice, wanted = plan.choice(layer.name), self._wanted.get(layer.name)
+        kernel = kernel_for(layer, choice, self.target, epilogue, wanted)
         key = (layer.signature, kernel.name, str(epilogue))
         function_name, function = self._functions.setdefault(
             key, (f"{kernel.name}_{len(self._functions)}", kernel.function)
         )
+        if epilogue.residual:
+            form = kernel_for(layer, choice, self.target, replace(epilogue, in_place=True), wanted)
+            self.in_place[function_name] = _opaque(form.function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
         parameters = tuple(
             self.parameter(f"{layer.name}/{part}", array, any_size=True)
@@ -311,7 +317,8 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
     function = relax.Function(inputs + list(pool.variables.values()), body)
     result = rewriter.builder_.get()
     result["main"] = function.with_attr("global_symbol", "main").with_attr("num_input", len(inputs))
-    return Lowered(relax.transform.DeadCodeElimination()(result), pool.arrays, pool.kernels)
+    result = add_in_place(relax.transform.DeadCodeElimination()(result), pool.in_place)
+    return Lowered(result, pool.arrays, pool.kernels)
 
 
 def _opaque(function: Any) -> Any:

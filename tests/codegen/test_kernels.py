@@ -45,8 +45,10 @@ def check(
     residual = rng.standard_normal(layer.output_shape).astype(np.float32)
     names = kernels_for(layer, choice, target)
     kernel = kernel or kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
-    inputs = [x, *kernel.pack(weight), bias, *([residual] if epilogue.residual else [])]
-    out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
+    apart = epilogue.residual and not epilogue.in_place
+    inputs = [x, *kernel.pack(weight), bias, *([residual] if apart else [])]
+    before = residual if epilogue.residual and epilogue.in_place else np.full(layer.output_shape, np.nan, np.float32)
+    out = tvm.runtime.tensor(before)
     compile_kernel(kernel.function)["kernel"](*map(tvm.runtime.tensor, inputs), out)
     expected = onnxruntime_answer(layer, x, weight, bias) + (residual if epilogue.residual else 0)
     if epilogue.function == "silu":
@@ -71,7 +73,14 @@ def choices(draw: st.DrawFn, layer: Layer) -> Choice:
 
 
 EPILOGUES = st.sampled_from(
-    (Epilogue(), Epilogue(True), Epilogue(False, 0.0), Epilogue(True, 0.0, 6.0), Epilogue(True, function="silu"))
+    (
+        Epilogue(),
+        Epilogue(True),
+        Epilogue(False, 0.0),
+        Epilogue(True, 0.0, 6.0),
+        Epilogue(True, function="silu"),
+        Epilogue(True, in_place=True),
+    )
 )
 
 targets = st.sampled_from(TARGETS)

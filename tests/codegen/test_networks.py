@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from hwsparse.codegen import build_model, random_inputs, relative_error
 from hwsparse.errors import UnsupportedError
-from hwsparse.model import Model, import_onnx
+from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import apply_plan, pruned_proto
 from hwsparse.target import Target, load_target
-
-
-class Network:
-    """Nodes in a row, with what they need of weights; every method returns the name of what it computes."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[NodeProto] = []
-        self.stored: list[TensorProto] = []
-
-    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
-        name = f"{operator}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def array(self, array: np.ndarray) -> str:
-        name = f"stored_{len(self.stored)}"
-        self.stored.append(numpy_helper.from_array(array, name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        return self.array(np.array(values, np.int64))
-
-    def weight(self, *shape: int) -> str:
-        """A weight that keeps values about as large as they were."""
-        scale = np.sqrt(2 / max(1, np.prod(shape[1:]))) if len(shape) > 1 else 0.1
-        return self.array((self.rng.standard_normal(shape) * scale).astype(np.float32))
-
-    def conv(self, x: str, channels: int, outputs: int, kernel: int, stride: int = 1, group: int = 1) -> str:
-        weight, bias = self.weight(outputs, channels // group, kernel, kernel), self.weight(outputs)
-        pads = [kernel // 2] * 4
-        return self.node("Conv", x, weight, bias, pads=pads, strides=[stride, stride], group=group)
-
-    def product(self, x: str, inputs: int, outputs: int) -> str:
-        matrix = self.rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        return self.node("Add", self.node("MatMul", x, self.array(matrix.astype(np.float32))), self.weight(outputs))
-
-    def norm(self, x: str, width: int) -> str:
-        scale = self.array((1 + 0.1 * self.rng.standard_normal(width)).astype(np.float32))
-        return self.node("LayerNormalization", x, scale, self.weight(width), axis=-1)
-
-    def model(self, shape: Sequence[int], last: str, out: Sequence[int]) -> Model:
-        graph = helper.make_graph(
-            self.nodes,
-            "network",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(last, TensorProto.FLOAT, out)],
-            self.stored,
-        )
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        return import_onnx(proto.SerializeToString(), name="network")
+from tests.codegen.building import Network
 
 
 def convolutional(batch: int, seed: int) -> Model:
@@ -86,7 +34,7 @@ def convolutional(batch: int, seed: int) -> Model:
     x = net.node("Relu", net.conv(x, 3 * wide, 24, 3, 1, 3))
     x = net.node("Flatten", net.node("GlobalAveragePool", x))
     x = net.node("Gemm", x, net.weight(10, 24), net.weight(10), transB=1)
-    return net.model((batch, 3, size, size), x, (batch, 10))
+    return net.model((batch, 3, size, size), (x, (batch, 10)))
 
 
 def transformer(batch: int, seed: int) -> Model:
@@ -109,7 +57,7 @@ def transformer(batch: int, seed: int) -> Model:
     x = net.node("Add", x, net.product(inner, 3 * width, width))
     x = net.node("ReduceMean", x, net.ints(1), keepdims=0)
     x = net.node("Gemm", x, net.weight(7, width), net.weight(7), transB=1)
-    return net.model((batch, tokens, 12), x, (batch, 7))
+    return net.model((batch, tokens, 12), (x, (batch, 7)))
 
 
 def target_of(name: str, threads: int) -> Target:

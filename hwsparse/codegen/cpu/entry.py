@@ -27,7 +27,7 @@ class Lists(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The buffers of a kernel's last step; without a residual `added` is not read."""
+    """The buffers of a kernel's last step: `added` is `out` where the residual is, and is not read without one."""
 
     bias: Any
     added: Any
@@ -47,30 +47,7 @@ def entry(
 ) -> tirx.PrimFunc:
     """The function around `run`; list lengths are symbolic, so that one kernel serves every ratio."""
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
-
-    if epilogue.residual:
-
-        @T.prim_func(s_tir=True)
-        def kernel(
-            x: T.Buffer(in_shape, "float32"),
-            bounds: T.Buffer((chunks + 1,), "int32"),
-            starts_handle: T.handle,
-            offsets_handle: T.handle,
-            values_handle: T.handle,
-            rows_handle: T.handle,
-            bias: T.Buffer((row_count,), "float32"),
-            added: T.Buffer(out_shape, "float32"),
-            out: T.Buffer(out_shape, "float32"),
-        ):
-            T.func_attr({"tirx.noalias": True})
-            starts_count, entries, slots = T.int64(), T.int64(), T.int64()
-            starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-            offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
-            values = T.match_buffer(values_handle, (entries, shared), "float32")
-            rows = T.match_buffer(rows_handle, (slots,), "int32")
-            run(x, bounds, starts, offsets, values, rows, bias, added, out)
-
-        return kernel
+    apart = int(epilogue.residual and not epilogue.in_place)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -81,6 +58,7 @@ def entry(
         values_handle: T.handle,
         rows_handle: T.handle,
         bias: T.Buffer((row_count,), "float32"),
+        added: T.Buffer(out_shape, "float32"),
         out: T.Buffer(out_shape, "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
@@ -89,6 +67,16 @@ def entry(
         offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
         values = T.match_buffer(values_handle, (entries, shared), "float32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
-        run(x, bounds, starts, offsets, values, rows, bias, out, out)
+        if apart > 0:
+            run(x, bounds, starts, offsets, values, rows, bias, added, out)
+        else:
+            run(x, bounds, starts, offsets, values, rows, bias, out, out)
 
-    return kernel
+    return kernel if apart else without_parameter(kernel, -2)
+
+
+def without_parameter(function: tirx.PrimFunc, index: int) -> tirx.PrimFunc:
+    """The function without a parameter that it does not read: TVMScript has no optional ones."""
+    parameters = list(function.params)
+    del parameters[index]
+    return tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)

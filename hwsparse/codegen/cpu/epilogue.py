@@ -24,12 +24,16 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """Bias is always added; then, if asked, a residual tensor of the output's shape, an activation, a clip."""
+    """Bias is always added; then, if asked, a residual tensor of the output's shape, an activation, a clip.
+
+    A residual `in_place` is what the output's buffer holds at first.
+    """
 
     residual: bool = False
     low: float = -math.inf
     high: float = math.inf
     function: str = ""  # one of ACTIVATIONS
+    in_place: bool = False
 
     def activation(self) -> Callable[[Any], Any]:
         """The activation and the clip as one function on TIR expressions."""
@@ -47,4 +51,5 @@ class Epilogue:
 
     def __str__(self) -> str:
         clip = "" if (self.low, self.high) == (-math.inf, math.inf) else f"clip{self.low:g}_{self.high:g}"
-        return "_".join(part for part in ("bias", "add" if self.residual else "", self.function, clip) if part)
+        add = ("add_in_place" if self.in_place else "add") if self.residual else ""
+        return "_".join(part for part in ("bias", add, self.function, clip) if part)

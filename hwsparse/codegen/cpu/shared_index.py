@@ -122,6 +122,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
     def tile_of(tile: Tile) -> Any:
         """A tile of this width, from its panel to its outputs."""
         vectors, group_sums = tile.vectors, shared * tile.size(lanes)
+        added_apart = int(epilogue.residual and not epilogue.in_place)
         sums_size = group_sums * (_most_groups(g, shared) if blocks > 1 else 1)
         fill = source.filler(panels, tile.width)
 
@@ -151,7 +152,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                 row: T.let = T.max(lists.rows[group * shared + slot], 0)
                 for line in T.unroll(-(-tile.width // LINE_FLOATS)):
                     prefetch(ends.out, first + row * positions + line * LINE_FLOATS, True)
-                    if epilogue.residual > 0:
+                    if added_apart > 0:
                         prefetch(ends.added, first + row * positions + line * LINE_FLOATS)
 
         micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, store)
