@@ -7,6 +7,10 @@ import onnxruntime
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.geometry import Geometry
+from hwsparse.codegen.cpu.select import Kernel
 from hwsparse.plan import Layer, Window
 from hwsparse.target import Target
 
@@ -116,3 +120,11 @@ def onnxruntime_answer(layer: Layer, x: np.ndarray, weight: np.ndarray, bias: np
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {"x": x})
     return np.asarray(answer)
+
+
+def winograd_kernel(layer: Layer, scheme: winograd.Scheme, epilogue: Epilogue, target: Target) -> Kernel:
+    """The kernel of a scheme, whether it pays or not."""
+    geometry = Geometry.of(layer)
+    tiling = winograd.tiling_for(geometry, scheme, target)
+    function = winograd.winograd(geometry, scheme, tiling, epilogue)
+    return Kernel(str(scheme), function, lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling))

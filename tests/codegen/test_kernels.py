@@ -21,7 +21,16 @@ from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target
 from tests.codegen.compiling import compile_kernel
-from tests.codegen.layers import CPU, conv, convs, depthwise_convs, onnxruntime_answer, product, products
+from tests.codegen.layers import (
+    CPU,
+    conv,
+    convs,
+    depthwise_convs,
+    onnxruntime_answer,
+    product,
+    products,
+    winograd_kernel,
+)
 
 PATTERNS = ("dense", "unstructured", "block2x1", "block4x1", "block8x1", "block16x1", "2:4", "1:4", "2:4x4", "channel2")
 TOLERANCE = 1e-4
@@ -100,39 +109,68 @@ def test_matrix_products(data: st.DataObject) -> None:
     check(layer, data.draw(choices(layer)), data.draw(EPILOGUES), data.draw(st.integers(0, 99)), data.draw(targets))
 
 
-@settings(max_examples=25, deadline=None)
+# Outputs and taps of a side, and strides.
+SCHEMES = tuple(
+    winograd.Scheme(outputs, taps, stride) for outputs, taps in ((2, 3), (4, 3), (4, 4), (2, 5)) for stride in (1, 2, 3)
+)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[::3], ids=str)
+def test_winograds_matrices_filter(scheme: winograd.Scheme) -> None:
+    outputs, kernel, patch = winograd.matrices(scheme)
+    rng = np.random.default_rng(0)
+    g, d = rng.standard_normal((scheme.taps, scheme.taps)), rng.standard_normal((scheme.side, scheme.side))
+    found = outputs @ ((kernel @ g @ kernel.T) * (patch @ d @ patch.T)) @ outputs.T
+    windows = np.lib.stride_tricks.sliding_window_view(d, g.shape)
+    np.testing.assert_allclose(found, np.einsum("ijab,ab->ij", windows, g), rtol=0, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_winograd_convolutions(data: st.DataObject) -> None:
-    number = data.draw
+    number, scheme = data.draw, data.draw(st.sampled_from(SCHEMES))
+    kernel = number(st.integers((scheme.taps - 1) * scheme.stride + 1, scheme.taps * scheme.stride))
     pads = (
         (number(st.integers(0, 2)), number(st.integers(0, 2))),
         (number(st.integers(0, 2)), number(st.integers(0, 2))),
     )
-    size = number(st.integers(3, 40)), number(st.integers(3, 40))
+    size = number(st.integers(kernel, 40)), number(st.integers(kernel, 40))
     layer = conv(
-        number(st.integers(1, 3)), number(st.integers(1, 9)), size, number(st.integers(1, 10)), (3, 3), pads=pads
+        number(st.integers(1, 3)), number(st.integers(1, 9)), size, number(st.integers(1, 10)),
+        (kernel, kernel), (scheme.stride, scheme.stride), pads,
+    )  # fmt: skip
+    target, epilogue = number(targets), number(EPILOGUES)
+    check(
+        layer, Choice(), epilogue, number(st.integers(0, 99)), target, winograd_kernel(layer, scheme, epilogue, target)
     )
-    target, epilogue, geometry = number(targets), number(EPILOGUES), Geometry.of(layer)
-    assert winograd.applies(geometry)
-    tiling = winograd.tiling_for(geometry, target)
-    function = winograd.winograd(geometry, tiling, epilogue)
-    kernel = Kernel("winograd", function, lambda weight: winograd.pack_transformed(weight, geometry, tiling))
-    check(layer, Choice(), epilogue, number(st.integers(0, 99)), target, kernel)
 
 
-def test_only_plain_3x3_windows_suit_winograd() -> None:
+def test_what_suits_winograd_saves_multiplications_and_fills_vectors() -> None:
     others = (
         conv(1, 32, (20, 20), 32, (3, 3), (2, 2)),
         conv(1, 32, (20, 20), 32, (3, 3), dilations=(2, 2)),
         conv(1, 32, (20, 20), 32, (3, 3), groups=2),
-        conv(1, 32, (20, 20), 32, (5, 5)),
+        conv(1, 32, (20, 20), 32, (3, 5)),
+        conv(1, 32, (20, 20), 32, (1, 1)),
         conv(1, 32, (20,), 32, (3,)),
+        conv(1, 32, (5, 5), 32, (3, 3)),
         product((4,), 32, 32),
     )
-    assert not any(winograd.applies(Geometry.of(layer)) for layer in others)
-    assert kernel_for(conv(1, 32, (20, 20), 32, (3, 3)), Choice(), CPU, Epilogue()).name == "winograd"
-    # Too few patches to fill vectors.
-    assert kernel_for(conv(1, 32, (7, 7), 32, (3, 3)), Choice(), CPU, Epilogue()).name != "winograd"
+    assert not any(winograd.schemes(Geometry.of(layer), CPU) for layer in others)
+    suiting = {
+        conv(1, 32, (20, 20), 32, (3, 3)): ["winograd_f4x3", "winograd_f2x3"],
+        conv(1, 3, (224, 224), 64, (7, 7), (2, 2)): ["winograd_f4x4"],
+        conv(1, 32, (8, 8), 32, (3, 3)): ["winograd_f2x3"],
+    }
+    for layer, names in suiting.items():
+        assert [str(scheme) for scheme in winograd.schemes(Geometry.of(layer), CPU)] == names
+        kernels = kernels_for(layer, Choice(), CPU)
+        assert [kernel for kernel in kernels if kernel.startswith("winograd")] == names == list(kernels[: len(names)])
+
+
+def test_winograds_weights_are_expected_to_be_near() -> None:
+    kernels = kernels_for(conv(1, 512, (10, 10), 512, (3, 3)), Choice(), CPU)
+    assert kernels[0].startswith("shared_index") and kernels[-1].startswith("winograd")
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry
+from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
 
 # TVM puts every allocation of 1 KiB or more on the heap; accumulators must stay in registers.
 # Needs the pass configuration tirx.disable_storage_rewrite, which would drop the annotation.
@@ -73,6 +73,60 @@ def entry(
             run(x, bounds, starts, offsets, values, rows, bias, out, out)
 
     return kernel if apart else without_parameter(kernel, -2)
+
+
+def convolution(
+    geometry: Geometry,
+    shared: int,
+    tiling: Tiling,
+    offset_type: str,
+    epilogue: Epilogue,
+    planes_size: int,
+    copy: Any,
+    tile_of: Callable[[Tile], Any],
+) -> tirx.PrimFunc:
+    """A kernel that reads planes, copied from the input, and writes its output tile by tile.
+
+    Args:
+        planes_size: of the planes, in floats; 0 says that tiles read the input itself.
+        copy: an inline function of (x, planes).
+        tile_of: gives for a tile's size an inline function of (planes, lists, ends, image, left, chunk) that computes
+            the rows of one chunk at the positions from `left` on.
+    """
+    g, chunks, count = geometry, tiling.chunks, tiling.count
+    uneven, width = int(tiling.tile != tiling.last), tiling.tile.width
+    input_size = g.batch * g.channels * g.in_h * g.in_w
+    output_size = g.batch * g.rows * g.positions
+    whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
+
+    @T.inline
+    def tiles(planes, lists, ends):
+        for task in T.parallel(g.batch * count * chunks):
+            # A thread works on one part of the rows for as long as it can.
+            chunk: T.let = task // (g.batch * count)
+            image: T.let = task // count % g.batch
+            left: T.let = task % count * width
+            if uneven > 0:
+                if task % count == count - 1:
+                    last_tile(planes, lists, ends, image, left, chunk)
+                else:
+                    whole_tile(planes, lists, ends, image, left, chunk)
+            else:
+                whole_tile(planes, lists, ends, image, left, chunk)
+
+    @T.inline
+    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
+        x_flat = T.decl_buffer((input_size,), "float32", data=x.data)
+        out_flat = T.decl_buffer((output_size,), "float32", data=out.data)
+        added_flat = T.decl_buffer((output_size,), "float32", data=added.data)
+        if planes_size > 0:
+            planes = T.alloc_buffer((planes_size,), "float32")
+            copy(x_flat, planes)
+            tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
+        else:
+            tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
+
+    return entry(geometry, shared, chunks, offset_type, epilogue, run)
 
 
 def without_parameter(function: tirx.PrimFunc, index: int) -> tirx.PrimFunc:

@@ -20,6 +20,7 @@ from hwsparse.target import Target
 FLOAT_BYTES = 4
 LINE_FLOATS = 16  # of a cache line
 NARROWEST = 4  # lanes of a vector
+MOST_VECTORS = 8  # of a tile
 # Rows that share an index list, up to which an entry's loads cost more than its multiply-adds.
 MOST_LOAD_BOUND_ROWS = 2
 
@@ -193,10 +194,10 @@ class Tiling:
 def most_vectors(shared_rows: int, target: Target) -> int:
     """Position vectors a tile may have so that `shared_rows` accumulators of each stay in registers.
 
-    Measured on AVX-512: two registers are kept for the loaded vector and the weight; past 8 vectors
+    Measured on AVX-512: two registers are kept for the loaded vector and the weight; past `MOST_VECTORS`
     a row nothing is gained.
     """
-    return max(1, min(8, (target.vector_registers - 3) // (shared_rows + 1)))
+    return max(1, min(MOST_VECTORS, (target.vector_registers - 3) // (shared_rows + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +238,13 @@ def variants(geometry: Geometry, shared_rows: int, target: Target) -> tuple[Vari
     return tuple(dict.fromkeys(found))
 
 
-def choose_variant(geometry: Geometry, shared_rows: int, target: Target) -> Variant:
-    """The variant with the fewest steps on the busiest thread, where nothing was measured."""
+def choose_variant(geometry: Geometry, shared_rows: int, target: Target, most: int = MOST_VECTORS) -> Variant:
+    """The variant of at most `most` vectors with the fewest steps on the busiest thread, where nothing was measured."""
     best: tuple[float, Variant] | None = None
     # Lines for several rows of a kernel are read unaligned: where loads are the limit, only long rows gain by them.
     long_rows = geometry.out_w >= 2 * target.vector_bits // 32
     whole = can_share_lines(geometry) and (shared_rows > MOST_LOAD_BOUND_ROWS or long_rows)
-    for vectors in range(1, most_vectors(shared_rows, target) + 1):
+    for vectors in range(1, min(most, most_vectors(shared_rows, target)) + 1):
         variant = _variant(geometry, shared_rows, vectors, whole, target)
         tiling = tiling_of(geometry, shared_rows, variant, target)
         waiting = _busiest(geometry, vectors * tiling.lanes, target.threads) if tiling.chunks == 1 else 1.0

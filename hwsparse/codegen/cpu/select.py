@@ -95,10 +95,10 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
         f"shared_index_r{shared}{variant}": partial(_shared_index, geometry, shared, variant, target)
         for variant in variants(geometry, shared, target)
     }
-    if choice.is_dense and winograd.applies(geometry):
-        transformed: dict[str, Callable[[Epilogue], _Made]] = {"winograd": partial(_winograd, geometry, target)}
-        return transformed | found if winograd.pays(geometry) else found | transformed
-    return found
+    schemes = winograd.schemes(geometry, target) if choice.is_dense else ()
+    made = {scheme: partial(_winograd, geometry, scheme, target) for scheme in schemes}
+    paying = {str(scheme): make for scheme, make in made.items() if winograd.pays(geometry, scheme, target)}
+    return paying | found | {str(scheme): make for scheme, make in made.items()}
 
 
 def _depthwise(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
@@ -114,11 +114,11 @@ def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
     )
 
 
-def _winograd(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
-    tiling = winograd.tiling_for(geometry, target)
+def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
+    tiling = winograd.tiling_for(geometry, scheme, target)
     return (
-        winograd.winograd(geometry, tiling, epilogue),
-        lambda weight: winograd.pack_transformed(weight, geometry, tiling),
+        winograd.winograd(geometry, scheme, tiling, epilogue),
+        lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling),
     )
 
 

@@ -33,7 +33,7 @@ from hwsparse.codegen.cpu.copying import (
     prefetch,
     runs,
 )
-from hwsparse.codegen.cpu.entry import REGISTERS, Ends, Lists, entry, finish_of
+from hwsparse.codegen.cpu.entry import REGISTERS, Ends, Lists, convolution, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import LINE_FLOATS, Geometry, Panel, Tile, Tiling
 
@@ -114,8 +114,8 @@ def keep_sums(shared: int, tile: Tile, lanes: int) -> Any:
 
 def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
     g, lanes, panels, finish = geometry, tiling.lanes, tiling.panel, finish_of(epilogue)
-    batch, channels, row_count, positions = g.batch, g.channels, g.rows, g.positions
-    count, chunks, uneven = tiling.count, tiling.chunks, int(tiling.tile != tiling.last)
+    channels, row_count, positions = g.channels, g.rows, g.positions
+    chunks = tiling.chunks
     blocks = -(-channels // panels.channels)
     source = _input_of(g, lanes)
 
@@ -192,36 +192,7 @@ def _convolution(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
 
         return run
 
-    whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
-
-    @T.inline
-    def tiles(planes, lists, ends):
-        for task in T.parallel(batch * count * chunks):
-            # A thread works on one part of the rows for as long as it can.
-            chunk: T.let = task // (batch * count)
-            image: T.let = task // count % batch
-            left: T.let = task % count * tiling.tile.width
-            if uneven > 0:
-                if task % count == count - 1:
-                    last_tile(planes, lists, ends, image, left, chunk)
-                else:
-                    whole_tile(planes, lists, ends, image, left, chunk)
-            else:
-                whole_tile(planes, lists, ends, image, left, chunk)
-
-    @T.inline
-    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
-        x_flat = T.decl_buffer((batch * channels * g.in_h * g.in_w,), "float32", data=x.data)
-        out_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=out.data)
-        added_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=added.data)
-        if source.size > 0:
-            planes = T.alloc_buffer((source.size,), "float32")
-            source.copy(x_flat, planes)
-            tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
-        else:
-            tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
-
-    return entry(geometry, shared, chunks, panels.offset_type, epilogue, run)
+    return convolution(g, shared, tiling, panels.offset_type, epilogue, source.size, source.copy, tile_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,16 @@
-"""Dense 3x3 convolution with 16 multiplications for four outputs instead of 36.
+"""Dense convolution with fewer multiplications: Winograd's minimal filtering.
 
-Winograd's minimal filtering F(2x2, 3x3), as in Lavin and Gray, Fast Algorithms for Convolutional Neural Networks,
-arXiv:1509.09308, section 4.1: with g a kernel and d a 4x4 patch of the input, two rows and columns on from the last,
+F(m x m, r x r), as in Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308: m * m
+outputs of an r x r kernel g over a t x t patch d of the input, t = m + r - 1, cost t * t multiplications,
 
-    outputs (2x2) = A' [ sum over channels of (G g G') * (B' d B) ] A
+    outputs = A' [ sum over channels of (G g G') * (B' d B) ] A
 
-The 16 places of a transformed patch are products of their own: (rows, channels) by (channels, patches), over a panel
-of transformed patches, with the micro-kernel and lists of the shared-index kernel. Input lines are cut into even and
-odd pixels, so that vectors run along patches.
+instead of m * m * r * r; patches lie m apart. A convolution of stride s is one of stride 1 over the s * s phases of
+the input as channels of their own, with ceil(k / s) taps.
+
+The t * t places of a transformed patch are products of their own: (rows, channels) by (channels, patches), over a panel
+of transformed patches, with the micro-kernel and lists of the shared-index kernel. Input lines are cut into phases
+by what lies between two patches, so that vectors run along patches.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -15,50 +18,129 @@ Knows nothing of Relax, ONNX or models.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.polynomial import polynomial
 from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.copying import copy_line
-from hwsparse.codegen.cpu.entry import Ends, Lists, entry, finish_of
+from hwsparse.codegen.cpu.entry import convolution, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling, choose_variant, offset_type, tiling_of
+from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tile, Tiling, choose_variant, offset_type, tiling_of
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import keep_sums, micro_kernel_of
 from hwsparse.target import Target
 
-PLACES = 16
 # Rows of a micro-kernel.
 SHARED = 4
-KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Where polynomials of so many coefficients are evaluated, besides at infinity: of the small numbers tried, those that
+# round off least. (Of 5 coefficients, as in F(4 x 4, 2 x 2) over the phases of a 3 x 3 kernel of stride 2, too little
+# is saved.)
+POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 0.5, -2), 7: (0, 1, -1, 2, -2, 0.5)}
 
 
-def applies(geometry: Geometry) -> bool:
-    """Whether the layer is what the method computes."""
+# Measured on Zen 4: how many times fewer multiplications pay for the transformations, and how many times as large as L2
+# the transformed weights may be.
+LEAST_SAVING = 1.5
+MOST_WEIGHTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """F(outputs x outputs, taps x taps) over the phases of a strided convolution."""
+
+    outputs: int
+    taps: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"winograd_f{self.outputs}x{self.taps}"
+
+    @property
+    def side(self) -> int:
+        """Of a patch."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def step(self) -> int:
+        """Input pixels from one patch to the next."""
+        return self.outputs * self.stride
+
+    def patches(self, geometry: Geometry) -> tuple[int, int]:
+        """How many there are in height and width."""
+        return -(-geometry.out_h // self.outputs), -(-geometry.out_w // self.outputs)
+
+    def channels(self, geometry: Geometry) -> int:
+        """Of the input, each phase counted."""
+        return geometry.channels * self.stride**2
+
+
+def schemes(geometry: Geometry, target: Target) -> tuple[Scheme, ...]:
+    """Those that compute the layer with clearly fewer multiplications and patches enough to fill a vector."""
     g = geometry
-    window = (g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.groups)
-    return not g.tokens and window == (3, 3, 1, 1, 1, 1, 1)
+    if g.tokens or g.groups > 1 or (g.dilation_h, g.dilation_w) != (1, 1):
+        return ()
+    if (g.kernel_h, g.stride_h) != (g.kernel_w, g.stride_w):
+        return ()
+    found = (Scheme(outputs, -(-g.kernel_h // g.stride_h), g.stride_h) for outputs in (4, 2))
+    return tuple(
+        scheme
+        for scheme in found
+        if scheme.side in POINTS
+        and (scheme.outputs * g.kernel_h) ** 2 >= LEAST_SAVING * (scheme.side * g.stride_h) ** 2
+        and math.prod(scheme.patches(g)) >= target.vector_bits // 32
+    )
 
 
-def pays(geometry: Geometry) -> bool:
-    """Whether enough is summed up for the transformations to pay, in vectors enough (measured on Zen 4)."""
-    patches = -(-geometry.out_h // 2) * -(-geometry.out_w // 2)
-    return min(geometry.channels, geometry.rows) >= 32 and patches >= 32
+def pays(geometry: Geometry, scheme: Scheme, target: Target) -> bool:
+    """Whether the scheme is likely to be faster than the direct product: its weights, which are larger, are near."""
+    weights = scheme.side**2 * scheme.channels(geometry) * geometry.rows
+    return weights * FLOAT_BYTES <= MOST_WEIGHTS * target.l2_bytes
 
 
-def tiling_for(geometry: Geometry, target: Target) -> Tiling:
-    """The tiling of patches instead of positions."""
-    patches = replace(geometry, out_h=-(-geometry.out_h // 2), out_w=-(-geometry.out_w // 2), kernel_h=1, kernel_w=1)
-    return tiling_of(patches, SHARED, choose_variant(patches, SHARED, target), target)
+@functools.cache
+def matrices(scheme: Scheme) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A', G and B', by Toom and Cook's construction from the points and infinity.
+
+    A product of polynomials is interpolated from its values at the points; a correlation is the transpose of that.
+    """
+    m, r, t = scheme.outputs, scheme.taps, scheme.side
+    points = POINTS[t]
+    outputs, kernel, patch = np.zeros((m, t)), np.zeros((t, r)), np.zeros((t, t))
+    for i, point in enumerate(points):
+        others = [other for other in points if other != point]
+        outputs[:, i] = float(point) ** np.arange(m)
+        kernel[i] = float(point) ** np.arange(r) / np.prod([point - other for other in others])
+        patch[i, :-1] = polynomial.polyfromroots(others)
+    outputs[-1, -1] = kernel[-1, -1] = 1
+    patch[-1] = polynomial.polyfromroots(points)
+    return outputs, kernel, patch
 
 
-def pack_transformed(weight: np.ndarray, geometry: Geometry, tiling: Tiling) -> tuple[np.ndarray, ...]:
-    """The lists over transformed kernels, place by place; `weight` is (rows, channels, 3, 3) float32."""
-    transformed = np.einsum("ia,rcab,jb->rijc", KERNEL_TRANSFORM, weight.astype(np.float64), KERNEL_TRANSFORM)
-    columns = np.arange(PLACES * geometry.channels)
+def tiling_for(geometry: Geometry, scheme: Scheme, target: Target) -> Tiling:
+    """The tiling of patches instead of positions; sums of all places of a few rows stay in L1."""
+    height, width = scheme.patches(geometry)
+    patches = replace(geometry, out_h=height, out_w=width, kernel_h=1, kernel_w=1)
+    vector_bytes = scheme.side**2 * SHARED * target.vector_bits // 8
+    variant = choose_variant(patches, SHARED, target, max(1, target.l1d_bytes // vector_bytes))
+    return tiling_of(patches, SHARED, variant, target)
+
+
+def pack_transformed(weight: np.ndarray, geometry: Geometry, scheme: Scheme, tiling: Tiling) -> tuple[np.ndarray, ...]:
+    """The lists over transformed kernels, place by place; `weight` is (rows, channels, k, k) float32."""
+    rows, channels, k, _ = weight.shape
+    s, r = scheme.stride, scheme.taps
+    room = s * r - k
+    phases = np.pad(weight.astype(np.float64), ((0, 0), (0, 0), (0, room), (0, room)))
+    phases = phases.reshape(rows, channels, r, s, r, s).transpose(0, 1, 3, 5, 2, 4).reshape(rows, -1, r, r)
+    _, kernel, _ = matrices(scheme)
+    transformed = np.einsum("ia,rcab,jb->rijc", kernel, phases, kernel)
+    columns = np.arange(scheme.side**2 * phases.shape[1])
     flat = replace(geometry, channels=len(columns), kernel_h=1, kernel_w=1)
     offsets = columns * _pitch(tiling)
     return pack_rows(
@@ -66,7 +148,7 @@ def pack_transformed(weight: np.ndarray, geometry: Geometry, tiling: Tiling) -> 
         flat,
         SHARED,
         tiling.chunks,
-        geometry.channels,
+        phases.shape[1],
         offsets.astype(offset_type(len(columns) * _pitch(tiling))),
     ).arrays()
 
@@ -77,68 +159,86 @@ def _pitch(tiling: Tiling) -> int:
 
 
 @functools.cache
-def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
+def winograd(geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
     """The kernel as a PrimFunc, with the arguments of `shared_index`."""
     g, lanes, finish, pitch = geometry, tiling.lanes, finish_of(epilogue), _pitch(tiling)
-    batch, channels, row_count, positions, out_h, out_w = g.batch, g.channels, g.rows, g.positions, g.out_h, g.out_w
-    patches_h, patches_w = -(-out_h // 2), -(-out_w // 2)
-    plane_h = 2 * patches_h + 2
-    half = max(patches_w + 1, -(-(g.in_w + g.pad_left + g.pad_right) // 2))
-    line, pad_top, chunks, count = 2 * half, g.pad_top, tiling.chunks, tiling.count
-    uneven = int(tiling.tile != tiling.last)
-    copy_padded = copy_line(replace(g, stride_w=2), half, lanes)
+    row_count, positions, out_h, out_w, pad_top, chunks = (
+        g.rows,
+        g.positions,
+        g.out_h,
+        g.out_w,
+        g.pad_top,
+        tiling.chunks,
+    )
+    m, side, stride, step = scheme.outputs, scheme.side, scheme.stride, scheme.step
+    places, channels = side**2, scheme.channels(g)
+    patches_h, patches_w = scheme.patches(g)
+    plane_h = step * patches_h + stride * (scheme.taps - 1)
+    # Places of a line in each of its phases: as many as patches read, and as the input has.
+    run_w = max(patches_w + (stride * side - 1) // step, -(-(g.pad_left + g.in_w) // step))
+    line = step * run_w
+    copy_padded = copy_line(replace(g, stride_w=step, pad_right=line - g.pad_left - g.in_w), run_w, lanes)
+    output_matrix, _, patch_matrix = matrices(scheme)
 
     @T.inline
     def copy_planes(x, planes):
-        for plane in T.parallel(batch * channels):
+        for plane in T.parallel(g.batch * g.channels):
             for i in range(plane_h):
                 copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
 
-    def transform_patches(panel: Any, to: Any, planes: Any, start: Any) -> None:
-        """B' d B of as many patches as a vector has lanes."""
-        rows = [
-            [T.bind(planes[T.Ramp(start + i * line + j % 2 * half + j // 2, 1, lanes)]) for j in range(4)]
-            for i in range(4)
+    def transform_patches(panel: Any, to: Any, planes: Any, start: Any, across: int) -> None:
+        """B' d B of as many patches as a vector has lanes, of the phase `across` of the convolution's columns."""
+        columns = [stride * j + across for j in range(side)]
+        patch = [
+            [
+                T.bind(planes[T.Ramp(start + i * stride * line + column % step * run_w + column // step, 1, lanes)])
+                for column in columns
+            ]
+            for i in range(side)
         ]
-        down = [_differences([rows[i][j] for i in range(4)]) for j in range(4)]
-        for i in range(4):
-            for j, value in enumerate(_differences([down[j][i] for j in range(4)])):
-                T.buffer_store(panel, value, [T.Ramp(to + (i * 4 + j) * channels * pitch, 1, lanes)])
+        for place, value in enumerate(_transformed(patch_matrix, patch)):
+            T.buffer_store(panel, value, [T.Ramp(to + place * channels * pitch, 1, lanes)])
 
-    def transform_back(sums: Any, start: Any, step: int, lines: Any, to: Any, size: int, width: int) -> None:
-        """A' m A of `width` patches; even and odd outputs are laid side by side in `lines`, a line for each row."""
-        places = [[T.bind(sums[T.Ramp(start + (i * 4 + j) * step, 1, width)]) for j in range(4)] for i in range(4)]
-        down = [_totals([places[i][j] for i in range(4)]) for j in range(4)]
-        for i in range(2):
-            even, odd = _totals([down[j][i] for j in range(4)])
-            for part in range(2):
-                order = [(part * width // 2 + k // 2) + k % 2 * width for k in range(width)]
-                T.buffer_store(
-                    lines, tirx.Shuffle([even, odd], order), [T.Ramp(i * size * 2 + 2 * to + part * width, 1, width)]
-                )
+    def transform_back(sums: Any, start: Any, size: int, lines: Any, to: Any, width: int) -> None:
+        """A' M A of `width` patches; their outputs are laid side by side in `lines`, a line for each row."""
+        values = [
+            [T.bind(sums[T.Ramp(start + (i * side + j) * SHARED * size, 1, width)]) for j in range(side)]
+            for i in range(side)
+        ]
+        outputs = _transformed(output_matrix, values)
+        for i in range(m):
+            for part, value in enumerate(_interleaved(outputs[i * m : (i + 1) * m], width)):
+                T.buffer_store(lines, value, [T.Ramp(i * size * m + m * to + part * width, 1, width)])
 
     def tile_of(tile: Tile) -> Any:
         size = tile.size(lanes)
         micro_kernel = micro_kernel_of(SHARED, tile, lanes, False, keep_sums(SHARED, tile, lanes))
-        parts = [(i * lanes, lanes) for i in range(tile.vectors)] + [(tile.vectors * lanes, tile.rest)] * (
-            tile.rest > 0
-        )
+        parts = [(i * lanes, lanes) for i in range(tile.vectors)]
+        parts += [(tile.vectors * lanes, tile.rest)] * (tile.rest > 0)
+
+        def transform_phases(panel: Any, channel: Any, place: Any, planes: Any, start: Any) -> None:
+            for down in range(stride):
+                for across in range(stride):
+                    phase = (channel * stride + down) * stride + across
+                    transform_patches(panel, phase * pitch + place, planes, start + down * line, across)
 
         @T.inline
         def fill(planes, panel, image, left):
-            for c in range(channels):
+            for c in range(g.channels):
                 for i in range((left + tile.width - 1) // patches_w - left // patches_w + 1):
                     row: T.let = left // patches_w + i
                     # What is written past the end of a row is written over by the next one.
                     begin: T.let = T.max(row * patches_w - left, 0)
                     end: T.let = T.min((row + 1) * patches_w - left, tile.width)
-                    start: T.let = ((image * channels + c) * plane_h + 2 * row) * line + left + begin - row * patches_w
+                    top: T.let = (image * g.channels + c) * plane_h + step * row
                     for k in range((end - begin + lanes - 1) // lanes):
-                        transform_patches(panel, c * pitch + begin + k * lanes, planes, start + k * lanes)
+                        transform_phases(
+                            panel, c, begin + k * lanes, planes, top * line + left + begin - row * patches_w + k * lanes
+                        )
 
         def merge(sums: Any, slot: Any, lines: Any) -> None:
             for start, width in parts:
-                transform_back(sums, slot * size + start, SHARED * size, lines, start, size, width)
+                transform_back(sums, slot * size + start, size, lines, start, width)
 
         @T.inline
         def store(lists, ends, group, sums, lines, image, left):
@@ -150,13 +250,13 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
                         row: T.let = left // patches_w + i
                         begin: T.let = T.max(row * patches_w, left)
                         end: T.let = T.min((row + 1) * patches_w, left + tile.width)
-                        column: T.let = 2 * (begin - row * patches_w)
-                        wide: T.let = T.min(2 * (end - begin), out_w - column)
-                        for which in range(T.min(2, out_h - 2 * row)):
+                        column: T.let = m * (begin - row * patches_w)
+                        wide: T.let = T.min(m * (end - begin), out_w - column)
+                        for which in range(T.min(m, out_h - m * row)):
                             place: T.let = (
-                                (image * row_count + channel) * positions + (2 * row + which) * out_w + column
+                                (image * row_count + channel) * positions + (m * row + which) * out_w + column
                             )
-                            source: T.let = which * size * 2 + 2 * (begin - left)
+                            source: T.let = which * size * m + m * (begin - left)
                             for k in range(wide // lanes):
                                 for lane in T.vectorized(lanes):
                                     ends.out[place + k * lanes + lane] = finish(
@@ -173,13 +273,13 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
 
         @T.inline
         def run(planes, lists, ends, image, left, chunk):
-            panel = T.alloc_buffer((PLACES * channels * pitch,), "float32")
-            sums = T.alloc_buffer((PLACES * SHARED * size,), "float32")
-            lines = T.alloc_buffer((4 * size,), "float32")
+            panel = T.alloc_buffer((places * channels * pitch,), "float32")
+            sums = T.alloc_buffer((places * SHARED * size,), "float32")
+            lines = T.alloc_buffer((m * m * size,), "float32")
             fill(planes, panel, image, left)
-            for step in range(lists.bounds[chunk + 1] - lists.bounds[chunk]):
-                group: T.let = lists.bounds[chunk] + step
-                for place in range(PLACES):
+            for number in range(lists.bounds[chunk + 1] - lists.bounds[chunk]):
+                group: T.let = lists.bounds[chunk] + number
+                for place in range(places):
                     micro_kernel(
                         lists, place * lists.bounds[chunks] + group, group, panel, sums, place * SHARED * size, ends, 0
                     )
@@ -187,41 +287,44 @@ def winograd(geometry: Geometry, tiling: Tiling, epilogue: Epilogue) -> tirx.Pri
 
         return run
 
-    whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
-
-    @T.inline
-    def tiles(planes, lists, ends):
-        for task in T.parallel(batch * count * chunks):
-            # A thread works on one part of the rows for as long as it can.
-            chunk: T.let = task // (batch * count)
-            image: T.let = task // count % batch
-            left: T.let = task % count * tiling.tile.width
-            if uneven > 0:
-                if task % count == count - 1:
-                    last_tile(planes, lists, ends, image, left, chunk)
-                else:
-                    whole_tile(planes, lists, ends, image, left, chunk)
-            else:
-                whole_tile(planes, lists, ends, image, left, chunk)
-
-    @T.inline
-    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
-        x_flat = T.decl_buffer((batch * channels * g.in_h * g.in_w,), "float32", data=x.data)
-        out_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=out.data)
-        added_flat = T.decl_buffer((batch * row_count * positions,), "float32", data=added.data)
-        # Vectors are read past the last patch.
-        planes = T.alloc_buffer((batch * channels * plane_h * line + lanes,), "float32")
-        copy_planes(x_flat, planes)
-        tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
-
-    return entry(geometry, SHARED, chunks, offset_type(PLACES * channels * pitch), epilogue, run)
+    # Vectors are read past the last patch.
+    planes_size = g.batch * g.channels * plane_h * line + lanes
+    panel_type = offset_type(places * channels * pitch)
+    return convolution(g, SHARED, tiling, panel_type, epilogue, planes_size, copy_planes, tile_of)
 
 
-def _differences(d: list[Any]) -> list[Any]:
-    """B' d for a column d."""
-    return [T.bind(value) for value in (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])]
+def _transformed(matrix: np.ndarray, values: Sequence[Sequence[Any]]) -> list[Any]:
+    """M V M' of a matrix of numbers and one of vectors, row after row."""
+    down = [_products(matrix, [row[j] for row in values]) for j in range(len(values))]
+    return [value for i in range(len(matrix)) for value in _products(matrix, [column[i] for column in down])]
 
 
-def _totals(m: list[Any]) -> list[Any]:
-    """A' m for a column m."""
-    return [T.bind(value) for value in (m[0] + m[1] + m[2], m[1] - m[2] - m[3])]
+def _products(matrix: np.ndarray, values: Sequence[Any]) -> list[Any]:
+    """Each row of a matrix of numbers times a column of vectors."""
+    return [T.bind(_product(row, values)) for row in matrix]
+
+
+def _product(factors: np.ndarray, values: Sequence[Any]) -> Any:
+    """Sums up the vectors; ones and zeros are not multiplied with."""
+    total = None
+    for factor, value in zip(factors.tolist(), values, strict=True):
+        if factor == 0:
+            continue
+        term = value if abs(factor) == 1 else value * T.float32(abs(factor))
+        if total is None:
+            total = term if factor > 0 else T.float32(0) - term
+        else:
+            total = total + term if factor > 0 else total - term
+    return total
+
+
+def _interleaved(values: Sequence[Any], width: int) -> list[Any]:
+    """The first elements of all vectors, then the second ones, and so on; of a power of two of vectors, in as many."""
+    if len(values) == 1:
+        return list(values)
+    found = []
+    for pair in zip(_interleaved(values[::2], width), _interleaved(values[1::2], width), strict=True):
+        for half in (0, width // 2):
+            order = [half + k // 2 + k % 2 * width for k in range(width)]
+            found.append(T.bind(tirx.Shuffle(list(pair), order)))
+    return found
