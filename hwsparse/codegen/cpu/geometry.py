@@ -21,6 +21,8 @@ FLOAT_BYTES = 4
 LINE_FLOATS = 16  # of a cache line
 NARROWEST = 4  # lanes of a vector
 MOST_VECTORS = 8  # of a tile
+# What it costs to share out rows instead of tiles, measured on Zen 4: every thread fills all panels.
+CHUNKING = 1.15
 # Rows that share an index list, up to which an entry's loads cost more than its multiply-adds.
 MOST_LOAD_BOUND_ROWS = 2
 
@@ -179,7 +181,7 @@ class Tile:
 class Tiling:
     """How positions are cut into tiles, columns into blocks, and both shared out.
 
-    The last tile of an image may be smaller and then has fewer vectors. `chunks` parts of the row groups are
+    The last tile of an image may be smaller, or larger by a narrower vector. `chunks` parts of the row groups are
     separate tasks, so that few tiles still fill every thread.
     """
 
@@ -189,6 +191,11 @@ class Tiling:
     count: int
     chunks: int
     panel: Panel
+
+    @property
+    def size(self) -> int:
+        """Floats that the vectors of the larger tile hold."""
+        return max(self.tile.size(self.lanes), self.last.size(self.lanes))
 
 
 def most_vectors(shared_rows: int, target: Target) -> int:
@@ -216,11 +223,16 @@ def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Ta
     """The tiling that a variant stands for."""
     lanes = target.vector_bits // 32
     size = variant.vectors * lanes
-    count = -(-geometry.positions // size)
+    count, left = divmod(geometry.positions, size)
+    # Accumulators, weights, a loaded vector and one to spare.
+    room = target.vector_registers - shared_rows * (variant.vectors + 1) - shared_rows - 2
+    if left and not (count and left <= lanes // 2 and room >= 0 and not geometry.tokens):
+        count += 1
     last = Tile.of(geometry.positions - (count - 1) * size, lanes, not geometry.tokens)
     tile = Tile(size, variant.vectors) if count > 1 else last
-    chunks = min(_chunks(geometry, size, target.threads), -(-geometry.rows // shared_rows))
-    panel = Panel.of(geometry, variant.channels, tile.size(lanes), variant.whole_lines)
+    shared_out = geometry.tokens or _busiest(geometry, size, count, target.threads) <= CHUNKING
+    chunks = 1 if shared_out else min(target.threads, -(-geometry.rows // shared_rows))
+    panel = Panel.of(geometry, variant.channels, max(tile.size(lanes), last.size(lanes)), variant.whole_lines)
     return Tiling(tile, last, lanes, count, chunks, panel)
 
 
@@ -247,7 +259,8 @@ def choose_variant(geometry: Geometry, shared_rows: int, target: Target, most: i
     for vectors in range(1, min(most, most_vectors(shared_rows, target)) + 1):
         variant = _variant(geometry, shared_rows, vectors, whole, target)
         tiling = tiling_of(geometry, shared_rows, variant, target)
-        waiting = _busiest(geometry, vectors * tiling.lanes, target.threads) if tiling.chunks == 1 else 1.0
+        busiest = _busiest(geometry, vectors * tiling.lanes, tiling.count, target.threads)
+        waiting = busiest if tiling.chunks == 1 else CHUNKING
         steps = (tiling.count - 1) * _steps(tiling.tile, shared_rows) + _steps(tiling.last, shared_rows)
         if best is None or steps * waiting <= best[0]:
             best = steps * waiting, variant
@@ -284,16 +297,7 @@ def _channels(geometry: Geometry, shared_rows: int, tiling: Tiling, target: Targ
     return -(-geometry.channels // -(-geometry.channels // most))
 
 
-def _chunks(geometry: Geometry, size: int, threads: int) -> int:
-    """Parts of the row groups: one, unless tiles keep some thread waiting for a tenth of the time.
-
-    Tasks are shared out in runs of equal length, part by part: with a part for each thread all are equally busy,
-    at the price of a panel filled by each.
-    """
-    return 1 if geometry.tokens or _busiest(geometry, size, threads) < 1.1 else threads
-
-
-def _busiest(geometry: Geometry, size: int, threads: int) -> float:
-    """The positions of the busiest thread, of tiles of `size`, in equal shares of all positions."""
-    tiles = geometry.batch * -(-geometry.positions // size)
-    return -(-tiles // threads) * size * threads / (geometry.batch * geometry.positions) if threads > 1 else 1.0
+def _busiest(geometry: Geometry, size: int, count: int, threads: int) -> float:
+    """The positions of the busiest thread, of `count` tiles of `size`, in equal shares of all positions."""
+    tiles = -(-geometry.batch * count // threads)
+    return tiles * size * threads / (geometry.batch * geometry.positions) if threads > 1 else 1.0

@@ -155,7 +155,7 @@ def pack_transformed(weight: np.ndarray, geometry: Geometry, scheme: Scheme, til
 
 def _pitch(tiling: Tiling) -> int:
     """Floats of a panel line: a tile, and what is written past its end."""
-    return tiling.tile.size(tiling.lanes) + tiling.lanes
+    return tiling.size + tiling.lanes
 
 
 @functools.cache
