@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.copying import load_transposed
+from hwsparse.codegen.cpu.entry import without_parameter
 from hwsparse.codegen.cpu.normalise import exponentials
 from hwsparse.codegen.cpu.product_tile import product_tile, tile_shape
 
@@ -61,21 +62,8 @@ def attention(sizes: Attention, lanes: int, registers: int, threads: int) -> tir
     """The kernel as a PrimFunc of query, key, value, the mask if there is one, and the output."""
     run = _run(sizes, lanes, registers, threads)
     query, key, value, out = (placed.buffer for placed in (sizes.query, sizes.key, sizes.value, sizes.out))
-    mask = sizes.mask.buffer if sizes.mask is not None else ()
-
-    if sizes.mask is None:
-
-        @T.prim_func(s_tir=True)
-        def kernel(
-            q: T.Buffer(query, "float32"),
-            k: T.Buffer(key, "float32"),
-            v: T.Buffer(value, "float32"),
-            y: T.Buffer(out, "float32"),
-        ):
-            T.func_attr({"tirx.noalias": True})
-            run(q, k, v, v, y)
-
-        return kernel
+    masked = int(sizes.mask is not None)
+    mask = sizes.mask.buffer if sizes.mask is not None else value
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -86,9 +74,12 @@ def attention(sizes: Attention, lanes: int, registers: int, threads: int) -> tir
         y: T.Buffer(out, "float32"),
     ):
         T.func_attr({"tirx.noalias": True})
-        run(q, k, v, shift, y)
+        if masked > 0:
+            run(q, k, v, shift, y)
+        else:
+            run(q, k, v, v, y)
 
-    return kernel
+    return kernel if masked else without_parameter(kernel, -2)
 
 
 def _run(sizes: Attention, lanes: int, registers: int, threads: int) -> Any:

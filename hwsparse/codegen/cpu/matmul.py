@@ -14,7 +14,7 @@ import math
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.entry import REGISTERS
+from hwsparse.codegen.cpu.product_tile import product_tile
 
 ROWS = 4
 
@@ -24,14 +24,16 @@ def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers:
     """The kernel as a PrimFunc of left (*batch, m, k), right (*batch, k, n) and output (*batch, m, n)."""
     out_shape = (*left[:-1], right[-1])
     batch, m, depth, n = math.prod(left[:-2]), left[-2], left[-1], right[-1]
-    most = max(1, min(-(-n // lanes), (registers - 2) // (ROWS + 1)))
+    rows = min(ROWS, m)
+    most = max(1, min(-(-n // lanes), (registers - 2) // (rows + 1)))
     vectors = min(range(most, 0, -1), key=lambda v: -(-n // (v * lanes)) * (v + 1))
     width = vectors * lanes
     tiles = -(-n // width)
+    blocks = -(-m // rows)
     # With few products and tiles, rows are shared out too; each part packs its panel again.
-    parts = 1 if batch * tiles % threads == 0 else min(threads, -(-m // ROWS))
-    blocks = -(-m // ROWS)
+    parts = 1 if batch * tiles % threads == 0 else min(threads, blocks)
     per_part = -(-blocks // parts)
+    product = product_tile(rows, vectors, lanes)
 
     @T.prim_func(s_tir=True)
     def kernel(a: T.Buffer(left, "float32"), b: T.Buffer(right, "float32"), out: T.Buffer(out_shape, "float32")):
@@ -41,7 +43,7 @@ def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers:
         out_flat = T.decl_buffer((batch * m * n,), "float32", data=out.data)
         for task in T.parallel(batch * tiles * parts):
             panel = T.alloc_buffer((depth * width,), "float32")
-            sums = T.alloc_buffer((ROWS * width,), "float32")
+            sums = T.alloc_buffer((rows * width,), "float32")
             image: T.let = task // (tiles * parts)
             left_edge: T.let = task // parts % tiles * width
             wide: T.let = T.min(width, n - left_edge)
@@ -50,27 +52,11 @@ def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers:
                     panel[k * width + j] = b_flat[(image * depth + k) * n + left_edge + j]
                 for j in range(width - wide):
                     panel[k * width + wide + j] = T.float32(0)
-            for block in range(T.min(per_part, blocks - task % parts * per_part)):
-                top: T.let = (task % parts * per_part + block) * ROWS
-                acc = T.alloc_buffer((ROWS * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
-                for i in T.unroll(ROWS * vectors):
-                    for lane in T.vectorized(lanes):
-                        acc[i, lane] = T.float32(0)
-                for k in range(depth):
-                    for row in T.unroll(ROWS):
-                        for vector in T.unroll(vectors):
-                            for lane in T.vectorized(lanes):
-                                # Rows past the last one repeat it; they are not stored.
-                                acc[row * vectors + vector, lane] = (
-                                    acc[row * vectors + vector, lane]
-                                    + a_flat[(image * m + T.min(top + row, m - 1)) * depth + k]
-                                    * panel[k * width + vector * lanes + lane]
-                                )
-                for row in T.unroll(ROWS):
-                    for vector in T.unroll(vectors):
-                        for lane in T.vectorized(lanes):
-                            sums[row * width + vector * lanes + lane] = acc[row * vectors + vector, lane]
-                for row in range(T.min(ROWS, m - top)):
+            for step in range(T.min(per_part, blocks - task % parts * per_part)):
+                # The last block reaches back over rows that are done already.
+                top: T.let = T.min((task % parts * per_part + step) * rows, m - rows)
+                product(a_flat, (image * m + top) * depth, depth, 1, panel, 0, width, depth, sums, 0)
+                for row in range(rows):
                     for j in range(wide):
                         out_flat[(image * m + top + row) * n + left_edge + j] = sums[row * width + j]
 

@@ -19,6 +19,7 @@ from hwsparse.codegen.cpu.few_positions import few_positions
 from hwsparse.codegen.cpu.geometry import Geometry, Variant, offset_type, tiling_of, variants
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
+from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
@@ -125,8 +126,9 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilo
 def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
     tiling = tiling_of(geometry, shared, variant, target)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
+    kernel = shared_index_tokens if geometry.tokens else shared_index
     return (
-        shared_index(geometry, shared, tiling, epilogue),
+        kernel(geometry, shared, tiling, epilogue),
         lambda weight: pack_rows(weight, geometry, shared, tiling.chunks, block, offsets).arrays(),
     )
 

@@ -32,8 +32,8 @@ from hwsparse.codegen.cpu.copying import copy_line
 from hwsparse.codegen.cpu.entry import convolution, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tile, Tiling, choose_variant, offset_type, tiling_of
+from hwsparse.codegen.cpu.micro_kernel import keep_sums, micro_kernel_of
 from hwsparse.codegen.cpu.packing import pack_rows
-from hwsparse.codegen.cpu.shared_index import keep_sums, micro_kernel_of
 from hwsparse.target import Target
 
 # Rows of a micro-kernel.

@@ -1,0 +1,81 @@
+"""The inner kernel behind every sparse pattern and every dense product: one index list over one tile, in registers.
+
+Every loaded vector of the panel feeds as many multiply-adds as rows share the list.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu.entry import REGISTERS
+from hwsparse.codegen.cpu.geometry import Geometry, Tile
+
+
+def micro_kernel_of(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any) -> Any:
+    """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
+
+    Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
+    where `resumed` the sums start from what `sums` keeps from `start` on. `leave` is an inline function of
+    (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
+    """
+    add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
+
+    @T.inline
+    def micro_kernel(lists, index, group, panel, sums, start, to, place):
+        acc = T.alloc_buffer((shared * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
+        rest = T.alloc_buffer((shared, max(narrow, 1)), "float32", scope="local", annotations=REGISTERS)
+        for row in T.unroll(shared):
+            for vector in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    if add > 0:
+                        acc[row * vectors + vector, lane] = sums[start + row * size + vector * lanes + lane]
+                    else:
+                        acc[row * vectors + vector, lane] = T.float32(0)
+            if narrow > 0:
+                for lane in T.vectorized(narrow):
+                    if add > 0:
+                        rest[row, lane] = sums[start + row * size + vectors * lanes + lane]
+                    else:
+                        rest[row, lane] = T.float32(0)
+        for step in range(lists.starts[index + 1] - lists.starts[index]):
+            item: T.let = lists.starts[index] + step
+            offset: T.let = T.cast(lists.offsets[item], "int32")
+            for row in T.unroll(shared):
+                for vector in T.unroll(vectors):
+                    for lane in T.vectorized(lanes):
+                        acc[row * vectors + vector, lane] = (
+                            acc[row * vectors + vector, lane]
+                            + lists.values[item, row] * panel[offset + vector * lanes + lane]
+                        )
+                if narrow > 0:
+                    for lane in T.vectorized(narrow):
+                        rest[row, lane] = (
+                            rest[row, lane] + lists.values[item, row] * panel[offset + vectors * lanes + lane]
+                        )
+        leave(acc, rest, lists, group, sums, start, to, place)
+
+    return micro_kernel
+
+
+def keep_sums(shared: int, tile: Tile, lanes: int) -> Any:
+    """Leaves sums in a buffer, for the next block of columns to go on from."""
+    vectors, narrow, size = tile.vectors, tile.rest, tile.size(lanes)
+
+    @T.inline
+    def keep(acc, rest, lists, group, sums, start, to, place):
+        for row in T.unroll(shared):
+            for vector in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    sums[start + row * size + vector * lanes + lane] = acc[row * vectors + vector, lane]
+            if narrow > 0:
+                for lane in T.vectorized(narrow):
+                    sums[start + row * size + vectors * lanes + lane] = rest[row, lane]
+
+    return keep
+
+
+def most_groups(geometry: Geometry, shared: int) -> int:
+    """Row groups that packing makes at most: rows with weights and rows without may each end in a part group."""
+    return geometry.groups * (-(-geometry.rows // geometry.groups // shared) + 1)

@@ -1,0 +1,117 @@
+"""How a convolution's input patches come into panels: from the input itself, or from planes made ready for it.
+
+Knows nothing of weights and outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from hwsparse.codegen.cpu.copying import copy_every, copy_line, copy_past, copy_run
+from hwsparse.codegen.cpu.geometry import Geometry, Panel
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """Where tiles read their patches from: planes copied from the input, or the input itself if `size` is 0.
+
+    `copy` is an inline function of (x, planes). `filler` gives for a panel and a tile's width an inline function
+    of (planes, panel, image, left, channel, channels) that fills the panel, from channel `channel` on.
+    """
+
+    size: int
+    copy: Any
+    filler: Callable[[Panel, int], Any]
+
+
+def patches_of(geometry: Geometry, lanes: int) -> Patches:
+    if not geometry.single_tap:
+        return _padded_input(geometry, lanes)
+    return _thinned_input(geometry, lanes)
+
+
+def _thinned_input(geometry: Geometry, lanes: int) -> Patches:
+    """A pixel for each position: patches are runs of what remains of the planes after striding."""
+    g = geometry
+    planes_count, channels, positions, out_w = g.batch * g.channels, g.channels, g.positions, g.out_w
+    pick = copy_every(out_w, g.stride_w, lanes)
+
+    @T.inline
+    def copy(x, planes):
+        for plane in T.parallel(planes_count):
+            for row in range(g.out_h):
+                pick(planes, plane * positions + row * out_w, x, (plane * g.in_h + row * g.stride_h) * g.in_w)
+
+    def filler(panels: Panel, width: int) -> Any:
+        copy_tile = copy_run(width, lanes)
+
+        @T.inline
+        def fill(planes, panel, image, left, channel, count):
+            for c in range(count):
+                copy_tile(panel, c * panels.pitch, planes, (image * channels + channel + c) * positions + left)
+
+        return fill
+
+    return Patches(planes_count * positions if g.strided else 0, copy, filler)
+
+
+def _padded_input(geometry: Geometry, lanes: int) -> Patches:
+    """Padded planes, their lines cut into stride phases, so that every tap reads a run of each output row."""
+    g = geometry
+    planes_count, channels, stride_w, out_w, pad_top = g.batch * g.channels, g.channels, g.stride_w, g.out_w, g.pad_top
+    plane_h = g.in_h + g.pad_top + g.pad_bottom
+    pitch = -(-(g.in_w + g.pad_left + g.pad_right) // stride_w)
+    line = stride_w * pitch
+    copy_padded, copy_vectors = copy_line(g, pitch, lanes), copy_past(lanes)
+
+    @T.inline
+    def copy(x, planes):
+        for plane in T.parallel(planes_count):
+            for i in range(plane_h):
+                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)
+
+    def filler(panels: Panel, width: int) -> Any:
+        total = width + panels.reach * out_w
+
+        @T.inline
+        def copy_row(planes, panel, left, plane, c, tap, row):
+            across: T.let = tap % g.kernel_w * g.dilation_w
+            # What is copied past the end of a row is written over by the next one.
+            begin: T.let = T.max(row * out_w - left, 0)
+            end: T.let = T.min((row + 1) * out_w - left, total)
+            copy_vectors(
+                panel,
+                (c * panels.lines + tap) * panels.pitch + begin,
+                planes,
+                (plane * plane_h + row * g.stride_h + tap // g.kernel_w * g.dilation_h) * line
+                + across % stride_w * pitch
+                + across // stride_w
+                + (left + begin - row * out_w),
+                end - begin,
+            )
+
+        @T.inline
+        def fill(planes, panel, image, left, channel, count):
+            first_row: T.let = left // out_w
+            rows: T.let = (left + total - 1) // out_w - first_row + 1
+            first_plane: T.let = image * channels + channel
+            # Row by row is faster, and needs lines with room past their ends.
+            if panels.reach > 0:
+                for i in range(rows):
+                    for c in range(count):
+                        for tap in range(panels.lines):
+                            copy_row(planes, panel, left, first_plane + c, c, tap, first_row + i)
+            else:
+                for c in range(count):
+                    for tap in range(panels.lines):
+                        for i in range(rows):
+                            copy_row(planes, panel, left, first_plane + c, c, tap, first_row + i)
+
+        return fill
+
+    # Lines that serve several rows of a kernel are read past the last row, and rows in whole vectors.
+    return Patches(planes_count * plane_h * line + g.stride_h * line + lanes, copy, filler)
