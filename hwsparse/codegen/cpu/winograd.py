@@ -213,32 +213,45 @@ def winograd(geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilo
     def tile_of(tile: Tile) -> Any:
         size = tile.size(lanes)
         micro_kernel = micro_kernel_of(SHARED, tile, lanes, False, keep_sums(SHARED, tile, lanes))
-        parts = [(i * lanes, lanes) for i in range(tile.vectors)]
-        parts += [(tile.vectors * lanes, tile.rest)] * (tile.rest > 0)
 
-        def transform_phases(panel: Any, channel: Any, place: Any, planes: Any, start: Any) -> None:
-            for down in range(stride):
-                for across in range(stride):
-                    phase = (channel * stride + down) * stride + across
-                    transform_patches(panel, phase * pitch + place, planes, start + down * line, across)
+        def filler(across: int) -> Any:
+            """Fills the lines of the phases `across` of the convolution's columns."""
+
+            @T.inline
+            def fill(planes, panel, image, left):
+                for c in range(g.channels):
+                    for down in range(stride):
+                        for i in range((left + tile.width - 1) // patches_w - left // patches_w + 1):
+                            row: T.let = left // patches_w + i
+                            # What is written past the end of a row is written over by the next one.
+                            begin: T.let = T.max(row * patches_w - left, 0)
+                            end: T.let = T.min((row + 1) * patches_w - left, tile.width)
+                            top: T.let = (image * g.channels + c) * plane_h + step * row + down
+                            for k in range((end - begin + lanes - 1) // lanes):
+                                place: T.let = begin + k * lanes
+                                transform_patches(
+                                    panel,
+                                    ((c * stride + down) * stride + across) * pitch + place,
+                                    planes,
+                                    top * line + left + place - row * patches_w,
+                                    across,
+                                )
+
+            return fill
+
+        # One after the other: LLVM is slow on long code without branches.
+        fillers = [filler(across) for across in range(stride)]
+
+        def fill(planes: Any, panel: Any, image: Any, left: Any) -> None:
+            for each in fillers:
+                each(planes, panel, image, left)
 
         @T.inline
-        def fill(planes, panel, image, left):
-            for c in range(g.channels):
-                for i in range((left + tile.width - 1) // patches_w - left // patches_w + 1):
-                    row: T.let = left // patches_w + i
-                    # What is written past the end of a row is written over by the next one.
-                    begin: T.let = T.max(row * patches_w - left, 0)
-                    end: T.let = T.min((row + 1) * patches_w - left, tile.width)
-                    top: T.let = (image * g.channels + c) * plane_h + step * row
-                    for k in range((end - begin + lanes - 1) // lanes):
-                        transform_phases(
-                            panel, c, begin + k * lanes, planes, top * line + left + begin - row * patches_w + k * lanes
-                        )
-
-        def merge(sums: Any, slot: Any, lines: Any) -> None:
-            for start, width in parts:
-                transform_back(sums, slot * size + start, size, lines, start, width)
+        def merge(sums, slot, lines):
+            for i in range(tile.vectors):
+                transform_back(sums, slot * size + i * lanes, size, lines, i * lanes, lanes)
+            if tile.rest > 0:
+                transform_back(sums, slot * size + tile.vectors * lanes, size, lines, tile.vectors * lanes, tile.rest)
 
         @T.inline
         def store(lists, ends, group, sums, lines, image, left):
