@@ -34,7 +34,9 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, width); every token is of the first segment."""
         positions = self.position_embeddings.weight[: input_ids.shape[1]]
-        return self.LayerNorm(self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0])
+        embedded = self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0]
+        normal: Tensor = self.LayerNorm(embedded)
+        return normal
 
 
 class Attention(nn.Module):
@@ -53,7 +55,8 @@ class Attention(nn.Module):
         key = self.key(x).view(shape).permute(0, 2, 3, 1)
         value = self.value(x).view(shape).permute(0, 2, 1, 3)
         weights = torch.softmax(query @ key * (width // self.heads) ** -0.5 + bias, dim=-1)
-        return (weights @ value).permute(0, 2, 1, 3).reshape(batch, tokens, width)
+        heard: Tensor = weights @ value
+        return heard.permute(0, 2, 1, 3).reshape(batch, tokens, width)
 
 
 class Block(nn.Module):
@@ -70,7 +73,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = self.attention_norm(x + self.attention_output(self.attention(x, bias)))
-        return self.output_norm(x + self.output(functional.gelu(self.intermediate(x))))
+        out: Tensor = self.output_norm(x + self.output(functional.gelu(self.intermediate(x))))
+        return out
 
 
 class SentenceEncoder(nn.Module):

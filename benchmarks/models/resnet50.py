@@ -62,7 +62,8 @@ class ResNet50(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, 224, 224) -> (batch, 1000)."""
-        return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
+        scores: Tensor = self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
+        return scores
 
 
 def resnet50(batch: int = 1) -> Model:
