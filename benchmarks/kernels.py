@@ -1,6 +1,6 @@
 """Every distinct layer of the benchmarks' networks on its own, dense and sparse, against what this machine can do.
 
-Where several kernels serve a layer, all are timed and the fastest counts, as in a calibration.
+Where several kernels serve a layer, all are timed and the fastest counts.
 
 Speed is effective: 2 flops for each multiply-add of the dense layer, whether a zero spares it or not. The share of the
 limit counts those alone that zeros do not spare. The limit is measured in the same run: one multiply-add for every

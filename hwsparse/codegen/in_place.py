@@ -5,7 +5,7 @@ Wide layers with a residual are bound by memory; in place they read and write on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tvm
@@ -15,12 +15,13 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from hwsparse.codegen.graph import Graph
 
 
-def add_in_place(module: tvm.IRModule, functions: Mapping[str, Any]) -> tvm.IRModule:
+def add_in_place(module: tvm.IRModule, functions: Mapping[str, Callable[[], Any]]) -> tvm.IRModule:
     """Calls kernels' other forms where a residual may be overwritten.
 
     Args:
         module: its `main` consists of calls of kernels and of Relax operators.
-        functions: by the name of a kernel whose last argument is a residual, its form that takes it for the output.
+        functions: by the name of a kernel whose last argument is a residual, what makes its form that takes the
+            residual for the output.
     """
     last_readers = _last_readers(module, functions)
 
@@ -33,7 +34,7 @@ def add_in_place(module: tvm.IRModule, functions: Mapping[str, Any]) -> tvm.IRMo
                 super().visit_var_binding_(binding)
                 return
             where, operands = binding.value.args[:2]
-            kernel = self.builder_.add_func(functions[where.name_hint], f"{where.name_hint}_in_place")
+            kernel = self.builder_.add_func(functions[where.name_hint](), f"{where.name_hint}_in_place")
             inputs = [self.visit_expr(operand) for operand in operands.fields]
             call = relax.call_tir_inplace(kernel, inputs, len(inputs) - 1, binding.var.ty)
             self.set_var_remap(binding.var, self.builder_.emit(call))
@@ -45,7 +46,7 @@ def add_in_place(module: tvm.IRModule, functions: Mapping[str, Any]) -> tvm.IRMo
     return relax.transform.DeadCodeElimination()(result)
 
 
-def _last_readers(module: tvm.IRModule, functions: Mapping[str, Any]) -> set[Any]:
+def _last_readers(module: tvm.IRModule, functions: Collection[str]) -> set[Any]:
     """What is computed by kernels with a residual that nothing reads later.
 
     Only what a kernel computed is known to be no view of anything else, and only of kernels is it known that they
@@ -59,8 +60,8 @@ def _last_readers(module: tvm.IRModule, functions: Mapping[str, Any]) -> set[Any
         if name not in functions:
             continue
         residual = graph.values[var].args[1].fields[-1]
-        readers = graph.users[residual]
-        ours = all(each in kernels for each in (residual, *readers))
+        readers = graph.users[residual] if residual in kernels else []
+        ours = bool(readers) and all(each in kernels for each in readers)
         if ours and readers.count(var) == 1 and max(map(order.__getitem__, readers)) == order[var]:
             found.add(var)
     return found

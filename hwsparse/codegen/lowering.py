@@ -13,6 +13,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -218,7 +219,7 @@ class _Pool:
         self.arrays: dict[str, np.ndarray] = {}
         self.variables: dict[str, Any] = {}
         self.kernels: dict[str, str] = {}
-        self.in_place: dict[str, Any] = {}  # by a function's name: its form whose residual is in place
+        self.in_place: dict[str, Callable[[], Any]] = {}  # by function: what makes its form with the residual in place
         self._constants: dict[tuple[object, ...], Any] = {}
         self._functions: dict[tuple[str, str, str], tuple[str, Any]] = {}
 
@@ -249,8 +250,8 @@ class _Pool:
             key, (f"{kernel.name}_{len(self._functions)}", kernel.function)
         )
         if epilogue.residual:
-            form = kernel_for(layer, choice, self.target, replace(epilogue, in_place=True), wanted)
-            self.in_place[function_name] = _opaque(form.function)
+            in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
+            self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
         parameters = tuple(
             self.parameter(f"{layer.name}/{part}", array, any_size=True)

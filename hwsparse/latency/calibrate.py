@@ -8,9 +8,8 @@ Knows neither how libraries are built nor how they are timed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +24,7 @@ from hwsparse.target import Target
 
 
 class Codegen(Protocol):
-    """What builds layers: the module `hwsparse.codegen`."""
+    """What builds layers: the module `hwsparse.codegen`, or in tests something without a compiler."""
 
     def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> Sequence[str]:
         """Names of the kernels that serve a choice, the one expected to be fastest first."""
@@ -73,28 +72,30 @@ def calibrate(
     if settings.threads != target.threads:
         raise MeasureError(f"settings say {settings.threads} threads, target {target.name} {target.threads}")
     wanted = _workloads(layers, options, target)
-    known = records.table(target.name, target.threads)
+    kernels = {
+        workload: tuple(codegen.kernels_for(layer, workload.choice, target)) for workload, layer in wanted.items()
+    }
+    signatures = {workload.signature: layer for workload, layer in wanted.items()}
+    known = {
+        workload: taken
+        for workload, taken in records.table(target.name, target.threads).items()
+        if workload.signature in signatures
+        and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
+    }
     table = {workload: known[workload] for workload in wanted if workload in known}
     missing = {workload: layer for workload, layer in wanted.items() if workload not in known}
-    shown = {workload.signature: layer for workload, layer in wanted.items()}
-    contest = Contest(
-        {
-            workload: tuple(codegen.kernels_for(shown[workload.signature], workload.choice, target))
-            for workload in (*wanted, *known)
-            if workload.signature in shown
-        },
-        missing,
-        known,
-    )
-    libraries = sum(len(contest.entrants(workload)) for workload in missing)
-    steps = _Steps(2 * (len(table) + libraries), 2 * len(table), progress)
+    contest = Contest(kernels, missing, known)
+    rivals = sum(len(kernels[workload]) - 1 for workload in contest.leaders)
+    steps = _Steps(2 * (len(wanted) + rivals), 2 * len(table), progress)
     outcomes: dict[Workload, Outcome] = {}
-    for batch in _batches(missing, contest.leaders):
+    for batch in _batches(missing, contest):
         entries = [
             _Entry(workload, layer, kernel)
             for workload, layer in batch.items()
             for kernel in contest.entrants(workload)
         ]
+        # Where a leader could not be timed, others hold the contest.
+        steps.total += 2 * sum(len(contest.entrants(each)) - 1 for each in batch if each not in contest.leaders)
         with tempfile.TemporaryDirectory(prefix="hwsparse-calibrate-") as scratch:
             timed = _measure(entries, target, runner, codegen, settings, Path(scratch), steps)
         for workload in batch:
@@ -138,16 +139,25 @@ def _workloads(
     return {Workload.of(layer, choice, target): layer for name, layer in shown.items() for choice in choices[name]}
 
 
-def _batches(missing: Mapping[Workload, Layer], leaders: Collection[Workload]) -> Iterable[dict[Workload, Layer]]:
-    """Workloads of one signature together, leaders first: a layer's choices are timed side by side."""
-    parts: dict[tuple[str, bool], dict[Workload, Layer]] = {}
+def _batches(missing: Mapping[Workload, Layer], contest: Contest) -> Iterator[dict[Workload, Layer]]:
+    """Workloads of one signature, as many as can be timed side by side; leaders of contests before all others."""
+    parts: dict[tuple[str, bool], list[Workload]] = {}
     for signature in dict.fromkeys(workload.signature for workload in missing):
-        parts[signature, True], parts[signature, False] = {}, {}
-    for workload, layer in missing.items():
-        parts[workload.signature, workload in leaders][workload] = layer
+        parts[signature, True], parts[signature, False] = [], []
+    for workload in missing:
+        parts[workload.signature, workload in contest.leaders].append(workload)
     for part in parts.values():
-        items = iter(part.items())
-        while batch := dict(islice(items, BATCH)):
+        batch: dict[Workload, Layer] = {}
+        libraries = 0
+        for workload in part:
+            # A contest is never cut in two.
+            entrants = len(contest.entrants(workload))
+            if batch and libraries + entrants > BATCH:
+                yield batch
+                batch, libraries = {}, 0
+            batch[workload] = missing[workload]
+            libraries += entrants
+        if batch:
             yield batch
 
 

@@ -15,13 +15,13 @@ from hwsparse.latency.workload import Workload
 # The kernel expected to be fastest gives way to one that is faster by more than this; less may be noise.
 MARGIN = 0.02
 
-# A layer's signature, and the kernels that serve it under some of its choices: under all that differ in ratio alone.
-Form = tuple[str, tuple[str, ...]]
+# What one contest is for: a layer's signature, a pattern and a dtype, at any ratio.
+Curve = tuple[str, str, str]
 
 
 @final
 class Contest:
-    """A contest for each form of missing workloads that several kernels serve, unless records say who won before."""
+    """A contest for each curve of missing workloads that several kernels serve, unless records say who won before."""
 
     def __init__(
         self,
@@ -32,30 +32,25 @@ class Contest:
         """Draws up the contests.
 
         Args:
-            kernels: names of those that serve a workload, the one expected to be fastest first; of all that are
-                missing, and of those on record for the same layers.
+            kernels: names of those that serve a workload, the one expected to be fastest first, the same at every
+                ratio; of all that are missing.
             missing: workloads to be timed.
-            known: what is on record.
+            known: what is on record, by kernels that there are.
         """
-        self._forms: dict[Workload, Form] = {
-            workload: (workload.signature, names) for workload, names in kernels.items()
-        }
-        self._fastest: dict[Form, str] = {}
-        for workload, taken in known.items():
-            if workload in kernels and taken.kernel in kernels[workload]:
-                self._fastest[self._forms[workload]] = taken.kernel
-        undecided: dict[Form, list[Workload]] = {}
+        self._kernels = kernels
+        self._fastest = {_curve(workload): taken.kernel for workload, taken in known.items() if taken.kernel}
+        undecided: dict[Curve, list[Workload]] = {}
         for workload in missing:
-            if len(kernels[workload]) > 1 and self._forms[workload] not in self._fastest:
-                undecided.setdefault(self._forms[workload], []).append(workload)
+            if len(kernels[workload]) > 1 and _curve(workload) not in self._fastest:
+                undecided.setdefault(_curve(workload), []).append(workload)
         ordered = (sorted(same, key=lambda workload: workload.choice.ratio) for same in undecided.values())
-        # The workloads that kernels compete on: the middle ratio of each form.
+        # The workloads to time first: the middle ratio of each curve, for all others to profit from.
         self.leaders = frozenset(same[len(same) // 2] for same in ordered)
 
     def entrants(self, workload: Workload) -> tuple[str, ...]:
-        """The kernels to time: all on a leader, on others the winner, or the one expected to win if nobody did."""
-        form = self._forms[workload]
-        return form[1] if workload in self.leaders else (self._fastest.get(form, form[1][0]),)
+        """The kernels to time: the winner of the workload's curve, or all as long as there is none."""
+        winner = self._fastest.get(_curve(workload))
+        return self._kernels[workload] if winner is None else (winner,)
 
     def decide(self, workload: Workload, outcomes: Sequence[Outcome]) -> Outcome:
         """The measurement of the fastest of the entrants; where none could be timed, why the first could not."""
@@ -66,5 +61,9 @@ class Contest:
         if timed[0].median_s <= winner.median_s * (1 + MARGIN):
             winner = timed[0]
         if winner.kernel is not None:
-            self._fastest[self._forms[workload]] = winner.kernel
+            self._fastest[_curve(workload)] = winner.kernel
         return winner
+
+
+def _curve(workload: Workload) -> Curve:
+    return workload.signature, str(workload.choice.pattern), workload.choice.dtype

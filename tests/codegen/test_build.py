@@ -162,14 +162,14 @@ def test_ratios_share_kernels_and_dense_layers_have_some_of_their_own() -> None:
         set(kernels_for(WIDE, parse_choice(text), CPU)) for text in ("block4x1@0.5", "block4x1@0.9", "dense")
     )
     assert sparse == more
-    assert dense - sparse == {"winograd"}
+    assert dense - sparse == {"winograd_f4x3", "winograd_f2x3"}
 
 
 def test_a_kernel_that_does_not_serve_a_layer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        CompileError, match=r"layer as block4x1@0\.5 on test-cpu: no kernel 'winograd'; shared_index_r4"
+        CompileError, match=r"layer as block4x1@0\.5 on test-cpu: no kernel 'winograd_f4x3'; shared_index_r4"
     ):
-        build_layer(WIDE, parse_choice("block4x1@0.5"), CPU, tmp_path, "winograd")
+        build_layer(WIDE, parse_choice("block4x1@0.5"), CPU, tmp_path, "winograd_f4x3")
     assert not list(tmp_path.iterdir())
 
 

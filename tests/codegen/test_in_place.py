@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -14,7 +15,7 @@ from hwsparse.plan import Plan
 from tests.codegen.building import Network
 from tests.codegen.layers import CPU
 
-SHAPE = (2, 8, 9, 9)
+SHAPE = (2, 8, 4, 4)
 
 
 def conv(net: Network, x: str, kernel: int = 1) -> str:
@@ -51,9 +52,13 @@ def residual_that_is_an_output(net: Network) -> list[str]:
     return [x, add(net, conv(net, x), x)]
 
 
+def residual_that_is_a_small_constant(net: Network) -> list[str]:
+    return [add(net, conv(net, "x"), net.array(net.rng.standard_normal((2, 8, 4, 4)).astype(np.float32)))]
+
+
 def residual_that_is_read_in_another_shape(net: Network) -> list[str]:
     x = conv(net, "x")
-    turned = net.node("Reshape", net.node("Reshape", x, net.ints(2, 8, 81)), net.ints(*SHAPE))
+    turned = net.node("Reshape", net.node("Reshape", x, net.ints(2, 8, 16)), net.ints(*SHAPE))
     return [net.node("Mul", add(net, conv(net, x), x), turned)]
 
 
@@ -66,6 +71,7 @@ def residual_that_is_read_in_another_shape(net: Network) -> list[str]:
         (residual_that_is_the_input_of_the_layer, 0),
         (residual_that_is_an_output, 0),
         (residual_that_is_read_in_another_shape, 0),
+        (residual_that_is_a_small_constant, 0),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -23,7 +23,7 @@ from hwsparse.latency import (
     Workload,
     calibrate,
 )
-from hwsparse.pattern import Block, Unstructured
+from hwsparse.pattern import NM, Block, Unstructured
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from tests.latency.examples import DEVICE, NOON, SETTINGS, TARGET, TOOLCHAIN, Clock, conv, matmul
@@ -176,13 +176,42 @@ def test_when_no_kernel_can_be_timed_the_first_ones_reason_is_told(records: Reco
     assert all(failure.key == workload.key for workload, failure in report.failures.items())
 
 
-def test_a_kernel_on_record_that_is_no_more_is_not_asked_for(records: Records) -> None:
+def test_what_a_kernel_that_is_no_more_was_measured_at_is_measured_again(records: Records) -> None:
     older = Rivals(first=1.0, second=0.5, third=0.9)
     older.kernels_for = lambda layer, choice, target: ("gone",)  # type: ignore[method-assign]
     older.times_s["gone"] = 1.0
     run(older, records, [matmul()], {"fc": [HALF]})
     report = run(Rivals(first=1.0, second=0.5, third=0.9), records, [matmul()], {"fc": [HALF, MOST]})
-    assert report.table[Workload.of(matmul(), MOST, TARGET)].kernel == "second"
+    assert report.measured == 3
+    assert {str(workload.choice): taken.kernel for workload, taken in report.table.items()} == {
+        "dense": "plain", "block4x1@0.5": "second", "block4x1@0.9": "second",
+    }  # fmt: skip
+
+
+def test_each_pattern_has_a_contest_of_its_own(records: Records) -> None:
+    bench = Rivals(first=1.0, second=0.5, third=0.9)
+    run(bench, records, [matmul()], {"fc": [HALF, MOST]})
+    bench.events.clear()
+    run(bench, records, [matmul()], {"fc": [Choice(NM(2, 4), 0.5)]})
+    assert bench.events[-1] == "time first second third"
+
+
+def test_where_a_leader_cannot_be_timed_the_others_hold_the_contest(records: Records) -> None:
+    bench = Rivals(first=1.0, second=0.5, third=0.9)
+    bench.refused = {str(MOST): CompileError("not this one")}
+    seen: list[tuple[int, int]] = []
+    report = run(bench, records, [matmul()], {"fc": [HALF, MOST]}, progress=lambda *step: seen.append(step))
+    assert [workload.choice for workload in report.failures] == [MOST]
+    assert report.table[Workload.of(matmul(), HALF, TARGET)].kernel == "second"
+    assert seen[-1] == (14, 14)
+
+
+def test_a_contest_is_never_cut_in_two(records: Records) -> None:
+    bench = Rivals(first=1.0, second=0.5, third=0.9)
+    patterns = [Choice(Block(rows), 0.5) for rows in (2, 4, 8, 16)] + [Choice(NM(1, 4), 0.75), Choice(NM(2, 4), 0.5)]
+    run(bench, records, [matmul()], {"fc": patterns})
+    timed = [event.split()[1:] for event in bench.events if event.startswith("time")]
+    assert timed == [["first", "second", "third"] * 5, ["first", "second", "third"], ["plain"]]
 
 
 def test_what_fails_is_told_with_its_reason_recorded_and_tried_again(records: Records) -> None:

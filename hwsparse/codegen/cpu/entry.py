@@ -1,4 +1,4 @@
-"""What the kernels over packed row groups have in common: their arguments and their last step."""
+"""What kernels have in common: arguments, accumulators, and the last step of those over packed row groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Lists(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The buffers of a kernel's last step: `added` is `out` where the residual is, and is not read without one."""
+    """The buffers of a kernel's last step: `added` holds the residual, in place `out`; it is not read without one."""
 
     bias: Any
     added: Any

@@ -35,6 +35,10 @@ class Epilogue:
     function: str = ""  # one of ACTIVATIONS
     in_place: bool = False
 
+    def __post_init__(self) -> None:
+        if self.in_place and not self.residual:
+            raise ValueError("without a residual there is none in place")
+
     def activation(self) -> Callable[[Any], Any]:
         """The activation and the clip as one function on TIR expressions."""
         function = ACTIVATIONS.get(self.function, lambda value: value)

@@ -192,11 +192,6 @@ class Tiling:
     chunks: int
     panel: Panel
 
-    @property
-    def size(self) -> int:
-        """Floats that the vectors of the larger tile hold."""
-        return max(self.tile.size(self.lanes), self.last.size(self.lanes))
-
 
 def most_vectors(shared_rows: int, target: Target) -> int:
     """Position vectors a tile may have so that `shared_rows` accumulators of each stay in registers.
@@ -226,7 +221,9 @@ def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Ta
     count, left = divmod(geometry.positions, size)
     # Accumulators, weights, a loaded vector and one to spare.
     room = target.vector_registers - shared_rows * (variant.vectors + 1) - shared_rows - 2
-    if left and not (count and left <= lanes // 2 and room >= 0 and not geometry.tokens):
+    wider = Tile.of(size + left, lanes, not geometry.tokens)
+    absorbed = count > 0 and room >= 0 and wider.rest > 0 and wider.vectors == variant.vectors
+    if left and not absorbed:
         count += 1
     last = Tile.of(geometry.positions - (count - 1) * size, lanes, not geometry.tokens)
     tile = Tile(size, variant.vectors) if count > 1 else last
@@ -300,4 +297,5 @@ def _channels(geometry: Geometry, shared_rows: int, tiling: Tiling, target: Targ
 def _busiest(geometry: Geometry, size: int, count: int, threads: int) -> float:
     """The positions of the busiest thread, of `count` tiles of `size`, in equal shares of all positions."""
     tiles = -(-geometry.batch * count // threads)
-    return tiles * size * threads / (geometry.batch * geometry.positions) if threads > 1 else 1.0
+    share = tiles * size * threads / (geometry.batch * geometry.positions)
+    return max(1.0, share) if threads > 1 else 1.0

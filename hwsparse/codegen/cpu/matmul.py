@@ -53,7 +53,7 @@ def matmul(left: tuple[int, ...], right: tuple[int, ...], lanes: int, registers:
                 for j in range(width - wide):
                     panel[k * width + wide + j] = T.float32(0)
             for step in range(T.min(per_part, blocks - task % parts * per_part)):
-                # The last block reaches back over rows that are done already.
+                # The last block reaches back over rows that another one computes too, to the same values.
                 top: T.let = T.min((task % parts * per_part + step) * rows, m - rows)
                 product(a_flat, (image * m + top) * depth, depth, 1, panel, 0, width, depth, sums, 0)
                 for row in range(rows):

@@ -1,4 +1,4 @@
-"""The inner kernel behind every sparse pattern and every dense product: one index list over one tile, in registers.
+"""The inner kernel of the shared-index and Winograd's kernels: one index list over one tile, in registers.
 
 Every loaded vector of the panel feeds as many multiply-adds as rows share the list.
 """

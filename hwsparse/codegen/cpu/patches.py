@@ -29,6 +29,7 @@ class Patches:
 
 
 def patches_of(geometry: Geometry, lanes: int) -> Patches:
+    """The patches of a convolution."""
     if not geometry.single_tap:
         return _padded_input(geometry, lanes)
     return _thinned_input(geometry, lanes)

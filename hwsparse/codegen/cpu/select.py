@@ -35,8 +35,8 @@ FEW_POSITIONS = 4
 class Kernel:
     """A generated kernel and how it wants a layer's canonical weight.
 
-    The function takes the input, the arrays that `pack` gives, bias, the residual if the epilogue
-    has one, and the output.
+    The function takes the input, the arrays that `pack` gives, bias, the residual unless there is none or it is in
+    place, and the output.
     """
 
     name: str

@@ -34,8 +34,8 @@ from hwsparse.codegen.cpu.patches import patches_of
 def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of (batch, channel, position) outputs.
 
-    Arguments: input, bounds, starts, columns, values, rows (as `Packed` has them), bias, then the
-    residual if there is one, then the output.
+    Arguments: input, bounds, starts, offsets, values, rows (as `Packed` has them), bias, then the
+    residual unless there is none or it is in place, then the output.
     """
     g, lanes, panels, finish = geometry, tiling.lanes, tiling.panel, finish_of(epilogue)
     channels, row_count, positions = g.channels, g.rows, g.positions

@@ -155,7 +155,7 @@ def pack_transformed(weight: np.ndarray, geometry: Geometry, scheme: Scheme, til
 
 def _pitch(tiling: Tiling) -> int:
     """Floats of a panel line: a tile, and what is written past its end."""
-    return tiling.size + tiling.lanes
+    return tiling.panel.pitch + tiling.lanes
 
 
 @functools.cache
@@ -242,7 +242,7 @@ def winograd(geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilo
         # One after the other: LLVM is slow on long code without branches.
         fillers = [filler(across) for across in range(stride)]
 
-        def fill(planes: Any, panel: Any, image: Any, left: Any) -> None:
+        def fill_all(planes: Any, panel: Any, image: Any, left: Any) -> None:
             for each in fillers:
                 each(planes, panel, image, left)
 
@@ -289,7 +289,7 @@ def winograd(geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilo
             panel = T.alloc_buffer((places * channels * pitch,), "float32")
             sums = T.alloc_buffer((places * SHARED * size,), "float32")
             lines = T.alloc_buffer((m * m * size,), "float32")
-            fill(planes, panel, image, left)
+            fill_all(planes, panel, image, left)
             for number in range(lists.bounds[chunk + 1] - lists.bounds[chunk]):
                 group: T.let = lists.bounds[chunk] + number
                 for place in range(places):
