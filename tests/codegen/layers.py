@@ -11,6 +11,7 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.codegen.cpu.select import Kernel
+from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
 from hwsparse.plan import Layer, Window
 from hwsparse.target import Target
 
@@ -126,5 +127,5 @@ def winograd_kernel(layer: Layer, scheme: winograd.Scheme, epilogue: Epilogue, t
     """The kernel of a scheme, whether it pays or not."""
     geometry = Geometry.of(layer)
     tiling = winograd.tiling_for(geometry, scheme, target)
-    function = winograd.winograd(geometry, scheme, tiling, epilogue)
+    function = winograd_convolution(geometry, scheme, tiling, epilogue)
     return Kernel(str(scheme), function, lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling))

@@ -20,6 +20,7 @@ from hwsparse.codegen.cpu.geometry import Geometry, Variant, offset_type, tiling
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
+from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
@@ -118,7 +119,7 @@ def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
 def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
     tiling = winograd.tiling_for(geometry, scheme, target)
     return (
-        winograd.winograd(geometry, scheme, tiling, epilogue),
+        winograd_convolution(geometry, scheme, tiling, epilogue),
         lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling),
     )
 
