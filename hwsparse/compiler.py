@@ -31,7 +31,7 @@ from hwsparse.artifact import (
     TensorInfo,
     write_artifact,
 )
-from hwsparse.codegen import KERNEL_VERSION, Library, build_model, refusal, relative_error
+from hwsparse.codegen import KERNEL_VERSION, Library, build_model, plain_kernel, refusal, relative_error
 from hwsparse.codegen.exact import float64_answers
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, REFERENCE, WEIGHTS
 from hwsparse.errors import CompileError, MeasureError
@@ -43,6 +43,7 @@ from hwsparse.target import Target
 
 # Largest difference to onnxruntime on the same weights, relative to the largest output.
 TOLERANCE = 1e-4
+PLAIN = "plain"
 TOOLS = ("hwsparse", "apache-tvm", "onnx", "onnxruntime", "torch", "numpy")
 
 
@@ -99,6 +100,9 @@ def build(
 ) -> Library:
     """Builds a settled plan into `directory` and checks it against onnxruntime on the same weights.
 
+    A network that makes too much of the rounding of fast kernels is built again, of plain ones, further down in
+    `directory`: a library that is loaded must not be written over.
+
     Args:
         weights: canonical pruned weights of the plan's layers.
         kernels: by layer name, those that were measured (`CostModel.kernels`).
@@ -107,24 +111,38 @@ def build(
     Raises:
         CompileError: it does not compile, or its outputs are wrong.
     """
-    library = build_model(model, plan, weights, target, directory, kernels)
-    outputs = library.run(inputs)
-    _require_right(model, weights, target, inputs, outputs)
+
+    def attempt(kernels: Mapping[str, str], place: Path) -> tuple[Library, dict[str, np.ndarray], str | None]:
+        library = build_model(model, plan, weights, target, place, kernels)
+        outputs = library.run(inputs)
+        return library, outputs, _difference(model, weights, inputs, outputs)
+
+    library, outputs, wrong = attempt(kernels, directory)
+    if wrong is not None:
+        layers = {layer.name: layer for layer in model.layers}
+        plain = {
+            name: plain_kernel(layers[name], plan.choice(name), target, kernel)
+            for name, kernel in library.kernels.items()
+        }
+        if plain != library.kernels:
+            (directory / PLAIN).mkdir()
+            library, outputs, wrong = attempt(plain, directory / PLAIN)
+    if wrong is not None:
+        raise CompileError(f"{model.name} compiled for {target.name}: {wrong}")
     # What was found right here is what a process that times the library must get too.
     reference = {f"in/{name}": np.ascontiguousarray(value) for name, value in inputs.items()}
     reference |= {f"out/{name}": np.ascontiguousarray(value) for name, value in outputs.items()}
-    save_file(reference, directory / REFERENCE)
+    save_file(reference, library.directory / REFERENCE)
     return library
 
 
-def _require_right(
+def _difference(
     model: Model,
     weights: Mapping[str, np.ndarray],
-    target: Target,
     inputs: Mapping[str, np.ndarray],
     outputs: Mapping[str, np.ndarray],
-) -> None:
-    """Compares outputs with onnxruntime's; where rounding alone can explain a difference, float64 decides.
+) -> str | None:
+    """How outputs differ from onnxruntime's; where rounding alone can explain a difference, float64 decides.
 
     A network can be so sensitive that two correct float32 programs differ by more than `TOLERANCE` (a
     pruned layer norm over nearly constant channels does it). Then ours must be as near to the float64
@@ -132,15 +150,16 @@ def _require_right(
     """
     expected = onnxruntime_answers(model, weights, inputs)
     if max(relative_error(outputs[name], value) for name, value in expected.items()) <= TOLERANCE:
-        return
+        return None
     exact = float64_answers(pruned_proto(model, weights), inputs)
     for name, value in exact.items():
         error, allowed = relative_error(outputs[name], value), relative_error(expected[name], value)
         if error > max(TOLERANCE, allowed):
-            raise CompileError(
-                f"{model.name} compiled for {target.name}: output {name!r} differs from the float64 result by "
-                f"{error:.2g} of its largest value, onnxruntime's by {allowed:.2g}"
+            return (
+                f"output {name!r} differs from the float64 result by {error:.2g} of its largest value, "
+                f"onnxruntime's by {allowed:.2g}"
             )
+    return None
 
 
 def onnxruntime_answers(
@@ -167,7 +186,11 @@ def package(
     Raises:
         ArtifactError: the directory is taken or cannot be written.
     """
-    proofs = tuple(_proof(layer, plan, refused, library, target, costs) for layer in model.layers)
+    measured = library.kernels | costs.kernels(model, plan)
+    proofs = tuple(
+        _proof(layer, plan, refused, library.kernels[layer.name], measured[layer.name], target, costs)
+        for layer in model.layers
+    )
     manifest = Manifest(
         model=ModelInfo(model.name, model.digest),
         plan=plan,
@@ -191,7 +214,8 @@ def _proof(
     layer: Layer,
     plan: Plan,
     refused: Mapping[str, Refusal],
-    library: Library,
+    kernel: str,
+    measured_kernel: str,
     target: Target,
     costs: CostModel,
 ) -> LayerProof:
@@ -199,13 +223,19 @@ def _proof(
     asked, reason = shipped, None
     if layer.name in refused:
         asked, reason = refused[layer.name].asked, refused[layer.name].reason
+    times = {
+        choice: _known_s(costs, Workload.of(layer, choice, target))
+        for choice in (Choice(), asked)
+        # What was measured of another kernel than the one that ships is no proof of it.
+        if choice != shipped or kernel == measured_kernel
+    }
     return LayerProof(
         name=layer.name,
         asked=str(asked),
         shipped=str(shipped),
-        kernel=library.kernels[layer.name],
-        dense_s=_known_s(costs, Workload.of(layer, Choice(), target)),
-        sparse_s=None if asked.is_dense else _known_s(costs, Workload.of(layer, asked, target)),
+        kernel=kernel,
+        dense_s=times.get(Choice()),
+        sparse_s=None if asked.is_dense else times.get(asked),
         refused=reason,
     )
 

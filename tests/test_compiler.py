@@ -169,8 +169,32 @@ def test_where_rounding_decides_being_as_near_to_float64_as_onnxruntime_is_enoug
     exact = float64_answers(pruned_proto(model, weights), inputs)["y"]
     monkeypatch.setattr(compiler, "build_model", lambda *_: library)
     monkeypatch.setattr(compiler, "onnxruntime_answers", lambda *_: {"y": (exact * 1.01).astype(np.float32)})
-    build(model, settled[0], weights, TARGET, {}, inputs, tmp_path)
-    assert (tmp_path / "reference.safetensors").exists()
+    assert build(model, settled[0], weights, TARGET, {}, inputs, tmp_path) == library
+
+
+def test_a_network_that_makes_much_of_rounding_gets_plain_kernels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    second = (first * (1 + 1e-3 * rng.standard_normal(first.shape))).astype(np.float32)
+    nodes = [
+        node("Conv", ["x", "v"], ["a"], "first", pads=[1, 1, 1, 1]),
+        node("Conv", ["x", "w"], ["b"], "second", pads=[1, 1, 1, 1]),
+        node("Sub", ["a", "b"], ["y"]),
+    ]
+    shape = (1, 16, 20, 20)
+    proto = model_proto(nodes, [value("x", shape)], [value("y", shape)], [stored("v", first), stored("w", second)])
+    model = import_onnx(proto.SerializeToString(), name="difference")
+    inputs, plan = random_inputs(model.inputs), Plan(model.digest)
+    fast = dict.fromkeys(("first", "second"), "winograd_f4x3")
+    library = build(model, plan, {}, TARGET, fast, inputs, tmp_path)
+    assert all(kernel.startswith("shared_index_r4") for kernel in library.kernels.values())
+    assert relative_error(library.run(inputs)["y"], float64_answers(model.proto, inputs)["y"]) < 1e-3
+    # Times of the kernels that were to be are no proof of those that are.
+    workload = Workload.of(model.layer("first"), Choice(), TARGET)
+    time = measurement(workload, 1e-3, kernel="winograd_f4x3")
+    costs, figures = CostModel.fit({workload: time}), Figures(time, time, time, None, None)
+    packed = package(model, plan, {}, library, TARGET, costs, figures, tmp_path / "artifact", NOON)
+    assert [proof.dense_s for proof in packed.manifest.layers] == [None, None]
 
 
 def test_float64_answers_are_exact() -> None:

@@ -1,7 +1,7 @@
 """Code generation: TIR kernels by device family, a lowering pass over Relax, compiled libraries."""
 
 from hwsparse.codegen.build import build_model
-from hwsparse.codegen.cpu.select import kernels_for, refusal
+from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
 from hwsparse.codegen.library import Library, random_inputs, relative_error
 from hwsparse.codegen.lowering import require_compilable
 from hwsparse.codegen.single import build_layer
@@ -15,6 +15,7 @@ __all__ = [
     "build_layer",
     "build_model",
     "kernels_for",
+    "plain_kernel",
     "random_inputs",
     "refusal",
     "relative_error",

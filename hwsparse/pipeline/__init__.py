@@ -289,10 +289,11 @@ def _anchors(
     directories = {}
     for number, plan in enumerate(plans):
         on_stage("whole networks", number, len(plans) + 1)
-        directories[plan.digest] = scratch / f"anchor{number}"
-        directories[plan.digest].mkdir()
+        directory = scratch / f"anchor{number}"
+        directory.mkdir()
         kernels = costs.kernels(model, plan)
-        compiler.build(model, plan, weights(plan), target, kernels, inputs, directories[plan.digest])
+        library = compiler.build(model, plan, weights(plan), target, kernels, inputs, directory)
+        directories[plan.digest] = library.directory
     times = bench.time_networks(directories)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)
     return [(plan, times[plan.digest]) for plan in plans]

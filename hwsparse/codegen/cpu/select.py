@@ -85,6 +85,13 @@ def kernel_for(layer: Layer, choice: Choice, target: Target, epilogue: Epilogue,
     return Kernel(name, *candidates[name](epilogue))
 
 
+def plain_kernel(layer: Layer, choice: Choice, target: Target, name: str) -> str:
+    """The kernel called `name`, or one in its place that rounds no more than sums of plain products do."""
+    if not name.startswith(winograd.PREFIX):
+        return name
+    return next(other for other in _candidates(layer, choice, target) if not other.startswith(winograd.PREFIX))
+
+
 def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Callable[[Epilogue], _Made]]:
     geometry = Geometry.of(layer)
     lanes = target.vector_bits // 32

@@ -28,6 +28,8 @@ from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, choose_
 from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.target import Target
 
+# Of the kernels' names.
+PREFIX = "winograd_"
 # Rows of a micro-kernel.
 SHARED = 4
 # Where polynomials of so many coefficients are evaluated, besides at infinity: of the small numbers tried, those that
@@ -50,7 +52,7 @@ class Scheme:
     stride: int
 
     def __str__(self) -> str:
-        return f"winograd_f{self.outputs}x{self.taps}"
+        return f"{PREFIX}f{self.outputs}x{self.taps}"
 
     @property
     def side(self) -> int:
