@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,19 +15,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tasks import data_option, efficientnet_lite0, magika, minilm
 from hwsparse.cli.progress import StageProgress
 from hwsparse.codegen import Library, relative_error
 from hwsparse.compiler import onnxruntime_answers
-from hwsparse.data import Dataset, ImagePreprocess, read_image_csv, read_text_pairs
-from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
+from hwsparse.data import Dataset
 from hwsparse.errors import HwsparseError
-from hwsparse.model import Model, import_onnx
+from hwsparse.model import Model
 from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
 from hwsparse.target import load_target
 
 # The patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
 PATTERNS, RATIOS = ("unstructured", "block4x1", "block8x1"), (0.5, 0.7, 0.8, 0.9)
-IMAGES, PAIRS = 500, 600
 MAX_DROP = 0.02
 CHECKED = 4
 
@@ -39,12 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Adds what only this benchmark asks for."""
     parser.add_argument("--trials", type=int, default=40, help="plans that a search tries")
     parser.add_argument("--models", nargs="*", help="only these networks")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("HWSPARSE_DATA"),
-        help="directory of task data: imagenet1k/ (images and labels.csv), nlp/stsb-dev.csv; by default $HWSPARSE_DATA",
-    )
+    data_option(parser)
     parser.add_argument("--work", type=Path, default=Path("hwsparse-benchmarks"), help="directory for what is kept")
 
 
@@ -148,34 +141,4 @@ def _mean(key: str, values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _magika(data: Path | None, seed: int) -> tuple[Model, Dataset]:
-    source = magika_directory()
-    model = import_onnx(source / "model.onnx", name="magika")
-    return model, read_installed_files(load_config(source), seed=seed, per_label=40).for_model(model)
-
-
-def _efficientnet(data: Path | None, seed: int) -> tuple[Model, Dataset]:
-    from benchmarks.models.efficientnet_lite0 import efficientnet_lite0
-
-    labels = _given(data) / "imagenet1k" / "labels.csv"
-    as_trained = ImagePreprocess(size=(224, 224), mean=(127,) * 3, std=(128,) * 3)
-    model = efficientnet_lite0()
-    return model, read_image_csv(labels, as_trained, limit=IMAGES, seed=seed).for_model(model)
-
-
-def _minilm(data: Path | None, seed: int) -> tuple[Model, Dataset]:
-    from benchmarks.models.minilm import minilm, package_directory
-
-    pairs = _given(data) / "nlp" / "stsb-dev.csv"
-    model = minilm()
-    tokenizer = package_directory() / "tokenizer.json"
-    return model, read_text_pairs(pairs, tokenizer, limit=PAIRS, seed=seed).for_model(model)
-
-
-def _given(data: Path | None) -> Path:
-    if data is None:
-        raise HwsparseError("no task data: give --data DIR or set HWSPARSE_DATA")
-    return Path(data)
-
-
-TASKS: dict[str, Task] = {"magika": _magika, "efficientnet-lite0": _efficientnet, "minilm": _minilm}
+TASKS: dict[str, Task] = {"magika": magika, "efficientnet-lite0": efficientnet_lite0, "minilm": minilm}

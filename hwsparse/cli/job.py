@@ -28,7 +28,7 @@ STAGE_ENDS = {
     "sparse layers": 0.40,
     "layers": 0.60,
     "statistics": 0.43,
-    "sensitivity": 0.46,
+    "pruning": 0.46,
     "whole networks": 0.50,
     "search": 0.85,
     "finalists": 1.0,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hwsparse.model import Model
 
 METRICS = ("top1", "spearman")
+# The input that tells padding from tokens.
+ATTENTION_MASK = "attention_mask"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +98,12 @@ class Dataset:
             digest.update(f"{key} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def attended(self, row: int) -> np.ndarray | None:
+        """Which tokens of a row are real, by its attention mask; None where there is none, or it leaves nothing."""
+        mask = self.inputs.get(ATTENTION_MASK)
+        real = None if mask is None or mask.ndim != 2 else mask[row] != 0
+        return real if real is not None and real.any() else None
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The labels at `indices`, in that order, with their rows."""

@@ -8,17 +8,15 @@ Knows nothing of how measurements are taken.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast, final
 
-from sqlalchemy import URL, Connection, Engine, Index, create_engine, event, insert, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Index, insert, inspect, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from hwsparse import strictjson
@@ -27,9 +25,9 @@ from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
+from hwsparse.sqlitefile import sqlite_engine, translated
 
 VERSION = 2
-BUSY_TIMEOUT_S = 30.0
 
 
 class _Base(DeclarativeBase):
@@ -94,7 +92,7 @@ class Records:
         self.path = path
         self.device = device
         self.toolchain = toolchain
-        self._engine = _engine(path)
+        self._engine = sqlite_engine(path)
         try:
             with self._said("cannot be opened"):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +229,7 @@ class Records:
         with self._decoding(row):
             return MeasureFailure(workload.key, cast(Stage, row.stage), row.reason)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _decoding(self, row: _MeasurementRow | _FailureRow) -> Iterator[None]:
         """Says which row is malformed."""
         try:
@@ -240,29 +238,5 @@ class Records:
             where = f"records {self.path}: row {row.id} of {row.__tablename__}"
             raise MeasureError(f"{where} is malformed: {error}") from None
 
-    @contextlib.contextmanager
-    def _said(self, what: str) -> Iterator[None]:
-        """Turns errors of SQLite and the system into one line about this file."""
-        try:
-            yield
-        except DBAPIError as error:
-            raise MeasureError(f"records {self.path}: {what}: {error.orig}") from None
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise MeasureError(f"records {self.path}: {what}: {error}") from None
-
-
-def _engine(path: Path) -> Engine:
-    """SQLite that waits for other writers, and whose transactions are real ones."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # sqlite3 would commit behind SQLAlchemy's back
-        connection.execute("PRAGMA journal_mode = WAL")
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        # Locks first, so that a transaction that has read never finds itself unable to write.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+    def _said(self, what: str) -> AbstractContextManager[None]:
+        return translated(f"records {self.path}: {what}", MeasureError)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,9 @@ from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
 from hwsparse.pipeline.figures import front_report
 from hwsparse.pipeline.finals import build_and_time, finalist_plans, pick_winner
-from hwsparse.pipeline.judges import appoint_judges
-from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome
+from hwsparse.pipeline.judges import Judges, appoint_judges
+from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Weights
 from hwsparse.pipeline.survey import choices_of, survey
-from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
     Candidate,
@@ -47,7 +47,7 @@ from hwsparse.search import (
 from hwsparse.search.database import StudyIdentity, opened_study
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
-from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
 from hwsparse.target import Target
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "uniform_plan",
 ]
 
+PRUNER = "regroup"
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
 UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
@@ -112,6 +113,11 @@ class Workspace:
         return self.directory / "study.sqlite"
 
     @property
+    def pruned(self) -> Path:
+        """A directory with the pruned layers of every model that was pruned here."""
+        return self.directory / "pruned"
+
+    @property
     def artifacts(self) -> Path:
         """A directory with one artifact per plan that was built here."""
         return self.directory / "artifacts"
@@ -148,7 +154,7 @@ def optimize(
         judges.choosing.dataset.digest,
         target.name,
         target.threads,
-        "reconstruct",
+        PRUNER,
         tuple(sorted(map(str, choices))),
     )
     known: tuple[Candidate, ...] = ()
@@ -160,9 +166,9 @@ def optimize(
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        offers, costs, weights = survey(
-            model, judges.fitting, target, choices, study.settled, bench, goal.seed, on_stage
-        )
+        database = _database(workspace, model, judges, target, goal.seed)
+        weights = database.weights
+        offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
         anchors = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)
@@ -182,12 +188,15 @@ def optimize(
             on_trial=on_trial,
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
+        corrected = _corrected(database, model, judges, target, goal.seed)
         baselines, finalists = build_and_time(
-            model, plans, weights, target, costs, bench, judges, judges.sample,
+            model, plans, corrected, target, costs, bench, judges, judges.sample,
             scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
         )  # fmt: skip
     winner = pick_winner(finalists, baselines.dense, goal.max_drop, goal.min_quality, goal.max_latency_s)
-    return Outcome(model, target, baselines, finalists, winner, candidates, space, costs, weights, workspace.directory)
+    return Outcome(
+        model, target, baselines, finalists, winner, candidates, space, costs, corrected, workspace.directory
+    )
 
 
 def compile_plan(
@@ -215,19 +224,19 @@ def compile_plan(
     for _, choice in plan.choices:
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
-    judges, inputs, weights = None, random_inputs(model.inputs, seed), PrunedWeights(model, {})
+    options = {name: [choice] for name, choice in plan.choices}
+    judges, inputs = None, random_inputs(model.inputs, seed)
+    weights: Weights = partial(apply_plan, model)
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed)
         inputs = judges.sample
-        pruned = [model.layer(name) for name, _ in plan.choices]
-        statistics = layer_statistics(
-            model, judges.fitting, pruned, target, seed, lambda done, total: on_progress("statistics", done, total, ())
-        )
-        weights = PrunedWeights(model, statistics)
+        workspace.directory.mkdir(parents=True, exist_ok=True)
+        database = _database(workspace, model, judges, target, seed)
+        database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
+        weights = _corrected(database, model, judges, target, seed)
     with ExitStack() as stack:
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        options = {name: [choice] for name, choice in plan.choices}
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
         _require_measured(model, plan, target, report)
         costs = CostModel.fit(report.table)
@@ -237,6 +246,22 @@ def compile_plan(
         )  # fmt: skip
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
     return Outcome(model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory)
+
+
+def _database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:
+    return LayerDatabase(workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores)
+
+
+def _corrected(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:
+    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so."""
+
+    @cache  # the few that are built are asked for again
+    def weights(plan: Plan) -> Mapping[str, np.ndarray]:
+        plain = database.weights(plan)
+        fitted = correct(model, plain, judges.fitting, threads=target.cores, seed=seed)
+        return max((plain, fitted), key=lambda each: judges.choosing.evaluate(each).value)
+
+    return weights
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:
@@ -274,7 +299,7 @@ def _require_measured(model: Model, plan: Plan, target: Target, report: Calibrat
 def _anchors(
     model: Model,
     space: SearchSpace,
-    weights: PrunedWeights,
+    weights: Weights,
     target: Target,
     costs: CostModel,
     bench: Bench,

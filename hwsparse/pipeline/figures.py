@@ -69,8 +69,9 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     notes = [
         "Trials: latency predicted from measured layers, quality on calibration data. "
         "Finalists and baselines: timed in turns in one run, quality on held-out data.",
-        "Pruned after training, in one shot: masks by weight times activation, kept weights fitted layer by layer to "
-        "the dense layer's output on calibration data; nothing was tuned end to end.",
+        "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
+        "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
+        "then. Nothing was trained end to end.",
     ]
     if outcome.winner is None:
         notes.append(

@@ -18,8 +18,7 @@ from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.judges import Judges
-from hwsparse.pipeline.outcome import Baselines, Finalist
-from hwsparse.pipeline.weights import PrunedWeights
+from hwsparse.pipeline.outcome import Baselines, Finalist, Weights
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, pareto_front, pick_finalists
 from hwsparse.target import Target
@@ -57,7 +56,7 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
 def build_and_time(
     model: Model,
     plans: Mapping[str, Plan],
-    weights: PrunedWeights,
+    weights: Weights,
     target: Target,
     costs: CostModel,
     bench: Bench,

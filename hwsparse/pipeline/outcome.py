@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from hwsparse.artifact import Artifact
 from hwsparse.compiler import Refusal
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
-from hwsparse.pipeline.weights import PrunedWeights
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
+
+# Canonical pruned weights of a plan, by layer name.
+Weights = Callable[[Plan], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +67,5 @@ class Outcome:
     candidates: tuple[Candidate, ...]
     space: SearchSpace | None
     costs: CostModel
-    weights: PrunedWeights
+    weights: Weights
     directory: Path

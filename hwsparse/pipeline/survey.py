@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from hwsparse.codegen import refusal
-from hwsparse.data import Dataset
 from hwsparse.errors import MeasureError, UnsupportedError
 from hwsparse.latency import CalibrationReport, CostModel, MeasureFailure, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
-from hwsparse.pipeline.weights import PrunedWeights, layer_statistics
 from hwsparse.plan import Choice, Layer
 from hwsparse.search import Offer, SettledChoices
-from hwsparse.sparsify import LayerStatistics, applicable, output_error, wanda
+from hwsparse.sparsify import LayerDatabase, applicable
 from hwsparse.target import Target
 
 # A layer with less of the dense layers' time than this cannot repay being measured.
@@ -46,24 +44,23 @@ def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float])
 
 def survey(
     model: Model,
-    dataset: Dataset,
+    database: LayerDatabase,
     target: Target,
     choices: Sequence[Choice],
     settled: SettledChoices | None,
     bench: Bench,
-    seed: int,
     on_stage: OnStage,
-) -> tuple[dict[str, list[Offer]], CostModel, PrunedWeights]:
-    """Measures the layers on the device and their sensitivity on the data.
+) -> tuple[dict[str, list[Offer]], CostModel]:
+    """Measures the layers on the device, and prunes them to see what that harms.
 
     Args:
+        database: receives every layer as every choice that was measured.
         choices: what every layer is to be measured with, where it is large enough to repay it.
         settled: of a study that goes on; its choices are measured instead.
         on_stage: called with the stage, steps done and steps in all.
 
     Returns:
-        Offers by layer name, dense first, for `build_space`; the cost model of what was measured; and pruned
-        weights of any plan made of the offers.
+        Offers by layer name, dense first, for `build_space`, and the cost model of what was measured.
 
     Raises:
         MeasureError: a dense layer could not be measured.
@@ -86,22 +83,15 @@ def survey(
         {name: asked for name, asked in wanted.items() if asked},
         lambda done, total: on_stage("sparse layers", done, total),
     )
-    statistics = layer_statistics(
-        model,
-        dataset,
-        [layer for layer in model.layers if wanted[layer.name]],
-        target,
-        seed,
-        lambda done, total: on_stage("statistics", done, total),
-    )
-    errors = _errors(model, wanted, statistics, on_stage)
+    database.build(wanted, on_stage)
+    pruned = database.entries()
     offers: dict[str, list[Offer]] = {}
     for layer in model.layers:
         offers[layer.name] = [_offer(layer, Choice(), None, 0.0, target, report)]
         for choice, reason in refused[layer.name].items():
-            error = errors.get((layer.name, choice), 0.0)
+            error = 0.0 if reason else pruned[layer.name, choice].output_error
             offers[layer.name].append(_offer(layer, choice, reason, error, target, report))
-    return offers, CostModel.fit(report.table), PrunedWeights(model, statistics)
+    return offers, CostModel.fit(report.table)
 
 
 def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
@@ -131,16 +121,3 @@ def _offer(
     if isinstance(outcome, MeasureFailure):
         return Offer(choice, refused=f"could not be measured ({outcome.stage}): {outcome.reason}")
     return Offer(choice, outcome.median_s, outcome.interval_s, error)
-
-
-def _errors(
-    model: Model, wanted: dict[str, list[Choice]], statistics: Mapping[str, LayerStatistics], on_stage: OnStage
-) -> dict[tuple[str, Choice], float]:
-    """Relative output error of every wanted choice, by layer name and choice, before any fitting."""
-    errors = {}
-    for done, (name, moments) in enumerate(statistics.items()):
-        layer, weight = model.layer(name), model.weight(name)
-        for choice in wanted[name]:
-            errors[name, choice] = output_error(weight, wanda(weight, moments, choice, layer.groups), moments)
-        on_stage("sensitivity", done + 1, len(statistics))
-    return errors

@@ -62,31 +62,38 @@ class Evaluator:
             PlanError: a weight does not have its layer's shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        values = self._values(weights) if weights else self._dense_values()
+        values = self.resampled(weights) if weights else self._dense_values()
         drops = self._dense_values() - values
         return QualityReport(
             self.dataset.metric,
             float(values[0]),
-            _interval(values),
+            resampled_interval(values),
             float(drops[0]),
-            _interval(drops),
+            resampled_interval(drops),
             float(drops[1:].std()),
             len(self.dataset),
             self.dataset.name,
             self._split,
         )
 
-    def _dense_values(self) -> np.ndarray:
-        if self._dense is None:
-            self._dense = self._values({})
-        return self._dense
+    def resampled(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The metric with these weights on all samples, and after it on every resample: (1 + RESAMPLES,).
 
-    def _values(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The metric on all samples, and after it on every resample."""
+        Resamples are the same for all weights, so that what is told of a difference is told of pairs.
+
+        Raises:
+            PlanError: a weight does not have its layer's shape.
+            DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
+        """
         samples = len(self.dataset)
         scorer = METRICS[self.dataset.metric](self._outputs(weights), self.dataset.labels)
         resampled = [scorer(counts) for counts in _resampled(samples, self._seed)]
         return np.concatenate([scorer(np.ones((1, samples))), *resampled])
+
+    def _dense_values(self) -> np.ndarray:
+        if self._dense is None:
+            self._dense = self.resampled({})
+        return self._dense
 
     def _outputs(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """The first output for every row of inputs, flat: (rows, values) float64."""
@@ -169,7 +176,7 @@ def ranking(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return ranks
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def resampled_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % of the resamples; the value itself, which comes first, is always within."""
     low, high = np.percentile(values[1:], (2.5, 97.5))
     return min(float(low), float(values[0])), max(float(high), float(values[0]))

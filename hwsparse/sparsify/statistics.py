@@ -32,6 +32,9 @@ MAX_COLUMNS = 4608
 # Layers whose inputs and moments together take more are looked at in several passes over the samples.
 MAX_PASS_BYTES = 1 << 30
 
+# Of the mean power of a layer's inputs, added to each: what calibration data do not show is not relied on.
+DAMPING = 0.01
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStatistics:
@@ -49,6 +52,22 @@ class LayerStatistics:
         """The mean square of each column, (groups, columns)."""
         moment = self.second_moment
         return moment if moment.ndim == 2 else np.diagonal(moment, axis1=1, axis2=2)
+
+    @property
+    def apart(self) -> bool:
+        """Whether no input is known to tell of another: only a diagonal is kept, or all inputs are zero."""
+        return self.second_moment.ndim == 2 or not self.diagonal.any()
+
+    def damped(self) -> np.ndarray:
+        """The second moments, positive definite: each has some of their mean power added to it.
+
+        Inputs that never vary, or fewer samples than inputs, leave them singular. Not for a diagonal alone.
+        """
+        ridge = np.float32(DAMPING) * self.diagonal.mean(axis=1, dtype=np.float32)
+        damped: np.ndarray = self.second_moment + ridge[:, None, None] * np.eye(
+            self.second_moment.shape[1], dtype=np.float32
+        )
+        return damped
 
 
 def collect_statistics(
@@ -69,21 +88,21 @@ def collect_statistics(
     """
     sources = _sources(model, layers)
     samples = np.random.default_rng(seed).permutation(dataset.rows)[:max_samples].tolist()
-    passes = list(_passes(layers))
+    turns = list(passes(layers))
     found: dict[str, LayerStatistics] = {}
-    for number, together in enumerate(passes):
+    for number, together in enumerate(turns):
         session = _session(model, sorted({sources[layer.name] for layer in together}), threads)
         sums = {layer.name: np.zeros(_moment_shape(layer), np.float64) for layer in together}
         counts = dict.fromkeys(sums, 0)
         for done, sample in enumerate(samples):
-            tensors = _tensors(session, dataset, sample)
+            tensors, attended = _tensors(session, dataset, sample), dataset.attended(sample)
             for layer in together:
                 # Its own for each layer and sample: statistics do not depend on which other layers are asked for.
                 rng = np.random.default_rng([seed, sample, zlib.crc32(layer.name.encode())])
-                patches = _patches(tensors[sources[layer.name]], layer, rng)
+                patches = patches_of(tensors[sources[layer.name]], layer, rng, MAX_POSITIONS, attended)
                 sums[layer.name] += _moment(patches, layer, f"sample {sample} of {dataset.name}")
                 counts[layer.name] += patches.shape[1]
-            progress(number * len(samples) + done + 1, len(passes) * len(samples))
+            progress(number * len(samples) + done + 1, len(turns) * len(samples))
         for name, count in counts.items():
             found[name] = LayerStatistics((sums.pop(name) / count).astype(np.float32), count)
     return found
@@ -113,7 +132,7 @@ def _moment_shape(layer: Layer) -> tuple[int, ...]:
     return (layer.groups, layer.inputs) if wide else (layer.groups, layer.inputs, layer.inputs)
 
 
-def _passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+def passes(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     """The layers, in order, in lists that fit into memory together."""
     together: list[Layer] = []
     total = 0
@@ -171,11 +190,21 @@ def _tensors(session: onnxruntime.InferenceSession, dataset: Dataset, sample: in
         raise DataError(f"onnxruntime cannot run sample {sample} of {dataset.name}: {one_line(error)}") from None
 
 
-def _patches(x: np.ndarray, layer: Layer, rng: np.random.Generator) -> np.ndarray:
-    """Input patches as (groups, positions, columns of a group) float32."""
+def patches_of(
+    x: np.ndarray, layer: Layer, rng: np.random.Generator, most: int, attended: np.ndarray | None
+) -> np.ndarray:
+    """Input patches as (groups, positions, columns of a group) float32.
+
+    Args:
+        x: what the layer reads of one sample.
+        most: of more positions, as many are drawn.
+        attended: of tokens, those that count: what a network makes of padding is nobody's concern.
+    """
     if layer.window is None:
         rows = x.reshape(1, -1, layer.inputs)
-        return rows[:, _some(rows.shape[1], rng)].astype(np.float32)
+        if attended is not None and rows.shape[1] == len(attended):
+            rows = rows[:, attended]
+        return rows[:, _some(rows.shape[1], most, rng)].astype(np.float32)
     window, kernel = layer.window, layer.weight_shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), *window.pads))
     spans = tuple(d * (k - 1) + 1 for d, k in zip(window.dilations, kernel, strict=True))
@@ -189,10 +218,10 @@ def _patches(x: np.ndarray, layer: Layer, rng: np.random.Generator) -> np.ndarra
     out = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
     flat = views.transpose(out)
     sizes = flat.shape[: 1 + rank]
-    chosen = np.unravel_index(_some(int(np.prod(sizes)), rng), sizes)
+    chosen = np.unravel_index(_some(int(np.prod(sizes)), most, rng), sizes)
     patches = flat[chosen].reshape(len(chosen[0]), layer.groups, layer.inputs)
     return np.ascontiguousarray(patches.transpose(1, 0, 2), dtype=np.float32)
 
 
-def _some(count: int, rng: np.random.Generator) -> np.ndarray:
-    return np.arange(count) if count <= MAX_POSITIONS else np.sort(rng.permutation(count)[:MAX_POSITIONS])
+def _some(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    return np.arange(count) if count <= most else np.sort(rng.choice(count, most, replace=False, shuffle=False))

@@ -15,13 +15,12 @@ from hwsparse.errors import DataError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Layer, parse_choice
 from hwsparse.sparsify import (
+    PRUNERS,
     LayerStatistics,
     collect_statistics,
     magnitude,
-    make_mask,
     output_error,
     pruned_proto,
-    reconstruct,
     statistics,
     wanda,
 )
@@ -88,62 +87,6 @@ def test_the_error_is_that_of_the_outputs(layer: Layer, seed: int, ratio: float)
     dense, sparse = answer(layer, x, weight), answer(layer, x, pruned)
     expected = np.square(dense - sparse).sum() / max(np.square(dense).sum(), 1e-30)
     assert output_error(weight, pruned, moments) == pytest.approx(expected, rel=1e-3, abs=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    LAYERS,
-    st.integers(0, 99),
-    st.sampled_from(("unstructured@0.5", "block2x1@0.5", "unstructured@1", "unstructured@0")),
-)
-def test_fitted_weights_keep_the_mask_and_lower_the_error(layer: Layer, seed: int, text: str) -> None:
-    if text.startswith("block") and layer.outputs // layer.groups < 2:
-        text = "unstructured@0.5"
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((4, *layer.input_shape[1:])).astype(np.float32)
-    weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
-    model = model_of(layer, weight)
-    statistics = collect_statistics(model, data_of(x), model.layers)[model.layers[0].name]
-    choice = parse_choice(text)
-    masked = wanda(weight, statistics, choice, layer.groups)
-    fitted = reconstruct(weight, statistics, choice, layer.groups)
-    assert not fitted[masked == 0].any()
-    assert output_error(weight, fitted, statistics) <= output_error(weight, masked, statistics) + 1e-2
-
-
-def test_fitting_is_the_least_squares_solution() -> None:
-    rng = np.random.default_rng(0)
-    layer = product((1, 200), 12, 5)
-    x = (rng.standard_normal((2, 200, 12)) @ rng.standard_normal((12, 12))).astype(np.float32)
-    weight = rng.standard_normal((5, 12)).astype(np.float32)
-    model = model_of(layer, weight)
-    statistics = collect_statistics(model, data_of(x), model.layers)[model.layers[0].name]
-    fitted = reconstruct(weight, statistics, parse_choice("unstructured@0.5"))
-    rows = x.reshape(-1, 12).astype(np.float64)
-    scale = np.sqrt(0.01 * np.mean(np.diag(rows.T @ rows)))  # the damping, as rows of a ridge regression
-    for row in range(5):
-        kept = np.flatnonzero(fitted[row])
-        left = np.vstack([rows[:, kept], scale * np.eye(12)[:, kept]])
-        right = np.concatenate([rows @ weight[row], scale * weight[row]])
-        expected = np.linalg.lstsq(left, right, rcond=None)[0]
-        np.testing.assert_allclose(fitted[row, kept], expected, rtol=2e-2, atol=2e-3)
-
-
-def test_without_statistics_magnitude_decides() -> None:
-    weight = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    choice = parse_choice("unstructured@0.5")
-    expected = weight * make_mask(np.abs(weight), choice)
-    np.testing.assert_array_equal(reconstruct(weight, None, choice), expected)
-    np.testing.assert_array_equal(wanda(weight, None, choice), expected)
-
-
-def test_dead_inputs_leave_the_mask_as_it_is() -> None:
-    layer = product((1, 4), 6, 3)
-    weight = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
-    model = model_of(layer, weight)
-    statistics = collect_statistics(model, data_of(np.zeros((2, 4, 6), np.float32)), model.layers)
-    fitted = reconstruct(weight, statistics[model.layers[0].name], parse_choice("unstructured@0.5"))
-    assert np.isfinite(fitted).all() and output_error(weight, fitted, statistics[model.layers[0].name]) == 0
 
 
 def test_a_layer_does_not_depend_on_which_others_are_asked_for() -> None:
@@ -291,8 +234,9 @@ def test_of_very_wide_layers_only_the_diagonal_is_kept(monkeypatch: pytest.Monke
     assert output_error(dense, pruned, diagonal) == pytest.approx(float(by_hand), rel=1e-5)
     # Scores need no more; and there is nothing to fit by.
     choice = parse_choice("unstructured@0.5")
+    for fitting in (PRUNERS["sparsegpt"], PRUNERS["alps"]):
+        np.testing.assert_array_equal(fitting(dense, diagonal, choice, 1), wanda(dense, full, choice))
     np.testing.assert_array_equal(wanda(dense, diagonal, choice), wanda(dense, full, choice))
-    np.testing.assert_array_equal(reconstruct(dense, diagonal, choice), wanda(dense, full, choice))
 
 
 def test_an_output_that_is_always_zero() -> None:

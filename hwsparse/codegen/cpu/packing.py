@@ -11,6 +11,9 @@ import numpy as np
 
 from hwsparse.codegen.cpu.geometry import Geometry
 
+# Other orders of rows are looked for where more than so many weights are stored for each that is not zero.
+LOOSE = 1.02
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
@@ -79,14 +82,34 @@ def pack_rows(
 def _slots(matrix: np.ndarray, first_row: int, shared: int) -> np.ndarray:
     """Rows of one conv group as (groups, shared) slots, -1 where no row is left.
 
-    Rows stay in place, as blocks need, unless gathering those that have weights keeps fewer entries,
-    as when whole channels were dropped.
+    Rows stay in place unless another order keeps fewer entries: those that have weights gathered, as when whole
+    channels were dropped, or those together that keep the same columns, wherever they are.
     """
-    alive = matrix.any(axis=1)
-    in_place = _fill([np.arange(len(matrix))], shared)
-    gathered = _fill([np.flatnonzero(alive), np.flatnonzero(~alive)], shared)
-    slots = min(in_place, gathered, key=lambda slots: _entries(matrix, slots))
+    slots = _fill([np.arange(len(matrix))], shared)
+    if shared * _entries(matrix, slots) > LOOSE * np.count_nonzero(matrix):
+        alive = matrix.any(axis=1)
+        gathered = _fill([np.flatnonzero(alive), np.flatnonzero(~alive)], shared)
+        alike = _fill([_alike(matrix, shared)], shared)
+        slots = min(slots, gathered, alike, key=lambda slots: _entries(matrix, slots))
     return np.where(slots >= 0, slots + first_row, -1)
+
+
+def _alike(matrix: np.ndarray, shared: int) -> np.ndarray:
+    """Rows in an order in which each `shared` of them keep the same columns as far as can be."""
+    kept = (matrix != 0).astype(np.float32)
+    common = kept @ kept.T
+    mates = min(shared, len(matrix))
+    closeness = np.partition(common, -mates, axis=1)[:, -mates:].sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
+    free = np.ones(len(matrix), bool)
+    order: list[int] = []
+    for row in np.argsort(-closeness, kind="stable"):
+        if free[row]:
+            free[row] = False
+            others = np.flatnonzero(free)
+            best = others[np.argsort(-common[row, others], kind="stable")[: shared - 1]]
+            free[best] = False
+            order += [int(row), *best.tolist()]
+    return np.array(order)
 
 
 def _fill(parts: list[np.ndarray], shared: int) -> np.ndarray:

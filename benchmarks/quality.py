@@ -1,0 +1,166 @@
+"""What pruning without tuning costs in quality: methods, patterns and ratios, from one trained network, in one run.
+
+All layers get the same choice, but for the first and the last, which stay dense. Weights are fitted on calibration
+samples; quality is that on held-out samples, with 95 % bootstrap intervals, and differences between methods are of the
+same samples. Of a task with several networks the last line tells the worst.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.tasks import TASKS, Task, data_option
+from hwsparse.pattern import NM, Block, parse_pattern
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.sparsify import PRUNERS, Evaluator, applicable, apply_plan, collect_statistics, correct
+from hwsparse.sparsify.quality import resampled_interval
+
+PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+CORRECTED = "corrected"  # what a search ships: regrouped, then corrected as a whole
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", CORRECTED)
+SAMPLES = 256  # that statistics are of
+BASELINE, BEST, REGROUPED = "magnitude", "alps", "regroup"
+THREADS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pruned:
+    """A network after pruning: its metric on all held-out samples, then on every resample of them."""
+
+    method: str
+    choice: Choice
+    values: np.ndarray
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only this benchmark asks for."""
+    parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, CORRECTED))
+    parser.add_argument("--patterns", nargs="*", default=PATTERNS)
+    parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
+    data_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
+    """Prunes each of the task's networks in every way."""
+    console = Console()
+    choices = _choices(arguments.patterns, arguments.ratios)
+    figures: list[dict[str, float]] = []
+    details = {}
+    for make in TASKS[arguments.task]:
+        task = make(arguments.data, arguments.seed)
+        evaluator = Evaluator(task.model, task.held_out, "held-out", arguments.threads or THREADS, arguments.seed)
+        dense = evaluator.resampled({})
+        found = list(_prune(task, evaluator, choices, arguments, console))
+        console.print(_table(task, dense, found))
+        figures.append(_figures(dense, found))
+        details[task.model.name] = {
+            "metric": task.held_out.metric,
+            "samples": len(task.held_out),
+            "dense": _with_interval(dense),
+            "dropped": [[each.method, str(each.choice), *_with_interval(dense - each.values)] for each in found],
+        }
+    return {key: worst([figure[key] for figure in figures]) for key, worst in FIGURES.items()}, details
+
+
+def _choices(patterns: Sequence[str], ratios: Sequence[float]) -> list[Choice]:
+    parsed = [parse_pattern(text) for text in patterns]
+    return [
+        Choice(pattern, ratio)
+        for pattern in parsed
+        for ratio in ([pattern.ratio] if isinstance(pattern, NM) else ratios)
+    ]
+
+
+def _prune(
+    task: Task, evaluator: Evaluator, choices: Sequence[Choice], arguments: argparse.Namespace, console: Console
+) -> Iterator[Pruned]:
+    """The network pruned by every method to every choice that one of its layers can have."""
+    model = task.model
+    layers, threads = model.layers[1:-1], arguments.threads or THREADS
+    statistics = collect_statistics(
+        model,
+        task.calibration,
+        layers,
+        max_samples=SAMPLES,
+        threads=threads,
+        seed=arguments.seed,
+    )
+    ways = [(method, choice) for choice in choices for method in arguments.methods]
+    for method, choice in track(ways, model.name, console=console, transient=True):
+        fitting = [layer for layer in layers if applicable(layer, choice.pattern) is None]
+        plan = Plan.uniform(model.digest, fitting, choice)
+        if fitting:
+            weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
+            if method == CORRECTED:
+                weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
+            yield Pruned(method, choice, evaluator.resampled(weights))
+
+
+def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned]) -> Table:
+    """Points lost, a row for each choice and a column for each method."""
+    methods = list(dict.fromkeys(each.method for each in found))
+    metric, samples = task.held_out.metric, len(task.held_out)
+    title = f"{task.model.name}: points of {metric} lost of {100 * dense[0]:.1f}; {samples} held-out samples"
+    table = Table("", *methods, title=title)
+    cells = {(each.choice, each.method): _cell(dense - each.values) for each in found}
+    for choice in dict.fromkeys(each.choice for each in found):
+        table.add_row(str(choice), *(cells[choice, method] for method in methods))
+    return table
+
+
+def _cell(drop: np.ndarray) -> str:
+    value, low, high = (100 * figure for figure in _with_interval(drop))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    return (float(values[0]), *resampled_interval(values))
+
+
+def _figures(dense: np.ndarray, found: Sequence[Pruned]) -> dict[str, float]:
+    """In points; nan of what was not tried."""
+    values = {(each.method, each.choice): each.values for each in found}
+
+    def drop(text: str) -> float:
+        pruned = values.get((CORRECTED, parse_choice(text)))
+        return math.nan if pruned is None else 100 * float(dense[0] - pruned[0])
+
+    def gains(better: str, plain: str, choices: Iterable[Choice]) -> list[float]:
+        tried = [choice for choice in choices if {(better, choice), (plain, choice)} <= values.keys()]
+        return [100 * float(values[better, choice][0] - values[plain, choice][0]) for choice in tried]
+
+    choices = list(dict.fromkeys(each.choice for each in found))
+    at = {ratio: gains(BEST, BASELINE, [each for each in choices if each.ratio == ratio]) for ratio in (0.7, 0.9)}
+    sharing = [each for each in choices if isinstance(each.pattern, Block) or getattr(each.pattern, "shared", 1) > 1]
+    regrouped = gains(REGROUPED, BEST, sharing)
+
+    return {
+        "drop_unstructured_50": drop("unstructured@0.5"),
+        "drop_nm_24": drop("2:4"),
+        # The least over the patterns.
+        "obs_minus_magnitude_70": min(at[0.7], default=math.nan),
+        "obs_minus_magnitude_90": min(at[0.9], default=math.nan),
+        "regroup_minus_direct": sum(regrouped) / len(regrouped) if regrouped else math.nan,
+        "seeds": 1.0,
+    }
+
+
+# How the figures of several networks become one.
+FIGURES = {
+    "drop_unstructured_50": max,
+    "drop_nm_24": max,
+    "obs_minus_magnitude_70": min,
+    "obs_minus_magnitude_90": min,
+    "regroup_minus_direct": min,
+    "seeds": min,
+}

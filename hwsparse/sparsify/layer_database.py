@@ -1,0 +1,289 @@
+"""Pruned layers on disk: for each layer and choice its weights, its output error and what it harms.
+
+    pruned.sqlite                      a row for each layer and choice of a basis
+    weights/ab/ab12....safetensors     a mask and the weights it keeps, named by the file's sha256
+
+A basis is all that decides what a layer becomes: model, calibration data, pruner. Another basis has rows of its own,
+so that nothing made for one model is given out for another. A file is complete before its row is written; one that is
+not what its name says is removed, row and all, and made again by the next build.
+
+Knows neither devices nor searches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
+from typing import final
+
+import numpy as np
+from safetensors.numpy import load, save
+from sqlalchemy import delete, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from hwsparse import strictjson
+from hwsparse.data import Dataset
+from hwsparse.errors import PlanError, StorageError, writing
+from hwsparse.model import Model
+from hwsparse.plan import Choice, Layer, Plan, parse_choice
+from hwsparse.sparsify.apply import apply_plan
+from hwsparse.sparsify.pruners import PRUNERS, VERSION
+from hwsparse.sparsify.sensitivity import Harm, Sensitivity
+from hwsparse.sparsify.statistics import collect_statistics, output_error, passes
+from hwsparse.sqlitefile import sqlite_engine, translated
+
+# Of the samples that weights are fitted on, so many tell what a layer harms.
+HARM_SAMPLES = 32
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What all entries have in common that a job reads and writes."""
+
+    model_digest: str
+    dataset_digest: str
+    pruner: str
+    samples: int  # of the data, at most
+    seed: int
+    version: int = VERSION
+
+    @property
+    def digest(self) -> str:
+        """sha256, in hexadecimal."""
+        return hashlib.sha256(strictjson.dumps(self).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedLayer:
+    """What a layer becomes under a choice.
+
+    `output_error` is the squared change of the layer's output relative to its square; `harm` what it does to the
+    network's answers; `weights` the sha256 of the file that holds it.
+    """
+
+    output_error: float
+    harm: Harm
+    weights: str
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Row(_Base):
+    __tablename__ = "pruned_layers"
+    basis: Mapped[str] = mapped_column(primary_key=True)
+    layer: Mapped[str] = mapped_column(primary_key=True)
+    choice: Mapped[str] = mapped_column(primary_key=True)
+    output_error: Mapped[float]
+    loss: Mapped[float]
+    divergence: Mapped[float]
+    weights: Mapped[str]
+
+
+@final
+class LayerDatabase:
+    """The pruned layers of one model, fitted on one data set.
+
+    Several processes may build at once; what both make is the same.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: Model,
+        dataset: Dataset,
+        *,
+        pruner: str = "alps",
+        samples: int = 128,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
+        """Opens the database in a directory, or makes it.
+
+        Raises:
+            StorageError: it cannot be made, or something else is there.
+            DataError: the data do not fit the model.
+        """
+        dataset.check_fits(model)
+        self._model, self._dataset, self._threads = model, dataset, threads
+        self._basis = Basis(model.digest, dataset.digest, pruner, samples, seed)
+        self._directory = directory
+        self._engine = sqlite_engine(directory / "pruned.sqlite", keep_open=False)
+        with self._said("cannot be opened"):
+            directory.mkdir(parents=True, exist_ok=True)
+            _Base.metadata.create_all(self._engine)
+
+    def build(
+        self, wanted: Mapping[str, Sequence[Choice]], on_stage: OnStage = lambda stage, done, total: None
+    ) -> None:
+        """Makes what is missing of these choices, by layer name; what is made is on disk at once.
+
+        Raises:
+            PlanError: a layer cannot have a choice, or holds a value that is not finite.
+            DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it.
+            StorageError: the database cannot be written.
+        """
+        known = self.entries()
+        missing = {
+            name: [choice for choice in dict.fromkeys(choices) if (name, choice) not in known]
+            for name, choices in wanted.items()
+        }
+        layers = [layer for layer in self._model.layers if missing.get(layer.name)]
+        done, total = 0, sum(map(len, missing.values()))
+        for together in passes(layers):
+            for made in self._made(together, missing, on_stage):
+                self._add(*made)
+                done += 1
+                on_stage("pruning", done, total)
+
+    def entries(self) -> dict[tuple[str, Choice], PrunedLayer]:
+        """All that is known of this basis, by layer name and choice.
+
+        Raises:
+            StorageError: the database cannot be read, or holds what no build wrote.
+        """
+        query = select(_Row).where(_Row.basis == self._basis.digest)
+        with self._said("cannot be read"), Session(self._engine) as session:
+            rows = session.scalars(query).all()
+        return dict(map(self._entry, rows))
+
+    def weights(self, plan: Plan) -> dict[str, np.ndarray]:
+        """Canonical pruned weights of a plan that `build` made all layers of, by layer name.
+
+        Raises:
+            PlanError: the plan is of another model, or of a layer and choice that were not built.
+            StorageError: a file is missing or damaged: it is forgotten, and made again by the next build.
+        """
+        if plan.model_digest != self._model.digest:
+            raise PlanError(f"the plan is of another model than {self._model.name}")
+        entries = self.entries()
+        if absent := [f"{name} as {choice}" for name, choice in plan.choices if (name, choice) not in entries]:
+            raise PlanError(f"{self._directory}: {absent[0]} was not built")
+        return {
+            name: self._load(self._model.layer(name), entries[name, choice].weights) for name, choice in plan.choices
+        }
+
+    def _made(
+        self, layers: Sequence[Layer], missing: Mapping[str, Sequence[Choice]], on_stage: OnStage
+    ) -> Iterator[tuple[Layer, Choice, np.ndarray, float, Harm]]:
+        """Prunes layers side by side, each on one thread."""
+        found: SimpleQueue[tuple[Layer, Choice, np.ndarray, float, Harm] | Exception] = SimpleQueue()
+        stopped = Event()
+        samples = min(HARM_SAMPLES, len(self._dataset))
+        tried_on = self._dataset.subset(np.linspace(0, len(self._dataset) - 1, samples).round())
+        statistics = collect_statistics(
+            self._model,
+            self._dataset,
+            layers,
+            max_samples=self._basis.samples,
+            threads=self._threads,
+            seed=self._basis.seed,
+            progress=lambda done, total: on_stage("statistics", done, total),
+        )
+
+        def prune(layer: Layer) -> None:
+            try:
+                moments, dense = statistics[layer.name], self._model.weight(layer.name)
+                sensitivity = Sensitivity(self._model, layer, tried_on)
+                for choice in missing[layer.name]:
+                    if stopped.is_set():
+                        return
+                    alone = Plan.of(self._model.digest, {layer.name: choice})
+                    weight = apply_plan(self._model, alone, PRUNERS[self._basis.pruner], statistics)[layer.name]
+                    error = output_error(dense, weight, moments)
+                    found.put((layer, choice, weight, error, sensitivity.harm(weight)))
+            except Exception as error:
+                found.put(error)
+
+        with threadpool_limits(1), ThreadPoolExecutor(self._threads) as pool:
+            try:
+                for layer in layers:
+                    pool.submit(prune, layer)
+                for _ in range(sum(len(missing[layer.name]) for layer in layers)):
+                    made = found.get()
+                    if isinstance(made, Exception):
+                        raise made
+                    yield made
+            finally:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _add(self, layer: Layer, choice: Choice, weight: np.ndarray, error: float, harm: Harm) -> None:
+        mask = weight != 0
+        content = save({"mask": np.packbits(mask), "values": weight[mask]})
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._path(digest)
+        if not path.exists():
+            scratch = path.with_name(f".{digest}.{secrets.token_hex(6)}.tmp")
+            with self._said("cannot be written"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with writing(scratch):
+                    scratch.write_bytes(content)
+                    os.replace(scratch, path)
+            finally:
+                scratch.unlink(missing_ok=True)
+        row = _Row(
+            basis=self._basis.digest,
+            layer=layer.name,
+            choice=str(choice),
+            output_error=error,
+            loss=harm.loss,
+            divergence=harm.divergence,
+            weights=digest,
+        )
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            session.merge(row)  # another process may have made the same meanwhile
+
+    def _load(self, layer: Layer, digest: str) -> np.ndarray:
+        path = self._path(digest)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise self._forgotten(digest, error.strerror or str(error)) from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise self._forgotten(digest, "it is damaged")
+        stored = load(content)
+        weight = np.zeros(layer.weight_shape, np.float32)
+        weight[np.unpackbits(stored["mask"], count=weight.size).astype(bool).reshape(weight.shape)] = stored["values"]
+        return weight
+
+    def _forgotten(self, digest: str, reason: str) -> StorageError:
+        """Removes a file and the rows that name it; the error that says so."""
+        path = self._path(digest)
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            session.execute(delete(_Row).where(_Row.weights == digest))
+        with suppress(OSError):
+            path.unlink()
+        return StorageError(f"{path}: {reason}; it is made again when the same command is run again")
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / "weights" / digest[:2] / f"{digest}.safetensors"
+
+    def _entry(self, row: _Row) -> tuple[tuple[str, Choice], PrunedLayer]:
+        figures = (row.output_error, row.loss, row.divergence)
+        sound = all(isinstance(figure, float) and math.isfinite(figure) for figure in figures)
+        if not sound or not _DIGEST.fullmatch(str(row.weights)):
+            raise StorageError(
+                f"{self._directory}: the entry of {row.layer} as {row.choice} is damaged; remove the directory"
+            )
+        harm = Harm(row.loss, row.divergence)
+        return (row.layer, parse_choice(row.choice)), PrunedLayer(row.output_error, harm, row.weights)
+
+    def _said(self, what: str) -> AbstractContextManager[None]:
+        return translated(f"pruned layers in {self._directory}: {what}", StorageError)

@@ -1,0 +1,73 @@
+"""Row regrouping: rows that keep the same columns anyway are made to share them.
+
+Where several output rows share a choice, in blocks and in shared N:M, which rows these are is free: kernels read each
+group's rows from a list. So the layer is pruned without structure first; rows whose masks overlap most are brought
+together; and the layer is pruned with its structure in that order. Rows are joined in pairs, then pairs in pairs, by
+the overlap that is left, greedily from the largest on; related to column combining (Kung, McDanel, Zhang, ASPLOS 2019)
+and to the row permutation of Tetris (Ji et al., NeurIPS 2018).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwsparse.pattern import NM, Block, Unstructured
+from hwsparse.plan import Choice
+from hwsparse.sparsify.alps import alps
+from hwsparse.sparsify.statistics import LayerStatistics
+
+
+def regroup(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
+    """A canonical weight pruned by `alps`, its rows sharing choices in the order of `row_order`.
+
+    Patterns that share nothing between rows are pruned as `alps` does.
+
+    Raises:
+        PatternError: the weight's shape cannot have the pattern.
+    """
+    match choice.pattern:
+        case Block(rows=shared) | NM(shared=shared) if shared > 1:
+            pass
+        case _:
+            return alps(weight, statistics, choice, groups)
+    loose = alps(weight, statistics, Choice(Unstructured(), choice.ratio), groups)
+    power = np.square(loose.reshape(groups, weight.shape[0] // groups, -1))
+    if statistics is not None:
+        power *= statistics.diagonal[:, None]
+    per_group = power.shape[1]
+    order = np.concatenate([row_order(rows, shared) + number * per_group for number, rows in enumerate(power)])
+    pruned = np.empty_like(weight)
+    pruned[order] = alps(weight[order], statistics, choice, groups)
+    return pruned
+
+
+def row_order(power: np.ndarray, shared: int) -> np.ndarray:
+    """An order of rows in which every `shared` of them, a power of two, keep much in the same columns.
+
+    Args:
+        power: (rows, columns), what each kept weight is worth, 0 where it is dropped.
+        shared: a group's rows.
+    """
+    together = [np.array([row]) for row in range(len(power))]
+    rest: list[np.ndarray] = []
+    while len(together[0]) < shared and len(together) > 1:
+        amounts = np.sqrt(np.stack([power[rows].sum(axis=0) for rows in together]))
+        pairs, alone = _pairs(amounts @ amounts.T)
+        rest = [together[member] for member in alone] + rest
+        together = [np.concatenate([together[first], together[second]]) for first, second in pairs]
+    return np.concatenate(together + rest)
+
+
+def _pairs(overlap: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
+    """Pairs of large overlap, and what is left alone where the number is odd."""
+    first, second = np.triu_indices(len(overlap), 1)
+    free = np.ones(len(overlap), bool)
+    pairs: list[tuple[int, int]] = []
+    for place in np.argsort(-overlap[first, second], kind="stable"):
+        a, b = int(first[place]), int(second[place])
+        if free[a] and free[b]:
+            pairs.append((a, b))
+            free[[a, b]] = False
+            if len(pairs) == len(overlap) // 2:
+                break
+    return pairs, np.flatnonzero(free).tolist()
