@@ -85,8 +85,12 @@ def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[
 def _not_faster(layer: Layer, choice: Choice, target: Target, costs: CostModel) -> str | None:
     if costs.pays(layer, choice, target):
         return None
-    dense, sparse = (costs.predict(Workload.of(layer, each, target)).latency_s for each in (Choice(), choice))
-    return f"not faster on {target.name}: dense {dense * 1e3:.4g} ms, {choice} {sparse * 1e3:.4g} ms"
+    times = []
+    for each in (Choice(), choice):
+        took = costs.predict(Workload.of(layer, each, target))
+        low, high = (1e3 * bound for bound in took.interval_s)
+        times.append(f"{each} {took.latency_s * 1e3:.4g} ms ({low:.4g} to {high:.4g})")
+    return f"not faster on {target.name} beyond noise: {', '.join(times)}"
 
 
 def build(

@@ -6,6 +6,7 @@ work.py      on this machine: inspect, optimize, compile, front, verify
 service.py   `hwsparse serve`, `request`, `download`, and the worker process of a job
 job.py       what that worker does
 progress.py  progress bars, and plain lines where there is no terminal
+interrupt.py Ctrl-C that cannot be lost
 """
 
 from hwsparse.cli.main import main

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 import hwsparse
-from hwsparse.cli import targets
+from hwsparse.cli import interrupt, targets
 from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
 from hwsparse.cli.work import compile_, front, inspect, optimize, verify
@@ -56,6 +56,7 @@ def _options(
 
 def main() -> None:
     """Runs the command line; every expected failure is one line on standard error."""
+    interrupt.listen()
     try:
         # The code of a typer.Exit, or None; typer makes 130 of Ctrl-C.
         code = app(prog_name="hwsparse", standalone_mode=False)

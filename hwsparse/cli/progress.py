@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hwsparse.cli import interrupt
 from hwsparse.search import Candidate, pareto_front
 
 
@@ -39,7 +40,12 @@ class StageProgress:
         self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, known: tuple[Candidate, ...]) -> None:
-        """Shows that `done` of `total` steps of a stage are done."""
+        """Shows that `done` of `total` steps of a stage are done.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        interrupt.check()
         if stage != self._stage:
             self._finish()
             self._stage, self._started = stage, time.monotonic()

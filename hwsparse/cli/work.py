@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -125,6 +126,8 @@ def compile_(
     with StageProgress(console) as progress:
         outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
     show_artifact(outcome.finalists[0].artifact, console)
+    if dataset is None:
+        console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
 
 def front(report: Path = typer.Argument(help="A front.json that `optimize` or `request` wrote.")) -> None:
@@ -158,7 +161,9 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
     """Prints an artifact's proof: whole network, then layer by layer."""
     manifest = artifact.manifest
     model, target = escape(manifest.model.name), escape(manifest.target.name)
-    console.print(f"[bold]{model}[/] for {target}, {manifest.target.threads} threads")
+    console.print(
+        f"[bold]{model}[/] for {target}, {manifest.target.threads} thread{'s' if manifest.target.threads > 1 else ''}"
+    )
     console.print(escape(f"artifact {artifact.directory}\ndigest   {manifest.digest}"))
     figures = (
         ("this artifact", manifest.latency),
@@ -183,12 +188,24 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
         for name, value, (low, high) in rows:
             console.print(f"  {name:<27} {value:8.4f}     ({low:.4f} to {high:.4f})", highlight=False)
     whole = [Column(name, no_wrap=True) for name in ("ships", "kernel", "dense ms", "sparse ms")]
-    table = Table("layer", *whole, "not as asked", box=box.SIMPLE, padding=0)
+    table = Table(Column("layer", overflow="fold"), *whole, "not as asked", box=box.SIMPLE, padding=0)
     told = [proof for proof in manifest.layers if proof.asked != "dense"]
+    short = short_names([proof.name for proof in manifest.layers])
     for proof in told:
         times = ("" if time is None else f"{time * 1e3:.3f}" for time in (proof.dense_s, proof.sparse_s))
         why = f"{proof.asked}: {proof.refused}" if proof.refused else ""
-        table.add_row(*map(escape, (proof.name.rsplit("/", 1)[-1], proof.shipped, proof.kernel, *times, why)))
+        table.add_row(*map(escape, (short[proof.name], proof.shipped, proof.kernel, *times, why)))
     if told:
         console.print(table)
-    console.print(f"{len(manifest.layers) - len(told)} other prunable layers are dense, as asked")
+    if dense_ones := [short[proof.name] for proof in manifest.layers if proof.asked == "dense"]:
+        console.print(escape(f"dense, as asked: {', '.join(dense_ones)}"), style="dim")
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last parts of paths, as many as it takes to tell all apart."""
+    parts = 1
+    while True:
+        short = {name: "/".join(name.split("/")[-parts:]) for name in names}
+        if len(set(short.values())) == len(names) or parts > max(name.count("/") for name in names):
+            return short
+        parts += 1

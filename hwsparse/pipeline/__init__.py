@@ -90,10 +90,15 @@ class Goal:
     ratios: tuple[float, ...] = RATIOS
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.finalists < 1 or self.seed < 0 or not self.max_drop >= 0:
-            raise InputError("trials and finalists are at least 1, seed and quality drop not negative")
+        for what, count in (("trials", self.trials), ("finalists", self.finalists)):
+            if count < 1:
+                raise InputError(f"{what}: at least 1, not {count}")
+        if self.seed < 0:
+            raise InputError(f"seed: not negative, as {self.seed} is")
+        if not 0 <= self.max_drop <= 1:
+            raise InputError(f"quality drop: a fraction from 0 to 1, as 0.01 for one point, not {self.max_drop:g}")
         if self.max_latency_s is not None and not self.max_latency_s > 0:
-            raise InputError(f"a latency of at most {self.max_latency_s} s is none")
+            raise InputError(f"latency: a limit above 0 ms, not {1e3 * self.max_latency_s:g} ms")
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise InputError("ratios of zeros lie between 0 and 1")
         for text in self.patterns:

@@ -77,4 +77,12 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."
         )
+    for finalist in outcome.finalists:
+        lost = finalist.chosen_by
+        if outcome.winner is None or lost is None or finalist.latency.median_s >= outcome.winner.latency.median_s:
+            continue
+        notes.append(
+            f"{finalist.label} is faster than the winner, but its quality is not sure enough: on the data that choose "
+            f"it lost {lost.drop:.2%}, with a standard error of {lost.drop_error:.2%}."
+        )
     return tuple(notes)

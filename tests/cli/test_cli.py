@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import socket
@@ -14,9 +16,12 @@ import numpy as np
 import pytest
 import typer
 from onnx import TensorProto, helper
+from rich.console import Console
 
 from hwsparse.artifact import Artifact
-from hwsparse.cli import main
+from hwsparse.cli import interrupt, main
+from hwsparse.cli.progress import StageProgress
+from hwsparse.cli.work import short_names
 from hwsparse.data import Dataset, write_npz
 from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
@@ -114,8 +119,8 @@ BAD = [
     ("compile model.onnx --plan other.json", 2, "not for model"),
     ("compile model.onnx --choice 2:4 --target x86-avx2 --threads 0", 2, "0 threads"),
     ("optimize model.onnx --data data.npz --pattern block3x1", 1, "cannot prune to block3x1"),
-    ("optimize model.onnx --data data.npz --max-drop nan", 2, "not negative"),
-    ("optimize model.onnx --data data.npz --max-latency-ms -1", 2, "a latency of at most"),
+    ("optimize model.onnx --data data.npz --max-drop nan", 2, "a fraction from 0 to 1"),
+    ("optimize model.onnx --data data.npz --max-latency-ms -1", 2, "latency: a limit above 0 ms, not -1 ms"),
     ("optimize model.onnx --data data.npz --limit 0", 2, "limit"),
     ("optimize model.onnx --data data.npz --image 224", 2, "data.npz holds arrays"),
     ("optimize model.onnx --data data.npz --tokenizer other.json", 2, "data.npz holds arrays"),
@@ -269,3 +274,31 @@ def test_an_artifact_comes_from_a_server(home: Path) -> None:
         server.send_signal(signal.SIGTERM)
         _, errors = server.communicate(timeout=60)
     assert server.returncode == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["/a/0/Conv", "/a/3/Conv", "/b/fc/Gemm"], ["0/Conv", "3/Conv", "fc/Gemm"]),
+        (["conv", "fc"], ["conv", "fc"]),
+        (["/a/x", "a/x"], ["/a/x", "a/x"]),
+        ([], []),
+    ],
+)
+def test_layers_are_told_apart_by_the_ends_of_their_names(names: list[str], short: list[str]) -> None:
+    assert list(short_names(names).values()) == short
+
+
+def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt.listen()
+        interrupt.check()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with StageProgress(Console(file=io.StringIO())) as progress, pytest.raises(KeyboardInterrupt):
+            progress("search", 1, 2, ())
+    finally:
+        interrupt._asked.clear()
+        signal.signal(signal.SIGINT, before)

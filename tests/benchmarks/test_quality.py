@@ -1,0 +1,73 @@
+"""The quality benchmark on a small network, and the figures of its last line by hand."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import quality
+from benchmarks.tasks import TASKS, Task, given, read_cifar
+from hwsparse.errors import DataError, InputError, PatternError
+from hwsparse.plan import parse_choice
+from tests.sparsify.networks import classifier, images
+
+LOSSES = {
+    ("magnitude", "unstructured@0.7"): 0.4,
+    ("alps", "unstructured@0.7"): 0.1,
+    ("magnitude", "block4x1@0.7"): 0.5,
+    ("alps", "block4x1@0.7"): 0.3,
+    ("regroup", "block4x1@0.7"): 0.25,
+    ("corrected", "unstructured@0.5"): 0.02,
+    ("corrected", "2:4"): 0.03,
+}
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    quality.options(parser)
+    return parser.parse_args(["--task", "kws", *arguments])
+
+
+def test_figures_are_points_between_methods() -> None:
+    dense = np.full(9, 0.9)
+    found = [quality.Pruned(method, parse_choice(text), dense - lost) for (method, text), lost in LOSSES.items()]
+    figures = quality._figures(dense, found)
+    assert figures["drop_unstructured_50"] == pytest.approx(2) and figures["drop_nm_24"] == pytest.approx(3)
+    assert figures["obs_minus_magnitude_70"] == pytest.approx(20)  # of blocks, where less is gained
+    assert math.isnan(figures["obs_minus_magnitude_90"])
+    assert figures["regroup_minus_direct"] == pytest.approx(5)
+    assert set(figures) == set(quality.FIGURES)
+
+
+def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task(classifier(), images(20), images(30, seed=1))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    figures, details = quality.run(parsed("--patterns", "unstructured", "2:4", "--ratios", "0.5", "0.9"))
+    assert isinstance(details, dict)
+    dropped = details["classifier"]["dropped"]
+    assert {(method, choice) for method, choice, *_ in dropped} == {
+        (method, choice) for method in quality.METHODS for choice in ("unstructured@0.5", "unstructured@0.9", "2:4")
+    }
+    by_way = {(method, choice): value for method, choice, value, low, high in dropped if low <= value <= high}
+    assert len(by_way) == len(dropped)
+    assert figures["drop_nm_24"] == pytest.approx(100 * by_way["corrected", "2:4"])
+    assert "30 held-out samples" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_ratio_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: Task(classifier(), images(20), images(30)),))
+    with pytest.raises(PatternError, match=r"ratio 1\.5 is not between 0 and 1"):
+        quality.run(parsed("--ratios", "1.5"))
+
+
+def test_without_data_there_is_no_task(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no task data: give --data DIR or set HWSPARSE_DATA"):
+        given(None)
+    with pytest.raises(DataError, match=r"no images train_00\.webp"):
+        read_cifar(tmp_path, "train")
