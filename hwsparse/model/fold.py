@@ -41,7 +41,7 @@ def fold(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise ModelError(f"{describe(item)}: onnxruntime made an operator of {item.domain}, which is not standard")
     _name_nodes(folded.graph)
     _resolve_auto_pad(folded)
-    return _infer(_strip(folded))
+    return infer(_strip(folded))
 
 
 def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,7 +76,7 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(f"the model's shapes or types do not fit together: {one_line(error)}") from None
 
 
-def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes of all values, static, listed in graph order."""
     inferred = _inferred(proto).graph
     known = {item.name: item for item in (*inferred.value_info, *inferred.output)}

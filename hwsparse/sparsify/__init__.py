@@ -6,6 +6,7 @@ from hwsparse.sparsify.correction import correct
 from hwsparse.sparsify.layer_database import LayerDatabase, PrunedLayer
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import achieved_ratio, applicable, make_mask
+from hwsparse.sparsify.narrow import Narrower
 from hwsparse.sparsify.pruners import PRUNERS
 from hwsparse.sparsify.quality import Evaluator, QualityReport
 from hwsparse.sparsify.regroup import regroup
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluator",
     "LayerDatabase",
     "LayerStatistics",
+    "Narrower",
     "PrunedLayer",
     "Pruner",
     "QualityReport",

@@ -23,7 +23,7 @@ from hwsparse.cli import interrupt, main
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.work import short_names
 from hwsparse.data import Dataset, write_npz
-from hwsparse.model import Model
+from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
 from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
@@ -102,6 +102,10 @@ BAD = [
     ("compile model.onnx --plan data.npz", 2, "data.npz"),
     ("inspect model.onnx --shape x", 2, "NAME=1,3,224,224"),
     ("optimize model.onnx --data data.npz --image 224,men=1", 2, "'men' is none of"),
+    ("narrow model.onnx --data data.npz --keep 1.5", 2, "see `hwsparse narrow --help`"),
+    ("narrow model.onnx --data data.npz --keep 0", 2, "between 0 and 1"),
+    ("narrow model.onnx --data data.npz --out nowhere/b.onnx", 2, "nowhere"),
+    ("narrow plain.onnx --data plain.npz", 2, "no channels that can be removed"),
     ("front model.onnx", 2, "model.onnx"),
     ("verify .", 1, "manifest.json"),
     ("targets show nothing.toml", 2, "nothing.toml"),
@@ -186,6 +190,17 @@ def test_what_there_is_can_be_looked_at(
     code, _, errors = run(monkeypatch, capsys, "targets", "probe", "--name", "mine")
     assert code == 2 and "--force" in errors
     assert run(monkeypatch, capsys, "targets", "probe", "--name", "mine", "--force")[0] == 0
+
+
+def test_a_narrower_network_is_a_model_like_any_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Model
+) -> None:
+    command = "narrow model.onnx --data data.npz --keep 0.5 --out half.onnx"
+    code, said, _ = run(monkeypatch, capsys, *command.split())
+    assert code == 0
+    assert "half.onnx: " in said and "held-out samples" in said
+    narrow = import_onnx(home / "half.onnx")
+    assert sum(layer.macs for layer in narrow.layers) < 0.8 * sum(layer.macs for layer in model.layers)
 
 
 def test_a_server_that_finds_nothing_to_gain_is_not_a_success(

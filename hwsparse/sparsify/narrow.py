@@ -1,0 +1,122 @@
+"""The same architecture with fewer channels and heads: what a smaller dense network is worth.
+
+Units of channels that belong together (`model.coupling`) form families: those that the same layers make. Of each
+family the same share is kept. Which of them is found by what the layers behind lose (`structured_obs`); those are then
+fitted, layer after layer, to what they read in the narrower network.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from hwsparse.data import Dataset
+from hwsparse.errors import ModelError
+from hwsparse.model import Model
+from hwsparse.model.channels import STAYS, Coupling
+from hwsparse.model.coupling import couple, without
+from hwsparse.model.onnx_file import model_of
+from hwsparse.plan import Layer
+from hwsparse.sparsify.apply import pruned_proto
+from hwsparse.sparsify.correction import SAMPLES, fitted
+from hwsparse.sparsify.statistics import MAX_COLUMNS, LayerStatistics, collect_statistics
+from hwsparse.sparsify.structured_obs import Reader, removal_order
+from hwsparse.sparsify.walk import SideBySide
+
+# Of the channels of a family so many, or a multiple of it, are kept: kernels work on as many at a time.
+MULTIPLE = 8
+
+
+class Narrower:
+    """Makes narrower networks of one model; what is missed least is found once."""
+
+    def __init__(
+        self,
+        model: Model,
+        dataset: Dataset,
+        *,
+        samples: int = SAMPLES,
+        threads: int = 1,
+        seed: int = 0,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Ranks the channels and heads of a model by what they do on at most `samples` of the data's samples.
+
+        Raises:
+            ModelError: no channel of the model can be removed.
+            DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it.
+        """
+        self._model, self._dataset = model, dataset
+        self._samples, self._threads, self._seed = samples, threads, seed
+        self._coupling = couple(model)
+        found = families(model, self._coupling)
+        if not found:
+            raise ModelError(f"model {model.name!r} has no channels that can be removed")
+        reading = [layer for layer in model.layers if _reads_units(layer, self._coupling)]
+        statistics = collect_statistics(model, dataset, reading, max_samples=samples, threads=threads, seed=seed)
+        self._orders: list[tuple[Sequence[int], int]] = []
+        for done, (units, multiple) in enumerate(found, 1):
+            readers = [reader for layer in reading if (reader := self._reader(layer, statistics, units)) is not None]
+            self._orders.append((removal_order(units, readers), multiple))
+            progress(done, len(found))
+
+    def _reader(self, layer: Layer, statistics: Mapping[str, LayerStatistics], units: Sequence[int]) -> Reader | None:
+        read = self._coupling.columns(layer)
+        if statistics[layer.name].apart or not np.isin(read, units).any():
+            return None
+        taps = layer.inputs // layer.weight_shape[1]
+        return Reader(self._model.weight(layer.name), statistics[layer.name], np.repeat(read, taps))
+
+    def narrow(self, keep: float, progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
+        """The model with that share of the channels and heads of each family, fitted.
+
+        Raises:
+            ModelError: `keep` is not between 0 and 1.
+            DataError: onnxruntime cannot run a sample.
+        """
+        if not 0 < keep <= 1:
+            raise ModelError(f"the share of channels to keep lies between 0 and 1, not at {keep}")
+        removed = np.zeros(1 + self._coupling.units, bool)
+        for order, multiple in self._orders:
+            left = max(round(keep * len(order) / multiple), 1) * multiple
+            removed[order[: max(len(order) - left, 0)]] = True
+        return self._fitted(without(self._model, self._coupling, removed), removed, progress)
+
+    def _fitted(self, narrow: Model, removed: np.ndarray, progress: Callable[[int, int], None]) -> Model:
+        weights: dict[str, np.ndarray] = {}
+        with SideBySide(self._model, narrow, self._dataset, self._samples, self._threads, self._seed) as both:
+            for done, wide in enumerate(self._model.layers, 1):
+                layer = narrow.layer(wide.name)
+                if wide.groups == layer.groups == 1 and wide.inputs <= MAX_COLUMNS:
+                    dense = self._model.weight(layer.name)[~removed[self._coupling.rows(wide)]]
+                    moments = both.moments(wide, layer, weights)
+                    weights[layer.name] = fitted(dense, narrow.weight(layer.name), 1, *moments)
+                progress(done, len(self._model.layers))
+        return model_of(onnx.load_from_string(pruned_proto(narrow, weights)), narrow.name)
+
+
+def families(model: Model, coupling: Coupling) -> list[tuple[list[int], int]]:
+    """Units that the same layers make, in the order of the model, and the multiple to keep of each family.
+
+    Units of several rows, heads of attention, are kept in any number.
+    """
+    makers: dict[int, list[str]] = defaultdict(list)
+    wide: set[int] = set()
+    for layer in model.layers:
+        units, counts = np.unique(coupling.rows(layer), return_counts=True)
+        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+            if unit != STAYS:
+                makers[unit].append(layer.name)
+                if count > 1:
+                    wide.add(unit)
+    found: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for unit, layers in makers.items():
+        found[tuple(layers)].append(unit)
+    return [(units, 1 if wide.intersection(units) else MULTIPLE) for units in found.values()]
+
+
+def _reads_units(layer: Layer, coupling: Coupling) -> bool:
+    return layer.groups == 1 and layer.inputs <= MAX_COLUMNS and bool(coupling.columns(layer).any())

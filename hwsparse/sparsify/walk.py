@@ -1,0 +1,122 @@
+"""A dense network and a pruned one, walking side by side over some samples, layer by layer.
+
+Of what lies behind them they keep only what later layers read. Knows nothing of how weights are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+import onnx
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from hwsparse.data import Dataset
+from hwsparse.model import Model
+from hwsparse.plan import Layer
+from hwsparse.sparsify.parts import part_of, run_part, session_of, tensors_read
+from hwsparse.sparsify.statistics import patches_of
+
+# Patches per sample: neighbours tell much the same.
+POSITIONS = 128
+
+Tensors = dict[str, np.ndarray]
+
+
+class SideBySide:
+    """Two networks with layers of the same names, as far as some layer; closed by its context."""
+
+    def __init__(
+        self, dense: Model, pruned: Model, dataset: Dataset, samples: int, threads: int = 1, seed: int = 0
+    ) -> None:
+        """Starts them on at most `samples` of the data's samples."""
+        rows = np.random.default_rng(seed).permutation(dataset.rows)[:samples].tolist()
+        self._attended = [dataset.attended(row) for row in rows]
+        self._seed, self._threads = seed, threads
+        self._limits = threadpool_limits(1)
+        self._pool = ThreadPoolExecutor(threads)
+        self._dense, self._pruned = (_Walk(model, dataset, rows, self._pool) for model in (dense, pruned))
+
+    def __enter__(self) -> SideBySide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+        self._limits.restore_original_limits()
+
+    def moments(self, dense: Layer, pruned: Layer, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Goes on to a layer of both, with these weights in the pruned network.
+
+        Returns:
+            The means of x' x'^T and x x'^T, x what the layer reads of the dense network and x' what it reads of the
+            pruned one: (groups, columns, columns) float64, each network's own groups, which must be as many.
+
+        Raises:
+            DataError: onnxruntime cannot run a sample.
+            ModelError: a weight does not have its layer's shape.
+        """
+        before, after = self._dense.reach(dense, {}), self._pruned.reach(pruned, weights)
+
+        def of_sample(sample: int) -> tuple[np.ndarray, np.ndarray, int]:
+            x, own = (
+                patches_of(reads[sample], layer, np.random.default_rng([self._seed, sample]), POSITIONS, attended)
+                for reads, layer, attended in (
+                    (before, dense, self._attended[sample]),
+                    (after, pruned, self._attended[sample]),
+                )
+            )
+            return own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, x.shape[1]
+
+        moment = np.zeros((pruned.groups, pruned.inputs, pruned.inputs))
+        cross, count = np.zeros((pruned.groups, dense.inputs, pruned.inputs)), 0
+        for own, crossed, positions in self._pool.map(of_sample, range(len(before))):
+            moment += own
+            cross += crossed
+            count += positions
+        return moment / count, cross / count
+
+
+class _Walk:
+    """A network on its way over some samples, as far as some node."""
+
+    def __init__(self, model: Model, dataset: Dataset, rows: Sequence[int], pool: ThreadPoolExecutor) -> None:
+        self._model, self._dataset, self._pool = model, dataset, pool
+        self._proto = onnx.load_from_string(model.proto)
+        self._left = list(self._proto.graph.node)
+        self._kept: list[Tensors] = [
+            {name: values[row : row + 1] for name, values in dataset.inputs.items()} for row in rows
+        ]
+
+    def reach(self, layer: Layer, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Goes on up to a layer, with these weights by layer name; what it reads, sample by sample.
+
+        Raises:
+            DataError: onnxruntime cannot run a sample.
+            ModelError: a weight does not have its layer's shape.
+        """
+        place = next(index for index, node in enumerate(self._left) if layer.weight in node.input)
+        steps, self._left = self._left[:place], self._left[place:]
+        if steps:
+            self._take(steps, weights)
+        return [kept[self._left[0].input[0]] for kept in self._kept]
+
+    def _take(self, steps: Sequence[onnx.NodeProto], weights: Mapping[str, np.ndarray]) -> None:
+        read, later = tensors_read(steps), tensors_read(self._left)
+        replaced = {
+            layer.weight: self._model.initializer(layer, weights[layer.name])
+            for layer in self._model.layers
+            if layer.name in weights and layer.weight in read
+        }
+        fed = {name: value for name, value in self._kept[0].items() if name in read}
+        made = [name for node in steps for name in node.output if name in later]
+        session = session_of(part_of(self._proto, steps, fed, made, replaced), optimised=False)
+
+        def step(kept: Tensors) -> Tensors:
+            found = run_part(session, made, {name: kept[name] for name in fed}, self._dataset)
+            return {name: value for name, value in kept.items() if name in later} | dict(zip(made, found, strict=True))
+
+        self._kept = list(self._pool.map(step, self._kept))

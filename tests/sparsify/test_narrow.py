@@ -1,0 +1,97 @@
+"""Narrower networks: what they compute, what is kept of them, and what cannot be narrowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwsparse.data import Dataset
+from hwsparse.errors import DataError, ModelError
+from hwsparse.model import Model, import_onnx
+from hwsparse.model.coupling import couple, without
+from hwsparse.sparsify import Narrower
+from hwsparse.sparsify.narrow import families
+from tests.model.graphs import model_proto, node, run, stored, value
+from tests.model.test_coupling import attention, residual
+from tests.sparsify.networks import classifier, images, product
+
+HIDDEN, WIDTH = 32, 6
+
+
+def redundant() -> Model:
+    """y = B relu(A x), with every hidden channel there four times: eight tell all."""
+    rng = np.random.default_rng(0)
+    first = np.tile(rng.standard_normal((HIDDEN // 4, WIDTH)), (4, 1)).astype(np.float32)
+    last = rng.standard_normal((3, HIDDEN)).astype(np.float32)
+    nodes = [
+        node("Gemm", ["x", "a"], ["h"], "first", transB=1),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "b"], ["y"], "last", transB=1),
+    ]
+    weights = [stored("a", first), stored("b", last)]
+    proto = model_proto(nodes, [value("x", (1, WIDTH))], [value("y", (1, 3))], weights)
+    return import_onnx(proto.SerializeToString(), name="redundant")
+
+
+def rows(count: int = 200) -> Dataset:
+    x = np.random.default_rng(1).standard_normal((count, WIDTH)).astype(np.float32)
+    return Dataset("rows", {"x": x}, np.arange(count) % 3)
+
+
+def answers(model: Model, dataset: Dataset) -> np.ndarray:
+    feeds = [{name: values[row : row + 1] for name, values in dataset.inputs.items()} for row in range(dataset.rows)]
+    return np.stack([run(model.proto, feed)[0] for feed in feeds])
+
+
+def test_what_others_tell_as_well_is_not_missed() -> None:
+    model, dataset = redundant(), rows()
+    narrow = Narrower(model, dataset).narrow(0.25)
+    assert [layer.weight_shape for layer in narrow.layers] == [(8, WIDTH), (3, 8)]
+    expected = answers(model, dataset)
+    # The ridge of least squares is 1 % of an input's power.
+    assert np.square(answers(narrow, dataset) - expected).mean() < 2e-3 * np.square(expected).mean()
+
+
+def test_the_better_channels_are_kept_and_fitted() -> None:
+    """Half of the classifier's channels: far better than the first half of each family, as they are."""
+    model, dataset = classifier(), images(60)
+    coupling = couple(model)
+    narrow = Narrower(model, dataset, seed=3).narrow(0.5)
+    assert [layer.outputs for layer in narrow.layers][-1] == 10
+    assert sum(layer.macs for layer in narrow.layers) < 0.6 * sum(layer.macs for layer in model.layers)
+    removed = np.zeros(1 + coupling.units, bool)
+    for units, _ in families(model, coupling):
+        removed[units[len(units) // 2 :]] = True
+    plain, expected = answers(without(model, coupling, removed), dataset), answers(model, dataset)
+    assert np.square(answers(narrow, dataset) - expected).mean() < 0.5 * np.square(plain - expected).mean()
+
+
+def test_all_of_it_is_the_model_itself() -> None:
+    model, dataset = redundant(), rows(50)
+    narrow = Narrower(model, dataset).narrow(1.0)
+    np.testing.assert_allclose(answers(narrow, dataset), answers(model, dataset), rtol=1e-3, atol=1e-4)
+
+
+def test_families_and_what_is_kept_of_them() -> None:
+    """Channels in multiples of eight, heads one by one, never none; the same every time."""
+    model = attention()
+    assert [(len(units), multiple) for units, multiple in families(model, couple(model))] == [(3, 1), (9, 8)]
+    tokens = np.random.default_rng(0).standard_normal((20, 5, 6)).astype(np.float32)
+    narrower = Narrower(model, Dataset("tokens", {"x": tokens}, np.arange(20) % 2))
+    narrow = narrower.narrow(0.6)
+    assert narrow.layer("query").weight_shape == narrow.layer("value").weight_shape == (4, 6)
+    assert narrow.layer("wide").outputs == 8
+    assert narrow.digest == narrower.narrow(0.6).digest
+    assert narrower.narrow(0.01).layer("query").outputs == 2
+    assert [len(units) for units, _ in families(residual(), couple(residual()))] == [8, 5, 3]
+
+
+def test_what_cannot_be_narrowed() -> None:
+    with pytest.raises(ModelError, match="no channels that can be removed"):
+        Narrower(product(np.eye(WIDTH, dtype=np.float32)), rows())
+    narrower = Narrower(redundant(), rows(20))
+    for keep in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ModelError, match="between 0 and 1"):
+            narrower.narrow(keep)
+    with pytest.raises(DataError, match="cannot run"):
+        Narrower(redundant(), Dataset("other", {"x": np.zeros((4, WIDTH + 1), np.float32)}, np.arange(4) % 2))
