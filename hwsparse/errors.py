@@ -13,6 +13,7 @@
     ├── StorageError           a file that cannot be written: no room, or no permission
     ├── MeasureError           the device could not be timed
     ├── StudyError             a search that cannot be opened, resumed or continued
+    ├── TuningError            a training that diverges, or cannot go on
     ├── ArtifactError          an artifact that is missing, malformed or changed
     ├── ServiceError           the server cannot be reached, or refused
     │   └── FullError          it has no room for more, or too many jobs wait
@@ -82,6 +83,10 @@ class MeasureError(HwsparseError):
 
 class StudyError(HwsparseError):
     """A search that cannot be opened, resumed or continued."""
+
+
+class TuningError(HwsparseError):
+    """A training that diverges, or cannot go on from where it was."""
 
 
 class ArtifactError(HwsparseError):

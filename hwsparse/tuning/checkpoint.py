@@ -1,0 +1,92 @@
+"""A training on disk, whole or not at all: tensors as safetensors, everything else as JSON in the file's header.
+
+Nothing is unpickled. A file tells what it is a training of; another training does not go on from it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hwsparse import strictjson
+from hwsparse.errors import InputError, TuningError, writing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What came of an epoch: the mean loss of its batches, the quality on validation data, the ratio of zeros."""
+
+    number: int  # from 1 on
+    loss: float
+    quality: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a training is: `step` batches are done, `loss` is the sum over those of the epoch that is under way."""
+
+    step: int
+    loss: float
+    epochs: tuple[Epoch, ...]
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise InputError(f"a training cannot have done {self.step} steps")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    format: int
+    identity: tuple[tuple[str, str], ...]
+    position: Position
+
+
+def save_checkpoint(path: Path, identity: Mapping[str, str], position: Position, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a checkpoint.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    header = _Header(FORMAT, tuple(sorted(identity.items())), position)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with writing(scratch):
+            save_file(stored, scratch, {"hwsparse": strictjson.dumps(header)})
+            os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, str]) -> tuple[Position, dict[str, Tensor]]:
+    """Reads what `save_checkpoint` wrote for the same training.
+
+    Raises:
+        TuningError: the file is damaged, or of another training: the error names what differs.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = strictjson.loads(_Header, (file.metadata() or {}).get("hwsparse", ""), str(path))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError, InputError) as error:
+        raise TuningError(f"{path}: no checkpoint of a training, or damaged: remove it ({error})") from None
+    if header.format != FORMAT:
+        raise TuningError(f"{path}: has the format {header.format}, this hwsparse writes {FORMAT}; remove it")
+    found = dict(header.identity)
+    for what, value in identity.items():
+        if found.get(what) != value:
+            raise TuningError(
+                f"{path}: is of a training with {what} {found.get(what)}, not {value}; "
+                "remove it, or write to another directory"
+            )
+    return header.position, tensors

@@ -1,0 +1,117 @@
+"""The weights of a torch module that a plan makes zero, by the names of the model that the module became.
+
+On import, batch norm was folded into weights: a model's weight is the module's but for a factor for each output.
+Factors are found here, so that pruned weights go back into the module, and a factor keeps its zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwsparse.errors import ModelError, PatternError, PlanError
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.sparsify import achieved_ratio, applicable, make_mask
+from hwsparse.tuning.schedule import growing
+
+# Relative: how far a row may be from the module's, times its factor.
+TOLERANCE = 1e-3
+
+
+class KeptWeights:
+    """The masks of a module's layers; `hold` sets what they drop to zero."""
+
+    def __init__(self, module: nn.Module, model: Model, plan: Plan) -> None:
+        """Finds the layers of a plan in the module; nothing is dropped yet.
+
+        Raises:
+            PlanError: the plan is of another model, or a layer cannot be what it says.
+            ModelError: a layer of the model is no submodule with the model's weight.
+        """
+        if plan.model_digest != model.digest:
+            raise PlanError(f"the plan is of another model than {model.name}")
+        for name, choice in plan.choices:
+            if reason := applicable(model.layer(name), choice.pattern):
+                raise PlanError(f"layer {name!r} cannot be {choice}: {reason}")
+        self._model, self._plan = model, plan
+        self._weights: dict[str, nn.Parameter] = {}
+        self._factors: dict[str, Tensor] = {}
+        for layer in model.layers:
+            found = _found(module, layer.name, model.weight(layer.name))
+            if found is not None:
+                self._weights[layer.name], self._factors[layer.name] = found
+        if lost := [name for name, _ in plan.choices if name not in self._weights]:
+            raise ModelError(
+                f"layer {lost[0]!r} of {model.name}: the module has no submodule of that name with the weight that "
+                "the model has, so that it cannot be tuned"
+            )
+        self.masks: dict[str, Tensor] = {}
+
+    def start_from(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Puts canonical pruned weights into the module; zeros of the plan's layers stay zero from then on.
+
+        Layers of which the module does not hold the model's weight keep their own.
+
+        Raises:
+            PlanError: a layer of the plan has no weight here.
+        """
+        if lost := [name for name, _ in self._plan.choices if name not in weights]:
+            raise PlanError(f"layer {lost[0]!r} has no pruned weight to start from")
+        planned = dict(self._plan.choices)
+        for name, weight in weights.items():
+            if name in self._weights:
+                parameter = self._weights[name]
+                fresh = torch.from_numpy(np.array(weight, np.float32)).to(parameter) / self._factors[name]
+                with torch.no_grad():
+                    parameter.copy_(fresh)
+                if name in planned:
+                    self.masks[name] = fresh != 0
+
+    def grow(self, progress: float) -> None:
+        """Drops the smallest weights, of what the model's magnitudes would be: the more, the farther it is (0 to 1).
+
+        Raises:
+            PlanError: a weight is not finite.
+        """
+        for name, choice in self._plan.choices:
+            scores = (self._weights[name] * self._factors[name]).detach().abs().cpu().numpy()
+            try:
+                mask = make_mask(scores, growing(choice, progress), self._model.layer(name).groups)
+            except PatternError as error:
+                raise PlanError(f"layer {name!r}: {error}") from None
+            self.masks[name] = torch.from_numpy(mask).to(self._weights[name].device)
+
+    def hold(self) -> None:
+        """Sets what is dropped to zero."""
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                self._weights[name].mul_(mask)
+
+    @property
+    def ratio(self) -> float:
+        """Of the weights of the plan's layers, the fraction that is zero."""
+        kept = [mask.cpu().numpy().ravel() for mask in self.masks.values()]
+        return achieved_ratio(np.concatenate(kept)) if kept else 0.0
+
+
+def _found(module: nn.Module, name: str, weight: np.ndarray) -> tuple[nn.Parameter, Tensor] | None:
+    """A layer's parameter, and the factor of each output that makes the model's weight of it; None: it is none."""
+    try:
+        parameter = module.get_submodule(name).weight
+    except AttributeError:
+        return None
+    if not isinstance(parameter, nn.Parameter) or tuple(parameter.shape) != weight.shape:
+        return None
+    own = parameter.detach().cpu().numpy().reshape(len(weight), -1).astype(np.float64)
+    rows = weight.reshape(own.shape)
+    power = np.sum(own * own, axis=1)
+    factors = np.divide(np.sum(own * rows, axis=1), power, out=np.ones(len(own)), where=power > 0)
+    factors[factors == 0] = 1
+    if not np.allclose(own * factors[:, None], rows, rtol=TOLERANCE, atol=TOLERANCE * np.abs(rows).max(initial=0)):
+        return None
+    shape = (len(weight), *[1] * (weight.ndim - 1))
+    return parameter, torch.from_numpy(factors.astype(np.float32)).reshape(shape).to(parameter.device)

@@ -1,0 +1,51 @@
+"""How a pruned module is trained: plain values, so that a training can be told from another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hwsparse.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TuningSettings:
+    """What a training does, whatever the module and the data; equal settings give equal weights on one machine.
+
+    The learning rate falls along a cosine to 0. Of the loss, `distillation` is how far the answers are from the dense
+    module's, at `temperature`; the rest is told by labels. A `gradual` training starts dense, and zeros grow over the
+    first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
+    without a better validation quality, and what it gives is the best epoch's.
+    """
+
+    epochs: int = 8
+    batch: int = 128  # labels
+    learning_rate: float = 0.02
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 1e-4
+    distillation: float = 0.9
+    temperature: float = 4.0
+    gradual: bool = False
+    ramp: float = 0.5
+    patience: int = 3
+    augment: Literal["none", "flip", "crop-flip"] = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, count in (("epochs", self.epochs), ("batch", self.batch), ("patience", self.patience)):
+            if count < 1:
+                raise InputError(f"{what}: at least 1, not {count}")
+        if not 0 < self.learning_rate <= 10:
+            raise InputError(f"learning rate: above 0 and at most 10, not {self.learning_rate:g}")
+        shares = (("momentum", self.momentum), ("distillation", self.distillation), ("weight decay", self.weight_decay))
+        for what, share in shares:
+            if not 0 <= share <= 1:
+                raise InputError(f"{what}: a fraction from 0 to 1, not {share:g}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature: above 0, not {self.temperature:g}")
+        if not 0 < self.ramp <= 1:
+            raise InputError(f"ramp: a share of the steps, above 0 and at most 1, not {self.ramp:g}")
+        if self.seed < 0:
+            raise InputError(f"seed: not negative, as {self.seed} is")

@@ -1,0 +1,304 @@
+"""The training of a pruned module, step by step, with the dense one as its teacher.
+
+    fixed mask   starts with pruned weights, and what is zero stays zero
+    gradual      starts dense, and the smallest weights go, the more the farther it is (`schedule`)
+
+Every draw is decided by seed, epoch and step, and a checkpoint holds all the rest: a training that was stopped ends
+with the weights that it would have ended with.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwsparse import strictjson
+from hwsparse.data import Dataset
+from hwsparse.errors import DataError, ModelError, TuningError, one_line
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.sparsify.quality import METRICS
+from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
+from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint
+from hwsparse.tuning.kept_weights import KeptWeights
+from hwsparse.tuning.losses import LOSSES
+from hwsparse.tuning.settings import TuningSettings
+
+CHECKPOINT_EVERY_S = 60.0
+GROW_EVERY = 32  # steps
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned:
+    """A tuned copy of the module, in evaluation mode, as it was after `best`."""
+
+    module: nn.Module
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    stopped_early: bool
+
+
+def tune(
+    module: nn.Module,
+    model: Model,
+    plan: Plan,
+    train: Dataset,
+    validation: Dataset,
+    settings: TuningSettings,
+    *,
+    start: Mapping[str, np.ndarray] | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tuned:
+    """Trains a copy of a module whose layers are as sparse as a plan says.
+
+    Args:
+        module: the dense network; of classes it answers with logits. It is the teacher, and stays as it is.
+        model: what `import_torch` made of it; its inputs are the module's arguments, in their order.
+        train, validation: of no sample in common; the latter tells which epoch was best.
+        start: canonical pruned weights by layer name, of all layers of the plan; of a gradual training, none.
+        checkpoint: a file that is written every minute; if it is there, the training goes on from it.
+        device: where torch trains: cpu, or cuda.
+        progress: called with the steps done and the steps in all.
+
+    Raises:
+        PlanError: the plan does not fit the model, or `start` the plan.
+        ModelError: a layer of the plan is no submodule of the module, or torch cannot run it.
+        DataError: the data do not fit the model.
+        TuningError: the loss is no longer finite, or the checkpoint is damaged or of another training.
+        StorageError: the checkpoint cannot be written.
+    """
+    if settings.gradual != (start is None):
+        raise TuningError("a gradual training starts dense, any other with pruned weights: give one of the two")
+    for dataset in (train, validation):
+        dataset.check_fits(model)
+    with _reproducible():
+        training = _Training(module, model, plan, train, validation, settings, start, torch.device(device))
+        return training.run(checkpoint, progress, on_epoch, clock)
+
+
+class _Training:
+    """A training on its way."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: Model,
+        plan: Plan,
+        train: Dataset,
+        validation: Dataset,
+        settings: TuningSettings,
+        start: Mapping[str, np.ndarray] | None,
+        device: torch.device,
+    ) -> None:
+        self._settings, self._device, self._train, self._validation = settings, device, train, validation
+        self._names = [spec.name for spec in model.inputs]
+        self._teacher, self._student = (_copy(module, device) for _ in range(2))
+        self._teacher.eval().requires_grad_(False)
+        self._kept = KeptWeights(self._student, model, plan)
+        if start is not None:
+            self._kept.start_from(start)
+        self._optimizer = _optimizer(self._student, settings)
+        self._per_epoch = steps_per_epoch(train, settings.batch)
+        self._steps = settings.epochs * self._per_epoch
+        self._grown_at = min(math.ceil(settings.ramp * self._steps), self._steps - 1)
+        self._schedule = self._cosine(0)
+        self._best: dict[str, Tensor] = {}
+        digest = hashlib.sha256()
+        for name, weight in sorted((start or {}).items()):
+            digest.update(name.encode() + np.ascontiguousarray(weight).data)
+        self._identity = {
+            **{key: str(value) for key, value in strictjson.encode(settings).items()},
+            "model": model.digest[:16],
+            "plan": plan.digest[:16],
+            "training data": train.digest[:16],
+            "validation data": validation.digest[:16],
+            "first weights": digest.hexdigest()[:16],
+        }
+
+    def run(
+        self,
+        checkpoint: Path | None,
+        progress: Callable[[int, int], None],
+        on_epoch: Callable[[Epoch], None],
+        clock: Callable[[], float],
+    ) -> Tuned:
+        step, loss, epochs = 0, 0.0, list[Epoch]()
+        if checkpoint is not None and checkpoint.exists():
+            position, tensors = load_checkpoint(checkpoint, self._identity)
+            step, loss, epochs = position.step, position.loss, list(position.epochs)
+            self._restore(checkpoint, position, tensors)
+        saved_at = clock()
+        order, ordered = np.empty(0, np.int64), -1
+        progress(step, self._steps)
+        while step < self._steps and not self._is_over(epochs):
+            epoch, place = divmod(step, self._per_epoch)
+            if ordered != epoch:
+                order, ordered = training_order(self._train, self._settings.seed, epoch), epoch
+            labels = order[place * self._settings.batch : (place + 1) * self._settings.batch]
+            loss += self._step(step, labels)
+            step += 1
+            if place + 1 == self._per_epoch:
+                epochs.append(self._finished(epoch + 1, loss / self._per_epoch, epochs))
+                loss = 0.0
+                on_epoch(epochs[-1])
+            due = place + 1 == self._per_epoch or clock() - saved_at >= CHECKPOINT_EVERY_S
+            if checkpoint is not None and due:
+                save_checkpoint(checkpoint, self._identity, Position(step, loss, tuple(epochs)), self._state())
+                saved_at = clock()
+            progress(step, self._steps)
+        self._student.load_state_dict(self._best)
+        best = self._best_of(epochs)
+        return Tuned(self._student.eval(), tuple(epochs), best, step < self._steps)
+
+    def _step(self, step: int, labels: np.ndarray) -> float:
+        """Learns from one batch; its loss."""
+        settings = self._settings
+        if settings.gradual and (step == self._grown_at or (step < self._grown_at and step % GROW_EVERY == 0)):
+            self._kept.grow(step / max(self._grown_at, 1) if step < self._grown_at else 1.0)
+            self._kept.hold()
+        torch.manual_seed(settings.seed * self._steps + step)  # for modules that draw, as dropout does
+        inputs = augmented(take(self._train, self._names, labels, self._device), settings.augment, settings.seed, step)
+        distillation, supervision = LOSSES[self._train.rows_per_label]
+        self._student.train()
+        answers = self._answers(self._student, inputs)
+        loss = torch.zeros((), device=self._device)
+        if settings.distillation > 0:
+            with torch.no_grad():
+                wanted = self._answers(self._teacher, inputs)
+            loss = loss + settings.distillation * distillation(answers, wanted, settings.temperature)
+        if settings.distillation < 1:
+            told = torch.from_numpy(np.array(self._train.labels[labels])).to(self._device)
+            loss = loss + (1 - settings.distillation) * supervision(answers, told)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TuningError(
+                f"the loss is {value} at step {step + 1}: training diverges; take a lower learning rate than "
+                f"{settings.learning_rate:g}"
+            )
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._schedule.step()
+        self._kept.hold()
+        return value
+
+    def _finished(self, number: int, loss: float, before: list[Epoch]) -> Epoch:
+        """Judges the module after an epoch, and keeps its weights if none were better."""
+        epoch = Epoch(number, loss, self._quality(), self._kept.ratio)
+        if self._best_of([*before, epoch]) is epoch:
+            self._best = {name: tensor.detach().clone() for name, tensor in self._student.state_dict().items()}
+        return epoch
+
+    def _best_of(self, epochs: list[Epoch]) -> Epoch:
+        """The best epoch among those with the most zeros; of equals the first."""
+        return max(epochs, key=lambda epoch: (epoch.ratio, epoch.quality))
+
+    def _is_over(self, epochs: list[Epoch]) -> bool:
+        growing = self._settings.gradual and len(epochs) < self._settings.ramp * self._settings.epochs
+        return (
+            bool(epochs)
+            and not growing
+            and epochs[-1].number - self._best_of(epochs).number >= (self._settings.patience)
+        )
+
+    def _quality(self) -> float:
+        self._student.eval()
+        rows = []
+        with torch.no_grad():
+            for labels in in_order(self._validation, self._settings.batch):
+                inputs = take(self._validation, self._names, labels, self._device)
+                rows.append(self._answers(self._student, inputs).flatten(1).cpu().numpy())
+        outputs = np.concatenate(rows).astype(np.float64)
+        if not np.isfinite(outputs).all():
+            raise TuningError("the module's answers are no longer finite; take a lower learning rate")
+        scorer = METRICS[self._validation.metric](outputs, self._validation.labels)
+        return float(scorer(np.ones((1, len(self._validation))))[0])
+
+    def _answers(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        try:
+            answers = module(*inputs)
+        except Exception as error:  # a module may raise anything
+            raise ModelError(f"torch cannot run the module on a batch: {one_line(error)}") from None
+        first = answers[0] if isinstance(answers, tuple | list) else answers
+        if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(inputs[0]):
+            shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+            raise DataError(f"the module answers a batch of {len(inputs[0])} with {shape}, not with one row for each")
+        return first
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"module/{name}": tensor for name, tensor in self._student.state_dict().items()}
+        state |= {f"best/{name}": tensor for name, tensor in self._best.items()}
+        state |= {f"mask/{name}": mask for name, mask in self._kept.masks.items()}
+        for index, own in self._optimizer.state_dict()["state"].items():
+            state |= {f"optimizer/{index}/{name}": value for name, value in own.items() if isinstance(value, Tensor)}
+        return state
+
+    def _cosine(self, step: int) -> torch.optim.lr_scheduler.LRScheduler:
+        def share(done: int) -> float:
+            return (1 + math.cos(math.pi * done / self._steps)) / 2
+
+        return torch.optim.lr_scheduler.LambdaLR(self._optimizer, share, last_epoch=step - 1)
+
+    def _restore(self, checkpoint: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        optimizer = self._optimizer.state_dict()
+        for place, value in part("optimizer/").items():
+            index, _, name = place.partition("/")
+            optimizer["state"].setdefault(int(index), {})[name] = value
+        self._best = {name: value.to(self._device) for name, value in part("best/").items()}
+        self._kept.masks = {name: value.to(self._device) for name, value in part("mask/").items()}
+        try:
+            if position.epochs:
+                self._student.load_state_dict(self._best)
+            self._student.load_state_dict(part("module/"))
+            self._optimizer.load_state_dict(optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TuningError(f"{checkpoint}: does not hold this module: remove it ({one_line(error)})") from None
+        self._schedule = self._cosine(position.step)
+
+
+def _copy(module: nn.Module, device: torch.device) -> nn.Module:
+    copied = copy.deepcopy(module).to(device)
+    # Three times as fast on CPUs, for networks of images; others have no weights of four axes.
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _optimizer(module: nn.Module, settings: TuningSettings) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        settings.learning_rate,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Leaves torch's generators, and its choice of algorithms, as they were."""
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic

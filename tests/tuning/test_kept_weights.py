@@ -1,0 +1,86 @@
+"""Pruned weights on their way back into a module whose batch norm was folded."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwsparse.errors import ModelError, PlanError
+from hwsparse.model import import_torch
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.sparsify import make_mask
+from hwsparse.tuning.kept_weights import KeptWeights
+from tests.tuning.modules import classifier, plan_of, pruned
+
+
+@pytest.mark.parametrize("choice", ["unstructured@0.7", "block4x1@0.5", "2:4", "channel@0.5"])
+def test_the_module_becomes_the_pruned_model(choice: str) -> None:
+    module, model = classifier()
+    plan = plan_of(model, choice, "first", "second")
+    weights = pruned(model, plan)
+    other = copy.deepcopy(module)
+    kept = KeptWeights(other, model, plan)
+    kept.start_from(weights)
+    again = import_torch(other, (torch.zeros(1, 4, 8, 8),), name="again")
+    for layer in model.layers:
+        wanted = weights.get(layer.name, model.weight(layer.name))
+        np.testing.assert_allclose(again.weight(layer.name), wanted, rtol=1e-4, atol=1e-7)
+        np.testing.assert_array_equal(again.weight(layer.name) != 0, wanted != 0)
+    zeros = np.concatenate([weights[name].ravel() == 0 for name in ("first", "second")])
+    assert kept.ratio == pytest.approx(zeros.mean())
+
+
+def test_what_is_dropped_stays_zero() -> None:
+    module, model = classifier()
+    plan = plan_of(model, "unstructured@0.5", "second")
+    kept = KeptWeights(module, model, plan)
+    kept.start_from(pruned(model, plan))
+    before = module.second.weight.detach().clone()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    kept.hold()
+    after = module.second.weight.detach()
+    assert torch.equal(after != 0, before != 0)
+    torch.testing.assert_close(after[before != 0], before[before != 0] + 1)
+    assert module.first.weight.detach().ne(0).all()
+
+
+def test_growing_drops_what_is_smallest_in_the_model() -> None:
+    module, model = classifier()
+    kept = KeptWeights(module, model, plan_of(model, "unstructured@0.8", "first"))
+    kept.grow(0.5)
+    kept.hold()
+    ratio = 0.8 * (1 - 0.5**3)
+    wanted = make_mask(np.abs(model.weight("first")), parse_choice(f"unstructured@{ratio:g}"))
+    np.testing.assert_array_equal(module.first.weight.detach().numpy() != 0, wanted)
+
+
+def test_what_cannot_be_tuned_is_said() -> None:
+    module, model = classifier()
+    plan = plan_of(model, "unstructured@0.5", "second")
+    with pytest.raises(PlanError, match="another model"):
+        KeptWeights(module, model, Plan.of("0" * 64, {"second": parse_choice("2:4")}))
+    with pytest.raises(PlanError, match="layer 'last' cannot be block8x1"):
+        KeptWeights(module, model, plan_of(model, "block8x1@0.5", "last"))
+    with pytest.raises(PlanError, match="no pruned weight"):
+        KeptWeights(module, model, plan).start_from({})
+    with pytest.raises(ModelError, match="no submodule of that name"):
+        KeptWeights(nn.Sequential(module), model, plan)
+    with torch.no_grad():
+        module.second.weight[0, 0, 0, 0] += 1
+    with pytest.raises(ModelError, match="'second' of classifier"):
+        KeptWeights(module, model, plan)
+
+
+def test_a_weight_that_is_not_finite_is_said() -> None:
+    module, model = classifier()
+    kept = KeptWeights(module, model, plan_of(model, "unstructured@0.5", "second"))
+    with torch.no_grad():
+        module.second.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(PlanError, match="layer 'second': a weight's score is not finite"):
+        kept.grow(0.5)

@@ -1,0 +1,32 @@
+"""Settings that make no sense are refused where they are made."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwsparse.errors import InputError
+from hwsparse.tuning import TuningSettings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch", 0),
+        ("patience", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", 11.0),
+        ("momentum", 1.5),
+        ("distillation", -0.1),
+        ("weight_decay", float("nan")),
+        ("temperature", 0.0),
+        ("temperature", float("inf")),
+        ("ramp", 0.0),
+        ("ramp", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=field.replace("_", " ")):
+        TuningSettings(**{field: value})

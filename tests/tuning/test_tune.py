@@ -1,0 +1,206 @@
+"""Training: it recovers what was lost, keeps its zeros, and goes on after a stop as if there had been none."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hwsparse.data import Dataset
+from hwsparse.errors import DataError, ModelError, PlanError, StorageError, TuningError
+from hwsparse.model import import_torch
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.sparsify import Evaluator, apply_plan
+from hwsparse.tuning import Tuned, TuningSettings, tune
+from tests.disk import small_files
+from tests.tuning.modules import classifier, embedder, pictures, plan_of, pruned, sentences
+
+SETTINGS = TuningSettings(epochs=3, batch=32, learning_rate=0.05, augment="crop-flip")
+TRAIN, VALIDATION, HELD_OUT = pictures(192, 1), pictures(64, 2), pictures(400, 3)
+
+
+def train(settings: TuningSettings = SETTINGS, choice: str = "unstructured@0.8", **options: object) -> Tuned:
+    module, model = classifier()
+    plan = plan_of(model, choice, "first", "second")
+    start = None if settings.gradual else pruned(model, plan)
+    return tune(module, model, plan, TRAIN, VALIDATION, settings, start=start, **options)  # type: ignore[arg-type]
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def test_what_pruning_lost_is_recovered_and_zeros_stay() -> None:
+    module, model = classifier()
+    plan = plan_of(model, "unstructured@0.9", "first", "second")
+    weights = pruned(model, plan)
+    before = copy.deepcopy(module.state_dict())
+    held_out = Evaluator(model, HELD_OUT, "held-out")
+    lost = held_out.evaluate(weights).drop
+    settings = TuningSettings(epochs=6, batch=32, learning_rate=0.05)
+    found = tune(module, model, plan, TRAIN, VALIDATION, settings, start=weights)
+    tuned = import_torch(found.module, (torch.zeros(1, 4, 8, 8),), name="tuned")
+    left = held_out.evaluate({}).value - Evaluator(tuned, HELD_OUT, "held-out").evaluate({}).value
+    assert lost > 0.1 and left < 0.5 * lost
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(tuned.weight(name) != 0, weight != 0)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert not found.module.training and not found.stopped_early
+    best = max(found.epochs, key=lambda epoch: epoch.quality)
+    assert found.best == best and len(found.epochs) == 6
+    assert Evaluator(tuned, VALIDATION, "validation").evaluate({}).value == best.quality
+
+
+@pytest.mark.parametrize("choice", ["unstructured@0.8", "block4x1@0.75", "1:4"])
+def test_gradual_training_ends_with_the_pattern(choice: str) -> None:
+    settings = TuningSettings(epochs=4, batch=32, learning_rate=0.02, gradual=True, patience=1)
+    found = train(settings, choice)
+    model = import_torch(found.module, (torch.zeros(1, 4, 8, 8),), name="tuned")
+    plan = plan_of(model, choice, "first", "second")
+    for name, weight in apply_plan(model, plan).items():  # there is nothing more to drop
+        np.testing.assert_array_equal(weight, model.weight(name))
+    ratios = [epoch.ratio for epoch in found.epochs]
+    assert ratios == sorted(ratios) and ratios[0] < ratios[-1]
+    assert found.best.ratio == pytest.approx(parse_choice(choice).ratio, abs=0.01)
+
+
+def test_few_steps_are_enough_for_all_zeros() -> None:
+    settings = TuningSettings(epochs=1, batch=192, gradual=True, ramp=1.0)
+    assert train(settings).best.ratio == pytest.approx(0.8, abs=0.01)
+
+
+def test_pairs_are_drawn_to_the_dense_embeddings() -> None:
+    module, model = embedder()
+    plan = plan_of(model, "unstructured@0.8", "dense")
+    settings = TuningSettings(epochs=5, batch=16, learning_rate=0.01, optimizer="adamw")
+    found = tune(module, model, plan, sentences(80, 1), sentences(40, 2), settings, start=pruned(model, plan))
+    losses = [epoch.loss for epoch in found.epochs]
+    assert losses[-1] < 0.8 * losses[0]
+    assert -1 <= found.best.quality <= 1
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
+    first, second = train(), train()
+    assert same(first.module, second.module) and first.epochs == second.epochs
+    other = train(TuningSettings(epochs=3, batch=32, learning_rate=0.05, augment="crop-flip", seed=1))
+    assert not same(first.module, other.module)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stops", [(1,), (5, 13), (12,), (17,)])
+def test_a_stopped_training_ends_as_if_it_had_not_been(
+    gradual: bool, optimizer: str, stops: tuple[int, ...], tmp_path: Path
+) -> None:
+    settings = TuningSettings(
+        epochs=3, batch=32, learning_rate=0.01, optimizer=optimizer, gradual=gradual, augment="flip"
+    )  # fmt: skip
+    whole = train(settings)
+    path = tmp_path / "training.safetensors"
+    ticks = itertools.count(0, 1000)  # a checkpoint after every step
+    for stop in stops:
+
+        def until(done: int, total: int, stop: int = stop) -> None:
+            if done == stop:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(settings, checkpoint=path, progress=until, clock=ticks.__next__)
+    steps: list[int] = []
+    resumed = train(settings, checkpoint=path, progress=lambda done, total: steps.append(done))
+    assert steps[0] == stops[-1] and steps[-1] == 18
+    assert same(whole.module, resumed.module) and whole.epochs == resumed.epochs
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+    finished = train(settings, checkpoint=path)  # nothing is left to do
+    assert same(whole.module, finished.module)
+
+
+def test_a_training_that_gets_no_better_ends_early() -> None:
+    settings = TuningSettings(epochs=30, batch=32, learning_rate=1e-9, patience=2, optimizer="adamw")
+    found = train(settings)
+    assert found.stopped_early and len(found.epochs) < 30
+    assert len(found.epochs) - found.best.number == 2
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    train(TuningSettings(epochs=1, batch=32), checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(TuningError, match=r"learning_rate 0\.02, not 0\.03"):
+        train(TuningSettings(epochs=1, batch=32, learning_rate=0.03), checkpoint=path)
+    with pytest.raises(TuningError, match=r"with plan \w+, not"):
+        train(TuningSettings(epochs=1, batch=32), "2:4", checkpoint=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["empty", "cut", "foreign", "without weights"])
+def test_a_damaged_checkpoint_is_one_clear_error(what: str, tmp_path: Path) -> None:
+    path, settings = tmp_path / "training.safetensors", TuningSettings(epochs=1, batch=32)
+    train(settings, checkpoint=path)
+    content, tensors = path.read_bytes(), load_file(path)
+    match what:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "foreign":
+            save_file(tensors, path)
+        case "without weights":
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+            save_file({name: value for name, value in tensors.items() if "second.weight" not in name}, path, metadata)
+    with pytest.raises(TuningError, match="remove it"):
+        train(settings, checkpoint=path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    path, settings = tmp_path / "training.safetensors", TuningSettings(epochs=2, batch=32)
+    with pytest.raises(StorageError, match="cannot write"), small_files(1 << 10):
+        train(settings, checkpoint=path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    with pytest.raises(TuningError, match=r"lower learning rate"):
+        train(TuningSettings(epochs=50, batch=32, learning_rate=10, momentum=1.0, weight_decay=1.0))
+
+
+class Images(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner = inner.first, inner
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image) > 1:
+            raise ValueError("one at a time")
+        logits: Tensor = self.inner(image)
+        return logits
+
+
+def test_what_cannot_be_trained_is_said() -> None:
+    module, model = classifier()
+    plan = plan_of(model, "unstructured@0.8", "first")
+    start = pruned(model, plan)
+    with pytest.raises(TuningError, match="give one of the two"):
+        tune(module, model, plan, TRAIN, VALIDATION, TuningSettings(gradual=True), start=start)
+    with pytest.raises(TuningError, match="give one of the two"):
+        tune(module, model, plan, TRAIN, VALIDATION, TuningSettings())
+    with pytest.raises(PlanError, match="another model"):
+        tune(module, model, Plan.of("0" * 64, {}), TRAIN, VALIDATION, TuningSettings(), start={})
+    with pytest.raises(ModelError, match="one at a time"):
+        tune(Images(module), model, plan, TRAIN, VALIDATION, TuningSettings(), start=start)
+    wrong = Dataset("wrong", {"image": np.zeros((8, 4, 5, 5), np.float32)}, np.arange(8) % 2)
+    with pytest.raises(DataError, match="a sample of 'image' is"):
+        tune(module, model, plan, wrong, VALIDATION, TuningSettings(), start=start)
