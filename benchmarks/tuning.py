@@ -2,15 +2,18 @@
 
 All layers get the same choice, but for the first and the last, which stay dense; the dense network is the teacher.
 Training images alone prune, train and tell the best epoch; the test images only report. Each seed decides the order of
-samples, their augmentation and which of them prune.
+samples, their augmentation and which of them prune. A smaller dense network of as many weights, with fewer channels
+within its blocks, is trained by the same settings beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +21,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from torch import nn
 
-from benchmarks.models.resnet_cifar import resnet_cifar
+from benchmarks.models.resnet_cifar import narrower, resnet_cifar
 from benchmarks.tasks import CIFAR_SIDE, data_option, given, read_cifar
 from hwsparse.data import Dataset
 from hwsparse.model import Model, import_torch
@@ -29,17 +33,35 @@ from hwsparse.tuning import Epoch, TuningSettings, tune
 
 THREADS = 2
 FITTING, VALIDATION = 1000, 0.05  # samples that prune; the share of training images that tells the best epoch
+EXAMPLE = (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network after training: its quality on test images, and what it took."""
+
+    quality: QualityReport
+    epochs: tuple[Epoch, ...]
+    training_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One seed: quality on test images before and after training, and what the training took."""
+    """One seed: pruned in one shot, then trained; beside it the smaller dense network, if it was asked for."""
 
     seed: int
     pruned: QualityReport
-    tuned: QualityReport
-    epochs: tuple[Epoch, ...]
-    training_s: float
+    tuned: Trained
+    small_dense: Trained | None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """CIFAR-10 as a seed splits it; no part has a sample of another."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +72,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=TuningSettings().epochs)
     parser.add_argument("--learning-rate", type=float, default=TuningSettings().learning_rate)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
+    parser.add_argument("--no-small-dense", action="store_true", help="leave out the smaller dense network")
     data_option(parser)
 
 
@@ -59,15 +82,16 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     torch.set_num_threads(threads)
     source = given(arguments.data) / "cifar10"
     module = resnet_cifar(arguments.layers, source / f"resnet{arguments.layers}.safetensors")
-    model = import_torch(module, (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),), name=f"resnet-{arguments.layers}")
-    data, test = (read_cifar(source, part).for_model(model) for part in ("train", "test_a"))
+    model = import_torch(module, EXAMPLE, name=f"resnet-{arguments.layers}")
+    images, test = (read_cifar(source, part).for_model(model) for part in ("train", "test_a"))
     choice = parse_choice(arguments.choice)
     layers = [layer for layer in model.layers[1:-1] if applicable(layer, choice.pattern) is None]
     plan = Plan.uniform(model.digest, layers, choice)
     evaluator = Evaluator(model, test, "held-out", threads)
-    runs = []
+    dense, runs = evaluator.evaluate({}), []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        validation, train = data.split(VALIDATION, seed)
+        validation, train = images.split(VALIDATION, seed)
+        data = Data(train, validation, test)
         settings = TuningSettings(
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
@@ -76,33 +100,21 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             seed=seed,
         )
         start = _one_shot(model, plan, train, threads, seed)
-        began = time.monotonic()
-        with Progress(console=console, transient=True) as bars:
-            update = partial(_update, bars, bars.add_task(f"seed {seed}"))
-            tuned = tune(
-                module, model, plan, train, validation, settings,
-                start=None if arguments.gradual else start, progress=update,
-            )  # fmt: skip
-        took_s = time.monotonic() - began
-        after = import_torch(tuned.module, (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),), name=model.name)
-        tuned_quality = Evaluator(after, test, "held-out", threads).evaluate({})
-        runs.append(Run(seed, evaluator.evaluate(start), tuned_quality, tuned.epochs, took_s))
-        console.print(f"seed {seed}: {tuned_quality.value:.2%} after {len(tuned.epochs)} epochs, {took_s / 60:.1f} min")
-    dense = evaluator.evaluate({})
+        first = None if arguments.gradual else start
+        tuned = _trained(module, module, model, plan, first, data, settings, threads, console)
+        small = None
+        if not arguments.no_small_dense:
+            narrow = narrower(module, 1 - choice.ratio)  # of as many weights: rows of one layer are columns of the next
+            small_model, own = import_torch(narrow, EXAMPLE, name="small dense"), replace(settings, gradual=False)
+            whole = Plan(small_model.digest)
+            small = _trained(narrow, module, small_model, whole, {}, data, own, threads, console)
+        runs.append(Run(seed, evaluator.evaluate(start), tuned, small))
     console.print(_table(f"{model.name}, {choice} on {len(layers)} layers", dense, runs))
-    drops = [100 * (dense.value - each.tuned.value) for each in runs]
-    figures = {
-        "drop_mean": statistics.mean(drops),
-        "drop_deviation": statistics.stdev(drops) if len(drops) > 1 else float("nan"),
-        "drop_one_shot": statistics.mean(100 * each.pruned.drop for each in runs),
-        "minutes_max": max(each.training_s for each in runs) / 60,
-        "seeds": float(len(runs)),
+    return _figures(dense, runs), {
+        "dense": asdict(dense),
+        "plan": plan.to_json(),
+        "runs": [asdict(each) for each in runs],
     }
-    return figures, {"dense": asdict(dense), "plan": plan.to_json(), "runs": [asdict(each) for each in runs]}
-
-
-def _update(bars: Progress, bar: TaskID, done: int, total: int) -> None:
-    bars.update(bar, completed=done, total=total)
 
 
 def _one_shot(model: Model, plan: Plan, train: Dataset, threads: int, seed: int) -> dict[str, np.ndarray]:
@@ -113,22 +125,66 @@ def _one_shot(model: Model, plan: Plan, train: Dataset, threads: int, seed: int)
     return correct(model, apply_plan(model, plan, PRUNERS["regroup"], moments), fitting, threads=threads, seed=seed)
 
 
-def _table(title: str, dense: QualityReport, runs: list[Run]) -> Table:
-    table = Table("seed", "one shot", "tuned", "points lost", "epochs", "minutes", title=title)
-    table.add_row("dense", "", _percent(dense), "", "", "")
-    for each in runs:
-        lost = 100 * (dense.value - each.tuned.value)
-        table.add_row(
-            str(each.seed),
-            _percent(each.pruned),
-            _percent(each.tuned),
-            f"{lost:.2f}",
-            str(len(each.epochs)),
-            f"{each.training_s / 60:.1f}",
+def _trained(
+    module: nn.Module,
+    teacher: nn.Module,
+    model: Model,
+    plan: Plan,
+    start: Mapping[str, np.ndarray] | None,
+    data: Data,
+    settings: TuningSettings,
+    threads: int,
+    console: Console,
+) -> Trained:
+    began = time.monotonic()
+    with Progress(console=console, transient=True) as bars:
+        update = partial(_update, bars, bars.add_task(f"{model.name}, seed {settings.seed}"))
+        tuned = tune(
+            module, model, plan, data.train, data.validation, settings, start=start, teacher=teacher, progress=update
         )
+    took_s = time.monotonic() - began
+    after = import_torch(tuned.module, EXAMPLE, name=model.name)
+    quality = Evaluator(after, data.test, "held-out", threads).evaluate({})
+    console.print(
+        f"{model.name}, seed {settings.seed}: {quality.value:.2%} after {len(tuned.epochs)} epochs, {took_s:.0f} s"
+    )
+    return Trained(quality, tuned.epochs, took_s)
+
+
+def _update(bars: Progress, bar: TaskID, done: int, total: int) -> None:
+    bars.update(bar, completed=done, total=total)
+
+
+def _table(title: str, dense: QualityReport, runs: Sequence[Run]) -> Table:
+    table = Table("seed", "", "top-1", "points lost", "epochs", "minutes", title=title)
+    table.add_row("", "dense", _percent(dense), "", "", "")
+    for each in runs:
+        table.add_row(str(each.seed), "one shot", _percent(each.pruned), _lost(dense, each.pruned), "", "")
+        for name, trained in (("tuned", each.tuned), ("small dense, tuned", each.small_dense)):
+            if trained is not None:
+                quality, minutes = trained.quality, f"{trained.training_s / 60:.1f}"
+                table.add_row("", name, _percent(quality), _lost(dense, quality), str(len(trained.epochs)), minutes)
     return table
 
 
 def _percent(quality: QualityReport) -> str:
     low, high = quality.interval
     return f"{quality.value:.2%} ({low:.1%} to {high:.1%})"
+
+
+def _lost(dense: QualityReport, quality: QualityReport) -> str:
+    return f"{100 * (dense.value - quality.value):.2f}"
+
+
+def _figures(dense: QualityReport, runs: Sequence[Run]) -> dict[str, float]:
+    """In points; deviations are over seeds, nan of one seed."""
+    drops = [100 * (dense.value - each.tuned.quality.value) for each in runs]
+    small = [100 * (dense.value - each.small_dense.quality.value) for each in runs if each.small_dense is not None]
+    return {
+        "drop_mean": statistics.mean(drops),
+        "drop_deviation": statistics.stdev(drops) if len(drops) > 1 else math.nan,
+        "drop_one_shot": statistics.mean(100 * (dense.value - each.pruned.value) for each in runs),
+        "drop_small_dense": statistics.mean(small) if small else math.nan,
+        "minutes_max": max(each.tuned.training_s for each in runs) / 60,
+        "seeds": float(len(runs)),
+    }

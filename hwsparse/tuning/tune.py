@@ -57,6 +57,7 @@ def tune(
     settings: TuningSettings,
     *,
     start: Mapping[str, np.ndarray] | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -66,10 +67,11 @@ def tune(
     """Trains a copy of a module whose layers are as sparse as a plan says.
 
     Args:
-        module: the dense network; of classes it answers with logits. It is the teacher, and stays as it is.
+        module: the dense network; of classes it answers with logits. It stays as it is.
         model: what `import_torch` made of it; its inputs are the module's arguments, in their order.
         train, validation: of no sample in common; the latter tells which epoch was best.
         start: canonical pruned weights by layer name, of all layers of the plan; of a gradual training, none.
+        teacher: whose answers are learned; by default the module, as it is.
         checkpoint: a file that is written every minute; if it is there, the training goes on from it.
         device: where torch trains: cpu, or cuda.
         progress: called with the steps done and the steps in all.
@@ -86,7 +88,9 @@ def tune(
     for dataset in (train, validation):
         dataset.check_fits(model)
     with _reproducible():
-        training = _Training(module, model, plan, train, validation, settings, start, torch.device(device))
+        training = _Training(
+            module, model, plan, train, validation, settings, start, teacher or module, torch.device(device)
+        )  # fmt: skip
         return training.run(checkpoint, progress, on_epoch, clock)
 
 
@@ -102,11 +106,12 @@ class _Training:
         validation: Dataset,
         settings: TuningSettings,
         start: Mapping[str, np.ndarray] | None,
+        teacher: nn.Module,
         device: torch.device,
     ) -> None:
         self._settings, self._device, self._train, self._validation = settings, device, train, validation
         self._names = [spec.name for spec in model.inputs]
-        self._teacher, self._student = (_copy(module, device) for _ in range(2))
+        self._teacher, self._student = (_copy(each, device) for each in (teacher, module))
         self._teacher.eval().requires_grad_(False)
         self._kept = KeptWeights(self._student, model, plan)
         if start is not None:
@@ -208,12 +213,9 @@ class _Training:
         return max(epochs, key=lambda epoch: (epoch.ratio, epoch.quality))
 
     def _is_over(self, epochs: list[Epoch]) -> bool:
-        growing = self._settings.gradual and len(epochs) < self._settings.ramp * self._settings.epochs
-        return (
-            bool(epochs)
-            and not growing
-            and epochs[-1].number - self._best_of(epochs).number >= (self._settings.patience)
-        )
+        """Whether patience has run out; not before the last zeros have come."""
+        grown = epochs and (not self._settings.gradual or epochs[-1].number * self._per_epoch > self._grown_at)
+        return bool(grown) and epochs[-1].number - self._best_of(epochs).number >= self._settings.patience
 
     def _quality(self) -> float:
         self._student.eval()
