@@ -70,8 +70,8 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x": X}, "needs one array called labels or y; it has x"),
-        ({"x": X, "y": Y, "labels": Y}, "needs one array called labels or y"),
+        ({"x": X}, "has no labels: labels are then a model's own answers, so name the model"),
+        ({"x": X, "y": Y, "labels": Y}, "needs one array called labels or y; it has both"),
         ({"y": Y}, "is empty"),
         ({"x": X[:0], "y": Y[:0]}, "is empty"),
         ({"x": X[:2], "y": Y}, "3 labels need 3 rows"),
