@@ -162,7 +162,7 @@ class Dataset:
     def under(self, what: str, inputs: Mapping[str, np.ndarray]) -> Dataset:
         """The same samples, with the same labels, from other inputs: as they are after `what` was done to them."""
         renamed = dict(zip(self.inputs, inputs.values(), strict=True))
-        return replace(self, name=f"{self.name}, {what}", inputs=renamed)
+        return replace(self, name=f"{self.name} ({what})", inputs=renamed)
 
     def check_fits(self, model: Model) -> None:
         """Checks that the model can be evaluated on this set.

@@ -37,7 +37,7 @@ def latency_interval(point: FrontPoint) -> str:
 
 def quality(metric: str, value: float) -> str:
     """In percent where the metric is a share, as in `96.2 %`; else with four decimals."""
-    return f"{value * 100:.1f} %" if _in_percent(metric) else f"{value:.4f}"
+    return f"{value * 100:.1f} %" if _in_percent(metric) else _four_decimals(value)
 
 
 def axis_quality(metric: str, value: float) -> str:
@@ -48,7 +48,9 @@ def axis_quality(metric: str, value: float) -> str:
 def quality_interval(metric: str, point: FrontPoint) -> str:
     """In the unit of `quality`, which goes without saying below one."""
     low, high = point.quality_interval
-    return f"{low * 100:.1f}{DASH}{high * 100:.1f}" if _in_percent(metric) else f"{low:.4f}{DASH}{high:.4f}"
+    return (
+        f"{low * 100:.1f}{DASH}{high * 100:.1f}" if _in_percent(metric) else DASH.join(map(_four_decimals, (low, high)))
+    )
 
 
 def change(metric: str, difference: float) -> str:
@@ -57,6 +59,11 @@ def change(metric: str, difference: float) -> str:
     if float(text.split()[0]) == 0:
         return f"±{text[1:]}"
     return text.replace("-", MINUS)
+
+
+def robustness(report: FrontReport, point: FrontPoint) -> str:
+    """The quality on corrupted samples; empty where it was not judged."""
+    return "" if point.robustness is None else quality(report.metric, point.robustness)
 
 
 def speedup(report: FrontReport, point: FrontPoint) -> str:
@@ -92,6 +99,10 @@ def plan_summary(plan: Plan | None) -> str:
 
 def _in_percent(metric: str) -> bool:
     return metric in METRICS and METRICS[metric].percent
+
+
+def _four_decimals(value: float) -> str:
+    return f"{value:.4f}".replace("-", MINUS)
 
 
 def _three_figures(value: float) -> str:

@@ -5,7 +5,7 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,28 @@ class QualityReport:
     samples: int
     dataset: str
     split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """The mean of a metric over corruptions of one split of a data set, with its 95 % bootstrap interval over samples.
+
+    `corruptions` are the names of the data sets that it is the mean of.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    corruptions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, evaluators: Sequence[Evaluator], weights: Mapping[str, np.ndarray]) -> Robustness:
+        """The robustness with these weights; the evaluators' samples are the same ones, each corrupted in another way.
+
+        Raises:
+            PlanError, DataError: as `Evaluator.resampled`.
+        """
+        means = np.mean([evaluator.resampled(weights) for evaluator in evaluators], axis=0)
+        return cls(float(means[0]), resampled_interval(means), tuple(each.dataset.name for each in evaluators))
 
 
 class Evaluator:
