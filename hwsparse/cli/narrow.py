@@ -28,6 +28,7 @@ def narrow(
     tokenizer: Path | None = options.TOKENIZER,
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
+    metric: str | None = options.METRIC,
 ) -> None:
     """Removes channels and attention heads that are missed least; what is left is an ordinary, smaller ONNX file.
 
@@ -43,7 +44,8 @@ def narrow(
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no directory {out.parent}")
     network = import_onnx(model, shapes=options.shapes(shape))
-    fitting, held_out = options.dataset(data, network, tokenizer, image, limit, seed).split(FITTING_SHARE, seed)
+    dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
+    fitting, held_out = dataset.split(FITTING_SHARE, seed)
     console = Console()
     with StageProgress(console) as progress:
         narrower = Narrower(

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hwsparse.errors import InputError
+from hwsparse.metric import METRICS
 from hwsparse.probe import cache_directory
 from hwsparse.target import Target, load_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hwsparse.data import Dataset
     from hwsparse.model import Model
 
@@ -21,7 +24,7 @@ CACHE = cache_directory() or Path("hwsparse-cache")
 MODEL: Any = typer.Argument(help="An ONNX file.")
 DATA: Any = typer.Option(
     help="Labelled data: a .npz (inputs by name, labels), a folder of images (one sub-folder per class, or a "
-    "labels.csv), or a CSV of image files or sentence pairs."
+    "labels.csv), or a CSV of image files or sentence pairs. Without labels the dense model's own answers are taken."
 )
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
@@ -33,6 +36,16 @@ IMAGE: Any = typer.Option(
     None,
     help="How images are prepared: SIZE[,mean=M][,std=S][,scale=K][,resize=R], M and S one number or three with "
     "slashes, as 224,mean=127,std=128. A pixel becomes (pixel * K - M) / S.",
+)
+METRIC: Any = typer.Option(
+    None,
+    help=f"What quality is, if not what it is for such data by default: {', '.join(METRICS)}. More is better, always.",
+)
+ROBUSTNESS: Any = typer.Option(
+    False,
+    "--robustness",
+    help="Judge what is built under corruptions too: noise, blur and less contrast for images, typos for text. They "
+    "report, and choose nothing.",
 )
 LIMIT: Any = typer.Option(None, help="Use only so many samples, drawn by the seed.")
 RECORDS: Any = typer.Option(CACHE / "records.sqlite", help="Where measurements are kept, so that none is made twice.")
@@ -64,7 +77,13 @@ def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
 
 
 def dataset(
-    path: Path, model: Model, tokenizer: Path | None, image: str | None, limit: int | None, seed: int
+    path: Path,
+    model: Model,
+    tokenizer: Path | None,
+    image: str | None,
+    limit: int | None,
+    seed: int,
+    metric: str | None = None,
 ) -> Dataset:
     """Reads --data for a model as the other options say.
 
@@ -76,8 +95,25 @@ def dataset(
 
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: at least 1 sample is needed")
-    found = read_dataset(path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed)
+    found = read_dataset(
+        path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed, metric=metric
+    )
     return found.for_model(model)
+
+
+def corrupted(
+    known: Dataset, path: Path, model: Model, tokenizer: Path | None, image: str | None, limit: int | None, seed: int
+) -> Iterator[Dataset]:
+    """What `dataset` read, under every corruption of its kind, one after the other.
+
+    Raises:
+        DataError: the data are arrays, which cannot be corrupted.
+    """
+    from hwsparse.data import read_corrupted
+
+    return read_corrupted(
+        known, path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed
+    )
 
 
 def _image(text: str | None) -> Any:

@@ -83,6 +83,7 @@ def request(
     tokenizer: Path | None = options.TOKENIZER,
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
+    metric: str | None = options.METRIC,
 ) -> None:
     """Asks a server for a faster form of a model on a device, and downloads the artifact, verified, into --out."""
     console = Console()
@@ -91,8 +92,10 @@ def request(
     if wanted is None and data is None:
         raise InputError("a search needs --data; without data give a --choice to compile")
     path = None if data is None else _path(data)
-    if path is None and {tokenizer, image, limit} != {None}:
-        raise InputError("--tokenizer, --image and --limit prepare data that is here: give its path with --data")
+    if path is None and {tokenizer, image, limit, metric} != {None}:
+        raise InputError(
+            "--tokenizer, --image, --limit and --metric prepare data that is here: give its path with --data"
+        )
     require_writable(out)
     with Client(server) as client, contextlib.ExitStack() as opened:
         known = client.target(device)  # an unknown device is said before anything is sent
@@ -100,7 +103,7 @@ def request(
             known.with_threads(threads)
         upload = None
         if path is not None:
-            upload = opened.enter_context(_npz(path, model, shapes, tokenizer, image, limit, seed))
+            upload = opened.enter_context(_npz(path, model, shapes, tokenizer, image, limit, seed, metric))
         digest = client.upload_model(model)
         dataset = client.upload_dataset(upload) if upload else data or ""
         if wanted is not None:
@@ -156,15 +159,16 @@ def _npz(
     image: str | None,
     limit: int | None,
     seed: int,
+    metric: str | None,
 ) -> Iterator[Path]:
     """The data as one .npz file: the one that was given, or one written for the time being."""
     from hwsparse.data import write_npz
     from hwsparse.model import import_onnx
 
-    if path.suffix == ".npz" and {tokenizer, image, limit} == {None}:
+    if path.suffix == ".npz" and {tokenizer, image, limit, metric} == {None}:
         yield path
         return
-    dataset = options.dataset(path, import_onnx(model, shapes=shapes), tokenizer, image, limit, seed)
+    dataset = options.dataset(path, import_onnx(model, shapes=shapes), tokenizer, image, limit, seed, metric)
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
         written = Path(scratch, f"{dataset.name or 'data'}.npz")
         write_npz(dataset, written)

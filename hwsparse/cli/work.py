@@ -56,6 +56,8 @@ def optimize(
     tokenizer: Path | None = options.TOKENIZER,
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
+    metric: str | None = options.METRIC,
+    robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
 ) -> None:
     """Finds the fastest sparse form of a model on a device, with proof.
@@ -71,7 +73,8 @@ def optimize(
     device = options.device(target, threads)
     device.require_timing()
     network = import_onnx(model, shapes=options.shapes(shape))
-    dataset = options.dataset(data, network, tokenizer, image, limit, seed)
+    dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
+    corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
     goal = Goal(
         trials=trials,
         seed=seed,
@@ -81,7 +84,7 @@ def optimize(
     )
     console = Console()
     with StageProgress(console) as progress:
-        outcome = run(network, dataset, device, goal, Workspace(out, records), progress)
+        outcome = run(network, dataset, device, goal, Workspace(out, records), progress, corrupted=corrupted)
     report = front_report(outcome, dataset.name)
     write_front(report, out)
     show_front(report, console)
@@ -107,6 +110,7 @@ def compile_(
     tokenizer: Path | None = options.TOKENIZER,
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
+    metric: str | None = options.METRIC,
     records: Path = options.RECORDS,
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
@@ -115,13 +119,15 @@ def compile_(
 
     if (choice is None) == (plan is None):
         raise InputError("give either --choice or --plan")
-    if data is None and any(option is not None for option in (tokenizer, image, limit)):
-        raise InputError("--tokenizer, --image and --limit say how --data is read: give that too, or none of them")
+    if data is None and any(option is not None for option in (tokenizer, image, limit, metric)):
+        raise InputError(
+            "--tokenizer, --image, --limit and --metric say how --data is read: give that too, or none of them"
+        )
     device = options.device(target, threads)
     device.require_timing()
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = uniform_plan(network, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
-    dataset = options.dataset(data, network, tokenizer, image, limit, seed) if data else None
+    dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
     console = Console()
     with StageProgress(console) as progress:
         outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)

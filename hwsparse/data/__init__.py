@@ -1,14 +1,17 @@
-"""Labelled evaluation sets and their readers."""
+"""Evaluation sets and their readers."""
 
+from hwsparse.data.corruptions import Corruption
 from hwsparse.data.dataset import Dataset
 from hwsparse.data.images import ImagePreprocess, read_image_csv, read_image_folder
 from hwsparse.data.npz import read_npz, write_npz
-from hwsparse.data.read import read_dataset
+from hwsparse.data.read import read_corrupted, read_dataset
 from hwsparse.data.text_pairs import read_text_pairs
 
 __all__ = [
+    "Corruption",
     "Dataset",
     "ImagePreprocess",
+    "read_corrupted",
     "read_dataset",
     "read_image_csv",
     "read_image_folder",

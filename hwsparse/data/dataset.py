@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwsparse.errors import DataError
+from hwsparse.metric import METRICS, ROWS_PER_LABEL, Kind
 
 if TYPE_CHECKING:
     from hwsparse.model import Model
 
-METRICS = ("top1", "spearman")
 # The input that tells padding from tokens.
 ATTENTION_MASK = "attention_mask"
 
@@ -29,13 +29,13 @@ class Dataset:
     """Samples with their labels.
 
     `inputs[name][i]` is one sample: the network's input without its leading batch axis, so that
-    `inputs[name][i : i + 1]` can be fed. With `spearman` a label is the similarity of a pair, and rows 2i and
-    2i + 1 are the two members of pair i.
+    `inputs[name][i : i + 1]` can be fed. Where the metric is of pairs, a label is how alike two samples are, and rows
+    2i and 2i + 1 are the two members of pair i.
     """
 
     name: str
     inputs: Mapping[str, np.ndarray]
-    labels: np.ndarray  # top1: (n,) int64 class indices; spearman: (n,) float64 scores
+    labels: np.ndarray  # of classes: (n,) int64 indices; of pairs: (n,) float64 scores
     metric: str = "top1"
 
     def __post_init__(self) -> None:
@@ -66,10 +66,10 @@ class Dataset:
     def _checked(self, labels: np.ndarray) -> np.ndarray:
         if labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
             raise DataError(f"data set {self.name!r}: labels must be finite numbers")
-        if self.metric == "spearman":
+        if self.kind == "pairs":
             return labels.astype(np.float64)
         if labels.dtype.kind == "f" or labels.min() < 0:
-            raise DataError(f"data set {self.name!r}: top1 needs class indices, integers from 0 on, as labels")
+            raise DataError(f"data set {self.name!r}: {self.metric} needs class indices, integers from 0 on, as labels")
         return labels.astype(np.int64)
 
     def __repr__(self) -> str:
@@ -81,9 +81,14 @@ class Dataset:
         return int(self.labels.size)
 
     @property
+    def kind(self) -> Kind:
+        """What the metric is of."""
+        return METRICS[self.metric].kind
+
+    @property
     def rows_per_label(self) -> int:
         """Rows of every input that one label speaks of: 2 for pairs, else 1."""
-        return 2 if self.metric == "spearman" else 1
+        return ROWS_PER_LABEL[self.kind]
 
     @property
     def rows(self) -> int:
@@ -117,8 +122,8 @@ class Dataset:
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Two disjoint sets, (calibration, held out), that together are this one.
 
-        Calibration takes `fraction` of the labels, never none and never all. With top1 every class gives its
-        share, to within one sample.
+        Calibration takes `fraction` of the labels, never none and never all. Every class gives its share, to within
+        one sample.
 
         Raises:
             DataError: `fraction` is not between 0 and 1, or there is only one label.
@@ -128,7 +133,7 @@ class Dataset:
         if len(self) < 2:
             raise DataError(f"data set {self.name!r} has one label: it cannot be split")
         rng = np.random.default_rng(seed)
-        classes = self.labels if self.metric == "top1" else np.zeros(len(self), dtype=np.int64)
+        classes = self.labels if self.kind == "classes" else np.zeros(len(self), dtype=np.int64)
         # Within each class the shuffled samples get evenly spaced places in [0, 1); a cut anywhere is then fair to all.
         place = np.empty(len(self))
         for label in np.unique(classes):
@@ -144,18 +149,39 @@ class Dataset:
         Raises:
             DataError: it does not fit.
         """
-        fitted = self
-        if len(self.inputs) == len(model.inputs) == 1:
-            fitted = replace(self, inputs={model.inputs[0].name: next(iter(self.inputs.values()))})
+        fitted = self.named_for(model)
         fitted.check_fits(model)
         return fitted
+
+    def named_for(self, model: Model) -> Dataset:
+        """This set under the model's input name, where both have a single input."""
+        if len(self.inputs) == len(model.inputs) == 1:
+            return replace(self, inputs={model.inputs[0].name: next(iter(self.inputs.values()))})
+        return self
+
+    def under(self, what: str, inputs: Mapping[str, np.ndarray]) -> Dataset:
+        """The same samples, with the same labels, from other inputs: as they are after `what` was done to them."""
+        renamed = dict(zip(self.inputs, inputs.values(), strict=True))
+        return replace(self, name=f"{self.name} ({what})", inputs=renamed)
 
     def check_fits(self, model: Model) -> None:
         """Checks that the model can be evaluated on this set.
 
         Raises:
-            DataError: names, shapes or types differ; the output is not what the metric judges; a label exceeds the
-                model's classes; or all labels are equal, so that they measure nothing.
+            DataError: as `check_runs`; or all labels are equal, so that they measure nothing.
+        """
+        self.check_runs(model)
+        if np.all(self.labels == self.labels[0]):
+            raise DataError(
+                f"data set {self.name!r}: all labels are {self.labels[0]}; at least two different ones are needed"
+            )
+
+    def check_runs(self, model: Model) -> None:
+        """Checks that the model takes these samples, and gives what the metric judges.
+
+        Raises:
+            DataError: names, shapes or types differ; the output is not what the metric judges; or a label exceeds the
+                model's classes.
         """
         specs = {spec.name: spec for spec in model.inputs}
         if set(specs) != set(self.inputs):
@@ -176,23 +202,20 @@ class Dataset:
                     f"data set {self.name!r}: a sample of {key!r} is {found}, but model {model.name!r} takes {wanted}"
                 )
         self._check_output(model)
-        if np.all(self.labels == self.labels[0]):
-            raise DataError(
-                f"data set {self.name!r}: all labels are {self.labels[0]}; at least two different ones are needed"
-            )
 
     def _check_output(self, model: Model) -> None:
         output = model.outputs[0]
         described = f"output {output.name!r} of model {model.name!r}"
         classes = math.prod(output.shape)
-        if self.metric == "spearman" and (len(output.shape) != 2 or output.shape[0] != 1):
-            raise DataError(
-                f"spearman needs one embedding per sentence, [1, width], but {described} has shape "
-                f"{list(output.shape)}: pool the tokens within the model"
-            )
-        if self.metric == "top1" and classes != max(output.shape, default=1):
-            raise DataError(f"top1 needs one score per class, but {described} has shape {list(output.shape)}")
-        if self.metric == "top1" and (largest := int(self.labels.max())) >= classes:
+        if self.kind == "pairs":
+            if len(output.shape) != 2 or output.shape[0] != 1:
+                raise DataError(
+                    f"{self.metric} needs one embedding per sentence, [1, width], but {described} has shape "
+                    f"{list(output.shape)}: pool the tokens within the model"
+                )
+        elif classes != max(output.shape, default=1):
+            raise DataError(f"{self.metric} needs one score per class, but {described} has shape {list(output.shape)}")
+        elif (largest := int(self.labels.max())) >= classes:
             raise DataError(
                 f"data set {self.name!r} has label {largest}, but {described} has {classes} classes, 0 to {classes - 1}"
             )

@@ -1,4 +1,5 @@
-"""Labelled images become a data set: a folder per class, or a CSV of file and class index.
+"""Images become a data set: a folder per class, or a CSV of file and class index; without labels a folder, or a CSV
+of files.
 
 Knows nothing of any network but how its pixels are to be prepared.
 """
@@ -14,9 +15,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from PIL import Image
 
+from hwsparse.data.corruptions import Corruption
 from hwsparse.data.dataset import Dataset
 from hwsparse.data.npz import MAX_DATA_BYTES
-from hwsparse.data.table import choose, read_rows
+from hwsparse.data.samples import Samples
+from hwsparse.data.table import choose, header, read_rows
 from hwsparse.errors import DataError
 
 MAX_PIXELS = 100_000_000
@@ -63,11 +66,11 @@ class ImagePreprocess:
         channels = len(self.mean)
         return (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
 
-    def apply(self, image: Image.Image) -> np.ndarray:
-        """One image as float32 of `sample_shape`.
+    def apply(self, image: Image.Image, corruption: Corruption | None = None) -> np.ndarray:
+        """One image as float32 of `sample_shape`, with its cropped pixels corrupted where that is wanted.
 
         Raises:
-            DataError: the image is smaller than the crop.
+            DataError: the image is smaller than the crop, or the corruption is none of images.
         """
         image = image.convert("RGB" if len(self.mean) == 3 else "L")
         if self.resize is not None:
@@ -80,9 +83,11 @@ class ImagePreprocess:
                 f"{width}x{height} pixels are fewer than the crop of {cols}x{rows}; give a resize of the short side"
             )
         left, top = (width - cols) // 2, (height - rows) // 2
-        pixels = np.asarray(image.crop((left, top, left + cols, top + rows)), np.float32).reshape(rows, cols, -1)
+        pixels = np.asarray(image.crop((left, top, left + cols, top + rows))).reshape(rows, cols, -1)
+        if corruption is not None:
+            pixels = corruption.of_pixels(pixels)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        result = (pixels * np.float32(self.scale) - mean) / std
+        result = (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
         return np.ascontiguousarray(result.transpose(2, 0, 1)) if self.layout == "NCHW" else result
 
 
@@ -93,6 +98,7 @@ def read_image_folder(
     limit: int | None = None,
     seed: int = 0,
     input_name: str = "x",
+    corruption: Corruption | None = None,
 ) -> Dataset:
     """Reads one subdirectory per class; class indices follow the sorted names.
 
@@ -101,23 +107,12 @@ def read_image_folder(
         preprocess: how pixels are prepared.
         limit: take only that many images, drawn by `seed`.
         input_name: what the input is to be called.
+        corruption: done to every image before its pixels are scaled.
 
     Raises:
         DataError: no class, no image, or an image that cannot be decoded; names the file.
     """
-    try:
-        classes = sorted(item for item in directory.iterdir() if item.is_dir() and not item.name.startswith("."))
-        files = [
-            (file, index)
-            for index, folder in enumerate(classes)
-            for file in sorted(folder.iterdir())
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        ]
-    except OSError as error:
-        raise DataError(f"cannot read {directory}: {error.strerror}") from None
-    if not files:
-        raise DataError(f"{directory} has no images in subdirectories named after classes: the data set is empty")
-    return _read(directory.name, files, preprocess, limit, seed, input_name)
+    return folder_samples(directory, preprocess, limit, seed, input_name, corruption).judged()
 
 
 def read_image_csv(
@@ -127,6 +122,7 @@ def read_image_csv(
     limit: int | None = None,
     seed: int = 0,
     input_name: str = "x",
+    corruption: Corruption | None = None,
 ) -> Dataset:
     """Reads a CSV with the columns file and class_index; files are relative to the CSV and stay below it.
 
@@ -135,17 +131,65 @@ def read_image_csv(
     Raises:
         DataError: also for a path that leads out of the directory, links included, or is named twice.
     """
-    files: dict[Path, int] = {}
-    for line, row in read_rows(path, COLUMNS):
+    return csv_samples(path, preprocess, limit, seed, input_name, corruption).judged()
+
+
+def folder_samples(
+    directory: Path,
+    preprocess: ImagePreprocess,
+    limit: int | None = None,
+    seed: int = 0,
+    input_name: str = "x",
+    corruption: Corruption | None = None,
+) -> Samples:
+    """As `read_image_folder`; where no subdirectory has images, those of the directory itself, without labels."""
+    try:
+        classes = sorted(item for item in directory.iterdir() if item.is_dir() and not item.name.startswith("."))
+        files: list[tuple[Path, int | None]] = [
+            (file, index) for index, folder in enumerate(classes) for file in _images_in(folder)
+        ]
+        files = files or [(file, None) for file in _images_in(directory)]
+    except OSError as error:
+        raise DataError(f"cannot read {directory}: {error.strerror}") from None
+    if not files:
+        raise DataError(
+            f"{directory} has no images, neither in subdirectories named after classes nor of its own: the data set is "
+            "empty"
+        )
+    return _read(directory.name, files, preprocess, limit, seed, input_name, corruption)
+
+
+def csv_samples(
+    path: Path,
+    preprocess: ImagePreprocess,
+    limit: int | None = None,
+    seed: int = 0,
+    input_name: str = "x",
+    corruption: Corruption | None = None,
+) -> Samples:
+    """As `read_image_csv`; without labels where file is the only column."""
+    files: dict[Path, int | None] = {}
+    labelled = header(path) != COLUMNS[:1]
+    for line, row in read_rows(path, COLUMNS if labelled else COLUMNS[:1]):
         where = f"{path} line {line}"
         file = _inside(path.parent, row["file"], where)
-        if not (row["class_index"].isascii() and row["class_index"].isdigit()) or len(row["class_index"]) > 9:
-            raise DataError(f"{where}: class_index {row['class_index']!r} is not an integer from 0 on")
         if file in files:
             raise DataError(f"{where}: {row['file']!r} is named twice")
-        files[file] = int(row["class_index"])
+        files[file] = _class_index(row["class_index"], where) if labelled else None
     name = path.stem if path.stem != "labels" else path.resolve().parent.name
-    return _read(name, list(files.items()), preprocess, limit, seed, input_name)
+    return _read(name, list(files.items()), preprocess, limit, seed, input_name, corruption)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [
+        file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    ]
+
+
+def _class_index(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise DataError(f"{where}: class_index {text!r} is not an integer from 0 on")
+    return int(text)
 
 
 def _inside(directory: Path, entry: str, where: str) -> Path:
@@ -163,29 +207,31 @@ def _inside(directory: Path, entry: str, where: str) -> Path:
 
 def _read(
     name: str,
-    files: Sequence[tuple[Path, int]],
+    files: Sequence[tuple[Path, int | None]],
     preprocess: ImagePreprocess,
     limit: int | None,
     seed: int,
     input_name: str,
-) -> Dataset:
+    corruption: Corruption | None,
+) -> Samples:
     chosen = [files[i] for i in choose(len(files), limit, seed)]
     if len(chosen) * math.prod(preprocess.sample_shape) * 4 > MAX_DATA_BYTES:
         raise DataError(f"{len(chosen)} images take more than {MAX_DATA_BYTES} bytes; give a limit on samples")
     images = np.empty((len(chosen), *preprocess.sample_shape), np.float32)
     for row, (file, _) in enumerate(chosen):
-        images[row] = _decode(file, preprocess)
-    return Dataset(name, {input_name: images}, np.array([label for _, label in chosen], np.int64), "top1")
+        images[row] = _decode(file, preprocess, corruption)
+    labels = [label for _, label in chosen if label is not None]
+    return Samples(name, {input_name: images}, np.array(labels, np.int64) if labels else None, ("classes",))
 
 
-def _decode(path: Path, preprocess: ImagePreprocess) -> np.ndarray:
+def _decode(path: Path, preprocess: ImagePreprocess, corruption: Corruption | None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are judged below
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{image.width}x{image.height} pixels; the limit is {MAX_PIXELS}")
-                return preprocess.apply(image)
+                return preprocess.apply(image, corruption)
     except DataError as error:
         raise DataError(f"image {path}: {error}") from None
     except Image.DecompressionBombError:

@@ -12,27 +12,32 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hwsparse.data.dataset import Dataset
+from hwsparse.data.samples import Samples
 from hwsparse.errors import DataError, StorageError
+from hwsparse.metric import METRICS, Kind
 
 MAX_DATA_BYTES = 8 * 2**30
 _LABELS = ("labels", "y")
+_METRIC = "metric"  # an array of one text; an input of that name holds numbers
 
 
 def write_npz(dataset: Dataset, path: Path) -> None:
     """Writes what `read_npz` reads; a file that was there stays whole until the new one is.
 
     Raises:
-        DataError: an input has the name that labels have.
+        DataError: an input has the name that labels, or the metric, have.
         StorageError: the file cannot be written.
     """
-    if clash := [name for name in _LABELS if name in dataset.inputs]:
+    if clash := [name for name in (*_LABELS, _METRIC) if name in dataset.inputs]:
+        means = "the metric" if clash[0] == _METRIC else "labels"
         raise DataError(
-            f"data set {dataset.name!r} has an input called {clash[0]!r}, which in a .npz file means labels"
+            f"data set {dataset.name!r} has an input called {clash[0]!r}, which in a .npz file means {means}"
         )
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in (*dataset.inputs.items(), ("labels", dataset.labels)):
+            judged_by = {_LABELS[0]: dataset.labels, _METRIC: np.array(dataset.metric)}
+            for name, array in (*dataset.inputs.items(), *judged_by.items()):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     npy.write_array(file, array, allow_pickle=False)
         partial.replace(path)
@@ -46,11 +51,16 @@ def read_npz(path: Path) -> Dataset:
     """Reads one array per model input, named as the model names it (or a single `x`), and `labels` (or `y`).
 
     Integer labels are class indices (top1); labels that are not integers are similarities of pairs
-    (spearman), and the inputs have two rows for each.
+    (spearman), and the inputs have two rows for each. An array `metric` that holds one text says it otherwise.
 
     Raises:
-        DataError: not such a file, too large, or its arrays do not go together.
+        DataError: not such a file, too large, without labels, or its arrays do not go together.
     """
+    return npz_samples(path).judged()
+
+
+def npz_samples(path: Path) -> Samples:
+    """As `read_npz`; samples without labels may be of either kind."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_headers(archive, path)
@@ -69,10 +79,18 @@ def read_npz(path: Path) -> Dataset:
     ) as error:
         raise DataError(f"{path} is not a sound .npz file: {' '.join(str(error).split())}") from None
     names = [name for name in _LABELS if name in arrays]
-    if len(names) != 1:
-        raise DataError(f"{path} needs one array called labels or y; it has {', '.join(sorted(arrays)) or 'none'}")
-    labels = arrays.pop(names[0])
-    return Dataset(path.stem, arrays, labels, "spearman" if labels.dtype.kind == "f" else "top1")
+    if len(names) > 1:
+        raise DataError(f"{path} needs one array called labels or y; it has both")
+    labels = arrays.pop(names[0]) if names else None
+    metric = None
+    if _METRIC in arrays and arrays[_METRIC].dtype.kind == "U" and arrays[_METRIC].ndim == 0:
+        metric = str(arrays.pop(_METRIC))[:80]
+    kinds: tuple[Kind, ...] = ("classes", "pairs")
+    if metric in METRICS:
+        kinds = (METRICS[metric].kind,)
+    elif labels is not None and labels.dtype.kind == "f":
+        kinds = ("pairs",)
+    return Samples(path.stem, arrays, labels, kinds, metric)
 
 
 def _check_headers(archive: zipfile.ZipFile, path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwsparse.data.corruptions import PIXELS, TEXTS, Corruption
 from hwsparse.data.dataset import Dataset
 from hwsparse.data.images import COLUMNS as IMAGE_COLUMNS
-from hwsparse.data.images import ImagePreprocess, read_image_csv, read_image_folder
-from hwsparse.data.npz import read_npz
+from hwsparse.data.images import ImagePreprocess, csv_samples, folder_samples
+from hwsparse.data.npz import npz_samples
+from hwsparse.data.samples import Samples
 from hwsparse.data.table import choose, header
 from hwsparse.data.text_pairs import COLUMNS as PAIR_COLUMNS
 from hwsparse.data.text_pairs import INPUTS as TEXT_INPUTS
-from hwsparse.data.text_pairs import TOKENS, read_text_pairs
+from hwsparse.data.text_pairs import SENTENCES, TOKENS, pair_samples
 from hwsparse.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,43 +30,91 @@ def read_dataset(
     tokenizer: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    metric: str | None = None,
 ) -> Dataset:
     """Reads a data set.
 
     Args:
         path: a `.npz` file; a CSV of images (file,class_index) or of sentence pairs (sentence1,sentence2,score); or
-            a directory with a `labels.csv` or with one subdirectory of images per class.
-        model: whose inputs sentence pairs become; by default 128 tokens and their mask.
+            a directory with a `labels.csv` or with one subdirectory of images per class. Of each, what makes the
+            labels may be left out: the array, the last column, the subdirectories.
+        model: whose inputs sentence pairs become, by default 128 tokens and their mask; and whose answers are the
+            labels where there are none.
         preprocess: how images are prepared; needed for images, and for nothing else.
         tokenizer: a `tokenizer.json`; needed for sentence pairs, and for nothing else.
         limit: take only that many samples or pairs, drawn by `seed`.
+        metric: what to judge by, if not by what data of this kind are by default.
 
     Raises:
         DataError: nothing of this kind is there, something needed was not given, something was given that this kind
-            does not need, or the reader found a fault.
+            does not need, the metric does not fit, or the reader found a fault.
     """
+    if path.suffix == ".npz" and not path.is_dir():
+        _require_none(path, "arrays", preprocess, tokenizer)
+        whole = npz_samples(path).judged(metric, model)
+        return whole if limit is None else whole.subset(choose(len(whole), limit, seed))
+    return _samples(path, model, preprocess, tokenizer, limit, seed, None).judged(metric, model)
+
+
+def read_corrupted(
+    dataset: Dataset,
+    path: Path,
+    *,
+    model: Model | None = None,
+    preprocess: ImagePreprocess | None = None,
+    tokenizer: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Iterator[Dataset]:
+    """A data set under every corruption of its kind, one after the other: the same samples, with the same labels.
+
+    Labels that are a model's own answers stay those to the samples as they are.
+
+    Args:
+        dataset: what `read_dataset` read with these same arguments.
+
+    Raises:
+        DataError: the data are arrays, which it is too late to corrupt.
+    """
+    if preprocess is None and tokenizer is None:
+        raise DataError(
+            f"{path} holds arrays: only images and text can be corrupted, before they become arrays; leave out "
+            "--robustness"
+        )
+    corruptions = [Corruption(name, seed=seed) for name in (TEXTS if preprocess is None else PIXELS)]
+    return (
+        dataset.under(str(each), _samples(path, model, preprocess, tokenizer, limit, seed, each).inputs)
+        for each in corruptions
+    )
+
+
+def _samples(
+    path: Path,
+    model: Model | None,
+    preprocess: ImagePreprocess | None,
+    tokenizer: Path | None,
+    limit: int | None,
+    seed: int,
+    corruption: Corruption | None,
+) -> Samples:
+    """Samples of any kind but arrays."""
     if path.is_dir():
         prepared = _for_images(path, preprocess, tokenizer)
-        table = path / "labels.csv"
-        if table.is_file():
-            return read_image_csv(table, prepared, limit=limit, seed=seed)
-        return read_image_folder(path, prepared, limit=limit, seed=seed)
-    if path.suffix == ".npz":
-        _require_none(path, "arrays", preprocess, tokenizer)
-        whole = read_npz(path)
-        return whole if limit is None else whole.subset(choose(len(whole), limit, seed))
+        if (table := path / "labels.csv").is_file():
+            return csv_samples(table, prepared, limit, seed, corruption=corruption)
+        return folder_samples(path, prepared, limit, seed, corruption=corruption)
     if path.suffix != ".csv":
         what = "is not a .npz file, a .csv file or a directory" if path.exists() else "does not exist"
         raise DataError(f"data set {path} {what}")
     columns = header(path)
-    if set(PAIR_COLUMNS) <= set(columns):
+    if set(SENTENCES) <= set(columns):
         _require_none(path, "sentence pairs", preprocess, None)
         if tokenizer is None:
             raise DataError(f"{path} holds sentence pairs: give the network's tokenizer.json (--tokenizer)")
         inputs, tokens = _text_inputs(path, model) if model else (TEXT_INPUTS, TOKENS)
-        return read_text_pairs(path, tokenizer, inputs=inputs, max_tokens=tokens, limit=limit, seed=seed)
-    if set(IMAGE_COLUMNS) <= set(columns):
-        return read_image_csv(path, _for_images(path, preprocess, tokenizer), limit=limit, seed=seed)
+        return pair_samples(path, tokenizer, tokens, inputs, limit, seed, corruption)
+    if IMAGE_COLUMNS[0] in columns:
+        return csv_samples(path, _for_images(path, preprocess, tokenizer), limit, seed, corruption=corruption)
     raise DataError(
         f"{path} has columns {','.join(columns)[:200]}; use {','.join(IMAGE_COLUMNS)} for images "
         f"or {','.join(PAIR_COLUMNS)} for sentence pairs"

@@ -1,4 +1,4 @@
-"""Sentence pairs with a similarity score become a data set, tokenised as the network's own tokenizer says."""
+"""Sentence pairs, with a score or without, become a data set, tokenised as the network's own tokenizer says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from hwsparse.data.corruptions import Corruption
 from hwsparse.data.dataset import Dataset
-from hwsparse.data.table import choose, read_rows
+from hwsparse.data.samples import Samples
+from hwsparse.data.table import choose, header, read_rows
 from hwsparse.errors import DataError
 
-COLUMNS = ("sentence1", "sentence2", "score")
+SENTENCES = ("sentence1", "sentence2")
+COLUMNS = (*SENTENCES, "score")
 MAX_TOKENIZER_BYTES = 256 * 2**20
 TOKENS = 128
 INPUTS = {"input_ids": "int64", "attention_mask": "int64"}
@@ -28,6 +31,7 @@ def read_text_pairs(
     inputs: Mapping[str, str] = INPUTS,
     limit: int | None = None,
     seed: int = 0,
+    corruption: Corruption | None = None,
 ) -> Dataset:
     """Reads a CSV with the columns sentence1, sentence2 and score.
 
@@ -38,6 +42,7 @@ def read_text_pairs(
         inputs: which of input_ids, attention_mask and token_type_ids the network takes, with numpy's name of the
             type of each.
         limit: take only that many pairs, drawn by `seed`.
+        corruption: done to every sentence before it is tokenised.
 
     Returns:
         A data set of n pairs: 2n rows per input, metric spearman.
@@ -45,17 +50,33 @@ def read_text_pairs(
     Raises:
         DataError: a file that cannot be read, or a score that is not a number.
     """
-    rows = read_rows(path, COLUMNS)
+    return pair_samples(path, tokenizer_json, max_tokens, inputs, limit, seed, corruption).judged()
+
+
+def pair_samples(
+    path: Path,
+    tokenizer_json: Path,
+    max_tokens: int = TOKENS,
+    inputs: Mapping[str, str] = INPUTS,
+    limit: int | None = None,
+    seed: int = 0,
+    corruption: Corruption | None = None,
+) -> Samples:
+    """As `read_text_pairs`; without labels where sentence1 and sentence2 are the only columns."""
+    labelled = set(header(path)) != set(SENTENCES)
+    rows = read_rows(path, COLUMNS if labelled else SENTENCES)
     chosen = [rows[i] for i in choose(len(rows), limit, seed)]
     if unknown := sorted(set(inputs) - set(_FIELDS)):
         raise DataError(f"input {unknown[0]!r} is not one that a tokenizer makes: {', '.join(_FIELDS)}")
-    scores = np.array([_score(row["score"], f"{path} line {line}") for line, row in chosen])
-    texts = [row[column] for _, row in chosen for column in COLUMNS[:2]]
+    scores = [_score(row["score"], f"{path} line {line}") for line, row in chosen] if labelled else None
+    texts = [row[column] for _, row in chosen for column in SENTENCES]
+    if corruption is not None:
+        texts = [corruption.of_text(text) for text in texts]
     encoded = _load(tokenizer_json, max_tokens).encode_batch(texts)
     arrays = {
         name: np.array([getattr(item, _FIELDS[name]) for item in encoded], dtype) for name, dtype in inputs.items()
     }
-    return Dataset(path.stem, arrays, scores, "spearman")
+    return Samples(path.stem, arrays, None if scores is None else np.array(scores), ("pairs",))
 
 
 def _load(path: Path, max_tokens: int) -> Tokenizer:

@@ -15,7 +15,7 @@ Knows neither the command line nor the service.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -136,11 +136,13 @@ def optimize(
     workspace: Workspace,
     on_progress: OnProgress = lambda stage, done, total, known: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    corrupted: Iterable[Dataset] = (),
 ) -> Outcome:
     """Finds the model's front on the target and packages the finalists.
 
     The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
-    ever reported on.
+    ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
+    them too, and nothing is fitted to them or chosen by them.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
@@ -152,7 +154,7 @@ def optimize(
     """
     _require_work(model, target)
     choices = choices_of(target, goal.patterns, goal.ratios)
-    judges = appoint_judges(model, dataset, target, goal.seed)
+    judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     workspace.directory.mkdir(parents=True, exist_ok=True)
     identity = StudyIdentity(
         model.digest,

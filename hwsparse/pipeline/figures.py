@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from hwsparse.latency import Measurement
 from hwsparse.pipeline.outcome import Outcome
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, FrontPoint, FrontReport
-from hwsparse.sparsify import QualityReport
+from hwsparse.sparsify import QualityReport, Robustness
 
 
 def front_report(outcome: Outcome, dataset: str) -> FrontReport:
@@ -36,10 +37,10 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         device=f"{target.name}, {target.threads} thread{'s' if target.threads > 1 else ''}",
         dataset=dataset,
         metric=baselines.quality.metric if baselines.quality is not None else "",
-        points=tuple(points),
+        points=tuple(_with_robustness(point, outcome) for point in points),
         winner=winner.label if winner is not None else None,
         layers=winner.artifact.manifest.layers if winner is not None else (),
-        notes=_notes(outcome),
+        notes=(*_notes(outcome), *_robustness_notes(outcome)),
     )
 
 
@@ -62,6 +63,31 @@ def _point(
         split=quality.split,
         plan=plan,
         artifact=artifact,
+    )
+
+
+def _robustness(outcome: Outcome) -> dict[str, Robustness]:
+    """By label, of everything that was judged under corruption; onnxruntime's answers are the dense model's."""
+    dense = outcome.baselines.robustness
+    found = {"dense": dense, "onnxruntime": dense} | {each.label: each.robustness for each in outcome.finalists}
+    return {label: robustness for label, robustness in found.items() if robustness is not None}
+
+
+def _with_robustness(point: FrontPoint, outcome: Outcome) -> FrontPoint:
+    robustness = _robustness(outcome).get(point.label) if point.latency_source != "predicted" else None
+    return point if robustness is None else replace(point, robustness=robustness.value)
+
+
+def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
+    found = _robustness(outcome)
+    if not found:
+        return ()
+    corruptions = ", ".join(next(iter(found.values())).corruptions)
+    told = (f"{label} {each.value:.4f} ({each.interval[0]:.4f} to {each.interval[1]:.4f})"
+            for label, each in found.items() if label != "onnxruntime")  # fmt: skip
+    return (
+        f"Robustness: the mean quality over {corruptions}, of severities 1 to 5; the same held-out samples. With 95 % "
+        f"intervals: {', '.join(told)}.",
     )
 
 

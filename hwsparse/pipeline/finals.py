@@ -101,7 +101,12 @@ def build_and_time(
     directories[ONNXRUNTIME].mkdir()
     write_onnxruntime_contender(model, directories[ONNXRUNTIME])
     times = bench.time_networks(directories)
-    baselines = Baselines(times[DENSE], times[ONNXRUNTIME], judges.reporting.evaluate({}) if judges else None)
+    baselines = Baselines(
+        times[DENSE],
+        times[ONNXRUNTIME],
+        judges.reporting.evaluate({}) if judges else None,
+        judges.robustness({}) if judges else None,
+    )
     finalists = []
     for label, (plan, refused) in settled.items():
         if label == DENSE:
@@ -115,7 +120,10 @@ def build_and_time(
         )
         # Named by the plan asked for: two of them may ship as the same plan, each with its own proof.
         artifact = replace_artifact(artifacts / plans[label].digest[:16], package)
-        finalists.append(Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact))
+        robustness = judges.robustness(pruned) if judges else None
+        finalists.append(
+            Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact, robustness)
+        )
     on_step(len(settled) + 1, len(settled) + 1)
     return baselines, tuple(finalists)
 

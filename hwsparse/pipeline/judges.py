@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
-from hwsparse.sparsify import Evaluator
+from hwsparse.sparsify import Evaluator, Robustness
 from hwsparse.target import Target
 
 # Half of the data chooses; a third of that half fits weights, which look better on it than they are.
@@ -19,20 +20,33 @@ MIN_LABELS = 6
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Samples to fit weights on, who chooses plans by quality, and who only reports on them."""
+    """Samples to fit weights on, who chooses plans by quality, and who only reports on them.
+
+    `corrupted` report on the same samples as `reporting`, each under another corruption.
+    """
 
     fitting: Dataset
     choosing: Evaluator
     reporting: Evaluator
+    corrupted: tuple[Evaluator, ...] = ()
 
     @property
     def sample(self) -> dict[str, np.ndarray]:
         """One sample as the model takes it."""
         return {name: np.ascontiguousarray(values[:1]) for name, values in self.fitting.inputs.items()}
 
+    def robustness(self, weights: Mapping[str, np.ndarray]) -> Robustness | None:
+        """What these weights are worth under corruption; None where there is none to judge it by."""
+        return Robustness.of(self.corrupted, weights) if self.corrupted else None
 
-def appoint_judges(model: Model, dataset: Dataset, target: Target, seed: int) -> Judges:
+
+def appoint_judges(
+    model: Model, dataset: Dataset, target: Target, seed: int, corrupted: Iterable[Dataset] = ()
+) -> Judges:
     """Splits the data; equal data and seed are split the same way.
+
+    Args:
+        corrupted: the whole data set under one corruption each; what is held out of it is kept, and nothing else.
 
     Raises:
         DataError: the data do not fit the model, or are too few.
@@ -49,4 +63,13 @@ def appoint_judges(model: Model, dataset: Dataset, target: Target, seed: int) ->
         fitting,
         Evaluator(model, choosing, "calibration", target.cores, seed),
         Evaluator(model, held_out, "held-out", target.cores, seed),
+        tuple(_held_out(model, dataset, each, target, seed) for each in corrupted),
     )
+
+
+def _held_out(model: Model, dataset: Dataset, corrupted: Dataset, target: Target, seed: int) -> Evaluator:
+    """Who judges on the samples that are held out, under a corruption."""
+    if corrupted.metric != dataset.metric or not np.array_equal(corrupted.labels, dataset.labels):
+        raise DataError(f"data set {corrupted.name!r} has other labels than {dataset.name!r}, or another metric")
+    _, held_out = corrupted.split(CALIBRATION_SHARE, seed)
+    return Evaluator(model, held_out, "held-out", target.cores, seed)

@@ -14,7 +14,7 @@ from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, SearchSpace
-from hwsparse.sparsify import QualityReport
+from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
 
 # Canonical pruned weights of a plan, by layer name.
@@ -37,6 +37,7 @@ class Finalist:
     chosen_by: QualityReport | None
     quality: QualityReport | None
     artifact: Artifact
+    robustness: Robustness | None = None  # on the held-out samples, corrupted; None if that was not asked for
 
     def faster_than(self, other: Measurement) -> bool:
         """Whether it is faster beyond noise: the intervals do not touch."""
@@ -50,6 +51,7 @@ class Baselines:
     dense: Measurement
     onnxruntime: Measurement
     quality: QualityReport | None
+    robustness: Robustness | None = None
 
 
 @dataclass(frozen=True, slots=True)

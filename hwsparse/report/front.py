@@ -20,7 +20,7 @@ from hwsparse.report.files import write_whole
 from hwsparse.search.candidate import Candidate, Source
 from hwsparse.search.pareto import pareto_front
 
-FORMAT = 2  # of the JSON; raised when an older reader would be misled
+FORMAT = 3  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
 
 # external: the dense model in a runtime that is not ours
@@ -64,9 +64,10 @@ class FrontPoint:
     split: str = "calibration"
     plan: Plan | None = None  # None: not ours, or not known
     artifact: ArtifactPlace | None = None  # None: not built
+    robustness: float | None = None  # the mean quality on corrupted samples; None: not judged
 
     def __post_init__(self) -> None:
-        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval)
+        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval, self.robustness or 0)
         if not all(math.isfinite(figure) for figure in figures) or self.latency_s <= 0:
             raise InputError(f"point {self.label!r}: latency and quality must be finite, and latency above 0")
         for low, high in (self.latency_interval_s, self.quality_interval):
@@ -133,6 +134,11 @@ class FrontReport:
             if timed or (self.sources == ("predicted",) and point.kind in ("dense", "uniform")):
                 chosen[id(point)] = point
         return tuple(sorted(chosen.values(), key=lambda point: (point.latency_s, -point.quality)))
+
+    @property
+    def judges_robustness(self) -> bool:
+        """Whether any point was judged on corrupted samples too."""
+        return any(point.robustness is not None for point in self.points)
 
     @property
     def winning_point(self) -> FrontPoint | None:

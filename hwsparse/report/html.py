@@ -43,6 +43,7 @@ tr.winner td { background: var(--soft); font-weight: 600; } .mark { color: var(-
 .predicted { font-style: italic; color: var(--faint); } code { font-size: .9em; overflow-wrap: anywhere; }
 @media print { #front .modebar { display: none; } main { padding: 0; } }
 """
+_ROBUST = "; robustness is the mean quality on the same samples, corrupted"
 
 
 def front_html(report: FrontReport, path: Path) -> None:
@@ -107,11 +108,12 @@ def _points_section(report: FrontReport) -> str:
         ("Speed-up", True),
         (words.metric_name(report.metric), True),
         ("Change", True),
+        *[("Robustness", True)] * report.judges_robustness,
     )
     rows = "".join(_point_row(report, point, id(point) in front) for point in report.shortlist)
     return f"""<h2>Points</h2>
 <p class="faint">● on the front, ★ the winner. Below each plan its artifact, below each figure its 95 % interval.
-Speed-up and change are against our own dense model.</p>
+Speed-up and change are against our own dense model{_ROBUST if report.judges_robustness else ""}.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 
@@ -123,11 +125,12 @@ def _point_row(report: FrontReport, point: FrontPoint, on_front: bool) -> str:
         summary += f'<br><code title="{point.artifact.digest}">{escape(point.artifact.directory)}</code>'
     latency = _figure(words.milliseconds(point.latency_s), words.latency_interval(point))
     quality = _figure(words.quality(metric, point.quality), words.quality_interval(metric, point))
+    robust = f'<td class="number">{words.robustness(report, point)}</td>' if report.judges_robustness else ""
     return f"""<tr{' class="winner"' if is_winner else ""}><td class="mark">{mark}</td>
 <td>{escape(point.label)}<small>{summary}</small></td>
 <td class="number">{latency}</td><td class="{point.latency_source}">{point.latency_source}</td>
 <td class="number">{words.speedup(report, point)}</td><td class="number">{quality}</td>
-<td class="number">{words.quality_change(report, point)}</td></tr>
+<td class="number">{words.quality_change(report, point)}</td>{robust}</tr>
 """
 
 

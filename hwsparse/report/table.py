@@ -38,7 +38,9 @@ def front_table(report: FrontReport) -> Table:
     table.add_column("Plan", overflow="fold")
     table.add_column("Latency", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for header in ("Speed-up", words.short_metric_name(report.metric), "Change"):
+    judged = report.judges_robustness
+    headers = ["Speed-up", words.short_metric_name(report.metric), "Change", *["Robust"] * judged]
+    for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
     for point in report.shortlist:
@@ -52,6 +54,7 @@ def front_table(report: FrontReport) -> Table:
             Text(words.speedup(report, point)),
             _two_lines(words.quality(report.metric, point.quality), words.quality_interval(report.metric, point)),
             Text(words.quality_change(report, point)),
+            *[Text(words.robustness(report, point))] * judged,
             style="bold" if point is winner else "",
         )
     return table

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from hwsparse.metric import METRICS
 from hwsparse.plan import Plan
 from hwsparse.report.front import FrontPoint, FrontReport
-
-METRICS = {"top1": "Top-1 accuracy", "spearman": "Spearman correlation"}
-SHORT_METRICS = {"top1": "Top-1", "spearman": "Spearman"}
-_PERCENT = {"top1"}
 
 TIMES, DASH, MINUS = "\u00d7", "\u2013", "\u2212"  # as typeset: escaped, since they look like ASCII in code
 
 
 def metric_name(metric: str) -> str:
     """As on an axis: `Top-1 accuracy`; a metric without a name of its own goes by what it is called."""
-    return METRICS.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def short_metric_name(metric: str) -> str:
     """As over a column: `Top-1`."""
-    return SHORT_METRICS.get(metric, metric)
+    return METRICS[metric].short if metric in METRICS else metric
 
 
 def milliseconds(seconds: float) -> str:
@@ -40,26 +37,33 @@ def latency_interval(point: FrontPoint) -> str:
 
 def quality(metric: str, value: float) -> str:
     """In percent where the metric is a share, as in `96.2 %`; else with four decimals."""
-    return f"{value * 100:.1f} %" if metric in _PERCENT else f"{value:.4f}"
+    return f"{value * 100:.1f} %" if _in_percent(metric) else _four_decimals(value)
 
 
 def axis_quality(metric: str, value: float) -> str:
     """As short as a tick's label may be."""
-    return f"{value * 100:g} %" if metric in _PERCENT else f"{value:g}"
+    return f"{value * 100:g} %" if _in_percent(metric) else f"{value:g}"
 
 
 def quality_interval(metric: str, point: FrontPoint) -> str:
     """In the unit of `quality`, which goes without saying below one."""
     low, high = point.quality_interval
-    return f"{low * 100:.1f}{DASH}{high * 100:.1f}" if metric in _PERCENT else f"{low:.4f}{DASH}{high:.4f}"
+    return (
+        f"{low * 100:.1f}{DASH}{high * 100:.1f}" if _in_percent(metric) else DASH.join(map(_four_decimals, (low, high)))
+    )
 
 
 def change(metric: str, difference: float) -> str:
     """A difference of quality with its sign, in percentage points or as it is."""
-    text = f"{difference * 100:+.1f} pts" if metric in _PERCENT else f"{difference:+.4f}"
+    text = f"{difference * 100:+.1f} pts" if _in_percent(metric) else f"{difference:+.4f}"
     if float(text.split()[0]) == 0:
         return f"±{text[1:]}"
     return text.replace("-", MINUS)
+
+
+def robustness(report: FrontReport, point: FrontPoint) -> str:
+    """The quality on corrupted samples; empty where it was not judged."""
+    return "" if point.robustness is None else quality(report.metric, point.robustness)
 
 
 def speedup(report: FrontReport, point: FrontPoint) -> str:
@@ -91,6 +95,14 @@ def plan_summary(plan: Plan | None) -> str:
         text = first if first == str(same[-1]) else f"{first}{DASH}{last}"
         parts.append(text if len(same) == 1 else f"{text} {TIMES}{len(same)}")
     return ", ".join(parts) or "dense"
+
+
+def _in_percent(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].percent
+
+
+def _four_decimals(value: float) -> str:
+    return f"{value:.4f}".replace("-", MINUS)
 
 
 def _three_figures(value: float) -> str:

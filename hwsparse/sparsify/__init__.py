@@ -8,7 +8,7 @@ from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import achieved_ratio, applicable, make_mask
 from hwsparse.sparsify.narrow import Narrower
 from hwsparse.sparsify.pruners import PRUNERS
-from hwsparse.sparsify.quality import Evaluator, QualityReport
+from hwsparse.sparsify.quality import Evaluator, QualityReport, Robustness
 from hwsparse.sparsify.regroup import regroup
 from hwsparse.sparsify.sparsegpt import sparsegpt
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error
@@ -23,6 +23,7 @@ __all__ = [
     "PrunedLayer",
     "Pruner",
     "QualityReport",
+    "Robustness",
     "achieved_ratio",
     "alps",
     "applicable",

@@ -5,17 +5,16 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, one_line
+from hwsparse.data.answers import answers
 from hwsparse.model import Model
 from hwsparse.sparsify.apply import pruned_proto
+from hwsparse.sparsify.scores import SCORERS
 
 RESAMPLES = 1000
 # Of the counts that resampling makes, so many at a time: 8 MB.
@@ -39,6 +38,28 @@ class QualityReport:
     samples: int
     dataset: str
     split: str
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """The mean of a metric over corruptions of one split of a data set, with its 95 % bootstrap interval over samples.
+
+    `corruptions` are the names of the data sets that it is the mean of.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    corruptions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, evaluators: Sequence[Evaluator], weights: Mapping[str, np.ndarray]) -> Robustness:
+        """The robustness with these weights; the evaluators' samples are the same ones, each corrupted in another way.
+
+        Raises:
+            PlanError, DataError: as `Evaluator.resampled`.
+        """
+        means = np.mean([evaluator.resampled(weights) for evaluator in evaluators], axis=0)
+        return cls(float(means[0]), resampled_interval(means), tuple(each.dataset.name for each in evaluators))
 
 
 class Evaluator:
@@ -86,7 +107,10 @@ class Evaluator:
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
         samples = len(self.dataset)
-        scorer = METRICS[self.dataset.metric](self._outputs(weights), self.dataset.labels)
+        # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
+        # replaces, so that convolutions would silently be evaluated dense.
+        outputs = answers(pruned_proto(self._model, weights), self.dataset, self._model.name, self._threads)
+        scorer = SCORERS[self.dataset.metric](outputs, self.dataset.labels)
         resampled = [scorer(counts) for counts in _resampled(samples, self._seed)]
         return np.concatenate([scorer(np.ones((1, samples))), *resampled])
 
@@ -94,86 +118,6 @@ class Evaluator:
         if self._dense is None:
             self._dense = self.resampled({})
         return self._dense
-
-    def _outputs(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The first output for every row of inputs, flat: (rows, values) float64."""
-        session = self._session(weights)
-        name = session.get_outputs()[0].name
-        inputs = self.dataset.inputs
-
-        def answer(row: int) -> np.ndarray:
-            try:
-                (output,) = session.run([name], {key: values[row : row + 1] for key, values in inputs.items()})
-            except Exception as error:  # onnxruntime's exceptions share no base but Exception
-                raise DataError(
-                    f"onnxruntime cannot run sample {row} of {self.dataset.name}: {one_line(error)}"
-                ) from None
-            return np.asarray(output, np.float64).reshape(-1)
-
-        with ThreadPoolExecutor(self._threads) as pool:
-            outputs = np.stack(list(pool.map(answer, range(self.dataset.rows))))
-        if not np.isfinite(outputs).all():
-            row = int(np.argwhere(~np.isfinite(outputs))[0][0])
-            raise DataError(
-                f"{self._model.name} gives a value that is not finite on sample {row} of {self.dataset.name}"
-            )
-        return outputs
-
-    def _session(self, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        # Samples run side by side, each on one thread: faster than one sample on all.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what matters of its log is in the exception
-        # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
-        # replaces, so that convolutions would silently be evaluated dense.
-        proto = pruned_proto(self._model, weights)
-        return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-
-
-# How often each labelled sample counts, (resamples, samples) -> the metric of each resample.
-Scorer = Callable[[np.ndarray], np.ndarray]
-
-
-def top1(outputs: np.ndarray, labels: np.ndarray) -> Scorer:
-    """The share of samples whose highest output is the label's; `outputs` is (samples, classes)."""
-    correct = (outputs.argmax(axis=1) == labels).astype(np.float64)
-    return lambda counts: counts @ correct / counts.sum(axis=1)
-
-
-def spearman(outputs: np.ndarray, labels: np.ndarray) -> Scorer:
-    """Rank correlation of the labels with the cosine of each pair's two embeddings (rows 2i and 2i + 1).
-
-    A resample whose labels, or cosines, are all equal has correlation 0.
-    """
-    vectors = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
-    rank_cosines = ranking((vectors[0::2] * vectors[1::2]).sum(axis=1))
-    rank_labels = ranking(labels)
-
-    def correlation(counts: np.ndarray) -> np.ndarray:
-        middle = (counts.sum(axis=1, keepdims=True) - 1) / 2  # the mean of all ranks
-        a, b = rank_cosines(counts) - middle, rank_labels(counts) - middle
-        spread = np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
-        common = (counts * a * b).sum(axis=1)
-        values: np.ndarray = np.divide(common, spread, out=np.zeros_like(common), where=spread > 0)
-        return values.clip(-1, 1)
-
-    return correlation
-
-
-def ranking(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """How to rank samples of these values: counts (resamples, samples) -> ranks from 0, of the same shape.
-
-    Equal values share the mean of their ranks. Values are sorted once, whatever the number of resamples.
-    """
-    order = np.argsort(values, kind="stable")
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    starts = np.cumsum(sizes) - sizes
-
-    def ranks(counts: np.ndarray) -> np.ndarray:
-        taken = np.add.reduceat(counts[:, order], starts, axis=1)
-        return (np.cumsum(taken, axis=1) - (taken + 1) / 2)[:, group]
-
-    return ranks
 
 
 def resampled_interval(values: np.ndarray) -> tuple[float, float]:
@@ -193,6 +137,3 @@ def _resampled(samples: int, seed: int) -> Iterator[np.ndarray]:
         draws = min(at_once, RESAMPLES - start)
         drawn = rng.integers(0, samples, (draws, samples)) + samples * np.arange(draws)[:, None]
         yield np.bincount(drawn.ravel(), minlength=draws * samples).reshape(draws, samples).astype(np.float64)
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Scorer]] = {"top1": top1, "spearman": spearman}

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import typer
 from onnx import TensorProto, helper
+from PIL import Image
 from rich.console import Console
 
 from hwsparse.artifact import Artifact
@@ -23,10 +24,13 @@ from hwsparse.cli import interrupt, main
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.work import short_names
 from hwsparse.data import Dataset, write_npz
+from hwsparse.data.corruptions import PIXELS
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.report import read_report
 from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
+from tests.model.graphs import model_proto, node, value, weight
 from tests.sparsify.test_quality import classifier
 
 
@@ -44,6 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
     x = np.zeros((6, 16, 12, 12), np.float32)
     write_npz(Dataset("data", {"x": x}, np.array([0, 1, 2, 3, 0, 1])), tmp_path / "data.npz")
     write_npz(Dataset("wrong", {"x": x}, np.array([0, 1, 2, 3, 0, 9])), tmp_path / "wrong.npz")
+    np.savez(tmp_path / "bare.npz", x=x)
     np.savez(tmp_path / "empty.npz", x=x[:0], labels=np.zeros(0, np.int64))
     (tmp_path / "truncated.onnx").write_bytes(model.proto[:500])
     (tmp_path / "open.onnx").write_bytes(network("Relu", ["batch", "width"]))
@@ -129,6 +134,16 @@ BAD = [
     ("optimize model.onnx --data data.npz --image 224", 2, "data.npz holds arrays"),
     ("optimize model.onnx --data data.npz --tokenizer other.json", 2, "data.npz holds arrays"),
     ("compile model.onnx --choice 2:4 --limit 3", 2, "--data"),
+    ("compile model.onnx --choice 2:4 --metric f1", 2, "--data"),
+    ("optimize model.onnx --data data.npz --metric accuracy", 2, "use top1 or f1 or neg_log_loss or agreement"),
+    ("optimize model.onnx --data data.npz --metric spearman", 2, "metric 'spearman' does not fit data set 'data'"),
+    ("narrow model.onnx --data data.npz --metric pearson", 2, "metric 'pearson' does not fit data set 'data'"),
+    ("compile model.onnx --choice 2:4 --data bare.npz --metric top1", 2, "which has no labels: use agreement"),
+    ("optimize model.onnx --data bare.npz", 2, "all labels are 0"),
+    ("optimize model.onnx --data bare.npz --metric pair_agreement", 2, "all labels are"),
+    ("optimize model.onnx --data data.npz --robustness", 2, "data.npz holds arrays: only images and text"),
+    ("request model.onnx --data data.npz --metric spearman --server 127.0.0.1:1", 1, "127.0.0.1:1"),
+    ("request model.onnx --data server-set --metric f1", 2, "--metric prepare data that is here"),
     ("optimize model.onnx --data data.npz --seed -1", 2, "seed"),
     ("optimize model.onnx --data model.onnx", 2, "model.onnx"),
     ("optimize model.onnx --data data.npz --image 224,mean=1/2", 2, "mean and std"),
@@ -201,6 +216,61 @@ def test_a_narrower_network_is_a_model_like_any_other(
     assert "half.onnx: " in said and "held-out samples" in said
     narrow = import_onnx(home / "half.onnx")
     assert sum(layer.macs for layer in narrow.layers) < 0.8 * sum(layer.macs for layer in model.layers)
+
+
+def pictures(folder: Path, count: int, side: int = 16) -> None:
+    """Noise around a colour of each image's own."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        pixels = rng.integers(0, 256, 3) + rng.normal(0, 60, (side + 2, side, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:02}.png")
+
+
+def images_network(side: int = 16) -> bytes:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("MatMul", ["f", "v"], ["y"], name="head"),
+    ]
+    weights = [weight("w", 32, 3, 3, 3), weight("v", 32, 4)]
+    return bytes(model_proto(nodes, [value("x", [1, 3, side, side])], weights=weights).SerializeToString())
+
+
+def test_images_without_labels_are_judged_by_agreement(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "pictures.onnx").write_bytes(images_network())
+    pictures(home / "unlabelled", 40)
+    command = (
+        "optimize pictures.onnx --data unlabelled --image 16,mean=127,std=64 --trials 3 --pattern unstructured "
+        "--threads 1 --records records.sqlite --out out --robustness"
+    )
+    code, said, errors = run(monkeypatch, capsys, *command.split())
+    assert code == 0, errors
+    assert "Agreement" in said and "Robust" in said
+    report = read_report(home / "out" / "front.json")
+    timed = {point.label: point for point in report.points if point.latency_source == "measured"}
+    assert (report.metric, timed["dense"].quality) == ("agreement", 1.0)
+    for point in timed.values():
+        assert point.robustness is not None and 0 < point.robustness <= 1
+    note = next(note for note in report.notes if note.startswith("Robustness"))
+    for name in PIXELS:
+        assert f"unlabelled ({name} 3)" in note
+    page = (home / "out" / "front.html").read_text()
+    assert "Robustness" in page and "Agreement with the dense model" in page
+
+
+@pytest.mark.parametrize("metric", ["f1", "neg_log_loss"])
+def test_another_metric_can_be_asked_for(
+    metric: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"narrow model.onnx --data data.npz --keep 0.5 --out half.onnx --metric {metric}"
+    code, said, errors = run(monkeypatch, capsys, *command.split())
+    assert code == 0, errors
+    assert f"{metric} on 3 held-out samples" in said
 
 
 def test_a_server_that_finds_nothing_to_gain_is_not_a_success(

@@ -111,6 +111,10 @@ def test_data_of_any_kind_are_sent_as_arrays(
     assert run(monkeypatch, capsys, *request, "data.npz", "--limit", "2")[0] == 1
     sent = sorted((len(np.load(path)["labels"]) for path in (home / "state" / "datasets").rglob("*.npz")), reverse=True)
     assert sent == [4, 2]
+    assert run(monkeypatch, capsys, *request, "data.npz", "--metric", "f1")[0] == 1
+    assert run(monkeypatch, capsys, *request, "data.npz", "--metric", "agreement")[0] == 1
+    metrics = {str(np.load(path)["metric"]) for path in (home / "state" / "datasets").rglob("*.npz")}
+    assert metrics == {"top1", "f1", "agreement"}
     code, _, errors = run(monkeypatch, capsys, *request, "pairs.csv")
     assert code == 2 and "tokenizer" in errors
 

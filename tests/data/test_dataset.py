@@ -98,7 +98,7 @@ ROWS = np.zeros((2, 4), np.float32)
         ({"x": ROWS}, [0.0, np.inf], "top1", "finite"),
         ({"x": ROWS}, ["a", "b"], "top1", "numbers"),
         ({"x": ROWS}, [np.nan], "spearman", "finite"),
-        ({"x": ROWS}, [0, 1], "accuracy", "metric 'accuracy' is not one of top1, spearman"),
+        ({"x": ROWS}, [0, 1], "accuracy", "metric 'accuracy' is not one of top1, f1, "),
     ],
 )
 def test_sets_that_are_refused(inputs: dict[str, np.ndarray], labels: object, metric: str, said: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import hwsparse.data.npz
 from hwsparse.data import Dataset, read_npz, write_npz
 from hwsparse.errors import DataError, StorageError
+from hwsparse.metric import METRICS
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 Y = np.array([0, 1, 1])
@@ -46,19 +47,36 @@ def test_pairs(tmp_path: Path) -> None:
     assert (len(found), found.metric) == (1, "spearman")
 
 
-@pytest.mark.parametrize("labels", [Y, np.array([0.5])])
-def test_what_is_written_is_read(tmp_path: Path, labels: np.ndarray) -> None:
-    rows = X if labels is Y else X[:2]
-    metric = "top1" if labels is Y else "spearman"
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_written_is_read(tmp_path: Path, metric: str) -> None:
+    labels, rows = (Y, X) if METRICS[metric].kind == "classes" else (np.array([0.5]), X[:2])
     whole = Dataset("set", {"file": rows, "jax/bytes:0": rows.astype(np.int32)}, labels, metric)
     write_npz(whole, tmp_path / "set.npz")
-    assert read_npz(tmp_path / "set.npz").digest == whole.digest
+    found = read_npz(tmp_path / "set.npz")
+    assert (found.digest, found.metric) == (whole.digest, metric)
     assert [item.name for item in tmp_path.iterdir()] == ["set.npz"]
 
 
+def test_the_metric_of_a_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", x=X, labels=Y, metric="f1")
+    assert read_npz(tmp_path / "set.npz").metric == "f1"
+    np.savez(tmp_path / "set.npz", x=X, metric=X, labels=Y)  # numbers are an input
+    assert sorted(read_npz(tmp_path / "set.npz").inputs) == ["metric", "x"]
+    np.savez(tmp_path / "set.npz", x=X, labels=Y, metric="nonsense")
+    with pytest.raises(DataError, match="metric 'nonsense' does not fit data set 'set': use top1 or f1"):
+        read_npz(tmp_path / "set.npz")
+    np.savez(tmp_path / "set.npz", x=X[:1], labels=np.array([0.5]), metric="top1")
+    with pytest.raises(DataError, match="top1 needs class indices"):
+        read_npz(tmp_path / "set.npz")
+    np.savez(tmp_path / "set.npz", x=X[:2], labels=np.array([1]), metric="pearson")  # scores that are whole numbers
+    assert read_npz(tmp_path / "set.npz").rows_per_label == 2
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="an input called 'y'"):
+    with pytest.raises(DataError, match=r"an input called 'y', which in a \.npz file means labels"):
         write_npz(Dataset("set", {"y": X}, Y), tmp_path / "set.npz")
+    with pytest.raises(DataError, match=r"an input called 'metric', which in a \.npz file means the metric"):
+        write_npz(Dataset("set", {"metric": X}, Y), tmp_path / "set.npz")
     with pytest.raises(StorageError, match="cannot write"):
         write_npz(Dataset("set", {"x": X}, Y), tmp_path / "none" / "set.npz")
     (tmp_path / "taken.npz").mkdir()
@@ -70,8 +88,8 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"x": X}, "needs one array called labels or y; it has x"),
-        ({"x": X, "y": Y, "labels": Y}, "needs one array called labels or y"),
+        ({"x": X}, "has no labels: labels are then a model's own answers, so name the model"),
+        ({"x": X, "y": Y, "labels": Y}, "needs one array called labels or y; it has both"),
         ({"y": Y}, "is empty"),
         ({"x": X[:0], "y": Y[:0]}, "is empty"),
         ({"x": X[:2], "y": Y}, "3 labels need 3 rows"),

@@ -82,8 +82,16 @@ TARGET = replace(load_target("x86-local"), threads=1)
 
 
 @pytest.fixture(scope="module")
-def outcome(model: Model, data: Dataset, workspace: Workspace) -> Outcome:
-    return optimize(model, data, TARGET, GOAL, workspace)
+def corrupted(data: Dataset) -> tuple[Dataset, ...]:
+    """Two corruptions: noise, and less of everything."""
+    x = data.inputs["x"]
+    noise = np.random.default_rng(3).standard_normal(x.shape).astype(np.float32)
+    return data.under("noise", {"x": x + 2 * noise}), data.under("faint", {"x": x / 4 + 1})
+
+
+@pytest.fixture(scope="module")
+def outcome(model: Model, data: Dataset, workspace: Workspace, corrupted: tuple[Dataset, ...]) -> Outcome:
+    return optimize(model, data, TARGET, GOAL, workspace, corrupted=iter(corrupted))
 
 
 def test_finalists_are_what_their_manifests_say(outcome: Outcome, data: Dataset, workspace: Workspace) -> None:
@@ -263,6 +271,55 @@ def test_what_fits_and_what_chooses_and_what_reports_are_different_samples(
             answers = [onnxruntime_answers(outcome.model, weights, {"x": row[None]})["y"] for row in part.inputs["x"]]
             right = np.mean([answer.argmax() == label for answer, label in zip(answers, part.labels, strict=True)])
             assert report.value == pytest.approx(right)
+
+
+def test_robustness_is_of_the_samples_held_out_and_chooses_nothing(
+    outcome: Outcome, model: Model, data: Dataset, corrupted: tuple[Dataset, ...]
+) -> None:
+    """That a second run without it finds the same candidates is another test."""
+    judges = appoint_judges(model, data, TARGET, GOAL.seed, corrupted)
+    plain = appoint_judges(model, data, TARGET, GOAL.seed)
+    assert judges.fitting.digest == plain.fitting.digest
+    assert judges.choosing.dataset.digest == plain.choosing.dataset.digest
+    held_out = plain.reporting.dataset
+    for judge, whole in zip(judges.corrupted, corrupted, strict=True):
+        np.testing.assert_array_equal(judge.dataset.labels, held_out.labels)
+        rows = [int(np.flatnonzero((data.inputs["x"] == row).all(axis=(1, 2, 3)))[0]) for row in held_out.inputs["x"]]
+        np.testing.assert_array_equal(judge.dataset.inputs["x"], whole.inputs["x"][rows])
+
+    def share(weights: Mapping[str, np.ndarray]) -> float:
+        """Of right answers, over all corruptions."""
+        right = [
+            onnxruntime_answers(model, weights, {"x": row[None]})["y"].argmax() == label
+            for judge in judges.corrupted
+            for row, label in zip(judge.dataset.inputs["x"], judge.dataset.labels, strict=True)
+        ]
+        return float(np.mean(right))
+
+    assert plain.robustness({}) is None
+    judged = [(outcome.baselines.robustness, {})]
+    judged += [(each.robustness, outcome.weights(each.plan)) for each in outcome.finalists]
+    for robustness, weights in judged:
+        assert robustness is not None and robustness.corruptions == ("own (noise)", "own (faint)")
+        assert robustness.value == pytest.approx(share(weights))
+        low, high = robustness.interval
+        assert low <= robustness.value <= high and high - low < 0.6
+    report = front_report(outcome, "own")
+    shown = {point.label: point.robustness for point in report.points if point.latency_source == "measured"}
+    assert shown["dense"] == shown["onnxruntime"] == judged[0][0].value  # type: ignore[union-attr]
+    assert {
+        each.label: each.robustness and each.robustness.value for each in outcome.finalists
+    }.items() <= shown.items()
+    assert all(point.robustness is None for point in report.points if point.latency_source == "predicted")
+    (note,) = (note for note in report.notes if note.startswith("Robustness"))
+    assert "own (noise), own (faint)" in note and f"dense {judged[0][0].value:.4f} (" in note  # type: ignore[union-attr]
+
+
+def test_corrupted_samples_have_the_labels_that_the_others_have(model: Model, data: Dataset) -> None:
+    other = replace(data, labels=np.roll(data.labels, 1))
+    for wrong in (other, replace(data, metric="f1"), data.subset(range(30))):
+        with pytest.raises(DataError, match="has other labels than 'own', or another metric"):
+            appoint_judges(model, data, TARGET, GOAL.seed, [wrong])
 
 
 @pytest.mark.parametrize("name", ["arm-cortex-a76", "ampere-a100", "fpga-sim"])

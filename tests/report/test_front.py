@@ -37,6 +37,7 @@ def points(draw: st.DrawFn) -> FrontPoint:
         split=draw(texts),
         plan=draw(st.sampled_from([None, make_plan(), make_plan("2:4", "block4x1@0.9")])),
         artifact=draw(st.sampled_from([None, place("a"), ArtifactPlace("0" * 64, "here")])),
+        robustness=draw(st.sampled_from([None, 0.0, -1.5])),
     )
 
 
@@ -56,7 +57,7 @@ def test_a_report_is_kept_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has the format 1; this hwsparse reads 2"),
+        ({"format": 1}, "has the format 1; this hwsparse reads 3"),
         ({"format": None}, "has the format None"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"points": []}, "no result to show"),

@@ -108,6 +108,21 @@ def test_the_table_fits_a_terminal_and_says_it_all() -> None:
         assert baseline in text
 
 
+def test_robustness_is_a_column_where_it_was_judged(tmp_path: Path) -> None:
+    timed = {"measured": 0.8765}
+    points = tuple(replace(each, robustness=timed.get(each.latency_source)) for each in REPORT.points)
+    robust = replace(REPORT, points=points)
+    text = table_text(robust, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    winner = next(line for line in text.splitlines() if "★" in line)
+    for word in ("search 3", "2.08 ms", "measured", "96.2 %", "0.6 pts", "87.6 %"):
+        assert word in winner
+    page, plain = page_of(robust, tmp_path), page_of(REPORT, tmp_path)
+    assert page.text.count("87.6 %") == len(REPORT.shortlist)
+    assert "robustness is the mean quality on the same samples, corrupted" in page.text
+    assert "obust" not in plain.text and "Robust" not in table_text(REPORT, 80)
+
+
 def test_predictions_are_told_from_measurements_in_the_table() -> None:
     assert "measured" not in table_text(AWKWARD["predictions only"], 100)
     assert "predicted" not in table_text(REPORT, 100)

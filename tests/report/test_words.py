@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from hwsparse.metric import METRICS
 from hwsparse.report import words
 from tests.report.sample import make_plan, point, sample_report
 
@@ -18,7 +19,17 @@ def test_accuracy_is_in_percent_and_correlation_is_not() -> None:
     assert words.quality("top1", 0.9632) == "96.3 %"
     assert words.quality("spearman", 0.81234) == "0.8123"
     assert words.metric_name("top1") == "Top-1 accuracy"
-    assert words.metric_name("bleu") == "bleu"
+    assert words.metric_name("bleu") == words.short_metric_name("bleu") == "bleu"
+    assert words.quality("neg_log_loss", -0.51234) == f"{words.MINUS}0.5123"
+    assert words.quality("bleu", 0.5) == "0.5000"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_has_names(metric: str) -> None:
+    assert words.metric_name(metric) == METRICS[metric].title != metric
+    assert words.short_metric_name(metric) == METRICS[metric].short
+    assert len(METRICS[metric].short) <= 12  # over a column
+    assert words.quality(metric, 0.25) == ("25.0 %" if METRICS[metric].percent else "0.2500")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hwsparse.data.dataset import METRICS
+from hwsparse.metric import METRICS
 from hwsparse.sparsify.loss import (
     DIVERGENCES,
     LOSSES,

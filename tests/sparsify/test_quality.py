@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsparse.data import Dataset
@@ -16,6 +14,7 @@ from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Evaluator, apply_plan, pruned_proto, quality
 from tests.model.graphs import model_proto, node, run, value, weight
 from tests.sparsify.networks import embedder, product, sentences
+from tests.sparsify.test_scores import midranks, pearson_of
 
 
 def classifier(channels: int = 32) -> Model:
@@ -94,18 +93,6 @@ def test_plans_that_do_not_fit_are_refused(model: Model) -> None:
         pruned_proto(model, {"head": np.zeros((4, 4), np.float32)})
 
 
-def midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0 by counting: as many as are lower, and half of the others that are equal."""
-    lower = (values[None, :] < values[:, None]).sum(axis=1)
-    equal = (values[None, :] == values[:, None]).sum(axis=1)
-    return np.asarray(lower + (equal - 1) / 2)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    x, y = midranks(a), midranks(b)
-    return float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else 0.0
-
-
 def test_spearman_of_cosines() -> None:
     model, data = embedder(), sentences(25)
     vectors = np.stack([run(model.proto, {"ids": data.inputs["ids"][i : i + 1]})[0][0] for i in range(50)])
@@ -113,7 +100,7 @@ def test_spearman_of_cosines() -> None:
     cosines = np.array([a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)])
     report = Evaluator(model, data, "calibration").evaluate({})
     assert report.metric == "spearman" and report.samples == 25
-    assert report.value == pytest.approx(correlation(cosines, data.labels), abs=1e-9)
+    assert report.value == pytest.approx(pearson_of(midranks(cosines), midranks(data.labels)), abs=1e-9)
     perfect = Dataset("sentences", data.inputs, np.exp(cosines), "spearman")
     assert Evaluator(model, perfect, "calibration").evaluate({}).value == pytest.approx(1)
 
@@ -123,33 +110,6 @@ def test_embeddings_that_are_all_the_same_correlate_with_nothing() -> None:
     nothing = {name: np.zeros((8, 12), np.float32) for name in ("left", "right")}
     report = Evaluator(model, sentences(), "calibration").evaluate(nothing)
     assert report.value == 0 and report.interval == (0, 0)
-
-
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=12), st.integers(0, 2**32 - 1))
-def test_ranks_in_resamples_are_those_of_the_samples_drawn(values: list[int], seed: int) -> None:
-    drawn = np.random.default_rng(seed).integers(0, len(values), (5, len(values)))
-    counts = np.stack([np.bincount(row, minlength=len(values)) for row in drawn]).astype(np.float64)
-    ranks = quality.ranking(np.array(values))(counts)
-    for row, found in zip(drawn, ranks, strict=True):
-        np.testing.assert_array_equal(found[row], midranks(np.array(values)[row]))
-
-
-@given(st.integers(2, 30), st.integers(0, 2**32 - 1), st.booleans())
-def test_resampled_scores_are_those_of_the_samples_drawn(samples: int, seed: int, ties: bool) -> None:
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, samples, (4, samples))
-    counts = np.stack([np.bincount(row, minlength=samples) for row in drawn]).astype(np.float64)
-
-    labels = rng.integers(0, 3, samples)
-    scores = rng.random((samples, 3))
-    correct = scores.argmax(axis=1) == labels
-    np.testing.assert_allclose(quality.top1(scores, labels)(counts), [correct[row].mean() for row in drawn])
-
-    angles = rng.integers(0, 4, samples) / 4 if ties else rng.random(samples)
-    pairs = np.stack([np.stack([np.cos(angles), np.sin(angles)], 1), np.tile([1.0, 0], (samples, 1))], 1)
-    found = quality.spearman(pairs.reshape(2 * samples, 2), labels.astype(np.float64))(counts)
-    expected = [correlation(np.cos(angles)[row], labels[row].astype(np.float64)) for row in drawn]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_the_interval_is_that_of_the_bootstrap() -> None:

@@ -1,0 +1,80 @@
+"""What a network answers to the samples of a data set, by onnxruntime, and the labels that its answers make.
+
+Knows nothing of pruning: whose weights they are is the caller's affair.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from hwsparse.data.dataset import Dataset
+from hwsparse.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from hwsparse.model import Model
+
+_TINY = 1e-12
+
+
+def answers(proto: bytes, dataset: Dataset, name: str, threads: int = 1) -> np.ndarray:
+    """The first output for every row of inputs, flat: (rows, values) float64.
+
+    Args:
+        proto: an ONNX model that takes the samples.
+        dataset: its labels do not count.
+        name: of the model, in errors.
+        threads: so many samples at a time.
+
+    Raises:
+        DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
+    """
+    options = onnxruntime.SessionOptions()
+    # Samples run side by side, each on one thread: faster than one sample on all.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what matters of its log is in the exception
+    session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    output_name = session.get_outputs()[0].name
+
+    def answer(row: int) -> np.ndarray:
+        feeds = {key: values[row : row + 1] for key, values in dataset.inputs.items()}
+        try:
+            (output,) = session.run([output_name], feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base but Exception
+            raise DataError(f"onnxruntime cannot run sample {row} of {dataset.name}: {one_line(error)}") from None
+        return np.asarray(output, np.float64).reshape(-1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        outputs = np.stack(list(pool.map(answer, range(dataset.rows))))
+    if not np.isfinite(outputs).all():
+        row = int(np.argwhere(~np.isfinite(outputs))[0][0])
+        raise DataError(f"{name} gives a value that is not finite on sample {row} of {dataset.name}")
+    return outputs
+
+
+def labelled_by(model: Model, dataset: Dataset) -> Dataset:
+    """The data set with the model's own answers as labels: its top classes, or the cosines that it gives to pairs.
+
+    Raises:
+        DataError: the samples do not fit the model, or cannot be run.
+    """
+    fitted = dataset.named_for(model)
+    fitted.check_runs(model)
+    outputs = answers(model.proto, fitted, model.name)
+    return replace(fitted, labels=outputs.argmax(axis=1) if dataset.kind == "classes" else pair_cosines(outputs))
+
+
+def pair_cosines(outputs: np.ndarray) -> np.ndarray:
+    """The cosines of embeddings 2i and 2i + 1: (rows, width) -> (rows / 2,)."""
+    vectors = unit(outputs)
+    return np.asarray((vectors[0::2] * vectors[1::2]).sum(axis=1))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Each row at length 1; a row of zeros stays what it is."""
+    values = vectors.astype(np.float64)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY))

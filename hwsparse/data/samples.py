@@ -1,0 +1,67 @@
+"""What a reader found, before it is settled what a network is judged by on it.
+
+Knows neither files nor how they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwsparse.data.answers import labelled_by
+from hwsparse.data.dataset import Dataset
+from hwsparse.errors import DataError
+from hwsparse.metric import METRICS, ROWS_PER_LABEL, Kind
+
+if TYPE_CHECKING:
+    from hwsparse.model import Model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Inputs by name, and labels where there are any.
+
+    `kinds` are those that a metric of these samples can be of, the likeliest first; `metric` is what the data say of
+    themselves.
+    """
+
+    name: str
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | None
+    kinds: tuple[Kind, ...]
+    metric: str | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that fit, the one that is taken if nobody says otherwise first; own answers can always be had."""
+        fitting = [name for kind in self.kinds for name, metric in METRICS.items() if metric.kind == kind]
+        return tuple(name for name in fitting if self.labels is not None or METRICS[name].own)
+
+    def judged(self, metric: str | None = None, model: Model | None = None) -> Dataset:
+        """The data set of these samples under a metric.
+
+        Args:
+            metric: one of `metrics`; by default what the data say of themselves, or the first.
+            model: the dense one, whose answers are the labels where the metric is of own answers.
+
+        Raises:
+            DataError: the metric does not fit; a model is needed and not known, or does not fit; or the arrays do not
+                go together.
+        """
+        chosen = metric or self.metric or self.metrics[0]
+        if chosen not in self.metrics:
+            known = "" if self.labels is not None else ", which has no labels"
+            raise DataError(
+                f"metric {chosen!r} does not fit data set {self.name!r}{known}: use {' or '.join(self.metrics)}"
+            )
+        if self.labels is not None and (metric is None or not METRICS[chosen].own):
+            return Dataset(self.name, self.inputs, self.labels, chosen)
+        if model is None:
+            why = "has no labels" if self.labels is None else f"is to be judged by {chosen}"
+            raise DataError(f"data set {self.name!r} {why}: labels are then a model's own answers, so name the model")
+        rows = min((len(array) for array in self.inputs.values() if array.ndim), default=0)
+        count = rows // ROWS_PER_LABEL[METRICS[chosen].kind]
+        return labelled_by(model, Dataset(self.name, self.inputs, np.zeros(count, np.int64), chosen))
