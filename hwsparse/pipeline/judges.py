@@ -10,6 +10,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.sparsify import Evaluator
+from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.target import Target
 
 # Half of the data chooses; a third of that half fits weights, which look better on it than they are.
@@ -29,6 +30,11 @@ class Judges:
     def sample(self) -> dict[str, np.ndarray]:
         """One sample as the model takes it."""
         return {name: np.ascontiguousarray(values[:1]) for name, values in self.fitting.inputs.items()}
+
+
+def fitted_on(judges: Judges) -> int:
+    """How many samples weights are fitted on: by pruning, by correction, and by narrowing alike."""
+    return min(SAMPLES, judges.fitting.rows)
 
 
 def appoint_judges(model: Model, dataset: Dataset, target: Target, seed: int) -> Judges:
