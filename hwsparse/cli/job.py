@@ -30,8 +30,11 @@ STAGE_ENDS = {
     "statistics": 0.43,
     "pruning": 0.46,
     "whole networks": 0.50,
-    "search": 0.85,
-    "finalists": 1.0,
+    "search": 0.80,
+    "finalists": 0.88,
+    "small dense": 0.95,
+    "side by side": 0.97,
+    "ceiling": 1.0,
 }
 FRONT_EVERY_S = 1.0
 # Who proposed a plan, as callers see it: a surrogate is part of the search.

@@ -15,6 +15,7 @@ from rich.text import Text
 
 import hwsparse
 from hwsparse.cli import interrupt, targets
+from hwsparse.cli.audit import audit
 from hwsparse.cli.narrow import narrow
 from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets.app, name="targets")
-for command in (quickstart, inspect, optimize, compile_, narrow, front, verify, serve, request, download):
+for command in (quickstart, inspect, optimize, compile_, narrow, front, audit, verify, serve, request, download):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command(hidden=True)(job)
 

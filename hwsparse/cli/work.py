@@ -18,6 +18,7 @@ from hwsparse.errors import InputError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import FrontReport, read_report, write_report
 from hwsparse.report.table import front_table
+from hwsparse.report.terms import terms
 
 
 def inspect(
@@ -157,8 +158,10 @@ def write_front(report: FrontReport, directory: Path) -> None:
 
 
 def show_front(report: FrontReport, console: Console) -> None:
-    """Prints a front as a table, with its notes."""
+    """Prints a front as a table, with the terms of its comparison and its notes."""
     console.print(front_table(report))
+    for name, text in terms(report):
+        console.print(f"[bold]{name}:[/] {escape(text)}", style="dim", highlight=False)
     for note in report.notes:
         console.print(escape(note), style="dim")
 

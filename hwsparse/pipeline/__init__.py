@@ -3,6 +3,7 @@
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
+    small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
     outcome.py  what is found; figures.py: as a report
@@ -32,10 +33,23 @@ from hwsparse.latency import CalibrationReport, CostModel, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.ceiling import find_ceiling
 from hwsparse.pipeline.figures import front_report
-from hwsparse.pipeline.finals import build_and_time, finalist_plans, pick_winner
-from hwsparse.pipeline.judges import Judges, appoint_judges
-from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Weights
+from hwsparse.pipeline.finals import (
+    DENSE,
+    SMALL_DENSE,
+    Hopeful,
+    Workshop,
+    build_finalists,
+    finalist_plans,
+    package_finalists,
+    pick_winner,
+    subject_of,
+    time_side_by_side,
+)
+from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
+from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
+from hwsparse.pipeline.small_dense import narrow_to
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
@@ -55,6 +69,8 @@ __all__ = [
     "Finalist",
     "Goal",
     "Outcome",
+    "Rivals",
+    "SmallDense",
     "Workspace",
     "compile_plan",
     "front_report",
@@ -196,14 +212,50 @@ def optimize(
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = _corrected(database, model, judges, target, goal.seed)
-        baselines, finalists = build_and_time(
-            model, plans, corrected, target, costs, bench, judges, judges.sample,
-            scratch, workspace.artifacts, lambda done, total: on_stage("finalists", done, total),
-        )  # fmt: skip
-    winner = pick_winner(finalists, baselines.dense, goal.max_drop, goal.min_quality, goal.max_latency_s)
+        shop = Workshop(model, target, corrected, costs, bench, judges, judges.sample, scratch, goal.seed)
+        baselines, finalists, winner, rivals = _final(shop, judges, plans, goal, database, workspace, on_stage)
     return Outcome(
-        model, target, baselines, finalists, winner, candidates, space, costs, corrected, workspace.directory
-    )
+        model, target, baselines, finalists, winner, candidates, space, costs, corrected, workspace.directory,
+        goal.seed, fitted_on(judges), rivals,
+    )  # fmt: skip
+
+
+def _final(
+    shop: Workshop,
+    judges: Judges,
+    plans: Mapping[str, Plan],
+    goal: Goal,
+    database: LayerDatabase,
+    workspace: Workspace,
+    on_stage: Callable[[str, int, int], None],
+) -> tuple[Baselines, tuple[Finalist, ...], Finalist | None, Rivals | None]:
+    """Builds the finalists and what they are held to, times all of them in one run, packages, and picks the winner."""
+    limits = goal.max_drop, goal.min_quality, goal.max_latency_s
+    built = build_finalists(shop, plans, partial(on_stage, "finalists"))
+
+    def aim(times: Mapping[str, Measurement]) -> str | None:
+        found = [Hopeful(label, times[label], built[label].chosen_by) for label in plans]
+        subject = subject_of(found, pick_winner(found, times[DENSE], *limits))
+        return subject.label if subject is not None else None
+
+    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, "small dense"))
+    besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
+    on_stage("side by side", 0, 1)
+    times = time_side_by_side(shop, built, besides)
+    baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
+    on_stage("side by side", 1, 1)
+    winner = pick_winner(finalists, baselines.dense, *limits)
+    subject = subject_of(finalists, winner)
+    if subject is None:
+        return baselines, finalists, winner, None
+    small: SmallDense | str
+    if isinstance(narrowed, str):
+        small = narrowed
+    else:
+        quality = judges.reporting.evaluate_other(narrowed.model)
+        small = SmallDense(narrowed.model, narrowed.keep, times[SMALL_DENSE], quality)
+    ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
+    return baselines, finalists, winner, Rivals(subject.label, small, ceiling)
 
 
 def compile_plan(
@@ -247,12 +299,17 @@ def compile_plan(
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
         _require_measured(model, plan, target, report)
         costs = CostModel.fit(report.table)
-        baselines, finalists = build_and_time(
-            model, {"plan": plan}, weights, target, costs, bench, judges, inputs, scratch, workspace.artifacts,
-            lambda done, total: on_progress("finalists", done, total, ()),
-        )  # fmt: skip
+        shop = Workshop(model, target, weights, costs, bench, judges, inputs, scratch, seed)
+        built = build_finalists(shop, {"plan": plan}, lambda done, total: on_progress("finalists", done, total, ()))
+        on_progress("side by side", 0, 1, ())
+        times = time_side_by_side(shop, built, {})
+        baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
+        on_progress("side by side", 1, 1, ())
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
-    return Outcome(model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory)
+    return Outcome(
+        model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory,
+        seed, fitted_on(judges) if judges is not None else 0,
+    )  # fmt: skip
 
 
 def _database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:

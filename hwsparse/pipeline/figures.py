@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from hwsparse.latency import Measurement
-from hwsparse.pipeline.outcome import Outcome
+from hwsparse.pipeline.outcome import Outcome, Rivals, SmallDense
 from hwsparse.plan import Plan
-from hwsparse.report import ArtifactPlace, FrontPoint, FrontReport
-from hwsparse.sparsify import QualityReport, Robustness
+from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method
+from hwsparse.report.front import PointKind
+from hwsparse.search import Candidate
+from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
+
+AS_TRAINED = Method("as it was trained", "never", "dense")
+TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
+BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-sparse")
+NOTHING = Budget(0)
 
 
 def front_report(outcome: Outcome, dataset: str) -> FrontReport:
@@ -19,17 +25,27 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         InputError: the outcome has no quality to show: it was compiled without data.
     """
     model, target, baselines = outcome.model, outcome.target, outcome.baselines
-    points = [FrontPoint.of(candidate) for candidate in outcome.candidates]
+    sizes, budget = Sizes(model), Budget(outcome.fitted_on)
+    points = [_predicted(candidate, sizes, budget) for candidate in outcome.candidates]
     if baselines.quality is not None:
-        dense = Plan(model.digest)
+        dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest))
         points.append(_point("dense", "dense", baselines.dense, baselines.quality, dense))
-        points.append(_point("onnxruntime", "external", baselines.onnxruntime, baselines.quality, None))
+        dense = replace(dense, plan=None)
+        points.append(_point("onnxruntime", "external", baselines.onnxruntime, baselines.quality, dense))
+    rivals = outcome.rivals
+    if rivals is not None and isinstance(rivals.small_dense, SmallDense):
+        small = rivals.small_dense
+        method = Method(f"{small.keep:.0%} of the channels, fitted", "after", "dense-to-sparse")
+        row = _Row(Sizes(small.model).of_weights({}), method, budget)
+        points.append(_point("small dense", "small-dense", small.latency, small.quality, row))
     for finalist in outcome.finalists:
         if finalist.quality is not None:
-            kind: Literal["uniform", "search"] = "uniform" if finalist.label.startswith("uniform") else "search"
+            kind: PointKind = "uniform" if finalist.label.startswith("uniform") else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
+            terms = (BUILT, budget) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
-            points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, finalist.plan, place))
+            row = _Row(sizes.of_weights(outcome.weights(finalist.plan)), *terms, finalist.plan, place)
+            points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, row))
     winner = outcome.winner
     return FrontReport(
         title=f"{model.name} on {target.name}",
@@ -41,17 +57,30 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         winner=winner.label if winner is not None else None,
         layers=winner.artifact.manifest.layers if winner is not None else (),
         notes=(*_notes(outcome), *_robustness_notes(outcome)),
+        comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals) if rivals is not None else None),
     )
 
 
-def _point(
-    label: str,
-    kind: Literal["dense", "uniform", "search", "external"],
-    latency: Measurement,
-    quality: QualityReport,
-    plan: Plan | None,
-    artifact: ArtifactPlace | None = None,
-) -> FrontPoint:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a point says of itself beside latency and quality."""
+
+    size: Size
+    method: Method
+    budget: Budget
+    plan: Plan | None = None
+    artifact: ArtifactPlace | None = None
+
+
+def _predicted(candidate: Candidate, sizes: Sizes, budget: Budget) -> FrontPoint:
+    size = sizes.of_plan(candidate.plan)
+    method, spent = (TRIED, budget) if candidate.plan.choices else (AS_TRAINED, NOTHING)
+    return replace(
+        FrontPoint.of(candidate), macs=size.macs, parameters=size.parameters, method=method, budget=spent
+    )  # fmt: skip
+
+
+def _point(label: str, kind: PointKind, latency: Measurement, quality: QualityReport, row: _Row) -> FrontPoint:
     return FrontPoint(
         label=label,
         kind=kind,
@@ -61,8 +90,13 @@ def _point(
         quality=quality.value,
         quality_interval=quality.interval,
         split=quality.split,
-        plan=plan,
-        artifact=artifact,
+        plan=row.plan,
+        artifact=row.artifact,
+        drop_interval=quality.drop_interval,
+        macs=row.size.macs,
+        parameters=row.size.parameters,
+        method=row.method,
+        budget=row.budget,
     )
 
 
@@ -89,6 +123,8 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
         f"Robustness: the mean quality over {corruptions}, of severities 1 to 5; the same held-out samples. With 95 % "
         f"intervals: {', '.join(told)}.",
     )
+def _ceiling(rivals: Rivals) -> Ceiling:
+    return Ceiling(rivals.of, rivals.ceiling.value, rivals.ceiling.interval)
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
@@ -99,6 +135,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
     ]
+    if outcome.rivals is not None and isinstance(outcome.rivals.small_dense, str):
+        notes.append(f"There is no small dense baseline: {outcome.rivals.small_dense}.")
     if outcome.winner is None:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."

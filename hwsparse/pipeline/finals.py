@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from hwsparse import compiler
 from hwsparse.artifact import replace_artifact
 from hwsparse.codegen import Library
-from hwsparse.compiler import Figures
+from hwsparse.compiler import Figures, Refusal
 from hwsparse.errors import StudyError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.pipeline.judges import Judges
-from hwsparse.pipeline.outcome import Baselines, Finalist, Weights
+from hwsparse.pipeline.outcome import Baselines, Finalist, Weights, faster
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, pareto_front, pick_finalists
+from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
 
 ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
-DENSE, ONNXRUNTIME = "dense", "onnxruntime"
+DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "small dense"
 # Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
 SHOWN_DROPS = 5
 
@@ -49,58 +52,96 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
     plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
     for uniform in pareto_front([candidate for candidate in safe if candidate.kind == "uniform"])[:1]:
         if uniform.plan not in plans.values():
-            plans["uniform"] = uniform.plan
+            plans[UNIFORM] = uniform.plan
     return plans
 
 
-def build_and_time(
-    model: Model,
-    plans: Mapping[str, Plan],
-    weights: Weights,
-    target: Target,
-    costs: CostModel,
-    bench: Bench,
-    judges: Judges | None,
-    inputs: Mapping[str, np.ndarray],
-    scratch: Path,
-    artifacts: Path,
-    on_step: Callable[[int, int], None],
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where finalists are made: all that building, timing and judging them takes.
+
+    `weights` gives the pruned weights of any plan; `judges` is None without data: nothing is judged. `inputs` is one
+    real sample, with the batch axis: outputs on it must be onnxruntime's. Libraries go below `scratch`.
+    """
+
+    model: Model
+    target: Target
+    weights: Weights
+    costs: CostModel
+    bench: Bench
+    judges: Judges | None
+    inputs: Mapping[str, np.ndarray]
+    scratch: Path
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan as it will ship, and its library: not timed beside the others yet."""
+
+    asked: Plan
+    plan: Plan
+    refused: Mapping[str, Refusal]
+    library: Library
+    chosen_by: QualityReport | None
+
+
+def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -> dict[str, Built]:
+    """Builds plans by their labels, and the dense model, called DENSE, after them.
+
+    Raises:
+        CompileError: a plan does not compile, or its outputs are wrong.
+        MeasureError: a layer that a plan makes sparse was not timed.
+    """
+    model, found = shop.model, dict[str, Built]()
+    libraries: dict[Plan, Library] = {}
+    asked = {**plans, DENSE: Plan(model.digest)}
+    for done, (label, wanted) in enumerate(asked.items(), 1):
+        plan, refused = compiler.settle(model, wanted, shop.target, shop.costs)
+        pruned = shop.weights(plan)
+        if plan not in libraries:
+            directory = shop.scratch / plan.digest[:16]
+            directory.mkdir()
+            kernels = shop.costs.kernels(model, plan)
+            libraries[plan] = compiler.build(model, plan, pruned, shop.target, kernels, shop.inputs, directory)
+        chosen_by = shop.judges.choosing.evaluate(pruned) if shop.judges else None
+        found[label] = Built(wanted, plan, refused, libraries[plan], chosen_by)
+        on_step(done, len(asked))
+    return found
+
+
+def time_side_by_side(
+    shop: Workshop, built: Mapping[str, Built], besides: Mapping[str, Library]
+) -> dict[str, Measurement]:
+    """Times all that was built, other libraries, and the dense model in onnxruntime, called ONNXRUNTIME, in turns.
+
+    Raises:
+        MeasureError: a network was not timed.
+    """
+    libraries = {label: each.library for label, each in built.items()} | dict(besides)
+    directories = {label: library.directory for label, library in libraries.items()}
+    directories[ONNXRUNTIME] = shop.scratch / ONNXRUNTIME
+    directories[ONNXRUNTIME].mkdir()
+    write_onnxruntime_contender(shop.model, directories[ONNXRUNTIME])
+    return shop.bench.time_networks(directories)
+
+
+def package_finalists(
+    shop: Workshop, built: Mapping[str, Built], times: Mapping[str, Measurement], artifacts: Path
 ) -> tuple[Baselines, tuple[Finalist, ...]]:
-    """Builds plans (by label), times all of them with the baselines in one run, and packages them.
+    """Judges what was built on held-out data, and packages it.
 
     Args:
-        weights: pruned weights of any of the plans.
-        judges: None without data: nothing is judged.
-        inputs: one real sample, with the batch axis; outputs on it must be onnxruntime's.
-        scratch: a directory for libraries.
+        times: of all of them, and of onnxruntime, from one run.
         artifacts: a directory that receives one artifact per plan; it takes the place of an older one of the plan.
-        on_step: called with steps done and steps in all.
 
     Returns:
         The baselines, and a finalist per plan, in the order of the plans.
 
     Raises:
-        CompileError: a plan does not compile, or its outputs are wrong.
-        MeasureError: a network, or a layer that a plan makes sparse, was not timed.
         ArtifactError: an artifact cannot be written.
     """
-    settled = {label: compiler.settle(model, plan, target, costs) for label, plan in plans.items()}
-    settled[DENSE] = (Plan(model.digest), {})
-    libraries: dict[str, Library] = {}
-    built: dict[Plan, Library] = {}
-    for done, (label, (plan, _)) in enumerate(settled.items()):
-        if plan not in built:
-            directory = scratch / plan.digest[:16]
-            directory.mkdir()
-            kernels = costs.kernels(model, plan)
-            built[plan] = compiler.build(model, plan, weights(plan), target, kernels, inputs, directory)
-        libraries[label] = built[plan]
-        on_step(done + 1, len(settled) + 1)
-    directories = {label: library.directory for label, library in libraries.items()}
-    directories[ONNXRUNTIME] = scratch / ONNXRUNTIME
-    directories[ONNXRUNTIME].mkdir()
-    write_onnxruntime_contender(model, directories[ONNXRUNTIME])
-    times = bench.time_networks(directories)
+    judges = shop.judges
     baselines = Baselines(
         times[DENSE],
         times[ONNXRUNTIME],
@@ -108,41 +149,64 @@ def build_and_time(
         judges.robustness({}) if judges else None,
     )
     finalists = []
-    for label, (plan, refused) in settled.items():
+    for label, each in built.items():
         if label == DENSE:
             continue
-        pruned = weights(plan)
-        chosen_by = judges.choosing.evaluate(pruned) if judges else None
-        quality = judges.reporting.evaluate(pruned) if judges else None
+        quality = judges.reporting.evaluate(shop.weights(each.plan)) if judges else None
         figures = Figures(times[label], times[DENSE], times[ONNXRUNTIME], quality, baselines.quality)
         package = partial(
-            compiler.package, model, plan, refused, libraries[label], target, costs, figures, now=bench.clock()
-        )
+            compiler.package, shop.model, each.plan, each.refused, each.library, shop.target, shop.costs, figures,
+            now=shop.bench.clock(),
+        )  # fmt: skip
         # Named by the plan asked for: two of them may ship as the same plan, each with its own proof.
-        artifact = replace_artifact(artifacts / plans[label].digest[:16], package)
-        robustness = judges.robustness(pruned) if judges else None
+        artifact = replace_artifact(artifacts / each.asked.digest[:16], package)
+        robustness = judges.robustness(shop.weights(each.plan)) if judges else None
         finalists.append(
-            Finalist(label, plans[label], plan, refused, times[label], chosen_by, quality, artifact, robustness)
+            Finalist(
+                label, each.asked, each.plan, each.refused, times[label], each.chosen_by, quality, artifact, robustness
+            )
         )
-    on_step(len(settled) + 1, len(settled) + 1)
     return baselines, tuple(finalists)
 
 
+class Entrant(Protocol):
+    """Who may win: a finalist, or what is to be one."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def latency(self) -> Measurement: ...
+    @property
+    def chosen_by(self) -> QualityReport | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeful:
+    """What is to be a finalist, as timed before all are timed side by side."""
+
+    label: str
+    latency: Measurement
+    chosen_by: QualityReport | None
+
+
+E = TypeVar("E", bound=Entrant)
+
+
 def pick_winner(
-    finalists: Sequence[Finalist],
+    finalists: Sequence[E],
     dense: Measurement,
     max_drop: float,
     min_quality: float | None,
     max_latency_s: float | None,
-) -> Finalist | None:
+) -> E | None:
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none.
 
     Quality is that on calibration data: held-out data report and do not choose. A drop counts with one
     standard error: of many plans on few samples, the best looking are those that were lucky.
     """
 
-    def eligible(finalist: Finalist) -> bool:
-        if not finalist.faster_than(dense):
+    def eligible(finalist: E) -> bool:
+        if not faster(finalist.latency, dense):
             return False
         if max_latency_s is not None and finalist.latency.median_s > max_latency_s:
             return False
@@ -153,3 +217,9 @@ def pick_winner(
         return likely_drop <= max_drop + ROUNDING and (min_quality is None or quality.value >= min_quality)
 
     return min(filter(eligible, finalists), key=lambda finalist: finalist.latency.median_s, default=None)
+
+
+def subject_of(finalists: Sequence[E], winner: E | None) -> E | None:
+    """Whom a comparison is about: the winner, or else the fastest that the search found; None: there is no finalist."""
+    searched = [finalist for finalist in finalists if finalist.label != UNIFORM]
+    return winner or min(searched, key=lambda finalist: finalist.latency.median_s, default=None)

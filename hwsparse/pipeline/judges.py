@@ -11,6 +11,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.sparsify import Evaluator, Robustness
+from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.target import Target
 
 # Half of the data chooses; a third of that half fits weights, which look better on it than they are.
@@ -38,6 +39,11 @@ class Judges:
     def robustness(self, weights: Mapping[str, np.ndarray]) -> Robustness | None:
         """What these weights are worth under corruption; None where there is none to judge it by."""
         return Robustness.of(self.corrupted, weights) if self.corrupted else None
+
+
+def fitted_on(judges: Judges) -> int:
+    """How many samples weights are fitted on: by pruning, by correction, and by narrowing alike."""
+    return min(SAMPLES, judges.fitting.rows)
 
 
 def appoint_judges(

@@ -1,4 +1,4 @@
-"""What a job found: the dense model, the finalists beside it, the winner."""
+"""What a job found: the dense model, the finalists beside it, the winner, and what that is held to."""
 
 from __future__ import annotations
 
@@ -40,8 +40,13 @@ class Finalist:
     robustness: Robustness | None = None  # on the held-out samples, corrupted; None if that was not asked for
 
     def faster_than(self, other: Measurement) -> bool:
-        """Whether it is faster beyond noise: the intervals do not touch."""
-        return self.latency.interval_s[1] < other.interval_s[0]
+        """Whether it is faster beyond noise."""
+        return faster(self.latency, other)
+
+
+def faster(one: Measurement, other: Measurement) -> bool:
+    """Whether it is faster beyond noise: the intervals do not touch."""
+    return one.interval_s[1] < other.interval_s[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,33 @@ class Baselines:
 
 
 @dataclass(frozen=True, slots=True)
+class SmallDense:
+    """The same architecture with fewer channels, fitted, timed in the same run as the finalists, judged like them."""
+
+    model: Model
+    keep: float  # of the channels and heads
+    latency: Measurement
+    quality: QualityReport
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """What a finalist is held to: the winner, or else the fastest.
+
+    `small_dense` says why where there is none. `ceiling` is what the plan is worth with unstructured patterns.
+    """
+
+    of: str  # the finalist's label
+    small_dense: SmallDense | str
+    ceiling: QualityReport
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal.
 
-    The finalists' artifacts lie below `directory`.
+    The finalists' artifacts lie below `directory`. `seed` is that of everything random, and `fitted_on` how many
+    samples weights were fitted on, at most.
     """
 
     model: Model
@@ -71,3 +99,6 @@ class Outcome:
     costs: CostModel
     weights: Weights
     directory: Path
+    seed: int
+    fitted_on: int
+    rivals: Rivals | None = None  # None: there was no finalist, or no search

@@ -50,6 +50,7 @@ def hover_text(report: FrontReport, point: FrontPoint) -> str:
     ]
     if gain and point.kind != "dense":
         lines.append(f"{gain} as fast as dense, {loss}")
+    lines += filter(None, [words.sizes(point), words.category(point)])
     if point.plan is not None:
         choices = point.plan.choices
         lines += [f"{_safe(name)}: {choice}" for name, choice in choices[:HOVER_LAYERS]]

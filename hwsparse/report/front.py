@@ -16,6 +16,7 @@ from hwsparse import strictjson
 from hwsparse.artifact.manifest import DIGEST, LayerProof
 from hwsparse.errors import InputError
 from hwsparse.plan import Plan
+from hwsparse.report.comparison import Budget, Comparison, Method, Structure, structure
 from hwsparse.report.files import write_whole
 from hwsparse.search.candidate import Candidate, Source
 from hwsparse.search.pareto import pareto_front
@@ -23,8 +24,8 @@ from hwsparse.search.pareto import pareto_front
 FORMAT = 3  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
 
-# external: the dense model in a runtime that is not ours
-PointKind = Literal["dense", "uniform", "surrogate", "search", "external"]
+# small-dense: the same architecture with fewer channels; external: the dense model in a runtime that is not ours
+PointKind = Literal["dense", "small-dense", "uniform", "surrogate", "search", "external"]
 TIMED: tuple[Source, ...] = ("measured", "simulated")
 
 
@@ -51,7 +52,8 @@ class FrontPoint:
     """One plan, or one baseline, with what it costs and what it is worth; intervals are 95 %.
 
     `split` is the part of the data that quality was measured on: qualities on different parts do not
-    compare to the last digit. A plan that was predicted and then measured is two points.
+    compare to the last digit. A plan that was predicted and then measured is two points. `drop_interval` is of what
+    was lost against our dense model, sample by sample: much narrower than the two qualities' own.
     """
 
     label: str
@@ -64,15 +66,39 @@ class FrontPoint:
     split: str = "calibration"
     plan: Plan | None = None  # None: not ours, or not known
     artifact: ArtifactPlace | None = None  # None: not built
-    robustness: float | None = None  # the mean quality on corrupted samples; None: not judged
+    # None from here on: not known.
+    robustness: float | None = None  # the mean quality on corrupted samples
+    drop_interval: tuple[float, float] | None = None
+    macs: int | None = None  # multiply-adds with weights that are not zero; FLOPs are twice as many
+    parameters: int | None = None  # those that are not zero
+    method: Method | None = None
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        figures = (self.latency_s, *self.latency_interval_s, self.quality, *self.quality_interval, self.robustness or 0)
+        drops = self.drop_interval or (0.0, 0.0)
+        qualities = (self.quality, *self.quality_interval, self.robustness or 0.0, *drops)
+        figures = (self.latency_s, *self.latency_interval_s, *qualities)
         if not all(math.isfinite(figure) for figure in figures) or self.latency_s <= 0:
             raise InputError(f"point {self.label!r}: latency and quality must be finite, and latency above 0")
-        for low, high in (self.latency_interval_s, self.quality_interval):
+        for low, high in (self.latency_interval_s, self.quality_interval, drops):
             if low > high:
                 raise InputError(f"point {self.label!r}: the interval {low} to {high} is upside down")
+        if any(count is not None and count < 0 for count in (self.macs, self.parameters)):
+            raise InputError(f"point {self.label!r}: multiply-adds and parameters are not negative")
+
+    @property
+    def structure(self) -> Structure | None:
+        """What its zeros are; None: not known."""
+        if self.plan is not None:
+            return structure(self.plan)
+        if self.kind == "small-dense":  # whole channels of the dense model are gone
+            return "structured"
+        return "dense" if self.kind == "external" else None
+
+    @property
+    def removed(self) -> bool:
+        """Whether weights were removed, so that what is left was fitted by a budget: not so of dense models."""
+        return self.kind not in ("dense", "external") and (self.method is None or self.method.when != "never")
 
     @classmethod
     def of(cls, candidate: Candidate, *, split: str = "calibration", label: str | None = None) -> FrontPoint:
@@ -109,6 +135,7 @@ class FrontReport:
     winner: str | None = None
     layers: tuple[LayerProof, ...] = ()
     notes: tuple[str, ...] = ()
+    comparison: Comparison | None = None  # None: not known
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -145,6 +172,12 @@ class FrontReport:
         """The winner, as timed if it was."""
         named = [point for point in self.points if point.label == self.winner]
         return min(named, key=lambda point: point.latency_source not in TIMED, default=None)
+
+    @property
+    def subject(self) -> FrontPoint | None:
+        """What a comparison is about: the winner, or else the fastest sparse point, timed if any was."""
+        sparse = [point for point in self.points if is_sparse(point) and point.latency_source in self.sources]
+        return self.winning_point or min(sparse, key=lambda point: point.latency_s, default=None)
 
     def dense_beside(self, point: FrontPoint) -> FrontPoint | None:
         """The dense model of ours that `point` compares with: both timed or both predicted, on the same data.

@@ -19,6 +19,7 @@ from hwsparse.report import words
 from hwsparse.report.figure import front_figure
 from hwsparse.report.files import write_whole
 from hwsparse.report.front import FrontPoint, FrontReport
+from hwsparse.report.terms import terms
 from hwsparse.report.view import headline, view
 
 _STYLE = """
@@ -33,6 +34,9 @@ h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 40px 0 8px; font-size: 1.15rem
 .headline { margin: 6px 0 2px; font-size: 1.1rem; } .faint, figcaption { color: var(--faint); font-size: .9rem; }
 figure { margin: 20px 0 0; } #front { height: 600px; }
 #front text { fill: var(--ink) !important; } #front .hoverlayer text { fill: #f1f5f9 !important; }
+.card { margin: 28px 0 0; padding: 4px 18px 12px; background: var(--soft); border-radius: 8px; font-size: .92rem; }
+.card h2 { margin: 12px 0 8px; } dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; }
+dt { color: var(--faint); font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
@@ -81,6 +85,7 @@ def _page(report: FrontReport) -> str:
 <p class="faint">{escape(about)}</p>
 {_winner_line(report)}
 <figure>{picture}<figcaption>{escape(view(report).legend)}</figcaption></figure>
+{_comparison_card(report)}
 {_points_section(report)}
 {_layers_section(report)}
 {f'<h2>Notes</h2><ul class="faint">{notes}</ul>' if notes else ""}
@@ -98,6 +103,11 @@ def _winner_line(report: FrontReport) -> str:
     return f"<p>Winner: {escape(winner.label)}, in <code>{directory}</code>, digest <code>{digest}</code></p>"
 
 
+def _comparison_card(report: FrontReport) -> str:
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in terms(report))
+    return f'<section class="card"><h2>Comparison</h2><dl>{rows}</dl></section>'
+
+
 def _points_section(report: FrontReport) -> str:
     front = {id(point) for point in report.front(*report.sources)}
     head = _head(
@@ -105,6 +115,8 @@ def _points_section(report: FrontReport) -> str:
         ("Plan", False),
         ("Latency", True),
         ("Source", False),
+        ("FLOPs", True),
+        ("Parameters", True),
         ("Speed-up", True),
         (words.metric_name(report.metric), True),
         ("Change", True),
@@ -112,25 +124,29 @@ def _points_section(report: FrontReport) -> str:
     )
     rows = "".join(_point_row(report, point, id(point) in front) for point in report.shortlist)
     return f"""<h2>Points</h2>
-<p class="faint">● on the front, ★ the winner. Below each plan its artifact, below each figure its 95 % interval.
-Speed-up and change are against our own dense model{_ROBUST if report.judges_robustness else ""}.</p>
+<p class="faint">● on the front, ★ the winner. Below each plan the category of its method and its artifact, below each
+figure its 95 % interval. FLOPs, two for each multiply-add, and parameters are those that are left.
+Speed-up and change are against our own dense model; the interval of a change is that of the difference, sample by
+sample{_ROBUST if report.judges_robustness else ""}.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 
 def _point_row(report: FrontReport, point: FrontPoint, on_front: bool) -> str:
     metric, is_winner = report.metric, point is report.winning_point
     mark = "★" if is_winner else "●" if on_front else ""
-    summary = escape(words.plan_summary(point.plan))
+    summary = "<br>".join(escape(text) for text in (words.plan_summary(point.plan), words.category(point)) if text)
     if point.artifact is not None:
         summary += f'<br><code title="{point.artifact.digest}">{escape(point.artifact.directory)}</code>'
     latency = _figure(words.milliseconds(point.latency_s), words.latency_interval(point))
     quality = _figure(words.quality(metric, point.quality), words.quality_interval(metric, point))
+    change = _figure(words.quality_change(report, point), words.drop_interval(metric, point))
     robust = f'<td class="number">{words.robustness(report, point)}</td>' if report.judges_robustness else ""
     return f"""<tr{' class="winner"' if is_winner else ""}><td class="mark">{mark}</td>
 <td>{escape(point.label)}<small>{summary}</small></td>
 <td class="number">{latency}</td><td class="{point.latency_source}">{point.latency_source}</td>
+<td class="number">{words.flops(point)}</td><td class="number">{words.parameters(point)}</td>
 <td class="number">{words.speedup(report, point)}</td><td class="number">{quality}</td>
-<td class="number">{words.quality_change(report, point)}</td>{robust}</tr>
+<td class="number">{change}</td>{robust}</tr>
 """
 
 

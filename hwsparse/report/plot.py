@@ -6,6 +6,7 @@ Knows matplotlib, and draws without a display.
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from hwsparse.report.view import OURS, STYLES, TRIAL_COLOUR, WINNER, Group, View
 INK, FAINT_INK, GRID = "#1e293b", "#64748b", "#e6eaf0"
 _DASHES = (0, (4, 3))
 INCHES, DPI = (9.0, 5.4), 200
+NAME_SHARE = 0.2  # of the width that a name takes
 
 
 def front_png(report: FrontReport, path: Path) -> None:
@@ -37,7 +39,7 @@ def front_png(report: FrontReport, path: Path) -> None:
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.082, 0.135, 0.898, 0.635))
+        axes = figure.add_axes((0.082, 0.19, 0.898, 0.58))
         shown = view(report)
         _frame(axes, report, shown)
         _lines(axes, shown)
@@ -123,25 +125,33 @@ def _winner(axes: Axes, report: FrontReport, winner: FrontPoint) -> None:
         markersize=WINNER.size, markeredgecolor="white", markeredgewidth=1.2, zorder=8,
     )  # fmt: skip
     text = " · ".join(filter(None, [words.speedup(report, winner), words.quality_change(report, winner)]))
-    _name(axes, winner, winner.quality, text, WINNER.colour, (-12, 12))
+    _name(axes, winner, winner.quality, _with_sizes(text, winner), WINNER.colour, (-12, 12))
 
 
 def _name_baselines(axes: Axes, shown: View) -> None:
     for group in shown.groups:
-        if not group.timed or group.style not in (STYLES["dense"], STYLES["external"]):
+        if not group.timed or group.style not in (STYLES["dense"], STYLES["small-dense"], STYLES["external"]):
             continue
         for point in group.points:
-            # The two are often close: one name goes below the front, the other above it.
-            text = f"{point.label} {words.milliseconds(point.latency_s)}"
-            if group.style is STYLES["dense"]:
-                _name(axes, point, point.quality, text, group.style.colour, (-10, -16))
+            # The two that are dense are often close: one name goes below the front, the other above it.
+            text = f"{_clipped(point.label, 30)} {words.milliseconds(point.latency_s)}"
+            if group.style is not STYLES["external"]:
+                _name(axes, point, point.quality, _with_sizes(text, point), group.style.colour, (-10, -7))
             else:
                 _name(axes, point, point.quality_interval[1], text, group.style.colour, (14, 5))
 
 
+def _with_sizes(text: str, point: FrontPoint) -> str:
+    return "\n".join(filter(None, [_clipped(text, 40), words.sizes(point).replace("parameters", "par.")]))
+
+
 def _name(axes: Axes, point: FrontPoint, y: float, text: str, colour: str, offset: tuple[float, float]) -> None:
+    """Writes beside a point: to its left, where there is room."""
+    start, end = axes.get_xlim()
+    left = point.latency_s * 1e3 > start + NAME_SHARE * (end - start)
     axes.annotate(
-        _clipped(text, 40), (point.latency_s * 1e3, y), xytext=offset, textcoords="offset points", ha="right",
+        text, (point.latency_s * 1e3, y), xytext=(offset[0] if left else abs(offset[0]), offset[1]),
+        textcoords="offset points", ha="right" if left else "left", va="bottom" if offset[1] > 0 else "top",
         color=colour, fontsize=9.5, fontweight="bold", zorder=9,
         bbox={"boxstyle": "round,pad=0.18", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
     )  # fmt: skip
@@ -152,7 +162,8 @@ def _titles(figure: Figure, report: FrontReport, shown: View) -> None:
     figure.text(0.02, 0.894, _clipped(headline(report), 100), color=INK, fontsize=11)
     about = " · ".join(filter(None, [report.model, report.device, report.dataset]))
     figure.text(0.02, 0.853, _clipped(about, 130), color=FAINT_INK, fontsize=9)
-    figure.text(0.02, 0.022, shown.legend, color=FAINT_INK, fontsize=8.5)
+    below = [shown.legend, *textwrap.wrap(shown.categories, 130, max_lines=2, placeholder=" …")]
+    figure.text(0.02, 0.088, "\n".join(below), color=FAINT_INK, fontsize=8.5, va="top")
 
 
 def _legend(axes: Axes, shown: View) -> None:

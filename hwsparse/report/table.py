@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwsparse.report import words
-from hwsparse.report.front import FrontReport
+from hwsparse.report.front import FrontPoint, FrontReport
 
 _SOURCE_STYLES = {"measured": "green", "simulated": "cyan", "predicted": "dim italic"}
 
@@ -20,8 +20,9 @@ def front_table(report: FrontReport) -> Table:
     """The points worth a line, from the fastest to the slowest; fits 80 columns.
 
     A dot marks the front among our own points, a star the winner, whose artifact is named under the table.
-    Below a figure stands its 95 % interval; the source says how the latency is known; speed-up and change are
-    against our own dense model.
+    Below a plan stands the category of its method, below a figure its 95 % interval, and below a latency how it is
+    known; FLOPs and, below them, parameters are those that are left; speed-up and change are against our own dense
+    model.
     """
     winner = report.winning_point
     key = "● front  ★ winner"
@@ -36,10 +37,8 @@ def front_table(report: FrontReport) -> Table:
     )
     table.add_column("", no_wrap=True)
     table.add_column("Plan", overflow="fold")
-    table.add_column("Latency", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     judged = report.judges_robustness
-    headers = ["Speed-up", words.short_metric_name(report.metric), "Change", *["Robust"] * judged]
+    headers = ["Latency", "FLOPs", "Speed", words.short_metric_name(report.metric), "Change", *["Robust"] * judged]
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
@@ -48,11 +47,11 @@ def front_table(report: FrontReport) -> Table:
         summary = words.plan_summary(point.plan)
         table.add_row(
             Text(mark, style="green" if point is winner else "blue"),
-            _two_lines(point.label, "" if summary in point.label else summary),
-            _two_lines(words.milliseconds(point.latency_s), words.latency_interval(point)),
-            Text(point.latency_source, style=_SOURCE_STYLES[point.latency_source]),
+            _lines(point.label, "" if summary in point.label else summary, _category(point)),
+            _latency(point),
+            _lines(words.flops(point), words.parameters(point)),
             Text(words.speedup(report, point)),
-            _two_lines(words.quality(report.metric, point.quality), words.quality_interval(report.metric, point)),
+            _lines(words.quality(report.metric, point.quality), words.quality_interval(report.metric, point)),
             Text(words.quality_change(report, point)),
             *[Text(words.robustness(report, point))] * judged,
             style="bold" if point is winner else "",
@@ -60,8 +59,18 @@ def front_table(report: FrontReport) -> Table:
     return table
 
 
-def _two_lines(figure: str, remark: str) -> Text:
+def _category(point: FrontPoint) -> str:
+    category = words.short_category(point)
+    return "" if category == "dense" else category  # the label and the plan say so
+
+
+def _latency(point: FrontPoint) -> Text:
+    text = _lines(words.milliseconds(point.latency_s), words.latency_interval(point))
+    return text.append("\n" + point.latency_source, style=f"not bold {_SOURCE_STYLES[point.latency_source]}")
+
+
+def _lines(figure: str, *remarks: str) -> Text:
     text = Text(figure)
-    if remark:
+    for remark in filter(None, remarks):
         text.append("\n" + remark, style="not bold dim")
     return text

@@ -28,11 +28,13 @@ class Style:
 OURS = Style("finalists of the search", "#2f6fde", "o", "circle", 8)
 STYLES = {
     "dense": Style("dense", "#64748b", "s", "square", 9),
+    "small-dense": Style("small dense", "#0d9488", "v", "triangle-down", 9),
     "uniform": Style("uniform sparsity", "#e08a00", "^", "triangle-up", 9),
     "external": Style("another runtime", "#b5309c", "D", "diamond", 8),
 }
 WINNER = Style("winner", "#12a150", "*", "star", 17)
 TRIAL_COLOUR = "#8fa3bf"
+HIDDEN = ("uniform", "small-dense")  # baselines that stay below the picture where they have collapsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class View:
     x_range: tuple[float, float]
     y_range: tuple[float, float]  # as quality is stored
     legend: str  # what hollow and filled mean, and what is not in the picture
+    categories: str  # of the methods, by group; empty if none is known
 
 
 def view(report: FrontReport) -> View:
@@ -86,6 +89,7 @@ def view(report: FrontReport) -> View:
         x_range=(max(0.0, fastest - 0.08 * width) * 1e3, (slowest + 0.08 * width) * 1e3),
         y_range=y_range,
         legend=_legend(groups, winner, len(report.points) - len(shown)),
+        categories=_categories(groups, winner),
     )
 
 
@@ -125,10 +129,22 @@ def _legend(groups: list[Group], winner: FrontPoint | None, hidden: int) -> str:
     return "  ".join(parts)
 
 
+def _categories(groups: list[Group], winner: FrontPoint | None) -> str:
+    named: dict[str, dict[str, None]] = {}
+    everything = [(group.name, group.points) for group in groups if group.timed]
+    if winner is not None:
+        everything.insert(0, ("winner", (winner,)))
+    for name, points in everything:
+        for category in filter(None, map(words.category, points)):
+            if category != "dense":
+                named.setdefault(category, {})[name] = None
+    return "  ".join(f"{', '.join(names)}: {category}." for category, names in named.items())
+
+
 def _y_range(report: FrontReport) -> tuple[float, float]:
     """Collapsed models would squeeze everything worth seeing into a line: they stay below the picture."""
     everything = [point.quality for point in report.points]
-    focus = [point for point in report.points if point.latency_source in TIMED and point.kind != "uniform"]
+    focus = [point for point in report.points if point.latency_source in TIMED and point.kind not in HIDDEN]
     if not any(is_sparse(point) for point in focus):
         knee = knee_point(pareto_front(report.points))
         focus += [point for point in report.front("predicted") if point.quality >= knee.quality]

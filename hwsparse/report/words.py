@@ -83,6 +83,53 @@ def quality_change(report: FrontReport, point: FrontPoint) -> str:
     return "" if dense is None else change(report.metric, point.quality - dense.quality)
 
 
+def drop_interval(metric: str, point: FrontPoint) -> str:
+    """Below a change, in its unit: what was gained or lost against dense on the same samples; empty if not known."""
+    if point.drop_interval is None or point.kind == "dense":
+        return ""
+    low, high = (change(metric, -drop).removesuffix(" pts") for drop in reversed(point.drop_interval))
+    return f"{low} to {high}"
+
+
+def flops(point: FrontPoint) -> str:
+    """Two for each multiply-add that is left, as in `84.2 M`; empty if not known."""
+    return "" if point.macs is None else count(2 * point.macs)
+
+
+def parameters(point: FrontPoint) -> str:
+    """Those that are not zero; empty if not known."""
+    return "" if point.parameters is None else count(point.parameters)
+
+
+def sizes(point: FrontPoint) -> str:
+    """As in `84.2 M FLOPs, 180 k parameters`; empty if not known."""
+    figures = (flops(point), "FLOPs"), (parameters(point), "parameters")
+    return ", ".join(f"{figure} {what}" for figure, what in figures if figure)
+
+
+def count(number: int) -> str:
+    """Three figures, as in `1.21 M`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            return f"{_three_figures(max(number / size, 1.0))} {unit}"
+    return str(number)
+
+
+def category(point: FrontPoint) -> str:
+    """As in `after training, structured, dense-to-sparse, static`; empty if not known."""
+    when, comma, rest = short_category(point).partition(",")
+    return f"{when} training{comma}{rest}" if comma else when
+
+
+def short_category(point: FrontPoint) -> str:
+    """As in `after, structured, dense-to-sparse, static`, or `dense`; empty if not known."""
+    method = point.method
+    if method is None:
+        return ""
+    parts = (method.when, point.structure, method.start, method.mask)
+    return "dense" if method.when == "never" else ", ".join(part for part in parts if part is not None)
+
+
 def plan_summary(plan: Plan | None) -> str:
     """What a plan does, pattern by pattern: `block4x1@0.7-0.9 x5, 2:4`."""
     if plan is None:

@@ -6,10 +6,11 @@ from hwsparse.sparsify.correction import correct
 from hwsparse.sparsify.layer_database import LayerDatabase, PrunedLayer
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import achieved_ratio, applicable, make_mask
-from hwsparse.sparsify.narrow import Narrower
+from hwsparse.sparsify.narrow import Narrower, narrowed_shape
 from hwsparse.sparsify.pruners import PRUNERS
 from hwsparse.sparsify.quality import Evaluator, QualityReport, Robustness
 from hwsparse.sparsify.regroup import regroup
+from hwsparse.sparsify.size import Size, Sizes
 from hwsparse.sparsify.sparsegpt import sparsegpt
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error
 from hwsparse.sparsify.wanda import wanda
@@ -24,6 +25,8 @@ __all__ = [
     "Pruner",
     "QualityReport",
     "Robustness",
+    "Size",
+    "Sizes",
     "achieved_ratio",
     "alps",
     "applicable",
@@ -32,6 +35,7 @@ __all__ = [
     "correct",
     "magnitude",
     "make_mask",
+    "narrowed_shape",
     "output_error",
     "pruned_proto",
     "regroup",

@@ -52,9 +52,7 @@ class Narrower:
         self._model, self._dataset = model, dataset
         self._samples, self._threads, self._seed = samples, threads, seed
         self._coupling = couple(model)
-        found = families(model, self._coupling)
-        if not found:
-            raise ModelError(f"model {model.name!r} has no channels that can be removed")
+        found = _removable(model, self._coupling)
         reading = [layer for layer in model.layers if _reads_units(layer, self._coupling)]
         statistics = collect_statistics(model, dataset, reading, max_samples=samples, threads=threads, seed=seed)
         self._orders: list[tuple[Sequence[int], int]] = []
@@ -77,12 +75,7 @@ class Narrower:
             ModelError: `keep` is not between 0 and 1.
             DataError: onnxruntime cannot run a sample.
         """
-        if not 0 < keep <= 1:
-            raise ModelError(f"the share of channels to keep lies between 0 and 1, not at {keep}")
-        removed = np.zeros(1 + self._coupling.units, bool)
-        for order, multiple in self._orders:
-            left = max(round(keep * len(order) / multiple), 1) * multiple
-            removed[order[: max(len(order) - left, 0)]] = True
+        removed = _removed(self._coupling, self._orders, keep)
         return self._fitted(without(self._model, self._coupling, removed), removed, progress)
 
     def _fitted(self, narrow: Model, removed: np.ndarray, progress: Callable[[int, int], None]) -> Model:
@@ -96,6 +89,33 @@ class Narrower:
                     weights[layer.name] = fitted(dense, narrow.weight(layer.name), 1, *moments)
                 progress(done, len(self._model.layers))
         return model_of(onnx.load_from_string(pruned_proto(narrow, weights)), narrow.name)
+
+
+def narrowed_shape(model: Model, keep: float) -> Model:
+    """A network of the shapes that `Narrower.narrow` gives, of any channels, unfitted: to see what it costs.
+
+    Raises:
+        ModelError: no channel of the model can be removed, or `keep` is not between 0 and 1.
+    """
+    coupling = couple(model)
+    return without(model, coupling, _removed(coupling, _removable(model, coupling), keep))
+
+
+def _removable(model: Model, coupling: Coupling) -> list[tuple[list[int], int]]:
+    if not (found := families(model, coupling)):
+        raise ModelError(f"model {model.name!r} has no channels that can be removed")
+    return found
+
+
+def _removed(coupling: Coupling, orders: Sequence[tuple[Sequence[int], int]], keep: float) -> np.ndarray:
+    """What goes when that share is kept of units, of each family the first to go first: (1 + units,) bool."""
+    if not 0 < keep <= 1:
+        raise ModelError(f"the share of channels to keep lies between 0 and 1, not at {keep}")
+    removed = np.zeros(1 + coupling.units, bool)
+    for order, multiple in orders:
+        left = max(round(keep * len(order) / multiple), 1) * multiple
+        removed[order[: max(len(order) - left, 0)]] = True
+    return removed
 
 
 def families(model: Model, coupling: Coupling) -> list[tuple[list[int], int]]:

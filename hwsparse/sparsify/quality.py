@@ -83,7 +83,18 @@ class Evaluator:
             PlanError: a weight does not have its layer's shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        values = self.resampled(weights) if weights else self._dense_values()
+        return self._report(self.resampled(weights) if weights else self._dense_values())
+
+    def evaluate_other(self, other: Model) -> QualityReport:
+        """The quality of another model on the same samples, such as a narrower one; its drop is against this one.
+
+        Raises:
+            DataError: the data do not fit it, onnxruntime cannot run a sample, or gives a value that is not finite.
+        """
+        beside = Evaluator(other, self.dataset, self._split, self._threads, self._seed)
+        return self._report(beside.resampled({}))
+
+    def _report(self, values: np.ndarray) -> QualityReport:
         drops = self._dense_values() - values
         return QualityReport(
             self.dataset.metric,

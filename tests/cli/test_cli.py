@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,11 @@ from hwsparse.data import Dataset, write_npz
 from hwsparse.data.corruptions import PIXELS
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.report import read_report
+from hwsparse.report import read_report, write_report
 from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
 from tests.model.graphs import model_proto, node, value, weight
+from tests.report.sample import sample_report
 from tests.sparsify.test_quality import classifier
 
 
@@ -55,6 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model) -> Path:
     (tmp_path / "plain.onnx").write_bytes(network("Relu", [1, 4]))
     write_npz(Dataset("plain", {"x": np.zeros((4, 4), np.float32)}, np.array([0, 1, 2, 3])), tmp_path / "plain.npz")
     (tmp_path / "other.json").write_text(Plan.of("0" * 64, {"conv": parse_choice("2:4")}).to_json())
+    (tmp_path / "old.json").write_text('{"format": 2, "points": []}')
     (tmp_path / "refused.onnx").write_bytes(with_node("LpNormalization", p=2).proto)
     write_npz(Dataset("refused", {"x": np.zeros((4, 8), np.float32)}, np.arange(4)), tmp_path / "refused.npz")
     (tmp_path / "odd.onnx").write_bytes(network("Gobble", [1, 4]))
@@ -156,6 +160,12 @@ BAD = [
     ("inspect [/b][red]:x:.onnx", 2, "[/b][red]:x:.onnx"),
     ("front nothing.json", 2, "nothing.json"),
     ("front other.json", 2, "other.json"),
+    ("audit", 2, "Missing argument"),
+    ("audit nothing.json", 2, "nothing.json"),
+    ("audit other.json", 2, "not the report of a front"),
+    ("audit old.json", 2, "has the format 2; this hwsparse reads 3"),
+    ("audit model.onnx", 2, "model.onnx"),
+    ("audit .", 2, "."),
     ("verify nowhere", 1, "nowhere"),
     ("targets show x86-avx3", 2, "did you mean x86-avx2?"),
     ("targets probe --name a/b", 2, "a/b"),
@@ -205,6 +215,39 @@ def test_what_there_is_can_be_looked_at(
     code, _, errors = run(monkeypatch, capsys, "targets", "probe", "--name", "mine")
     assert code == 2 and "--force" in errors
     assert run(monkeypatch, capsys, "targets", "probe", "--name", "mine", "--force")[0] == 0
+
+
+def test_an_audit_names_what_lacks_and_says_so_to_the_shell(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fair = sample_report(12)
+    assert fair.comparison is not None
+    write_report(fair, home / "fair.json")
+    assert run(monkeypatch, capsys, "audit", "fair.json") == (0, "nothing is lacking\n", "")
+    names = []
+    for seed in range(2):
+        name = f"seed{seed}.json"
+        names.append(name)
+        write_report(replace(fair, comparison=replace(fair.comparison, seeds=(seed,))), home / name)
+    code, out, errors = run(monkeypatch, capsys, "audit", *names)
+    assert (code, errors) == (1, "")
+    assert "seeds: " in out and "2 seeds (0, 1)" in out and "Blalock" in out and "repeat it with other seeds" in out
+    assert "1 thing lacking" in out
+    code, out, _ = run(monkeypatch, capsys, "audit", "--json", *names)
+    found = json.loads(out)
+    assert code == 1 and [finding["rule"] for finding in found["findings"]] == ["seeds"]
+    assert found["reports"] == [fair.title] * 2
+    code, out, _ = run(monkeypatch, capsys, "audit", "--json", "fair.json")
+    assert code == 0 and json.loads(out)["findings"] == []
+
+
+def test_a_front_is_shown_with_the_terms_of_its_comparison(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(sample_report(12), home / "fair.json")
+    _, out, _ = run(monkeypatch, capsys, "front", "fair.json")
+    for text in ("Checkpoint: ", "Budget: fitted on at most 128 samples", "Seeds: 0, 1, 2", "Small dense: 2.13 ms"):
+        assert text in out
 
 
 def test_a_narrower_network_is_a_model_like_any_other(

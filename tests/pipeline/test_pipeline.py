@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,12 +47,14 @@ from hwsparse.pipeline import (
     optimize,
     uniform_plan,
 )
-from hwsparse.pipeline.finals import finalist_plans, pick_winner
+from hwsparse.pipeline.ceiling import unstructured_plan
+from hwsparse.pipeline.finals import finalist_plans, pick_winner, subject_of
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
-from hwsparse.report import parse_report, read_report
+from hwsparse.report import Budget, parse_report, read_report
+from hwsparse.report.audit import audit
 from hwsparse.search import Candidate, Kind
-from hwsparse.sparsify import QualityReport
+from hwsparse.sparsify import QualityReport, Sizes
 from hwsparse.target import Target, load_target
 from tests.latency.examples import matmul, measurement
 from tests.sparsify.test_quality import classifier
@@ -145,11 +147,56 @@ def test_the_front_can_be_looked_at_again(outcome: Outcome) -> None:
         assert report.winning_point.artifact == places[outcome.winner.label]
 
 
+def test_a_winner_is_held_to_its_rivals(outcome: Outcome, data: Dataset) -> None:
+    rivals = outcome.rivals
+    assert rivals is not None
+    subject = outcome.winner or min(outcome.finalists, key=lambda each: each.latency.median_s)
+    assert rivals.of == subject.label or outcome.winner is None
+    judges = appoint_judges(outcome.model, data, TARGET, GOAL.seed)
+    plan = next(finalist.plan for finalist in outcome.finalists if finalist.label == rivals.of)
+    loose = unstructured_plan(plan, outcome.weights(plan))
+    assert rivals.ceiling == judges.reporting.evaluate(outcome.weights(loose))
+    if isinstance(rivals.small_dense, str):  # nothing was faster than dense, or no shape was nearer
+        assert "dense" in rivals.small_dense
+    else:
+        small = rivals.small_dense
+        assert (small.latency.source, small.quality.split) == ("measured", "held-out")
+        assert small.quality == judges.reporting.evaluate_other(small.model)
+        assert Sizes(small.model).of_weights({}).macs < Sizes(outcome.model).of_weights({}).macs
+
+
+def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome) -> None:
+    report = front_report(outcome, "own")
+    assert report.comparison is not None and outcome.rivals is not None
+    assert (report.comparison.checkpoint, report.comparison.seeds) == (outcome.model.digest, (GOAL.seed,))
+    assert report.comparison.ceiling is not None and report.comparison.ceiling.of == outcome.rivals.of
+    sizes = Sizes(outcome.model)
+    for point in report.points:
+        assert point.method is not None and point.macs is not None and point.parameters is not None
+        assert point.budget == Budget(6 if point.removed else 0)  # of 40 samples a sixth
+        if point.kind in ("dense", "external"):
+            assert (point.macs, point.parameters) == tuple(astuple(sizes.of_weights({})))
+        if point.kind == "small-dense":
+            assert point.structure == "structured" and point.removed
+    for finalist in outcome.finalists:
+        point = next(each for each in report.points if each.label == finalist.label)
+        assert point.macs == sizes.of_weights(outcome.weights(finalist.plan)).macs
+        assert finalist.quality is not None and point.drop_interval == finalist.quality.drop_interval
+    no_baseline = isinstance(outcome.rivals.small_dense, str)
+    assert any(str(outcome.rivals.small_dense) in note for note in report.notes) == no_baseline
+    lacks = {finding.rule for finding in audit([report]).findings}
+    assert "seeds" in lacks  # one
+    assert not lacks & {"budgets", "checkpoints", "latency", "dense", "external", "ceiling", "uniform", "held-out"}
+    assert "categories" not in lacks
+
+
 def test_a_second_run_measures_and_tries_nothing_again(
     outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("a layer was built again")
+    def refuse(layer: Layer, *rest: Any) -> object:
+        if layer in model.layers:
+            raise AssertionError("a layer was built again")
+        return build_layer(layer, *rest)  # of a small dense network that another latency asks for
 
     monkeypatch.setattr(hwsparse.codegen, "build_layer", refuse)
     again = optimize(model, data, TARGET, GOAL, workspace)
@@ -408,6 +455,13 @@ def test_the_winner_is_the_fastest_that_reaches_the_goal(
     for held_out in (0.0, 1.0):
         winner = pick_winner([finalist(*each, held_out=held_out) for each in finalists], DENSE, *limits)
         assert (winner and winner.label) == wins
+
+
+def test_a_comparison_is_about_the_winner_or_the_fastest_of_the_search() -> None:
+    found = [finalist("search 1", 5e-3, 0.9), finalist("search 2", 4e-3, 0.8), finalist("uniform", 3e-3, 0.7)]
+    assert subject_of(found, found[0]) is found[0]
+    assert subject_of(found, None) is found[1]
+    assert subject_of([], None) is None
 
 
 def candidate(latency_s: float, quality: float, kind: Kind = "search", error: float = 0.0) -> Candidate:

@@ -12,15 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.errors import HwsparseError, InputError
-from hwsparse.report import ArtifactPlace, FrontPoint, FrontReport, parse_report, read_report, write_report
+from hwsparse.report import (
+    ArtifactPlace,
+    Comparison,
+    FrontPoint,
+    FrontReport,
+    parse_report,
+    read_report,
+    write_report,
+)
 from hwsparse.report.files import write_whole
 from hwsparse.search import Candidate
-from tests.report.sample import make_plan, place, point, sample_report
+from tests.report.sample import MODEL, NARROWED, NOTHING, PRUNED, make_plan, place, point, sample_report
+from tests.report.test_comparison import budgets, comparisons, methods
 
 REPORT = sample_report(12)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.floats(1e-6, 10)
+counts = st.none() | st.integers(0, 10**15)
 
 
 @st.composite
@@ -28,7 +38,7 @@ def points(draw: st.DrawFn) -> FrontPoint:
     low, mid, high = sorted(draw(st.tuples(numbers, numbers, numbers)))
     return FrontPoint(
         label=draw(texts),
-        kind=draw(st.sampled_from(["dense", "uniform", "surrogate", "search", "external"])),
+        kind=draw(st.sampled_from(["dense", "small-dense", "uniform", "surrogate", "search", "external"])),
         latency_s=mid,
         latency_interval_s=(low, high),
         latency_source=draw(st.sampled_from(["measured", "simulated", "predicted"])),
@@ -38,12 +48,23 @@ def points(draw: st.DrawFn) -> FrontPoint:
         plan=draw(st.sampled_from([None, make_plan(), make_plan("2:4", "block4x1@0.9")])),
         artifact=draw(st.sampled_from([None, place("a"), ArtifactPlace("0" * 64, "here")])),
         robustness=draw(st.sampled_from([None, 0.0, -1.5])),
+        drop_interval=draw(st.none() | st.just((low - high, high - low))),
+        macs=draw(counts),
+        parameters=draw(counts),
+        method=draw(st.none() | methods()),
+        budget=draw(st.none() | budgets()),
     )
 
 
-@given(st.lists(points(), min_size=1, max_size=4), texts, st.lists(texts, max_size=2))
-def test_a_report_is_read_back_as_it_was(found: list[FrontPoint], text: str, notes: list[str]) -> None:
-    report = FrontReport(text, text, text, text, text, tuple(found), found[0].label, notes=tuple(notes))
+@given(
+    st.lists(points(), min_size=1, max_size=4), texts, st.lists(texts, max_size=2), st.none() | comparisons()
+)  # fmt: skip
+def test_a_report_is_read_back_as_it_was(
+    found: list[FrontPoint], text: str, notes: list[str], comparison: Comparison | None
+) -> None:
+    report = FrontReport(
+        text, text, text, text, text, tuple(found), found[0].label, notes=tuple(notes), comparison=comparison
+    )
     assert parse_report(report.text) == report
     assert parse_report(report.text).text == report.text
 
@@ -57,13 +78,15 @@ def test_a_report_is_kept_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has the format 1; this hwsparse reads 3"),
+        ({"format": 2}, "has the format 2; this hwsparse reads 3"),
         ({"format": None}, "has the format None"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"points": []}, "no result to show"),
         ({"points": None}, "is not a list"),
         ({"winner": "nobody"}, "'nobody' is none of the points"),
         ({"title": 3}, "is not a str"),
+        ({"comparison": {"checkpoint": "ab", "seeds": [], "ceiling": None}}, "'ab' is no checkpoint's digest"),
+        ({"comparison": {"checkpoint": MODEL, "seeds": [0.5], "ceiling": None}}, "is not a whole number"),
     ],
 )
 def test_a_changed_report_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -93,6 +116,10 @@ def test_a_missing_report_is_said_plainly(tmp_path: Path) -> None:
         {"quality": float("inf")},
         {"quality_interval": (1.0, 0.0)},
         {"latency_interval_s": (1.0, 0.0)},
+        {"drop_interval": (1.0, 0.0)},
+        {"drop_interval": (0.0, float("nan"))},
+        {"macs": -1},
+        {"parameters": -1},
     ],
 )
 def test_impossible_points_are_refused(change: dict[str, object]) -> None:
@@ -168,6 +195,30 @@ def test_the_winner_is_taken_as_timed() -> None:
     report = replace(REPORT, points=(as_predicted, *REPORT.points))
     assert report.winning_point is not None
     assert report.winning_point.latency_source == "measured"
+
+
+def test_a_comparison_is_about_the_winner_or_else_the_fastest_sparse_point() -> None:
+    assert REPORT.subject is REPORT.winning_point
+    nobody = replace(REPORT, winner=None)
+    assert nobody.subject is not None and nobody.subject.label == "search 4"  # timed, though trials promise more
+    predicted = sample_report(12, measured=False).subject
+    assert predicted is not None and predicted.latency_source == "predicted"
+    assert replace(nobody, points=(point("dense", "dense", 4.0, 0.9),)).subject is None
+
+
+def test_a_points_structure_is_that_of_its_plan() -> None:
+    assert point("a", "search", 1.0, 0.9, plan=make_plan("2:4", "unstructured@0.8")).structure == "mixed"
+    assert point("a", "search", 1.0, 0.9).structure is None
+    assert point("a", "small-dense", 1.0, 0.9).structure == "structured"
+    assert point("a", "external", 1.0, 0.9).structure == "dense"
+
+
+def test_weights_are_removed_of_all_but_dense_models() -> None:
+    assert point("a", "search", 1.0, 0.9, method=PRUNED).removed
+    assert point("a", "small-dense", 1.0, 0.9, method=NARROWED).removed
+    assert point("a", "search", 1.0, 0.9, method=None).removed
+    assert not point("a", "search", 1.0, 0.9, method=NOTHING).removed  # of the plan nothing ships
+    assert not point("a", "dense", 1.0, 0.9, method=None).removed
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

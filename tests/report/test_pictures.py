@@ -14,7 +14,7 @@ from rich.console import Console
 from hwsparse.artifact import LayerProof
 from hwsparse.errors import HwsparseError
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.report import ArtifactPlace, FrontReport
+from hwsparse.report import ArtifactPlace, Ceiling, Comparison, FrontReport, Method
 from hwsparse.report.figure import HOVER_LAYERS, hover_text
 from hwsparse.report.html import front_html
 from hwsparse.report.plot import front_png
@@ -30,14 +30,32 @@ def hostile() -> FrontReport:
     """Every text of a report that can come from outside."""
     plan = Plan.of(MODEL, {HOSTILE: parse_choice("2:4")})
     layer = LayerProof(HOSTILE, "2:4", "dense", HOSTILE, 1e-3, 2e-3, HOSTILE)
+    method = Method(HOSTILE, "after", "dense-to-sparse")
     points = (
-        point(HOSTILE, "search", 2.0, 0.9, plan=plan, split=HOSTILE, artifact=ArtifactPlace("0" * 64, HOSTILE)),
+        point(HOSTILE, "small-dense", 2.0, 0.9, method=method),
+        point(
+            HOSTILE,
+            "search",
+            2.0,
+            0.9,
+            plan=plan,
+            split=HOSTILE,
+            method=method,
+            artifact=ArtifactPlace("0" * 64, HOSTILE),
+        ),
         point(HOSTILE, "external", 3.0, 0.95, split=HOSTILE),
         point("dense", "dense", 4.0, 0.95, plan=Plan.of(MODEL, {})),
         point("trial 1", "search", 2.5, 0.9, "predicted", plan=plan, split=HOSTILE),
     )
     texts = dict.fromkeys(("title", "model", "device", "dataset", "metric"), HOSTILE)
-    return FrontReport(**texts, points=points, winner=HOSTILE, layers=(layer,), notes=(HOSTILE,))
+    return FrontReport(
+        **texts,
+        points=points,
+        winner=HOSTILE,
+        layers=(layer,),
+        notes=(HOSTILE,),
+        comparison=Comparison(MODEL, (0,), Ceiling(HOSTILE, 0.9, (0.8, 1.0))),
+    )
 
 
 AWKWARD = {
@@ -101,10 +119,11 @@ def test_the_table_fits_a_terminal_and_says_it_all() -> None:
     text = table_text(REPORT, 80)
     assert max(map(len, text.splitlines())) <= 80
     winner = next(line for line in text.splitlines() if "★" in line)
-    for word in ("search 3", "2.08 ms", "measured", "2.31×", "96.2 %", "0.6 pts"):  # noqa: RUF001
+    for word in ("search 3", "2.08 ms", "311 M", "2.31×", "96.2 %", "0.6 pts"):  # noqa: RUF001
         assert word in winner
+    assert text.count("measured") == text.count("dense-to-sparse, static") + 2 == 9  # dense in two runtimes
     assert sum("●" in line for line in text.splitlines()) == 3 + 1  # and the key
-    for baseline in ("dense", "onnxruntime", "uniform"):
+    for baseline in ("dense", "small dense", "onnxruntime", "uniform"):
         assert baseline in text
 
 
@@ -145,7 +164,7 @@ def test_the_page_shows_every_point_once_and_the_layers(tmp_path: Path) -> None:
     names = {trace["name"] for trace in page.traces}
     assert names >= {"winner", "front", "front, predicted", "trials of the search", "dense", "onnxruntime"}
     symbols = {trace["name"]: trace["marker"]["symbol"] for trace in markers}
-    assert len({symbol.removesuffix("-open") for symbol in symbols.values()}) == 5
+    assert len({symbol.removesuffix("-open") for symbol in symbols.values()}) == 6
     assert symbols["trials of the search"].endswith("-open")
     assert "error_y" not in next(trace for trace in markers if trace["name"] == "trials of the search")
     assert "error_x" in next(trace for trace in markers if trace["name"] == "finalists of the search")
@@ -165,9 +184,19 @@ def test_every_artifact_is_named_and_the_winners_first(tmp_path: Path) -> None:
     assert "Winner:" not in page_of(replace(REPORT, winner=None), tmp_path).text
 
 
+def test_the_page_states_the_terms_of_the_comparison(tmp_path: Path) -> None:
+    page = page_of(REPORT, tmp_path)
+    for text in ("Comparison", "sha256 " + MODEL[:16], "fitted on at most 128 samples", "0, 1, 2", "at the ratios of"):
+        assert text in page.text
+    for text in ("311 M", "333 k", "after training, structured, dense-to-sparse, static", "784 k"):
+        assert text in page.text
+    assert "not stated" in page_of(replace(REPORT, comparison=None), tmp_path).text
+
+
 def test_hover_shows_the_plan_and_where_figures_come_from() -> None:
     text = hover_text(REPORT, REPORT.winning_point)
-    for part in ("search 3", "2.08 ms", "measured", "held-out", "/body/Conv_1: block4x1@0.9", "2.31"):
+    for part in ("search 3", "2.08 ms", "measured", "held-out", "/body/Conv_1: block4x1@0.9", "2.31",
+                 "311 M FLOPs, 333 k parameters", "after training, structured"):  # fmt: skip
         assert part in text
     many = Plan.of(MODEL, {f"layer{i:02}": parse_choice("2:4") for i in range(HOVER_LAYERS + 3)})
     text = hover_text(REPORT, replace(REPORT.points[1], plan=many))
@@ -207,7 +236,8 @@ def test_the_picture_is_a_picture_and_always_the_same(tmp_path: Path) -> None:
         assert image.size == (1800, 1080)
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in pixels}
-    for colour in ((0x2F, 0x6F, 0xDE), (0x12, 0xA1, 0x50), (0xE0, 0x8A, 0x00), (0xB5, 0x30, 0x9C), (0x64, 0x74, 0x8B)):
+    for colour in ((0x2F, 0x6F, 0xDE), (0x12, 0xA1, 0x50), (0xE0, 0x8A, 0x00), (0xB5, 0x30, 0x9C), (0x64, 0x74, 0x8B),
+                   (0x0D, 0x94, 0x88)):  # fmt: skip
         assert colour in colours
 
 

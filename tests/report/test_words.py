@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from hwsparse.metric import METRICS
-from hwsparse.report import words
-from tests.report.sample import make_plan, point, sample_report
+from hwsparse.report import Method, words
+from tests.report.sample import PRUNED, make_plan, point, sample_report
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,36 @@ def test_speed_and_loss_are_against_dense() -> None:
     assert words.quality_change(report, winner) == f"{words.MINUS}0.6 pts"
     assert words.latency_interval(point("a", "search", 2.0, 0.9)) == f"1.97{words.DASH}2.06"
     assert words.quality_interval("top1", winner) == f"95.4{words.DASH}97.0"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00 k"), (999_499, "999 k"), (999_600, "1.00 M"), (84_200_000, "84.2 M"),
+     (4_100_000_000, "4.10 G")],
+)  # fmt: skip
+def test_counts_have_three_figures(number: int, text: str) -> None:
+    assert words.count(number) == text
+
+
+def test_flops_are_two_for_each_multiply_add() -> None:
+    known = point("a", "search", 2.0, 0.9, macs=42_100_000, parameters=180_000)
+    assert words.sizes(known) == "84.2 M FLOPs, 180 k parameters"
+    assert words.sizes(point("a", "search", 2.0, 0.9, macs=None, parameters=None)) == ""
+
+
+def test_a_category_says_when_and_what_and_from_what() -> None:
+    sparse = point("a", "search", 2.0, 0.9, plan=make_plan("unstructured@0.8"), method=PRUNED)
+    assert words.category(sparse) == "after training, unstructured, dense-to-sparse, static"
+    assert words.short_category(sparse) == "after, unstructured, dense-to-sparse, static"
+    trained = Method("RigL", "during", "sparse-to-sparse", "dynamic")
+    assert words.category(point("a", "search", 2.0, 0.9, method=trained)) == (
+        "during training, sparse-to-sparse, dynamic"
+    )
+    assert words.category(point("dense", "dense", 2.0, 0.9)) == "dense"
+    assert words.category(point("a", "search", 2.0, 0.9, method=None)) == ""
+
+
+def test_the_interval_of_a_change_has_its_signs() -> None:
+    lost = point("a", "search", 2.0, 0.9, drop_interval=(-0.004, 0.031))
+    assert words.drop_interval("top1", lost) == f"{words.MINUS}3.1 to +0.4"
+    assert words.drop_interval("top1", point("a", "search", 2.0, 0.9, drop_interval=None)) == ""

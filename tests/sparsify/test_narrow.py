@@ -9,7 +9,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError
 from hwsparse.model import Model, import_onnx
 from hwsparse.model.coupling import couple, without
-from hwsparse.sparsify import Narrower
+from hwsparse.sparsify import Narrower, narrowed_shape
 from hwsparse.sparsify.narrow import families
 from tests.model.graphs import model_proto, node, run, stored, value
 from tests.model.test_coupling import attention, residual
@@ -84,6 +84,15 @@ def test_families_and_what_is_kept_of_them() -> None:
     assert narrow.digest == narrower.narrow(0.6).digest
     assert narrower.narrow(0.01).layer("query").outputs == 2
     assert [len(units) for units, _ in families(residual(), couple(residual()))] == [8, 5, 3]
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.4, 0.75, 1.0])
+def test_the_shape_of_a_narrower_network_is_known_before_it_is_fitted(keep: float) -> None:
+    model, dataset = classifier(), images(20)
+    shapes = [layer.weight_shape for layer in Narrower(model, dataset).narrow(keep).layers]
+    assert [layer.weight_shape for layer in narrowed_shape(model, keep).layers] == shapes
+    with pytest.raises(ModelError, match="no channels that can be removed"):
+        narrowed_shape(product(np.eye(WIDTH, dtype=np.float32)), keep)
 
 
 def test_what_cannot_be_narrowed() -> None:

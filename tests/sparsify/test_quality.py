@@ -73,6 +73,14 @@ def test_top1_is_what_onnxruntime_gives_on_the_pruned_file(model: Model, data: D
     assert report == Evaluator(model, data, "held-out", seed=3).evaluate(weights)
 
 
+def test_another_network_is_judged_on_the_same_samples_against_this_one(model: Model, data: Dataset) -> None:
+    weights = apply_plan(model, Plan.of(model.digest, {"conv": parse_choice("block4x1@0.9")}))
+    evaluator = Evaluator(model, data, "held-out", seed=3)
+    other = import_onnx(pruned_proto(model, weights), name="other")
+    assert evaluator.evaluate_other(other) == evaluator.evaluate(weights)
+    assert evaluator.evaluate_other(model).drop_interval == (0, 0)
+
+
 def test_data_that_do_not_fit_are_refused(model: Model) -> None:
     x = np.zeros((4, 16, 12, 12), np.float32)
     with pytest.raises(DataError, match="label 7"):

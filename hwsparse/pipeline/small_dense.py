@@ -1,0 +1,122 @@
+"""The small dense baseline: the same model narrowed until it is as fast as the sparse network that it is held to.
+
+Latency is not smooth in the share of channels that is kept: a few shares are built, unfitted, and timed beside that
+network; the nearest of them is fitted, and its layers get the kernels that are fastest, as every layer does.
+Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019, say why it must be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hwsparse import compiler
+from hwsparse.codegen import Library
+from hwsparse.errors import CompileError, MeasureError, ModelError
+from hwsparse.latency import CostModel, Measurement
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Steps
+from hwsparse.pipeline.finals import DENSE, Built, Workshop
+from hwsparse.pipeline.judges import Judges
+from hwsparse.pipeline.outcome import faster
+from hwsparse.plan import Plan
+from hwsparse.sparsify import Narrower, narrowed_shape
+
+SHARES = 3  # that are built and timed
+NEAR = 0.03  # of the latency that is wanted: near enough
+SMALLEST = 0.02
+STEPS = SHARES + 4
+_PROBE = "small dense"
+
+Aim = Callable[[Mapping[str, Measurement]], str | None]  # times by label -> the label of the network to be as fast as
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """A narrower network, fitted, and its library."""
+
+    model: Model
+    keep: float
+    library: Library
+
+
+def narrow_to(shop: Workshop, judges: Judges, built: Mapping[str, Built], aim: Aim, on_step: Steps) -> Narrowed | str:
+    """The network narrowed to the latency of one that was built; why not, where it cannot be.
+
+    Raises:
+        DataError: onnxruntime cannot run a sample.
+    """
+    times = shop.bench.time_networks({label: each.library.directory for label, each in built.items()})
+    on_step(1, STEPS)
+    label = aim(times)
+    if label is None or not faster(times[label], times[DENSE]):
+        return "no finalist is faster than the dense model"
+    try:
+        share = _share(shop, built[label].library, times[DENSE].median_s / times[label].median_s, on_step)
+        if share is None:
+            return f"no narrower network comes nearer to the latency of {label} than the dense one"
+        return _fitted(shop, judges, share, on_step)
+    except (ModelError, CompileError, MeasureError) as error:
+        return str(error)
+
+
+def next_share(tried: Mapping[float, float]) -> float:
+    """The share of channels to try next for a latency of 1.
+
+    Work goes with the square of the share, and time with work, more or less: on a line in squares between the nearest
+    that was faster and the nearest above it that was slower. As long as none was faster, on the line of the two that
+    were nearest; of one alone, on that to nothing at all.
+
+    Args:
+        tried: latencies by share, in that of the network to be as fast as; that of 1 is above 1.
+    """
+    low = max((share for share, latency in tried.items() if latency < 1), default=0.0)
+    high, *above = sorted(share for share, latency in tried.items() if latency >= 1 and share > low)
+    if not low and above and tried[above[0]] > tried[high]:
+        low = above[0]
+    start, end = tried.get(low, 0.0), tried[high]
+    square = low**2 + (1 - start) / (end - start) * (high**2 - low**2)
+    return float(max(square, SMALLEST**2) ** 0.5)
+
+
+def _share(shop: Workshop, library: Library, dense: float, on_step: Steps) -> float | None:
+    """The share whose network takes about as long as a library, of those tried; None: that of the dense model."""
+    tried, shapes = {1.0: dense}, {_shape(shop.model)}
+    for number in range(SHARES):
+        share = next_share(tried)
+        narrow = narrowed_shape(shop.model, share)
+        if _shape(narrow) in shapes:
+            break
+        shapes.add(_shape(narrow))
+        probe = _built(shop, narrow, {}, f"share{number}")
+        times = shop.bench.time_networks({"sparse": library.directory, _PROBE: probe.directory})
+        tried[share] = times[_PROBE].median_s / times["sparse"].median_s
+        on_step(2 + number, STEPS)
+        if abs(tried[share] - 1) <= NEAR:
+            break
+    nearest = min(tried, key=lambda share: abs(tried[share] - 1))
+    return nearest if nearest < 1 else None
+
+
+def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps) -> Narrowed:
+    def tick(step: int) -> Steps:
+        return lambda done, total: on_step(step, STEPS)
+
+    narrower = Narrower(
+        shop.model, judges.fitting, threads=shop.target.cores, seed=shop.seed, progress=tick(STEPS - 3)
+    )  # fmt: skip
+    model = narrower.narrow(share, tick(STEPS - 2))
+    costs = CostModel.fit(shop.bench.calibrate(model, {}, tick(STEPS - 1)).table)
+    library = _built(shop, model, costs.kernels(model, Plan(model.digest)), "narrow")
+    on_step(STEPS, STEPS)
+    return Narrowed(model, share, library)
+
+
+def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Library:
+    directory = shop.scratch / name
+    directory.mkdir()
+    return compiler.build(model, Plan(model.digest), {}, shop.target, kernels, shop.inputs, directory)
+
+
+def _shape(model: Model) -> tuple[tuple[int, ...], ...]:
+    return tuple(layer.weight_shape for layer in model.layers)
