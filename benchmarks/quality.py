@@ -3,33 +3,43 @@
 All layers get the same choice, but for the first and the last, which stay dense. Weights are fitted on calibration
 samples; quality is that on held-out samples, with 95 % bootstrap intervals, and differences between methods are of the
 same samples. Of a task with several networks the last line tells the worst.
+
+`--allocations` shares the zeros of unstructured pruning out in other ways too, as many over all these layers together:
+by their shapes, by one threshold for all magnitudes, by what each layer harms on calibration samples. Floors and the
+last line are of the same choice for all.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.floors import BASELINE, BEST, CORRECTED, REGROUPED, Values, floor_table, floors, points, shares_rows
 from benchmarks.tasks import TASKS, Task, data_option
-from hwsparse.pattern import NM, Block, parse_pattern
-from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.sparsify import PRUNERS, Evaluator, applicable, apply_plan, collect_statistics, correct
-from hwsparse.sparsify.quality import resampled_interval
+from hwsparse.pattern import NM, Unstructured, parse_pattern
+from hwsparse.plan import Choice, Layer, Plan, parse_choice
+from hwsparse.sparsify import PRUNERS, Evaluator, LayerDatabase, applicable, apply_plan, collect_statistics, correct
+from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-CORRECTED = "corrected"  # what a search ships: regrouped, then corrected as a whole
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", CORRECTED)
 SAMPLES = 256  # that statistics are of
-BASELINE, BEST, REGROUPED = "magnitude", "alps", "regroup"
 THREADS = 2
+UNIFORM = "uniform"
+ALLOCATIONS = (UNIFORM, "erk", "global-magnitude", "least-harm")
+# What each layer harms is found at these.
+HARM_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +49,12 @@ class Pruned:
     method: str
     choice: Choice
     values: np.ndarray
+    allocation: str = UNIFORM
+
+    @property
+    def pruned(self) -> str:
+        """What was done, whatever the method."""
+        return str(self.choice) if self.allocation == UNIFORM else f"{self.choice}, {self.allocation}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +63,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, CORRECTED))
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
+    parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
     data_option(parser)
 
 
@@ -61,13 +78,19 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         evaluator = Evaluator(task.model, task.held_out, "held-out", arguments.threads or THREADS, arguments.seed)
         dense = evaluator.resampled({})
         found = list(_prune(task, evaluator, choices, arguments, console))
+        alike = {(each.method, each.choice): each.values for each in found if each.allocation == UNIFORM}
+        held = list(floors(dense, alike))
         console.print(_table(task, dense, found))
-        figures.append(_figures(dense, found))
+        console.print(floor_table(task.model.name, held))
+        figures.append(_figures(dense, alike))
         details[task.model.name] = {
             "metric": task.held_out.metric,
             "samples": len(task.held_out),
-            "dense": _with_interval(dense),
-            "dropped": [[each.method, str(each.choice), *_with_interval(dense - each.values)] for each in found],
+            "dense": [figure / 100 for figure in points(dense)],
+            "dropped": [
+                [each.method, each.pruned, *(figure / 100 for figure in points(dense - each.values))] for each in found
+            ],
+            "floors": [[each.what, str(each.choice), *each.points, each.holds] for each in held],
         }
     return {key: worst([figure[key] for figure in figures]) for key, worst in FIGURES.items()}, details
 
@@ -95,15 +118,56 @@ def _prune(
         threads=threads,
         seed=arguments.seed,
     )
-    ways = [(method, choice) for choice in choices for method in arguments.methods]
-    for method, choice in track(ways, model.name, console=console, transient=True):
-        fitting = [layer for layer in layers if applicable(layer, choice.pattern) is None]
-        plan = Plan.uniform(model.digest, fitting, choice)
-        if fitting:
-            weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
-            if method == CORRECTED:
-                weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
-            yield Pruned(method, choice, evaluator.resampled(weights))
+    harm = cache(lambda: _harm(task, layers, threads, arguments.seed))
+    plans = [
+        (choice, allocation, plan)
+        for choice in choices
+        if (fitting := [layer for layer in layers if applicable(layer, choice.pattern) is None])
+        for allocation, plan in _plans(task, fitting, choice, arguments.allocations, harm)
+    ]
+    ways = [(method, *each) for each in plans for method in arguments.methods]
+    for method, choice, allocation, plan in track(ways, model.name, console=console, transient=True):
+        weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
+        if method == CORRECTED:
+            weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
+        yield Pruned(method, choice, evaluator.resampled(weights), allocation)
+
+
+def _plans(
+    task: Task,
+    layers: Sequence[Layer],
+    choice: Choice,
+    allocations: Sequence[str],
+    harm: Callable[[], dict[str, Curve]],
+) -> Iterator[tuple[str, Plan]]:
+    """The plans that have a choice's share of zeros in some layers together, by allocation."""
+    model = task.model
+    for allocation in allocations:
+        if allocation == UNIFORM:
+            ratios = uniform(layers, choice.ratio)
+        elif not isinstance(choice.pattern, Unstructured):
+            continue
+        elif allocation == "erk":
+            ratios = erdos_renyi_kernel(layers, choice.ratio)
+        elif allocation == "global-magnitude":
+            ratios = global_magnitude(layers, choice.ratio, model.weight)
+        else:
+            ratios = least_harm(layers, choice.ratio, harm())
+        chosen = {name: Choice(choice.pattern, ratio) for name, ratio in ratios.items() if ratio > 0}
+        yield allocation, Plan.of(model.digest, chosen)
+
+
+def _harm(task: Task, layers: Sequence[Layer], threads: int, seed: int) -> dict[str, Curve]:
+    """How far a layer pruned alone moves the answers, by ratio of zeros and name."""
+    choices = [Choice(Unstructured(), ratio) for ratio in HARM_RATIOS]
+    wanted = {layer.name: choices for layer in layers if applicable(layer, Unstructured()) is None}
+    with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
+        database = LayerDatabase(
+            Path(directory), task.model, task.calibration, pruner=BEST, samples=SAMPLES, threads=threads, seed=seed
+        )
+        database.build(wanted)
+        entries = database.entries()
+    return {name: {choice.ratio: entries[name, choice].harm.divergence for choice in choices} for name in wanted}
 
 
 def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned]) -> Table:
@@ -112,24 +176,16 @@ def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned]) -> Table:
     metric, samples = task.held_out.metric, len(task.held_out)
     title = f"{task.model.name}: points of {metric} lost of {100 * dense[0]:.1f}; {samples} held-out samples"
     table = Table("", *methods, title=title)
-    cells = {(each.choice, each.method): _cell(dense - each.values) for each in found}
-    for choice in dict.fromkeys(each.choice for each in found):
-        table.add_row(str(choice), *(cells[choice, method] for method in methods))
+    cells = {
+        (each.pruned, each.method): "{:.1f} ({:.1f} to {:.1f})".format(*points(dense - each.values)) for each in found
+    }
+    for pruned in dict.fromkeys(each.pruned for each in found):
+        table.add_row(pruned, *(cells[pruned, method] for method in methods))
     return table
 
 
-def _cell(drop: np.ndarray) -> str:
-    value, low, high = (100 * figure for figure in _with_interval(drop))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    return (float(values[0]), *resampled_interval(values))
-
-
-def _figures(dense: np.ndarray, found: Sequence[Pruned]) -> dict[str, float]:
+def _figures(dense: np.ndarray, values: Values) -> dict[str, float]:
     """In points; nan of what was not tried."""
-    values = {(each.method, each.choice): each.values for each in found}
 
     def drop(text: str) -> float:
         pruned = values.get((CORRECTED, parse_choice(text)))
@@ -139,11 +195,9 @@ def _figures(dense: np.ndarray, found: Sequence[Pruned]) -> dict[str, float]:
         tried = [choice for choice in choices if {(better, choice), (plain, choice)} <= values.keys()]
         return [100 * float(values[better, choice][0] - values[plain, choice][0]) for choice in tried]
 
-    choices = list(dict.fromkeys(each.choice for each in found))
+    choices = list(dict.fromkeys(choice for _, choice in values))
     at = {ratio: gains(BEST, BASELINE, [each for each in choices if each.ratio == ratio]) for ratio in (0.7, 0.9)}
-    sharing = [each for each in choices if isinstance(each.pattern, Block) or getattr(each.pattern, "shared", 1) > 1]
-    regrouped = gains(REGROUPED, BEST, sharing)
-
+    regrouped = gains(REGROUPED, BEST, filter(shares_rows, choices))
     return {
         "drop_unstructured_50": drop("unstructured@0.5"),
         "drop_nm_24": drop("2:4"),

@@ -108,7 +108,7 @@ def build(
     `directory`: a library that is loaded must not be written over.
 
     Args:
-        weights: canonical pruned weights of the plan's layers.
+        weights: canonical pruned weights of the plan's layers, and constants by their names.
         kernels: by layer name, those that were measured (`CostModel.kernels`).
         inputs: one real sample per model input, with the batch axis.
 

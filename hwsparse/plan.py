@@ -31,6 +31,7 @@ class Layer:
 
     `weight_shape` is canonical, outputs first: (out, in / groups, *kernel) for a convolution,
     (out, in) for a matrix product, however the file stores it (`transposed`: as (in, out)).
+    `bias` is the constant of its own that is added to the outputs, a number for each.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Layer:
     window: Window | None = None  # convolutions only
     transposed: bool = False
     dtype: str = "float32"
+    bias: str | None = None  # name of the initializer
 
     def __post_init__(self) -> None:
         if (self.op == "Conv") != (self.window is not None):

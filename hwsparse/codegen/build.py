@@ -42,7 +42,7 @@ def build_model(
     """Compiles a model under a plan into `directory` and loads it.
 
     Args:
-        weights: canonical pruned weights by layer name; layers left out take the model's own.
+        weights: canonical pruned weights by layer name, and constants by theirs; the rest is the model's own.
         directory: an existing directory, which receives library.so, weights.safetensors and library.json.
         kernels: by layer name; layers left out get the kernels expected to be fastest.
 

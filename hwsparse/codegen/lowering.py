@@ -37,6 +37,7 @@ from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
+from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
 # Constants larger than this move from the code to the parameters.
@@ -64,7 +65,7 @@ def lower(
     target: Target,
     kernels: Mapping[str, str] = MappingProxyType({}),
 ) -> Lowered:
-    """Lowers a model: layers named in `weights` take those (canonical, pruned), others the model's own.
+    """Lowers a model: layers and constants named in `weights` take those (canonical, pruned), others the model's own.
 
     Layers named in `kernels` get those, others the ones expected to be fastest.
 
@@ -73,7 +74,7 @@ def lower(
         CompileError: a layer is not found in what TVM imported, or has no kernel of the name asked for.
     """
     names = _weight_names(model)
-    module = _simplified(_import(model, names))
+    module = _simplified(_import(model, names, weights))
     pool = _Pool(target, kernels)
     calls = []
     for chain in _find_all_chains(model, module, names):
@@ -91,7 +92,7 @@ def require_compilable(model: Model) -> None:
         ModelError, CompileError: as in `lower`.
     """
     names = _weight_names(model)
-    _find_all_chains(model, _import(model, names), names)
+    _find_all_chains(model, _import(model, names, {}), names)
 
 
 def _weight_names(model: Model) -> dict[str, str]:
@@ -107,9 +108,9 @@ def _find_all_chains(model: Model, module: tvm.IRModule, names: Mapping[str, str
     return chains
 
 
-def _import(model: Model, names: Mapping[str, str]) -> tvm.IRModule:
+def _import(model: Model, names: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> tvm.IRModule:
     """The model in Relax, each layer's weight an input of `main` named by `names`."""
-    proto = onnx.load_from_string(model.proto)
+    proto = onnx.load_from_string(pruned_proto(model, weights))
     graph = proto.graph
     renamed = {layer.weight: names[layer.name] for layer in model.layers}
     stored = {tensor.name: tensor for tensor in graph.initializer}

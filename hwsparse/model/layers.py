@@ -2,7 +2,8 @@
 
 A layer is a convolution over one or two axes, a Gemm, or a matrix product, whose weight is a float32
 constant that nothing else reads: a weight read twice would be pruned twice with one mask fitting neither use.
-Left out too are a Gemm that scales or transposes its input. Knows nothing of patterns.
+Left out too are a Gemm that scales or transposes its input. A layer's bias is told likewise: a constant of its own,
+an operand of the node or added right behind it. Knows nothing of patterns.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import onnx
@@ -32,8 +34,14 @@ def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
     }
     known = ((item.name, static_shape(item)) for item in (*graph.input, *graph.value_info, *graph.output))
     shapes = {name: shape for name, shape in known if shape is not None}
-    layers = (_layer(node, weights, shapes) for node in graph.node)
-    return tuple(layer for layer in layers if layer is not None)
+    # Weights go by their layers' names, and other constants by their own: they must not be taken for each other.
+    names = {node.name for node in graph.node}
+    constants = {name: shape for name, shape in weights.items() if name not in names}
+    additions = {name: node for node in graph.node if node.op_type == "Add" for name in node.input if uses[name] == 1}
+    found = ((node, _layer(node, weights, shapes)) for node in graph.node)
+    return tuple(
+        replace(layer, bias=_bias(node, layer, constants, additions)) for node, layer in found if layer is not None
+    )
 
 
 def _layer(node: onnx.NodeProto, weights: Shapes, shapes: Shapes) -> Layer | None:
@@ -46,6 +54,18 @@ def _layer(node: onnx.NodeProto, weights: Shapes, shapes: Shapes) -> Layer | Non
     if node.op_type == "Conv":
         return _conv(node, weight, source, result, attributes)
     return _matmul(node, weight, source, result, attributes)
+
+
+def _bias(node: onnx.NodeProto, layer: Layer, constants: Shapes, additions: Mapping[str, onnx.NodeProto]) -> str | None:
+    """The constant that is added to a layer's outputs; `additions` by what they read and no other node does."""
+    if node.op_type != "MatMul":
+        name = "".join(node.input[2:])
+    elif (addition := additions.get(node.output[0])) is not None:
+        (name,) = (each for each in addition.input if each != node.output[0])
+    else:
+        return None
+    shape = constants.get(name, ())
+    return name if shape == (1,) * (len(shape) - 1) + (layer.outputs,) else None
 
 
 def _conv(

@@ -76,6 +76,40 @@ class Model:
         canonical.setflags(write=False)
         return canonical
 
+    def constant(self, name: str) -> np.ndarray:
+        """An initializer by its name, read-only.
+
+        Raises:
+            ModelError: there is none.
+        """
+        stored = _initializers(self.proto)
+        if name not in stored:
+            raise ModelError(f"model {self.name!r} has neither a prunable layer nor a constant {name!r}")
+        return stored[name]
+
+    def replaced(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is to be stored in the place of the model's own initializers, by their names.
+
+        Args:
+            weights: canonical weights by layer name, and other constants, biases for instance, by their own.
+
+        Raises:
+            ModelError: a weight or constant is not of the model, or has not its shape.
+        """
+        layers = {layer.name: layer for layer in self.layers}
+        return dict(
+            (layers[name].weight, self.initializer(layers[name], values))
+            if name in layers
+            else (name, self._like_constant(name, values))
+            for name, values in weights.items()
+        )
+
+    def _like_constant(self, name: str, values: np.ndarray) -> np.ndarray:
+        own = self.constant(name)
+        if values.shape != own.shape:
+            raise ModelError(f"constant {name!r}: values of shape {values.shape}, not {own.shape}")
+        return np.ascontiguousarray(values, dtype=own.dtype)
+
     def initializer(self, layer: Layer, weight: np.ndarray) -> np.ndarray:
         """A canonical weight, back in the layout of the initializer `layer.weight`, contiguous float32.
 

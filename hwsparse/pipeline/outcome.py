@@ -17,7 +17,7 @@ from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
 
-# Canonical pruned weights of a plan, by layer name.
+# Canonical pruned weights of a plan, by layer name, and constants fitted to them, by theirs.
 Weights = Callable[[Plan], Mapping[str, np.ndarray]]
 
 

@@ -56,26 +56,26 @@ def global_magnitude(layers: Sequence[Layer], ratio: float, weight: Callable[[st
 
 
 def least_harm(layers: Sequence[Layer], ratio: float, harm: Mapping[str, Curve]) -> dict[str, float]:
-    """Of the ratios measured for each layer, those of the least sum of harm with so many zeros or just more.
+    """Of the ratios measured for each layer, those of the least sum of harm; of one layer a ratio between two of them.
 
-    Steps along the lower convex hulls of the layers' curves, cheapest by the weight first: exact where the zeros come
-    out even (Everett, "Generalized Lagrange multiplier method", Operations Research 1963).
+    Steps along the lower convex hulls of the layers' curves, cheapest by the weight first, and only a part of the last
+    (Everett, "Generalized Lagrange multiplier method", Operations Research 1963).
 
     Raises:
         PlanError: so many zeros cannot be had.
     """
     chosen = uniform(layers, 0.0)
-    steps: list[tuple[float, str, float, int]] = []
+    steps: list[tuple[float, str, float, float, int]] = []
     for layer in layers:
         hull = _lower_hull([(0.0, 0.0), *sorted(harm.get(layer.name, {}).items())])
         for (low, before), (high, after) in itertools.pairwise(hull):
             zeros = round((high - low) * _size(layer))
-            steps.append(((after - before) / max(zeros, 1), layer.name, high, zeros))
+            steps.append(((after - before) / max(zeros, 1), layer.name, low, high, zeros))
     missing = round(_checked(ratio) * sum(_size(layer) for layer in layers))
-    for _, name, reached, zeros in sorted(steps):
+    for _, name, low, high, zeros in sorted(steps):
         if missing <= 0:
             break
-        chosen[name] = reached
+        chosen[name] = high if zeros <= missing else low + (high - low) * missing / zeros
         missing -= zeros
     if missing > len(layers):  # what rounding may take
         raise PlanError(f"the ratios that were measured do not reach {ratio:.0%} zeros")

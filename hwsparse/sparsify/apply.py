@@ -51,17 +51,13 @@ def apply_plan(
 
 
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
-    """The model's ONNX file with some layers' weights replaced (canonical, by layer name).
+    """The model's ONNX file with some weights (canonical, by layer name) and constants (by their own) replaced.
 
     Raises:
-        PlanError: a weight does not have its layer's shape.
-        ModelError: the model has no prunable layer of a name.
+        ModelError: a weight or constant is not of the model, or has not its shape.
     """
     proto = onnx.load_from_string(model.proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for name, weight in weights.items():
-        layer = model.layer(name)
-        if weight.shape != layer.weight_shape:
-            raise PlanError(f"layer {name!r}: a weight of shape {weight.shape}, not {layer.weight_shape}")
-        stored[layer.weight].CopyFrom(numpy_helper.from_array(model.initializer(layer, weight), layer.weight))
+    for name, values in model.replaced(weights).items():
+        stored[name].CopyFrom(numpy_helper.from_array(values, name))
     return bytes(proto.SerializeToString(deterministic=True))

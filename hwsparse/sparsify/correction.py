@@ -7,7 +7,9 @@ where the dense one read x. In the order of the network each layer, pruned or no
 
 with H' the mean of x' x'^T, C that of x x'^T, and P0 the weights so far: the asymmetric least squares of Zhang, Zou, He
 and Sun, "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI 2016, section 3.2,
-here under masks.
+here under masks. A layer with a bias gets a new one with it: x and x' are then taken from their means, and what the
+means give is the bias's to make up for. As batch norm is part of the layer before it, this estimates its statistics
+anew.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import numpy as np
 
 from hwsparse.data import Dataset
 from hwsparse.model import Model
+from hwsparse.plan import Layer
 from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
-from hwsparse.sparsify.walk import SideBySide
+from hwsparse.sparsify.walk import Moments, SideBySide
 
 SAMPLES = 128
 
@@ -35,7 +38,7 @@ def correct(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
-    """Canonical weights by layer name: those given, and dense layers behind them, fitted to each other.
+    """Canonical weights by layer name, those given and those of dense layers behind them; biases by their own names.
 
     Args:
         weights: canonical pruned weights by layer name; what is zero in them stays zero.
@@ -53,31 +56,54 @@ def correct(
         for done, layer in enumerate(model.layers[first:], 1):
             if layer.inputs <= MAX_COLUMNS:
                 moments = both.moments(layer, layer, corrected)
-                current = corrected.get(layer.name, model.weight(layer.name))
-                corrected[layer.name] = fitted(model.weight(layer.name), current, layer.groups, *moments)
+                dense = model.weight(layer.name)
+                bias = None if layer.bias is None else model.constant(layer.bias)
+                current = corrected.get(layer.name, dense)
+                corrected |= named(layer, *fitted(dense, bias, current, moments))
             progress(done, len(model.layers) - first)
     return corrected
 
 
-def fitted(dense: np.ndarray, current: np.ndarray, groups: int, moment: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """The weight that answers to x' as the dense one does to x, where `current` is not zero.
+def named(layer: Layer, weight: np.ndarray, bias: np.ndarray | None) -> dict[str, np.ndarray]:
+    """A layer's weight and bias by the names that a network's weights have."""
+    return {layer.name: weight} if bias is None or layer.bias is None else {layer.name: weight, layer.bias: bias}
+
+
+def fitted(
+    dense: np.ndarray, bias: np.ndarray | None, current: np.ndarray, moments: Moments
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The weight and bias that answer to x' as the dense ones do to x; weights where `current` is not zero.
 
     Args:
         dense: canonical, the rows that are left.
+        bias: of the same rows, in any shape; None stays None.
         current: canonical, of as many rows; its columns are those of x'.
-        moment: the mean of x' x'^T, (groups, columns, columns).
-        cross: that of x x'^T, (groups, columns of `dense`, columns).
     """
-    rows = dense.shape[0] // groups
-    powers = np.diagonal(moment, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    groups = len(moments.own)
+    wide = dense.reshape(groups, dense.shape[0] // groups, -1)
+    powers = np.diagonal(moments.own, axis1=1, axis2=2).mean(axis=1)[:, None, None]
     ridge = np.where(powers > 0, DAMPING * powers, 1)  # a group whose inputs are all zero stays as it is
+    moment, cross = moments.own, moments.cross
+    if bias is not None:
+        moment = moment - moments.own_mean * moments.own_mean.transpose(0, 2, 1)
+        cross = cross - moments.mean * moments.own_mean.transpose(0, 2, 1)
+    weight = _weight(wide, current.reshape(*wide.shape[:2], -1), moment, cross, ridge)
+    if bias is not None:
+        moved = wide @ moments.mean - weight @ moments.own_mean
+        bias = (bias + moved.reshape(bias.shape)).astype(np.float32)
+    return weight.astype(np.float32).reshape(current.shape), bias
+
+
+def _weight(
+    dense: np.ndarray, start: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: np.ndarray
+) -> np.ndarray:
+    """P as above, of P0 = `start`: (groups, rows, columns)."""
     damped = moment + ridge * np.eye(moment.shape[1])
-    start = current.reshape(groups, rows, -1)
-    wanted = dense.reshape(groups, rows, -1) @ cross + ridge * start
+    wanted = dense @ cross + ridge * start
     target = np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
     if start.all():
-        return np.asarray(target, np.float32).reshape(current.shape)
+        return np.asarray(target)
     scale = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))[:, None, :]
     scaled = (damped / (scale * scale.transpose(0, 2, 1))).astype(np.float32)
     found = refit((target * scale).astype(np.float32), (start * scale).astype(np.float32), start != 0, scaled) / scale
-    return np.asarray(found, np.float32).reshape(current.shape)
+    return np.asarray(found)

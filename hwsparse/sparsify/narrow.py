@@ -21,7 +21,7 @@ from hwsparse.model.coupling import couple, without
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Layer
 from hwsparse.sparsify.apply import pruned_proto
-from hwsparse.sparsify.correction import SAMPLES, fitted
+from hwsparse.sparsify.correction import SAMPLES, fitted, named
 from hwsparse.sparsify.statistics import MAX_COLUMNS, LayerStatistics, collect_statistics
 from hwsparse.sparsify.structured_obs import Reader, removal_order
 from hwsparse.sparsify.walk import SideBySide
@@ -85,8 +85,9 @@ class Narrower:
                 layer = narrow.layer(wide.name)
                 if wide.groups == layer.groups == 1 and wide.inputs <= MAX_COLUMNS:
                     dense = self._model.weight(layer.name)[~removed[self._coupling.rows(wide)]]
+                    bias = None if layer.bias is None else narrow.constant(layer.bias)
                     moments = both.moments(wide, layer, weights)
-                    weights[layer.name] = fitted(dense, narrow.weight(layer.name), 1, *moments)
+                    weights |= named(layer, *fitted(dense, bias, narrow.weight(layer.name), moments))
                 progress(done, len(self._model.layers))
         return model_of(onnx.load_from_string(pruned_proto(narrow, weights)), narrow.name)
 

@@ -77,10 +77,10 @@ class Evaluator:
         self._dense: np.ndarray | None = None
 
     def evaluate(self, weights: Mapping[str, np.ndarray]) -> QualityReport:
-        """The quality with these canonical weights by layer name; other layers keep the model's own.
+        """The quality with these canonical weights by layer name, and constants by theirs, in the place of the model's.
 
         Raises:
-            PlanError: a weight does not have its layer's shape.
+            ModelError: a weight or constant is not of the model, or has not its shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
         return self._report(self.resampled(weights) if weights else self._dense_values())

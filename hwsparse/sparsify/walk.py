@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -23,6 +24,16 @@ from hwsparse.sparsify.statistics import patches_of
 POSITIONS = 128
 
 Tensors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Means over what a layer reads: x of the dense network, x' of the pruned one; float64."""
+
+    own: np.ndarray  # of x' x'^T, (groups, columns, columns)
+    cross: np.ndarray  # of x x'^T
+    own_mean: np.ndarray  # of x', (groups, columns, 1)
+    mean: np.ndarray  # of x
 
 
 class SideBySide:
@@ -48,20 +59,16 @@ class SideBySide:
         self._pool.shutdown()
         self._limits.restore_original_limits()
 
-    def moments(self, dense: Layer, pruned: Layer, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Goes on to a layer of both, with these weights in the pruned network.
-
-        Returns:
-            The means of x' x'^T and x x'^T, x what the layer reads of the dense network and x' what it reads of the
-            pruned one: (groups, columns, columns) float64, each network's own groups, which must be as many.
+    def moments(self, dense: Layer, pruned: Layer, weights: Mapping[str, np.ndarray]) -> Moments:
+        """Goes on to a layer of both, of as many groups, with these weights and constants in the pruned network.
 
         Raises:
             DataError: onnxruntime cannot run a sample.
-            ModelError: a weight does not have its layer's shape.
+            ModelError: a weight or constant is not of the model, or has not its shape.
         """
         before, after = self._dense.reach(dense, {}), self._pruned.reach(pruned, weights)
 
-        def of_sample(sample: int) -> tuple[np.ndarray, np.ndarray, int]:
+        def of_sample(sample: int) -> tuple[tuple[np.ndarray, ...], int]:
             x, own = (
                 patches_of(reads[sample], layer, np.random.default_rng([self._seed, sample]), POSITIONS, attended)
                 for reads, layer, attended in (
@@ -69,15 +76,17 @@ class SideBySide:
                     (after, pruned, self._attended[sample]),
                 )
             )
-            return own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, x.shape[1]
+            own_mean, mean = (each.sum(axis=1, dtype=np.float64)[:, :, None] for each in (own, x))
+            return (own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, own_mean, mean), x.shape[1]
 
-        moment = np.zeros((pruned.groups, pruned.inputs, pruned.inputs))
-        cross, count = np.zeros((pruned.groups, dense.inputs, pruned.inputs)), 0
-        for own, crossed, positions in self._pool.map(of_sample, range(len(before))):
-            moment += own
-            cross += crossed
+        groups, inputs = pruned.groups, pruned.inputs
+        sizes = ((inputs, inputs), (dense.inputs, inputs), (inputs, 1), (dense.inputs, 1))
+        sums, count = [np.zeros((groups, *size)) for size in sizes], 0
+        for found, positions in self._pool.map(of_sample, range(len(before))):
+            for total, each in zip(sums, found, strict=True):
+                total += each
             count += positions
-        return moment / count, cross / count
+        return Moments(*(total / count for total in sums))
 
 
 class _Walk:
@@ -92,11 +101,11 @@ class _Walk:
         ]
 
     def reach(self, layer: Layer, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Goes on up to a layer, with these weights by layer name; what it reads, sample by sample.
+        """Goes on up to a layer, with these weights and constants; what it reads, sample by sample.
 
         Raises:
             DataError: onnxruntime cannot run a sample.
-            ModelError: a weight does not have its layer's shape.
+            ModelError: a weight or constant is not of the model, or has not its shape.
         """
         place = next(index for index, node in enumerate(self._left) if layer.weight in node.input)
         steps, self._left = self._left[:place], self._left[place:]
@@ -106,11 +115,7 @@ class _Walk:
 
     def _take(self, steps: Sequence[onnx.NodeProto], weights: Mapping[str, np.ndarray]) -> None:
         read, later = tensors_read(steps), tensors_read(self._left)
-        replaced = {
-            layer.weight: self._model.initializer(layer, weights[layer.name])
-            for layer in self._model.layers
-            if layer.name in weights and layer.weight in read
-        }
+        replaced = self._model.replaced(weights)
         fed = {name: value for name, value in self._kept[0].items() if name in read}
         made = [name for node in steps for name in node.output if name in later]
         session = session_of(part_of(self._proto, steps, fed, made, replaced), optimised=False)

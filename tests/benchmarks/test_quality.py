@@ -36,8 +36,8 @@ def parsed(*arguments: str) -> argparse.Namespace:
 
 def test_figures_are_points_between_methods() -> None:
     dense = np.full(9, 0.9)
-    found = [quality.Pruned(method, parse_choice(text), dense - lost) for (method, text), lost in LOSSES.items()]
-    figures = quality._figures(dense, found)
+    values = {(method, parse_choice(text)): dense - lost for (method, text), lost in LOSSES.items()}
+    figures = quality._figures(dense, values)
     assert figures["drop_unstructured_50"] == pytest.approx(2) and figures["drop_nm_24"] == pytest.approx(3)
     assert figures["obs_minus_magnitude_70"] == pytest.approx(20)  # of blocks, where less is gained
     assert math.isnan(figures["obs_minus_magnitude_90"])
@@ -58,6 +58,43 @@ def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(by_way) == len(dropped)
     assert figures["drop_nm_24"] == pytest.approx(100 * by_way["corrected", "2:4"])
     assert "30 held-out samples" in " ".join(capsys.readouterr().out.split())
+
+
+def test_zeros_shared_out_in_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task(classifier(), images(20), images(30, seed=1))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    arguments = ("--patterns", "unstructured", "2:4", "--ratios", "0.5", "--methods", "alps", "corrected")
+    figures, details = quality.run(parsed(*arguments, "--allocations", *quality.ALLOCATIONS))
+    assert isinstance(details, dict)
+    dropped = details["classifier"]["dropped"]
+    ways = {f"unstructured@0.5{end}" for end in ("", ", erk", ", global-magnitude", ", least-harm")} | {"2:4"}
+    assert {(method, pruned) for method, pruned, *_ in dropped} == {
+        (method, pruned) for method in ("alps", "corrected") for pruned in ways
+    }
+    # The last line and the floors are of the same choice for all layers.
+    alike = next(
+        value for method, pruned, value, *_ in dropped if (method, pruned) == ("corrected", "unstructured@0.5")
+    )
+    assert figures["drop_unstructured_50"] == pytest.approx(100 * alike)
+    assert {choice for _, choice, *_ in details["classifier"]["floors"]} == {"unstructured@0.5", "2:4"}
+    assert "least-harm" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("allocation", [each for each in quality.ALLOCATIONS if each != quality.UNIFORM])
+def test_an_allocation_has_the_share_of_zeros(allocation: str) -> None:
+    task = Task(classifier(), images(20), images(30, seed=1))
+    layers = [layer for layer in task.model.layers if layer.name in ("first", "grouped", "last")]
+    harm = quality._harm(task, layers, threads=1, seed=0)
+    assert {name: set(curve) for name, curve in harm.items()} == {
+        layer.name: set(quality.HARM_RATIOS) for layer in layers
+    }
+    ((found, plan),) = quality._plans(task, layers, parse_choice("unstructured@0.6"), [allocation], lambda: harm)
+    assert found == allocation
+    ratios = {layer.name: plan.choice(layer.name).ratio for layer in layers}
+    sizes = {layer.name: layer.outputs * layer.inputs for layer in layers}
+    zeros = sum(ratios[name] * sizes[name] for name in sizes) / sum(sizes.values())
+    assert zeros == pytest.approx(0.6, abs=2e-3)
+    assert len(set(ratios.values())) > 1
 
 
 def test_a_ratio_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,9 +119,23 @@ def test_a_model_computes_what_onnxruntime_does_on_the_pruned_weights(model: Mod
     assert library.kernels["depth"] == "depthwise"
 
 
+def test_biases_may_be_new_as_well(model: Model, tmp_path: Path) -> None:
+    rng, weights = np.random.default_rng(0), {}
+    for layer in model.layers:
+        assert layer.bias is not None
+        own = model.constant(layer.bias)
+        weights[layer.bias] = rng.standard_normal(own.shape).astype(np.float32)
+    inputs = random_inputs(model.inputs, seed=1)
+    library = build_model(model, Plan(model.digest), weights, CPU, tmp_path)
+    session = onnxruntime.InferenceSession(pruned_proto(model, weights), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, inputs)
+    assert relative_error(library.run(inputs)["y"], expected) < 1e-4
+    assert relative_error(onnxruntime.InferenceSession(model.proto).run(None, inputs)[0], expected) > 0.1
+
+
 def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
     names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
-    main = _simplified(_import(model, names))["main"]
+    main = _simplified(_import(model, names, {}))["main"]
     chains = {c.layer.name: c for c in find_chains(main, {names[layer.name]: layer for layer in model.layers})}
     assert set(chains) == {layer.name for layer in model.layers}
     assert all(chain.bias is not None for chain in chains.values())

@@ -173,6 +173,44 @@ def test_other_convolutions_are_no_layers() -> None:
     assert imported(proto).layers == ()
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1, 3)])
+def test_what_is_added_behind_a_product_is_its_bias(shape: tuple[int, ...]) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["m"], "mm"), node("Add", ["b", "m"], ["y"], "add")]
+    proto = model_proto(nodes, [value("x", [1, 7, 5])], weights=[weight("w", 5, 3), weight("b", *shape)])
+    model = imported(proto)
+    assert model.layers[0].bias is not None
+    assert model.constant(model.layers[0].bias).shape == shape
+
+
+def test_an_operand_of_a_node_is_its_bias() -> None:
+    nodes = [node("Conv", ["x", "w", "b"], ["c"], "conv"), node("Flatten", ["c"], ["f"]),
+             node("Gemm", ["f", "v", "a"], ["g"], "gemm"), node("Gemm", ["g", "u"], ["y"], "none")]  # fmt: skip
+    shapes = {"w": (4, 3, 3, 3), "b": (4,), "v": (4, 2), "a": (2,), "u": (2, 2)}
+    weights = [weight(name, *shape) for name, shape in shapes.items()]
+    model = imported(model_proto(nodes, [value("x", [1, 3, 3, 3])], weights=weights))
+    assert [layer.bias for layer in model.layers] == ["b", "a", None]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ([node("MatMul", ["x", "w"], ["m"], "mm"), node("Add", ["m", "b"], ["y"])], "a number for each position"),
+        ([node("MatMul", ["x", "w"], ["m"], "mm"), node("Add", ["m", "m"], ["y"])], "added to itself"),
+        ([node("MatMul", ["x", "w"], ["m"], "mm"), node("Relu", ["m"], ["r"]), node("Add", ["r", "c"], ["y"])], "late"),
+        ([node("MatMul", ["x", "w"], ["m"], "mm"), node("Add", ["m", "c"], ["s"]), node("Add", ["s", "m"], ["y"])],
+         "something else reads the product"),
+        ([node("MatMul", ["x", "w"], ["m"], "mm"), node("Add", ["m", "c"], ["s"]), node("Mul", ["s", "c"], ["y"])],
+         "something else reads the constant"),
+        ([node("MatMul", ["x", "w"], ["m"], "c"), node("Add", ["m", "c"], ["y"])], "a node has its name"),
+    ],
+)  # fmt: skip
+def test_what_is_no_bias(nodes: list[onnx.NodeProto], why: str) -> None:
+    weights = [weight("w", 5, 3), weight("b", 7, 3), weight("c", 3)]
+    read = {name for each in nodes for name in each.input}
+    proto = model_proto(nodes, [value("x", [1, 7, 5])], weights=[item for item in weights if item.name in read])
+    assert [layer.bias for layer in imported(proto).layers] == [None], why
+
+
 def test_nodes_without_a_name_and_with_the_same_get_their_own() -> None:
     nodes = [
         node("Conv", ["x", "a"], ["c0"]),

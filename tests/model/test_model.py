@@ -59,6 +59,24 @@ def test_weight_of_another_shape(model: Model) -> None:
         model.initializer(model.layer("first"), np.zeros((4, 5), np.float32))
 
 
+def test_what_takes_the_place_of_initializers(model: Model) -> None:
+    second = np.arange(15, dtype=np.float32).reshape(3, 5)
+    found = model.replaced({"second": second, "a": np.ones((5, 4))})
+    np.testing.assert_array_equal(found["b"], second.T)
+    np.testing.assert_array_equal(found["a"], np.ones((5, 4), np.float32))
+    assert {values.dtype for values in found.values()} == {np.dtype(np.float32)}
+    assert model.replaced({}) == {}
+    with pytest.raises(ModelError, match=r"constant 'a': values of shape \(2,\), not \(5, 4\)"):
+        model.replaced({"a": np.zeros(2)})
+    with pytest.raises(ModelError, match="'m' has neither a prunable layer nor a constant 'third'"):
+        model.replaced({"third": np.zeros(2)})
+
+
+def test_a_constant_cannot_be_changed(model: Model) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        model.constant("a")[0, 0] = 1
+
+
 def test_digest_belongs_to_the_graph(model: Model) -> None:
     with pytest.raises(ModelError, match="digest"):
         dataclasses.replace(model, proto=model.proto + b"\0")

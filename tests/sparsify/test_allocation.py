@@ -66,12 +66,23 @@ def test_no_other_ratios_harm_less_with_as_many_zeros(sizes: list[int], ratio: f
     harm = {layer.name: dict(zip(grid, rng.random(3).cumsum(), strict=True)) for layer in layers}
     found = least_harm(layers, ratio, harm)
     reached = zeros(layers, found)
-    assert reached >= ratio * sum(layer.macs for layer in layers) - 0.5 - len(layers)
-    own = sum(harm[name].get(each, 0.0) for name, each in found.items())
+    assert abs(reached - ratio * sum(layer.macs for layer in layers)) <= 1 + len(layers)
+    own = sum(between(harm[name], each) for name, each in found.items())
     for tried in itertools.product((0.0, *grid), repeat=len(layers)):
         other = {layer.name: each for layer, each in zip(layers, tried, strict=True)}
         if zeros(layers, other) >= reached:
             assert own <= sum(harm[name].get(each, 0.0) for name, each in other.items()) + 1e-9
+
+
+def between(curve: dict[float, float], ratio: float) -> float:
+    """The least harm of a ratio, and of any two of which a share each makes it."""
+    points = [(0.0, 0.0), *curve.items()]
+    return min(
+        before + (after - before) * ((ratio - low) / (high - low) if high > low else 0.0)
+        for low, before in points
+        for high, after in points
+        if low <= ratio + 1e-12 and ratio <= high + 1e-12 and (high > low or abs(low - ratio) < 1e-12)
+    )
 
 
 def test_what_cannot_be_had() -> None:

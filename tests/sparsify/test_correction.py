@@ -18,16 +18,17 @@ WIDTH = 8
 
 
 def chain(seed: int = 0) -> Model:
-    """y = (x A) B for rows x of 8."""
+    """y = (x A) B + v for rows x of 8."""
     rng = np.random.default_rng(seed)
-    nodes = [node("MatMul", ["x", "a"], ["h"], "first"), node("MatMul", ["h", "b"], ["y"], "second")]
+    nodes = [node("MatMul", ["x", "a"], ["h"], "first"), node("Gemm", ["h", "b", "v"], ["y"], "second")]
     weights = [stored(name, rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)) for name in "ab"]
+    weights.append(stored("v", rng.standard_normal(WIDTH).astype(np.float32)))
     proto = model_proto(nodes, [value("x", (1, WIDTH))], [value("y", (1, WIDTH))], weights)
     return import_onnx(proto.SerializeToString(), name="chain")
 
 
 def rows(count: int) -> Dataset:
-    x = np.random.default_rng(1).standard_normal((count, WIDTH)).astype(np.float32)
+    x = (1 + np.random.default_rng(1).standard_normal((count, WIDTH))).astype(np.float32)
     return Dataset("rows", {"x": x}, np.arange(count) % 2)
 
 
@@ -53,17 +54,24 @@ def test_a_layer_answers_to_what_it_reads_now_as_the_dense_one_did() -> None:
     weights = pruned(model, "unstructured@0.5", "unstructured@0.25")
     found = correct(model, weights, dataset, samples=200)
     x = dataset.inputs["x"].astype(np.float64)
-    reads = x
+    reads, bias = x, {"first": None, "second": "v"}
     for name in ("first", "second"):
         dense, start = model.weight(name).astype(np.float64), weights[name].astype(np.float64)
-        moment = reads.T @ reads / len(x)
-        ridge = DAMPING * np.diag(moment).mean()
-        wanted = (dense @ x.T @ reads) / len(x) + ridge * start
-        expected = np.zeros_like(start)
-        for row, kept in enumerate(start != 0):
-            system = (moment + ridge * np.eye(WIDTH))[np.ix_(kept, kept)]
-            expected[row, kept] = np.linalg.solve(system, wanted[row, kept])
-        np.testing.assert_allclose(found[name], expected, rtol=0.03, atol=0.02)
+        # A bias is a column of ones without a ridge, whose old value is as good as any.
+        known = np.ones((len(x), int(bias[name] is not None)))
+        columns = np.hstack([reads, known])
+        moment = columns.T @ columns / len(x)
+        ridge = np.diag([DAMPING * np.diag(moment)[:WIDTH].mean()] * WIDTH + [0.0] * known.shape[1])
+        shift = model.constant("v").astype(np.float64) if known.size else np.zeros(WIDTH)
+        wanted = (dense @ x.T + shift[:, None]) @ columns / len(x) + np.pad(
+            start, ((0, 0), (0, known.shape[1]))
+        ) @ ridge
+        expected = np.zeros((WIDTH, columns.shape[1]))
+        for row, kept in enumerate(np.hstack([start, np.ones((WIDTH, known.shape[1]))]) != 0):
+            expected[row, kept] = np.linalg.solve((moment + ridge)[np.ix_(kept, kept)], wanted[row, kept])
+        np.testing.assert_allclose(found[name], expected[:, :WIDTH], rtol=0.03, atol=0.02)
+        if known.size:
+            np.testing.assert_allclose(found["v"], expected[:, WIDTH], rtol=0.03, atol=0.02)
         reads, x = reads @ found[name].T.astype(np.float64), x @ dense.T
 
 
@@ -86,7 +94,7 @@ def test_a_network_of_tokens() -> None:
 def test_layers_before_the_first_pruned_one_stay_as_they_are() -> None:
     model, dataset = chain(), rows(50)
     found = correct(model, {"second": pruned(model, "2:4", "2:4")["second"]}, dataset)
-    assert set(found) == {"second"}
+    assert set(found) == {"second", "v"}
     assert correct(model, {}, dataset) == {}
 
 

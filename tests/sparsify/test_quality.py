@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, PlanError
+from hwsparse.errors import DataError, ModelError, PlanError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Evaluator, apply_plan, pruned_proto, quality
@@ -97,7 +97,7 @@ def test_plans_that_do_not_fit_are_refused(model: Model) -> None:
         apply_plan(model, Plan.of(model.digest, {"nope": choice}))
     with pytest.raises(PlanError, match="layer 'head' cannot be block8x1"):
         apply_plan(model, Plan.of(model.digest, {"head": parse_choice("block8x1@0.5")}))
-    with pytest.raises(PlanError, match="shape"):
+    with pytest.raises(ModelError, match="shape"):
         pruned_proto(model, {"head": np.zeros((4, 4), np.float32)})
 
 

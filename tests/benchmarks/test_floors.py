@@ -1,0 +1,64 @@
+"""What is asked of the methods, on figures made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.floors import Floor, floor_table, floors, points, shares_rows
+from hwsparse.plan import Choice, parse_choice
+
+DENSE = np.full(41, 0.9)
+CERTAIN, DOUBTFUL = np.zeros(41), np.r_[0.0, np.linspace(-0.1, 0.1, 40)]
+
+
+def found(values: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], bool]:
+    asked = floors(DENSE, {(method, parse_choice(text)): each for (method, text), each in values.items()})
+    return {(floor.what, str(floor.choice)): floor.holds for floor in asked}
+
+
+@pytest.mark.parametrize(
+    ("text", "gained", "noise", "holds"),
+    [
+        ("unstructured@0.5", 0.01, DOUBTFUL, True),  # in doubt, which is enough here
+        ("unstructured@0.5", 0.0, CERTAIN, False),
+        ("unstructured@0.7", 0.01, DOUBTFUL, False),
+        ("1:4", 0.01, CERTAIN, True),
+        ("1:4", -0.01, CERTAIN, False),
+    ],
+)
+def test_obs_beats_magnitude_beyond_doubt_where_much_goes(
+    text: str, gained: float, noise: np.ndarray, holds: bool
+) -> None:
+    values = {("magnitude", text): DENSE - 0.2, ("alps", text): DENSE - 0.2 + gained + noise}
+    assert found(values) == {("OBS over magnitude", text): holds}
+
+
+def test_rows_are_regrouped_where_they_share() -> None:
+    values = {("alps", text): DENSE - 0.2 for text in ("block4x1@0.3", "2:4", "2:4x8")}
+    values |= {("regroup", "block4x1@0.3"): DENSE - 0.1, ("regroup", "2:4"): DENSE, ("regroup", "2:4x8"): DENSE - 0.2}
+    what = "regrouped over direct"
+    assert found(values) == {(what, "block4x1@0.3"): True, (what, "2:4x8"): False}
+    assert [shares_rows(parse_choice(text)) for text in ("block1x4@0.5", "unstructured@0.5", "dense")] == [False] * 3
+
+
+def test_what_ships_loses_little() -> None:
+    values = {("corrected", "unstructured@0.5"): DENSE - 0.0049, ("corrected", "2:4"): DENSE - 0.016}
+    assert found(values) == {
+        ("at most 0.5 lost in one shot", "unstructured@0.5"): True,
+        ("at most 1.5 lost in one shot", "2:4"): False,
+    }
+
+
+def test_below_half_and_of_one_method_alone_nothing_is_asked() -> None:
+    assert found({("magnitude", "unstructured@0.3"): DENSE, ("alps", "unstructured@0.3"): DENSE - 1}) == {}
+    assert found({("alps", "block4x1@0.5"): DENSE, ("corrected", "unstructured@0.7"): DENSE}) == {}
+
+
+def test_points_and_what_is_printed_of_them() -> None:
+    assert points(np.array([0.02, 0.01, 0.03])) == pytest.approx((2, 1.05, 2.95))
+    table = floor_table("m", [Floor("w", Choice(), (1.0, 0.5, 1.5), True), Floor("v", Choice(), (1.0, 0, 2), False)])
+    assert [list(column.cells) for column in table.columns][2:] == [
+        ["1.0 (0.5 to 1.5)", "1.0 (0.0 to 2.0)"],
+        ["yes", "[bold red]NO"],
+    ]
