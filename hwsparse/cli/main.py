@@ -19,11 +19,12 @@ from hwsparse.cli.audit import audit
 from hwsparse.cli.narrow import narrow
 from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
+from hwsparse.cli.tune import tune
 from hwsparse.cli.work import compile_, front, inspect, optimize, verify
 from hwsparse.errors import HwsparseError, InputError
 
 # Commands that, stopped, go on where they were.
-RESUMED = ("quickstart", "optimize", "compile")
+RESUMED = ("quickstart", "optimize", "compile", "tune")
 
 app = typer.Typer(
     name="hwsparse",
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets.app, name="targets")
-for command in (quickstart, inspect, optimize, compile_, narrow, front, audit, verify, serve, request, download):
+for command in (quickstart, inspect, optimize, compile_, narrow, tune, front, audit, verify, serve, request, download):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command(hidden=True)(job)
 

@@ -28,6 +28,8 @@ DATA: Any = typer.Option(
 )
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
+CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
+PLAN: Any = typer.Option(None, help="A plan's JSON file, instead of --choice.")
 THREADS: Any = typer.Option(None, help="Threads that inference runs with; by default the device's own number.")
 SEED: Any = typer.Option(0, help="Of everything random.")
 SHAPE: Any = typer.Option([], help="An input's shape where the file leaves it open, as x=1,3,224,224; may be repeated.")
@@ -78,14 +80,14 @@ def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
 
 def dataset(
     path: Path,
-    model: Model,
+    model: Model | None,
     tokenizer: Path | None,
     image: str | None,
     limit: int | None,
     seed: int,
     metric: str | None = None,
 ) -> Dataset:
-    """Reads --data for a model as the other options say.
+    """Reads --data as the other options say: for a model, or, where there is none yet, by itself.
 
     Raises:
         InputError: the limit is below 1, or --image is malformed.
@@ -98,7 +100,7 @@ def dataset(
     found = read_dataset(
         path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed, metric=metric
     )
-    return found.for_model(model)
+    return found if model is None else found.for_model(model)
 
 
 def corrupted(

@@ -98,10 +98,8 @@ def optimize(
 
 def compile_(
     model: Path = options.MODEL,
-    choice: str | None = typer.Option(
-        None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4."
-    ),
-    plan: Path | None = typer.Option(None, help="A plan's JSON file, instead of --choice."),
+    choice: str | None = options.CHOICE,
+    plan: Path | None = options.PLAN,
     data: Path | None = typer.Option(None, help="Labelled data, to state quality as well."),
     target: str = options.TARGET,
     out: Path = options.OUT,

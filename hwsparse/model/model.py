@@ -104,6 +104,21 @@ class Model:
             for name, values in weights.items()
         )
 
+    def changes_to(self, other: Model) -> dict[str, np.ndarray]:
+        """What makes this model compute what another does, as `replaced` takes it: weights and constants that differ.
+
+        Raises:
+            ModelError: the other's graph is not this one with other constants.
+        """
+        own, others = _initializers(self.proto), _initializers(other.proto)
+        if _structure(self.proto) != _structure(other.proto) or _shapes(own) != _shapes(others):
+            raise ModelError(f"model {other.name!r} is not {self.name!r} with other weights: their graphs differ")
+        layers = {layer.weight: layer.name for layer in self.layers}
+        differing = [name for name, values in own.items() if not np.array_equal(values, others[name])]
+        return {
+            layers.get(name, name): other.weight(layers[name]) if name in layers else others[name] for name in differing
+        }
+
     def _like_constant(self, name: str, values: np.ndarray) -> np.ndarray:
         own = self.constant(name)
         if values.shape != own.shape:
@@ -128,3 +143,15 @@ def _initializers(proto: bytes) -> Mapping[str, np.ndarray]:
     for array in arrays.values():
         array.setflags(write=False)
     return MappingProxyType(arrays)
+
+
+def _structure(proto: bytes) -> list[tuple[object, ...]]:
+    """What each node does and reads, without names and remarks of its own."""
+    return [
+        (node.op_type, *node.input, *node.output, *sorted(item.SerializeToString() for item in node.attribute))
+        for node in onnx.load_from_string(proto).graph.node
+    ]
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[object, ...]]:
+    return {name: (array.dtype, *array.shape) for name, array in arrays.items()}

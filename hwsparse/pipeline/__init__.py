@@ -6,6 +6,8 @@
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
+    compilation.py   one plan compiled without a search, and what all jobs do alike
+    recovery.py      a torch module pruned, trained and compiled
     outcome.py  what is found; figures.py: as a report
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers
@@ -20,20 +22,29 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError, MeasureError, ModelError, PlanError
-from hwsparse.latency import CalibrationReport, CostModel, Measurement, Workload
+from hwsparse.errors import InputError
+from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
 from hwsparse.pipeline.ceiling import find_ceiling
+from hwsparse.pipeline.compilation import (
+    PRUNER,
+    OnProgress,
+    Workspace,
+    compile_plan,
+    corrected_weights,
+    layer_database,
+    require_work,
+    uniform_plan,
+)
 from hwsparse.pipeline.figures import front_report
 from hwsparse.pipeline.finals import (
     DENSE,
@@ -51,7 +62,7 @@ from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.small_dense import narrow_to
 from hwsparse.pipeline.survey import choices_of, survey
-from hwsparse.plan import Choice, Plan
+from hwsparse.plan import Plan
 from hwsparse.search import (
     Candidate,
     SearchSpace,
@@ -61,7 +72,7 @@ from hwsparse.search import (
 from hwsparse.search.database import StudyIdentity, opened_study
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
-from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
+from hwsparse.sparsify import LayerDatabase
 from hwsparse.target import Target
 
 __all__ = [
@@ -78,13 +89,9 @@ __all__ = [
     "uniform_plan",
 ]
 
-PRUNER = "regroup"
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
 UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
-
-# stage, steps done, steps in all, candidates known by now
-OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +128,6 @@ class Goal:
             parse_pattern(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Where a job keeps its files; `records` may be shared by all jobs of a machine."""
-
-    directory: Path
-    records: Path
-
-    @property
-    def study(self) -> Path:
-        """An SQLite file, with the studies of every job that was done here."""
-        return self.directory / "study.sqlite"
-
-    @property
-    def pruned(self) -> Path:
-        """A directory with the pruned layers of every model that was pruned here."""
-        return self.directory / "pruned"
-
-    @property
-    def artifacts(self) -> Path:
-        """A directory with one artifact per plan that was built here."""
-        return self.directory / "artifacts"
-
-
 def optimize(
     model: Model,
     dataset: Dataset,
@@ -168,7 +152,7 @@ def optimize(
             measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
-    _require_work(model, target)
+    require_work(model, target)
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     workspace.directory.mkdir(parents=True, exist_ok=True)
@@ -189,7 +173,7 @@ def optimize(
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        database = _database(workspace, model, judges, target, goal.seed)
+        database = layer_database(workspace, model, judges, target, goal.seed)
         weights = database.weights
         offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
@@ -211,7 +195,7 @@ def optimize(
             on_trial=on_trial,
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
-        corrected = _corrected(database, model, judges, target, goal.seed)
+        corrected = corrected_weights(database, model, judges, target, goal.seed)
         shop = Workshop(model, target, corrected, costs, bench, judges, judges.sample, scratch, goal.seed)
         baselines, finalists, winner, rivals = _final(shop, judges, plans, goal, database, workspace, on_stage)
     return Outcome(
@@ -256,108 +240,6 @@ def _final(
         small = SmallDense(narrowed.model, narrowed.keep, times[SMALL_DENSE], quality)
     ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
     return baselines, finalists, winner, Rivals(subject.label, small, ceiling)
-
-
-def compile_plan(
-    model: Model,
-    plan: Plan,
-    target: Target,
-    workspace: Workspace,
-    dataset: Dataset | None = None,
-    seed: int = 0,
-    on_progress: OnProgress = lambda stage, done, total, known: None,
-    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
-) -> Outcome:
-    """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
-
-    With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
-    are pruned by magnitude alone.
-
-    Raises:
-        UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
-        PlanError: the plan does not belong to the model.
-        ModelError: the model has no prunable layers.
-        MeasureError, CompileError, ArtifactError: as their names say.
-    """
-    _require_work(model, target)
-    for _, choice in plan.choices:
-        target.require(choice)
-    apply_plan(model, plan)  # refuses a plan of another model before anything is measured
-    options = {name: [choice] for name, choice in plan.choices}
-    judges, inputs = None, random_inputs(model.inputs, seed)
-    weights: Weights = partial(apply_plan, model)
-    if dataset is not None:
-        judges = appoint_judges(model, dataset, target, seed)
-        inputs = judges.sample
-        workspace.directory.mkdir(parents=True, exist_ok=True)
-        database = _database(workspace, model, judges, target, seed)
-        database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
-        weights = _corrected(database, model, judges, target, seed)
-    with ExitStack() as stack:
-        bench = stack.enter_context(open_bench(target, workspace.records, clock))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
-        _require_measured(model, plan, target, report)
-        costs = CostModel.fit(report.table)
-        shop = Workshop(model, target, weights, costs, bench, judges, inputs, scratch, seed)
-        built = build_finalists(shop, {"plan": plan}, lambda done, total: on_progress("finalists", done, total, ()))
-        on_progress("side by side", 0, 1, ())
-        times = time_side_by_side(shop, built, {})
-        baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
-        on_progress("side by side", 1, 1, ())
-    winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
-    return Outcome(
-        model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory,
-        seed, fitted_on(judges) if judges is not None else 0,
-    )  # fmt: skip
-
-
-def _database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:
-    return LayerDatabase(workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores)
-
-
-def _corrected(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:
-    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so."""
-
-    @cache  # the few that are built are asked for again
-    def weights(plan: Plan) -> Mapping[str, np.ndarray]:
-        plain = database.weights(plan)
-        fitted = correct(model, plain, judges.fitting, threads=target.cores, seed=seed)
-        return max((plain, fitted), key=lambda each: judges.choosing.evaluate(each).value)
-
-    return weights
-
-
-def uniform_plan(model: Model, choice: Choice) -> Plan:
-    """The plan that gives `choice` to every layer that can have it.
-
-    Raises:
-        PlanError: no layer can have it.
-    """
-    reasons = {layer: applicable(layer, choice.pattern) for layer in model.layers}
-    layers = [layer for layer, reason in reasons.items() if reason is None]
-    if reasons and not layers:
-        raise PlanError(f"no layer of {model.name} can be {choice}: {next(iter(reasons.values()))}")
-    return Plan.uniform(model.digest, layers, choice)
-
-
-def _require_work(model: Model, target: Target) -> None:
-    """Refuses, before anything is written, a target that cannot be timed and a model with nothing to prune."""
-    target.require_timing()
-    if not model.layers:
-        raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
-    require_compilable(model)
-
-
-def _require_measured(model: Model, plan: Plan, target: Target, report: CalibrationReport) -> None:
-    """Refuses a plan of which a layer that has a kernel could not be measured, and says why it could not."""
-    for name, choice in plan.choices:
-        layer = model.layer(name)
-        if refusal(layer, choice):
-            continue
-        for each in (Choice(), choice):
-            if failure := report.failures.get(Workload.of(layer, each, target)):
-                raise MeasureError(f"layer {name!r}, {each}, cannot be measured ({failure.stage}): {failure.reason}")
 
 
 def _anchors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hwsparse.latency import Measurement
-from hwsparse.pipeline.outcome import Outcome, Rivals, SmallDense
+from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method
 from hwsparse.report.front import PointKind
@@ -15,6 +15,8 @@ from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
 AS_TRAINED = Method("as it was trained", "never", "dense")
 TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
 BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-sparse")
+TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
+GROWN = Method("gradual magnitude pruning", "during", "dense-to-sparse", "dynamic")
 NOTHING = Budget(0)
 
 
@@ -42,7 +44,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         if finalist.quality is not None:
             kind: PointKind = "uniform" if finalist.label.startswith("uniform") else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
-            terms = (BUILT, budget) if finalist.plan.choices else (AS_TRAINED, NOTHING)
+            terms = _terms(outcome) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
             row = _Row(sizes.of_weights(outcome.weights(finalist.plan)), *terms, finalist.plan, place)
             points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, row))
@@ -59,6 +61,14 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         notes=(*_notes(outcome), *_robustness_notes(outcome)),
         comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals) if rivals is not None else None),
     )
+
+
+def _terms(outcome: Outcome) -> tuple[Method, Budget]:
+    """How what was built came to its weights."""
+    if (recovery := outcome.recovery) is None:
+        return BUILT, Budget(outcome.fitted_on)
+    epochs = len(recovery.epochs)
+    return (GROWN, Budget(0, epochs)) if recovery.settings.gradual else (TUNED, Budget(outcome.fitted_on, epochs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +133,19 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
         f"Robustness: the mean quality over {corruptions}, of severities 1 to 5; the same held-out samples. With 95 % "
         f"intervals: {', '.join(told)}.",
     )
+
+
 def _ceiling(rivals: Rivals) -> Ceiling:
     return Ceiling(rivals.of, rivals.ceiling.value, rivals.ceiling.interval)
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
+    timed = "timed in turns in one run, quality on held-out data."
+    if outcome.recovery is not None:
+        return (f"All of it {timed}", _recovery_note(outcome.recovery))
     notes = [
         "Trials: latency predicted from measured layers, quality on calibration data. "
-        "Finalists and baselines: timed in turns in one run, quality on held-out data.",
+        f"Finalists and baselines: {timed}",
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
@@ -150,3 +165,14 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             f"it lost {lost.drop:.2%}, with a standard error of {lost.drop_error:.2%}."
         )
     return tuple(notes)
+
+
+def _recovery_note(recovery: Recovery) -> str:
+    settings, before = recovery.settings, recovery.one_shot
+    how = "zeros grew on the way" if settings.gradual else "pruned in one shot, then trained under its mask"
+    return (
+        f"Trained for {len(recovery.epochs)} epochs with the dense network as teacher ({how}), the weights of epoch "
+        f"{recovery.best.number} kept, by validation data; seed {settings.seed}. In one shot the plan lost "
+        f"{before.drop:.4f} ({before.drop_interval[0]:.4f} to {before.drop_interval[1]:.4f}) of {before.metric} "
+        "on the same held-out data."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from hwsparse.plan import Plan
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
+
+if TYPE_CHECKING:  # torch takes seconds to import, and few jobs train
+    from hwsparse.tuning import Epoch, TuningSettings
 
 # Canonical pruned weights of a plan, by layer name, and constants fitted to them, by theirs.
 Weights = Callable[[Plan], Mapping[str, np.ndarray]]
@@ -82,6 +86,16 @@ class Rivals:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a training did to the only finalist."""
+
+    settings: TuningSettings
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    one_shot: QualityReport  # the same plan before training, on held-out data
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a job found; `winner` is one of `finalists`, or None when none pays and reaches the goal.
 
@@ -102,3 +116,4 @@ class Outcome:
     seed: int
     fitted_on: int
     rivals: Rivals | None = None  # None: there was no finalist, or no search
+    recovery: Recovery | None = None  # None: nothing was trained

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from hwsparse.errors import InputError
+
+Optimizer = Literal["sgd", "adamw"]
+Augmentation = Literal["none", "flip", "crop-flip"]
+OPTIMIZERS, AUGMENTATIONS = get_args(Optimizer), get_args(Augmentation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class TuningSettings:
     epochs: int = 8
     batch: int = 128  # labels
     learning_rate: float = 0.02
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: float = 0.9  # of sgd
     weight_decay: float = 1e-4
     distillation: float = 0.9
@@ -30,13 +34,19 @@ class TuningSettings:
     gradual: bool = False
     ramp: float = 0.5
     patience: int = 3
-    augment: Literal["none", "flip", "crop-flip"] = "none"
+    augment: Augmentation = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for what, count in (("epochs", self.epochs), ("batch", self.batch), ("patience", self.patience)):
             if count < 1:
                 raise InputError(f"{what}: at least 1, not {count}")
+        for what, name, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("augment", self.augment, AUGMENTATIONS),
+        ):
+            if name not in known:
+                raise InputError(f"{what}: {' or '.join(known)}, not {name!r}")
         if not 0 < self.learning_rate <= 10:
             raise InputError(f"learning rate: above 0 and at most 10, not {self.learning_rate:g}")
         shares = (("momentum", self.momentum), ("distillation", self.distillation), ("weight decay", self.weight_decay))

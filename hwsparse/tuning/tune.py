@@ -27,7 +27,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError, TuningError, one_line
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.sparsify.quality import METRICS
+from hwsparse.sparsify.scores import SCORERS
 from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
 from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint
 from hwsparse.tuning.kept_weights import KeptWeights
@@ -80,16 +80,18 @@ def tune(
         PlanError: the plan does not fit the model, or `start` the plan.
         ModelError: a layer of the plan is no submodule of the module, or torch cannot run it.
         DataError: the data do not fit the model.
-        TuningError: the loss is no longer finite, or the checkpoint is damaged or of another training.
+        TuningError: torch has no such device, the loss is no longer finite, or the checkpoint is damaged or of
+            another training.
         StorageError: the checkpoint cannot be written.
     """
     if settings.gradual != (start is None):
         raise TuningError("a gradual training starts dense, any other with pruned weights: give one of the two")
     for dataset in (train, validation):
         dataset.check_fits(model)
+    place = _device(device)
     with _reproducible():
         training = _Training(
-            module, model, plan, train, validation, settings, start, teacher or module, torch.device(device)
+            module, model, plan, train, validation, settings, start, teacher or module, place
         )  # fmt: skip
         return training.run(checkpoint, progress, on_epoch, clock)
 
@@ -227,7 +229,7 @@ class _Training:
         outputs = np.concatenate(rows).astype(np.float64)
         if not np.isfinite(outputs).all():
             raise TuningError("the module's answers are no longer finite; take a lower learning rate")
-        scorer = METRICS[self._validation.metric](outputs, self._validation.labels)
+        scorer = SCORERS[self._validation.metric](outputs, self._validation.labels)
         return float(scorer(np.ones((1, len(self._validation))))[0])
 
     def _answers(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -273,6 +275,15 @@ class _Training:
         except (RuntimeError, ValueError, KeyError) as error:
             raise TuningError(f"{checkpoint}: does not hold this module: remove it ({one_line(error)})") from None
         self._schedule = self._cosine(position.step)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:  # torch raises errors of several types
+        raise TuningError(f"torch cannot train on {name!r}: {one_line(error)}; use cpu") from None
+    return device
 
 
 def _copy(module: nn.Module, device: torch.device) -> nn.Module:

@@ -25,8 +25,10 @@ from hwsparse.tuning import TuningSettings
         ("ramp", 0.0),
         ("ramp", 1.5),
         ("seed", -1),
+        ("optimizer", "lbfgs"),
+        ("augment", "mixup"),
     ],
 )
-def test_out_of_range(field: str, value: float) -> None:
+def test_out_of_range(field: str, value: float | str) -> None:
     with pytest.raises(InputError, match=field.replace("_", " ")):
-        TuningSettings(**{field: value})
+        TuningSettings(**{field: value})  # type: ignore[arg-type]

@@ -197,6 +197,8 @@ def test_what_cannot_be_trained_is_said() -> None:
         tune(module, model, plan, TRAIN, VALIDATION, TuningSettings(gradual=True), start=start)
     with pytest.raises(TuningError, match="give one of the two"):
         tune(module, model, plan, TRAIN, VALIDATION, TuningSettings())
+    with pytest.raises(TuningError, match="torch cannot train on 'abacus'"):
+        tune(module, model, plan, TRAIN, VALIDATION, TuningSettings(), start=start, device="abacus")
     with pytest.raises(PlanError, match="another model"):
         tune(module, model, Plan.of("0" * 64, {}), TRAIN, VALIDATION, TuningSettings(), start={})
     with pytest.raises(ModelError, match="one at a time"):

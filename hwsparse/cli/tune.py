@@ -1,0 +1,99 @@
+"""The command `tune`: what pruning took from a torch network, training gives back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from hwsparse.cli import options
+from hwsparse.cli.progress import StageProgress
+from hwsparse.cli.torch_code import example_inputs, load_module
+from hwsparse.cli.work import show_artifact, show_front, write_front
+from hwsparse.errors import InputError
+from hwsparse.plan import Plan, parse_choice
+
+if TYPE_CHECKING:
+    from hwsparse.tuning import Epoch
+
+
+def tune(
+    network: str = typer.Argument(help="The function that makes the torch network, as package.module:function."),
+    data: Path = options.DATA,
+    weights: Path | None = typer.Option(None, help="A .safetensors file with the trained weights of the network."),
+    training: Path | None = typer.Option(
+        None, help="Labelled data to train on, read as --data is; by default most of --data is trained on."
+    ),
+    choice: str | None = options.CHOICE,
+    plan: Path | None = options.PLAN,
+    target: str = options.TARGET,
+    out: Path = options.OUT,
+    epochs: int = typer.Option(8, help="Passes over the training data, at most."),
+    learning_rate: float = typer.Option(0.02, help="At first; it falls along a cosine to 0."),
+    batch: int = typer.Option(128, help="Labels that one step learns from."),
+    optimizer: str = typer.Option("sgd", help="sgd or adamw; for transformers adamw, at a rate of about 5e-5."),
+    distillation: float = typer.Option(
+        0.9, help="Of the loss, the share that the dense network's answers tell; labels tell the rest."
+    ),
+    temperature: float = typer.Option(4.0, help="Of those answers: higher is softer."),
+    gradual: bool = typer.Option(False, "--gradual", help="Start dense, and let zeros grow while it is trained."),
+    augment: str = typer.Option("none", help="Of images: none, flip, or crop-flip."),
+    patience: int = typer.Option(3, help="Epochs without a better validation quality before it ends early."),
+    device: str = typer.Option("cpu", help="Where torch trains: cpu, or cuda."),
+    threads: int | None = options.THREADS,
+    seed: int = options.SEED,
+    tokenizer: Path | None = options.TOKENIZER,
+    image: str | None = options.IMAGE,
+    limit: int | None = options.LIMIT,
+    metric: str | None = options.METRIC,
+    records: Path = options.RECORDS,
+) -> None:
+    """Prunes a torch network, trains what is left with the dense network as teacher, and compiles it.
+
+    Only layers that the plan makes faster on the device are pruned. Writes into --out: artifacts/ (what to deploy),
+    front.html, front.png and front.json. Stopped in the middle, the same command goes on where it was. It imports and
+    runs the Python code that you name.
+    """
+    from hwsparse.model import import_torch
+    from hwsparse.pipeline import Workspace, front_report, uniform_plan
+    from hwsparse.pipeline.recovery import recover
+    from hwsparse.tuning import TuningSettings
+
+    if (choice is None) == (plan is None):
+        raise InputError("give either --choice or --plan")
+    chosen_optimizer: Any = optimizer
+    chosen_augment: Any = augment
+    settings = TuningSettings(
+        epochs=epochs, batch=batch, learning_rate=learning_rate, optimizer=chosen_optimizer,
+        distillation=distillation, temperature=temperature, gradual=gradual, patience=patience,
+        augment=chosen_augment, seed=seed,
+    )  # fmt: skip
+    runs_on = options.device(target, threads)
+    runs_on.require_timing()
+    module = load_module(network, weights)
+    judged = options.dataset(data, None, tokenizer, image, limit, seed, metric)
+    model = import_torch(module, example_inputs(module, judged), name=network.rpartition(":")[2])
+    trained_on = options.dataset(training, model, tokenizer, image, None, seed, metric) if training else None
+    wanted = uniform_plan(model, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
+    console = Console()
+
+    def tell(epoch: Epoch) -> None:
+        console.print(
+            f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation {judged.metric} {epoch.quality:.4f}, "
+            f"{epoch.ratio:.1%} zeros",
+            highlight=False,
+        )
+
+    with StageProgress(console) as progress:
+        outcome = recover(
+            module, model, wanted, judged.for_model(model), runs_on, settings, Workspace(out, records),
+            training=trained_on, device=device, on_progress=progress, on_epoch=tell,
+        )  # fmt: skip
+    report = front_report(outcome, judged.name)
+    write_front(report, out)
+    show_front(report, console)
+    show_artifact(outcome.finalists[0].artifact, console)
+    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))

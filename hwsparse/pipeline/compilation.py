@@ -1,0 +1,196 @@
+"""One plan compiled, without a search; and what every job does alike: where it keeps files, what weights it ships."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from hwsparse.codegen import random_inputs, refusal, require_compilable
+from hwsparse.data import Dataset
+from hwsparse.errors import MeasureError, ModelError, PlanError
+from hwsparse.latency import CalibrationReport, CostModel, Workload
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalists, time_side_by_side
+from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
+from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
+from hwsparse.plan import Choice, Plan
+from hwsparse.search import Candidate
+from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
+from hwsparse.target import Target
+
+PRUNER = "regroup"
+
+# stage, steps done, steps in all, candidates known by now
+OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where a job keeps its files; `records` may be shared by all jobs of a machine."""
+
+    directory: Path
+    records: Path
+
+    @property
+    def study(self) -> Path:
+        """An SQLite file, with the studies of every job that was done here."""
+        return self.directory / "study.sqlite"
+
+    @property
+    def pruned(self) -> Path:
+        """A directory with the pruned layers of every model that was pruned here."""
+        return self.directory / "pruned"
+
+    @property
+    def artifacts(self) -> Path:
+        """A directory with one artifact per plan that was built here."""
+        return self.directory / "artifacts"
+
+
+def compile_plan(
+    model: Model,
+    plan: Plan,
+    target: Target,
+    workspace: Workspace,
+    dataset: Dataset | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda stage, done, total, known: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+) -> Outcome:
+    """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
+
+    With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
+    are pruned by magnitude alone.
+
+    Raises:
+        UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
+        PlanError: the plan does not belong to the model.
+        ModelError: the model has no prunable layers.
+        MeasureError, CompileError, ArtifactError: as their names say.
+    """
+    require_work(model, target)
+    for _, choice in plan.choices:
+        target.require(choice)
+    apply_plan(model, plan)  # refuses a plan of another model before anything is measured
+    options = {name: [choice] for name, choice in plan.choices}
+    judges, inputs = None, random_inputs(model.inputs, seed)
+    weights: Weights = partial(apply_plan, model)
+    if dataset is not None:
+        judges = appoint_judges(model, dataset, target, seed)
+        inputs = judges.sample
+        workspace.directory.mkdir(parents=True, exist_ok=True)
+        database = layer_database(workspace, model, judges, target, seed)
+        database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
+        weights = corrected_weights(database, model, judges, target, seed)
+    with measured(model, plan, target, workspace, on_progress, clock) as (bench, costs):
+        return built_alone(
+            model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
+        )  # fmt: skip
+
+
+@contextmanager
+def measured(
+    model: Model,
+    plan: Plan,
+    target: Target,
+    workspace: Workspace,
+    on_progress: OnProgress,
+    clock: Callable[[], datetime],
+) -> Iterator[tuple[Bench, CostModel]]:
+    """The target's bench, and what each layer of a plan costs there, dense and as the plan says.
+
+    Raises:
+        MeasureError: a layer that has a kernel could not be measured.
+    """
+    options = {name: [choice] for name, choice in plan.choices}
+    with open_bench(target, workspace.records, clock) as bench:
+        report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
+        _require_measured(model, plan, target, report)
+        yield bench, CostModel.fit(report.table)
+
+
+def built_alone(
+    model: Model,
+    plan: Plan,
+    target: Target,
+    workspace: Workspace,
+    weights: Weights,
+    judges: Judges | None,
+    inputs: Mapping[str, np.ndarray],
+    bench: Bench,
+    costs: CostModel,
+    seed: int,
+    on_progress: OnProgress,
+    *,
+    label: str,
+    recovery: Recovery | None = None,
+) -> Outcome:
+    """Builds one plan beside the dense model, times and judges both, and packages it."""
+    with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
+        shop = Workshop(model, target, weights, costs, bench, judges, inputs, Path(scratch), seed)
+        built = build_finalists(shop, {label: plan}, lambda done, total: on_progress("finalists", done, total, ()))
+        on_progress("side by side", 0, 1, ())
+        times = time_side_by_side(shop, built, {})
+        baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
+        on_progress("side by side", 1, 1, ())
+    winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
+    return Outcome(
+        model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory,
+        seed, fitted_on(judges) if judges is not None else 0, recovery=recovery,
+    )  # fmt: skip
+
+
+def layer_database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:
+    return LayerDatabase(workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores)
+
+
+def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:
+    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so."""
+
+    @cache  # the few that are built are asked for again
+    def weights(plan: Plan) -> Mapping[str, np.ndarray]:
+        plain = database.weights(plan)
+        fitted = correct(model, plain, judges.fitting, threads=target.cores, seed=seed)
+        return max((plain, fitted), key=lambda each: judges.choosing.evaluate(each).value)
+
+    return weights
+
+
+def uniform_plan(model: Model, choice: Choice) -> Plan:
+    """The plan that gives `choice` to every layer that can have it.
+
+    Raises:
+        PlanError: no layer can have it.
+    """
+    reasons = {layer: applicable(layer, choice.pattern) for layer in model.layers}
+    layers = [layer for layer, reason in reasons.items() if reason is None]
+    if reasons and not layers:
+        raise PlanError(f"no layer of {model.name} can be {choice}: {next(iter(reasons.values()))}")
+    return Plan.uniform(model.digest, layers, choice)
+
+
+def require_work(model: Model, target: Target) -> None:
+    """Refuses, before anything is written, a target that cannot be timed and a model with nothing to prune."""
+    target.require_timing()
+    if not model.layers:
+        raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
+    require_compilable(model)
+
+
+def _require_measured(model: Model, plan: Plan, target: Target, report: CalibrationReport) -> None:
+    """Refuses a plan of which a layer that has a kernel could not be measured, and says why it could not."""
+    for name, choice in plan.choices:
+        layer = model.layer(name)
+        if refusal(layer, choice):
+            continue
+        for each in (Choice(), choice):
+            if failure := report.failures.get(Workload.of(layer, each, target)):
+                raise MeasureError(f"layer {name!r}, {each}, cannot be measured ({failure.stage}): {failure.reason}")
