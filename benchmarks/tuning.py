@@ -145,9 +145,8 @@ def _trained(
     took_s = time.monotonic() - began
     after = import_torch(tuned.module, EXAMPLE, name=model.name)
     quality = Evaluator(after, data.test, "held-out", threads).evaluate({})
-    console.print(
-        f"{model.name}, seed {settings.seed}: {quality.value:.2%} after {len(tuned.epochs)} epochs, {took_s:.0f} s"
-    )
+    passes = tuned.epochs[-1].number
+    console.print(f"{model.name}, seed {settings.seed}: {quality.value:.2%} after {passes} epochs, {took_s:.0f} s")
     return Trained(quality, tuned.epochs, took_s)
 
 
@@ -163,7 +162,9 @@ def _table(title: str, dense: QualityReport, runs: Sequence[Run]) -> Table:
         for name, trained in (("tuned", each.tuned), ("small dense, tuned", each.small_dense)):
             if trained is not None:
                 quality, minutes = trained.quality, f"{trained.training_s / 60:.1f}"
-                table.add_row("", name, _percent(quality), _lost(dense, quality), str(len(trained.epochs)), minutes)
+                table.add_row(
+                    "", name, _percent(quality), _lost(dense, quality), str(trained.epochs[-1].number), minutes
+                )
     return table
 
 

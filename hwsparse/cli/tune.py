@@ -81,9 +81,9 @@ def tune(
     console = Console()
 
     def tell(epoch: Epoch) -> None:
+        loss = "" if epoch.loss is None else f"loss {epoch.loss:.4f}, "
         console.print(
-            f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation {judged.metric} {epoch.quality:.4f}, "
-            f"{epoch.ratio:.1%} zeros",
+            f"epoch {epoch.number}: {loss}validation {judged.metric} {epoch.quality:.4f}, {epoch.ratio:.1%} zeros",
             highlight=False,
         )
 

@@ -67,7 +67,7 @@ def _terms(outcome: Outcome) -> tuple[Method, Budget]:
     """How what was built came to its weights."""
     if (recovery := outcome.recovery) is None:
         return BUILT, Budget(outcome.fitted_on)
-    epochs = len(recovery.epochs)
+    epochs = recovery.epochs[-1].number
     return (GROWN, Budget(0, epochs)) if recovery.settings.gradual else (TUNED, Budget(outcome.fitted_on, epochs))
 
 
@@ -171,8 +171,8 @@ def _recovery_note(recovery: Recovery) -> str:
     settings, before = recovery.settings, recovery.one_shot
     how = "zeros grew on the way" if settings.gradual else "pruned in one shot, then trained under its mask"
     return (
-        f"Trained for {len(recovery.epochs)} epochs with the dense network as teacher ({how}), the weights of epoch "
-        f"{recovery.best.number} kept, by validation data; seed {settings.seed}. In one shot the plan lost "
+        f"Trained for {recovery.epochs[-1].number} epochs with the dense network as teacher ({how}), the weights of "
+        f"epoch {recovery.best.number} kept, by validation data; seed {settings.seed}. In one shot the plan lost "
         f"{before.drop:.4f} ({before.drop_interval[0]:.4f} to {before.drop_interval[1]:.4f}) of {before.metric} "
         "on the same held-out data."
     )

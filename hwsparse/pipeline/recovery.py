@@ -34,6 +34,7 @@ from hwsparse.pipeline.compilation import (
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.outcome import Outcome, Recovery
 from hwsparse.plan import Plan
+from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
 from hwsparse.tuning import Epoch, TuningSettings, tune
 
@@ -77,6 +78,7 @@ def recover(
     require_work(model, target)
     for _, choice in plan.choices:
         target.require(choice)
+    apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
         training, dataset = dataset.split(TRAINING_SHARE, settings.seed)
     judges = appoint_judges(model, dataset, target, settings.seed)

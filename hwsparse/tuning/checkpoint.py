@@ -23,10 +23,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What came of an epoch: the mean loss of its batches, the quality on validation data, the ratio of zeros."""
+    """What came of an epoch: the mean loss of its batches, the quality on validation data, the ratio of zeros.
 
-    number: int  # from 1 on
-    loss: float
+    Number 0 is what training starts from; it has no loss.
+    """
+
+    number: int
+    loss: float | None
     quality: float
     ratio: float
 

@@ -148,6 +148,8 @@ class _Training:
             position, tensors = load_checkpoint(checkpoint, self._identity)
             step, loss, epochs = position.step, position.loss, list(position.epochs)
             self._restore(checkpoint, position, tensors)
+        if not epochs:
+            epochs.append(self._finished(0, None, epochs))
         saved_at = clock()
         order, ordered = np.empty(0, np.int64), -1
         progress(step, self._steps)
@@ -203,7 +205,7 @@ class _Training:
         self._kept.hold()
         return value
 
-    def _finished(self, number: int, loss: float, before: list[Epoch]) -> Epoch:
+    def _finished(self, number: int, loss: float | None, before: list[Epoch]) -> Epoch:
         """Judges the module after an epoch, and keeps its weights if none were better."""
         epoch = Epoch(number, loss, self._quality(), self._kept.ratio)
         if self._best_of([*before, epoch]) is epoch:
@@ -216,8 +218,8 @@ class _Training:
 
     def _is_over(self, epochs: list[Epoch]) -> bool:
         """Whether patience has run out; not before the last zeros have come."""
-        grown = epochs and (not self._settings.gradual or epochs[-1].number * self._per_epoch > self._grown_at)
-        return bool(grown) and epochs[-1].number - self._best_of(epochs).number >= self._settings.patience
+        grown = not self._settings.gradual or epochs[-1].number * self._per_epoch > self._grown_at
+        return grown and epochs[-1].number - self._best_of(epochs).number >= self._settings.patience
 
     def _quality(self) -> float:
         self._student.eval()

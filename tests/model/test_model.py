@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from hwsparse.errors import ModelError
 from hwsparse.model import Model, TensorSpec, import_onnx
+from hwsparse.sparsify import pruned_proto
 from tests.model.graphs import model_proto, node, value, weight
 
 
@@ -94,3 +95,22 @@ def test_sizes_are_positive() -> None:
 
 def test_representation_is_short(model: Model) -> None:
     assert repr(model) == f"Model('m', digest={model.digest[:12]!r}, layers=2)"
+
+
+def test_what_makes_a_model_another_one(model: Model) -> None:
+    weights = {"second": model.weight("second") * 2, "c": model.constant("c") + 1}
+    other = import_onnx(pruned_proto(model, weights), name="other")
+    changes = model.changes_to(other)
+    assert changes.keys() == weights.keys()
+    for name, values in weights.items():
+        np.testing.assert_array_equal(changes[name], values)
+    assert pruned_proto(model, changes) == other.proto
+    assert model.changes_to(model) == {}
+
+
+def test_another_graph_is_not_the_model_with_other_constants(model: Model) -> None:
+    nodes = [node("Gemm", ["x", "a", "c"], ["y"], "first", transB=1)]
+    weights = [weight("a", 5, 4), weight("c", 5)]
+    other = import_onnx(model_proto(nodes, [value("x", [2, 4])], weights=weights).SerializeToString(), name="other")
+    with pytest.raises(ModelError, match="'other' is not 'm' with other weights"):
+        model.changes_to(other)

@@ -1,0 +1,177 @@
+"""A torch module pruned, trained and compiled: what ships is what was trained, judged against the dense module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwsparse.artifact import Artifact
+from hwsparse.codegen import Library, relative_error
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.data import Dataset
+from hwsparse.errors import DataError, PlanError, TuningError, UnsupportedError
+from hwsparse.latency import CostModel
+from hwsparse.model import Model, import_torch
+from hwsparse.pipeline import Outcome, Workspace, front_report, uniform_plan
+from hwsparse.pipeline.judges import appoint_judges
+from hwsparse.pipeline.recovery import recover
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.report import Budget, parse_report
+from hwsparse.target import load_target
+from hwsparse.tuning import Epoch, TuningSettings
+from tests.tuning.modules import pictures
+
+TARGET = replace(load_target("x86-local"), threads=1)
+SETTINGS = TuningSettings(epochs=2, batch=32, learning_rate=0.05)
+CHOICE = parse_choice("block4x1@0.9")  # of a layer so wide it pays on every machine
+
+
+class Wide(nn.Module):
+    """A convolution of 96 channels between two small layers, over (samples, 4, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 96, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(96)
+        self.second = nn.Conv2d(96, 96, 3, padding=1)
+        self.last = nn.Linear(96, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(image)))
+        logits: Tensor = self.last(functional.relu(self.second(x)).mean((2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def module() -> Wide:
+    torch.manual_seed(0)
+    module, data = Wide(), pictures(128, 9)
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    x, y = torch.from_numpy(np.array(data.inputs["image"])), torch.from_numpy(np.array(data.labels))
+    for _ in range(20):
+        optimizer.zero_grad()
+        functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def model(module: Wide) -> Model:
+    return import_torch(module, (torch.zeros(1, 4, 8, 8),), name="wide")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return pictures(200, 5)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    directory = tmp_path_factory.mktemp("job")
+    return Workspace(directory / "out", directory / "records.sqlite")
+
+
+@pytest.fixture(scope="module")
+def outcome(module: Wide, model: Model, data: Dataset, workspace: Workspace) -> Outcome:
+    plan = Plan.of(model.digest, {"second": CHOICE})
+    return recover(module, model, plan, data, TARGET, SETTINGS, workspace, training=pictures(96, 6))
+
+
+def test_what_ships_is_what_was_trained(outcome: Outcome, model: Model, data: Dataset) -> None:
+    (finalist,) = outcome.finalists
+    artifact = Artifact.load(finalist.artifact.directory)
+    assert str(artifact.manifest.plan.choice("second")) == "block4x1@0.9"
+    weights = outcome.weights(finalist.plan)
+    assert np.mean(weights["second"] == 0) == pytest.approx(0.9, abs=0.01)
+    library = Library.load(artifact.directory, 1)
+    for row in range(3):
+        inputs = {"image": np.ascontiguousarray(data.inputs["image"][row : row + 1])}
+        for name, expected in onnxruntime_answers(model, weights, inputs).items():
+            assert relative_error(library.run(inputs)[name], expected) < 1e-4
+
+
+def test_it_is_judged_against_the_dense_module_on_held_out_data(outcome: Outcome, model: Model, data: Dataset) -> None:
+    judges = appoint_judges(model, data, TARGET, SETTINGS.seed)
+    (finalist,) = outcome.finalists
+    assert finalist.quality == judges.reporting.evaluate(outcome.weights(finalist.plan))
+    assert outcome.baselines.quality == judges.reporting.evaluate({})
+    recovery = outcome.recovery
+    assert recovery is not None and recovery.one_shot.split == "held-out"
+    assert [epoch.number for epoch in recovery.epochs] == [0, 1, 2]
+    best = max(recovery.epochs, key=lambda epoch: epoch.quality)
+    assert recovery.best == best
+    assert judges.choosing.evaluate(outcome.weights(finalist.plan)).value == pytest.approx(best.quality)
+
+
+def test_a_report_says_what_training_took(outcome: Outcome) -> None:
+    report = front_report(outcome, "pictures")
+    assert parse_report(report.text) == report
+    tuned = next(point for point in report.points if point.label == "tuned")
+    assert tuned.budget == Budget(outcome.fitted_on, 2)
+    assert tuned.method is not None and "trained under the mask" in tuned.method.name
+    assert any("In one shot the plan lost" in note for note in report.notes)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on(
+    outcome: Outcome, module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    plan, own = Plan.of(model.digest, {"second": CHOICE}), Workspace(tmp_path / "out", workspace.records)
+    trained, seen = pictures(96, 6), []
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        recover(module, model, plan, data, TARGET, SETTINGS, own, training=trained, on_epoch=stop)
+    assert not own.artifacts.exists()
+    again = recover(
+        module, model, plan, data, TARGET, SETTINGS, own, training=trained, on_epoch=lambda e: seen.append(e.number)
+    )
+    assert seen == [1, 2]  # what was not yet on disk is done again
+    for name, values in outcome.weights(plan).items():
+        np.testing.assert_array_equal(again.weights(plan)[name], values)
+    other = replace(SETTINGS, learning_rate=0.01)
+    with pytest.raises(TuningError, match=r"learning_rate 0\.05, not 0\.01"):
+        recover(module, model, plan, data, TARGET, other, own, training=trained)
+
+
+def test_without_data_of_its_own_training_takes_most_of_what_there_is(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    plan = Plan.of(model.digest, {"second": CHOICE})
+    own = Workspace(tmp_path / "out", workspace.records)
+    found = recover(module, model, plan, data, TARGET, replace(SETTINGS, epochs=1), own)
+    assert found.baselines.quality is not None and found.baselines.quality.samples == 20
+
+
+def test_what_pays_nowhere_is_not_trained(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Workspace(tmp_path / "out", workspace.records)
+    monkeypatch.setattr(CostModel, "pays", lambda *arguments: False)
+    with pytest.raises(UnsupportedError, match=r"runs no layer of wide faster as asked; layer 'second': not faster"):
+        recover(module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, SETTINGS, own)
+    assert not list(own.directory.glob("training-*"))
+
+
+def test_what_does_not_belong_together_is_refused(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace
+) -> None:
+    plan = Plan.of(model.digest, {"second": CHOICE})
+    with pytest.raises(UnsupportedError, match="2:8"):
+        recover(module, model, uniform_plan(model, parse_choice("2:8")), data, TARGET, SETTINGS, workspace)
+    with pytest.raises(PlanError, match="not for wide"):
+        recover(module, model, Plan.of("0" * 64, {"second": CHOICE}), data, TARGET, SETTINGS, workspace)
+    with pytest.raises(DataError, match="at least 6"):
+        recover(module, model, plan, data.subset(range(4)), TARGET, SETTINGS, workspace, training=data)
