@@ -2,14 +2,15 @@
 
 All layers get the same choice, but for the first and the last, which stay dense. Weights are fitted on calibration
 samples; quality is that on held-out samples, with 95 % bootstrap intervals, and differences between methods are of the
-same samples. Of a task with several networks the last line tells the worst.
+same samples. Of a task with several networks the last line tells the worst. With --robustness, what is lost on the same
+held-out samples under corruption stands beside: the mean over noise, blur and less contrast, or typos.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.tasks import TASKS, Task, data_option
+from hwsparse.errors import InputError
 from hwsparse.pattern import NM, Block, parse_pattern
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.sparsify import PRUNERS, Evaluator, applicable, apply_plan, collect_statistics, correct
-from hwsparse.sparsify.quality import resampled_interval
+from hwsparse.sparsify.quality import mean_resampled, resampled_interval
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -34,11 +36,15 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
-    """A network after pruning: its metric on all held-out samples, then on every resample of them."""
+    """A network after pruning: its metric on all held-out samples, then on every resample of them.
+
+    `corrupted` is the same of the mean over corruptions; None if that was not asked for.
+    """
 
     method: str
     choice: Choice
     values: np.ndarray
+    corrupted: np.ndarray | None = None
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +53,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, CORRECTED))
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
+    parser.add_argument("--robustness", action="store_true", help="also what is lost on corrupted images or text")
     data_option(parser)
 
 
@@ -55,13 +62,15 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     console = Console()
     choices = _choices(arguments.patterns, arguments.ratios)
     figures: list[dict[str, float]] = []
-    details = {}
+    details: dict[str, dict[str, object]] = {}
     for make in TASKS[arguments.task]:
         task = make(arguments.data, arguments.seed)
         evaluator = Evaluator(task.model, task.held_out, "held-out", arguments.threads or THREADS, arguments.seed)
+        corrupted = _corrupted(task, arguments) if arguments.robustness else ()
         dense = evaluator.resampled({})
-        found = list(_prune(task, evaluator, choices, arguments, console))
-        console.print(_table(task, dense, found))
+        dense_corrupted = mean_resampled(corrupted, {}) if corrupted else None
+        found = list(_prune(task, evaluator, corrupted, choices, arguments, console))
+        console.print(_table(task, dense, found, dense_corrupted))
         figures.append(_figures(dense, found))
         details[task.model.name] = {
             "metric": task.held_out.metric,
@@ -69,6 +78,14 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             "dense": _with_interval(dense),
             "dropped": [[each.method, str(each.choice), *_with_interval(dense - each.values)] for each in found],
         }
+        if dense_corrupted is not None:
+            details[task.model.name]["corruptions"] = [each.dataset.name for each in corrupted]
+            details[task.model.name]["dense_corrupted"] = _with_interval(dense_corrupted)
+            details[task.model.name]["dropped_corrupted"] = [
+                [each.method, str(each.choice), *_with_interval(dense_corrupted - each.corrupted)]
+                for each in found
+                if each.corrupted is not None
+            ]
     return {key: worst([figure[key] for figure in figures]) for key, worst in FIGURES.items()}, details
 
 
@@ -81,8 +98,25 @@ def _choices(patterns: Sequence[str], ratios: Sequence[float]) -> list[Choice]:
     ]
 
 
+def _corrupted(task: Task, arguments: argparse.Namespace) -> tuple[Evaluator, ...]:
+    """Who judges on the held-out samples under each corruption.
+
+    Raises:
+        InputError: the task's samples cannot be corrupted.
+    """
+    if task.corrupted is None:
+        raise InputError(f"task {arguments.task}: its samples are neither images nor text; leave out --robustness")
+    threads = arguments.threads or THREADS
+    return tuple(Evaluator(task.model, each, "held-out", threads, arguments.seed) for each in task.corrupted())
+
+
 def _prune(
-    task: Task, evaluator: Evaluator, choices: Sequence[Choice], arguments: argparse.Namespace, console: Console
+    task: Task,
+    evaluator: Evaluator,
+    corrupted: Sequence[Evaluator],
+    choices: Sequence[Choice],
+    arguments: argparse.Namespace,
+    console: Console,
 ) -> Iterator[Pruned]:
     """The network pruned by every method to every choice that one of its layers can have."""
     model = task.model
@@ -103,19 +137,31 @@ def _prune(
             weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
             if method == CORRECTED:
                 weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
-            yield Pruned(method, choice, evaluator.resampled(weights))
+            robust = mean_resampled(corrupted, weights) if corrupted else None
+            yield Pruned(method, choice, evaluator.resampled(weights), robust)
 
 
-def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned]) -> Table:
-    """Points lost, a row for each choice and a column for each method."""
+def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned], dense_corrupted: np.ndarray | None) -> Table:
+    """Points lost, a row for each choice and a column for each method, with another for what corruption costs it."""
     methods = list(dict.fromkeys(each.method for each in found))
     metric, samples = task.held_out.metric, len(task.held_out)
     title = f"{task.model.name}: points of {metric} lost of {100 * dense[0]:.1f}; {samples} held-out samples"
-    table = Table("", *methods, title=title)
-    cells = {(each.choice, each.method): _cell(dense - each.values) for each in found}
+    columns = {method: _cells(dense, {each.choice: each.values for each in found if each.method == method})
+               for method in methods}  # fmt: skip
+    if dense_corrupted is not None:
+        title += f"; of {100 * dense_corrupted[0]:.1f} where they are corrupted"
+        for method in methods:
+            values = {each.choice: each.corrupted for each in found if each.method == method}
+            columns[f"{method}, corrupted"] = _cells(dense_corrupted, values)
+    order = [name for method in methods for name in (method, f"{method}, corrupted") if name in columns]
+    table = Table("", *order, title=title)
     for choice in dict.fromkeys(each.choice for each in found):
-        table.add_row(str(choice), *(cells[choice, method] for method in methods))
+        table.add_row(str(choice), *(columns[name][choice] for name in order))
     return table
+
+
+def _cells(dense: np.ndarray, values: Mapping[Choice, np.ndarray | None]) -> dict[Choice, str]:
+    return {choice: _cell(dense - pruned) for choice, pruned in values.items() if pruned is not None}
 
 
 def _cell(drop: np.ndarray) -> str:

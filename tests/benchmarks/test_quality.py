@@ -13,6 +13,7 @@ from benchmarks import quality
 from benchmarks.tasks import TASKS, Task, given, read_cifar
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
+from hwsparse.sparsify import Evaluator
 from tests.sparsify.networks import classifier, images
 
 LOSSES = {
@@ -58,6 +59,30 @@ def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(by_way) == len(dropped)
     assert figures["drop_nm_24"] == pytest.approx(100 * by_way["corrected", "2:4"])
     assert "30 held-out samples" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_corruption_costs_stands_beside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = images(30, seed=1)
+    faint, same = held_out.under("faint", {"x": held_out.inputs["x"] / 9}), held_out.under("same", held_out.inputs)
+    task = Task(classifier(), images(20), held_out, lambda: iter((faint, same)))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    monkeypatch.setenv("COLUMNS", "200")
+    asked = ("--methods", "magnitude", "wanda", "--patterns", "2:4", "--robustness")
+    _, details = quality.run(parsed(*asked))
+    found = details["classifier"]  # type: ignore[index]
+    assert found["corruptions"] == ["images (faint)", "images (same)"]
+    judged = [Evaluator(task.model, each, "held-out").evaluate({}).value for each in (faint, same)]
+    assert found["dense_corrupted"][0] == pytest.approx(np.mean(judged))
+    assert [row[:2] for row in found["dropped_corrupted"]] == [["magnitude", "2:4"], ["wanda", "2:4"]]
+    assert all(low <= value <= high for _, _, value, low, high in found["dropped_corrupted"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "magnitude, corrupted" in said and "where they are corrupted" in said
+    plain = Task(task.model, task.calibration, held_out)
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: plain,))
+    with pytest.raises(InputError, match="task kws: its samples are neither images nor text"):
+        quality.run(parsed(*asked))
 
 
 def test_a_ratio_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
