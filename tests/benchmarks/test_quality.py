@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import quality
-from benchmarks.tasks import TASKS, Task, given, read_cifar
+from benchmarks.tasks import CIFAR_DEVIATION, CIFAR_MEAN, CIFAR_SIDE, TASKS, Task, given, read_cifar
+from hwsparse.data import Corruption
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
 from hwsparse.sparsify import Evaluator
@@ -96,3 +98,16 @@ def test_without_data_there_is_no_task(tmp_path: Path) -> None:
         given(None)
     with pytest.raises(DataError, match=r"no images train_00\.webp"):
         read_cifar(tmp_path, "train")
+
+
+def test_cifar_images_are_corrupted_as_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, CIFAR_SIDE, CIFAR_SIDE, 3), np.uint8)
+    Image.fromarray(pixels.reshape(-1, CIFAR_SIDE, 3)).save(tmp_path / "test_00.webp", lossless=True)
+    np.save(tmp_path / "test_labels.npy", np.array([0, 1, 2], np.uint8))
+    corruption = Corruption("contrast", 2)
+    plain, found = (read_cifar(tmp_path, "test", corruption=each) for each in (None, corruption))
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    expected = np.stack([corruption.of_pixels(image) for image in pixels])
+    for images_, of in ((plain, pixels), (found, expected)):
+        normalised = (of / 255 - CIFAR_MEAN) / CIFAR_DEVIATION
+        np.testing.assert_allclose(images_.inputs["image"].transpose(0, 2, 3, 1), normalised, atol=1e-6)
