@@ -6,7 +6,8 @@ same samples. Of a task with several networks the last line tells the worst.
 
 `--allocations` shares the zeros of unstructured pruning out in other ways too, as many over all these layers together:
 by their shapes, by one threshold for all magnitudes, by what each layer harms on calibration samples. Floors and the
-last line are of the same choice for all.
+last line are of the same choice for all. With `--robustness`, what is lost on the same held-out samples under
+corruption stands beside: the mean over noise, blur and less contrast, or typos.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,10 +27,12 @@ from rich.table import Table
 
 from benchmarks.floors import BASELINE, BEST, CORRECTED, REGROUPED, Values, floor_table, floors, points, shares_rows
 from benchmarks.tasks import TASKS, Task, data_option
+from hwsparse.errors import InputError
 from hwsparse.pattern import NM, Unstructured, parse_pattern
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import PRUNERS, Evaluator, LayerDatabase, applicable, apply_plan, collect_statistics, correct
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
+from hwsparse.sparsify.quality import mean_resampled
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -44,12 +47,16 @@ HARM_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
-    """A network after pruning: its metric on all held-out samples, then on every resample of them."""
+    """A network after pruning: its metric on all held-out samples, then on every resample of them.
+
+    `corrupted` is the same of the mean over corruptions; None if that was not asked for.
+    """
 
     method: str
     choice: Choice
     values: np.ndarray
     allocation: str = UNIFORM
+    corrupted: np.ndarray | None = None
 
     @property
     def pruned(self) -> str:
@@ -64,6 +71,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
+    parser.add_argument("--robustness", action="store_true", help="also what is lost on corrupted images or text")
     data_option(parser)
 
 
@@ -72,15 +80,17 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     console = Console()
     choices = _choices(arguments.patterns, arguments.ratios)
     figures: list[dict[str, float]] = []
-    details = {}
+    details: dict[str, dict[str, object]] = {}
     for make in TASKS[arguments.task]:
         task = make(arguments.data, arguments.seed)
         evaluator = Evaluator(task.model, task.held_out, "held-out", arguments.threads or THREADS, arguments.seed)
+        corrupted = _corrupted(task, arguments) if arguments.robustness else ()
         dense = evaluator.resampled({})
-        found = list(_prune(task, evaluator, choices, arguments, console))
+        dense_corrupted = mean_resampled(corrupted, {}) if corrupted else None
+        found = list(_prune(task, evaluator, corrupted, choices, arguments, console))
         alike = {(each.method, each.choice): each.values for each in found if each.allocation == UNIFORM}
         held = list(floors(dense, alike))
-        console.print(_table(task, dense, found))
+        console.print(_table(task, dense, found, dense_corrupted))
         console.print(floor_table(task.model.name, held))
         figures.append(_figures(dense, alike))
         details[task.model.name] = {
@@ -92,6 +102,14 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             ],
             "floors": [[each.what, str(each.choice), *each.points, each.holds] for each in held],
         }
+        if dense_corrupted is not None:
+            details[task.model.name]["corruptions"] = [each.dataset.name for each in corrupted]
+            details[task.model.name]["dense_corrupted"] = [figure / 100 for figure in points(dense_corrupted)]
+            details[task.model.name]["dropped_corrupted"] = [
+                [each.method, each.pruned, *(figure / 100 for figure in points(dense_corrupted - each.corrupted))]
+                for each in found
+                if each.corrupted is not None
+            ]
     return {key: worst([figure[key] for figure in figures]) for key, worst in FIGURES.items()}, details
 
 
@@ -104,8 +122,25 @@ def _choices(patterns: Sequence[str], ratios: Sequence[float]) -> list[Choice]:
     ]
 
 
+def _corrupted(task: Task, arguments: argparse.Namespace) -> tuple[Evaluator, ...]:
+    """Who judges on the held-out samples under each corruption.
+
+    Raises:
+        InputError: the task's samples cannot be corrupted.
+    """
+    if task.corrupted is None:
+        raise InputError(f"task {arguments.task}: its samples are neither images nor text; leave out --robustness")
+    threads = arguments.threads or THREADS
+    return tuple(Evaluator(task.model, each, "held-out", threads, arguments.seed) for each in task.corrupted())
+
+
 def _prune(
-    task: Task, evaluator: Evaluator, choices: Sequence[Choice], arguments: argparse.Namespace, console: Console
+    task: Task,
+    evaluator: Evaluator,
+    corrupted: Sequence[Evaluator],
+    choices: Sequence[Choice],
+    arguments: argparse.Namespace,
+    console: Console,
 ) -> Iterator[Pruned]:
     """The network pruned by every method to every choice that one of its layers can have."""
     model = task.model
@@ -130,7 +165,8 @@ def _prune(
         weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
         if method == CORRECTED:
             weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
-        yield Pruned(method, choice, evaluator.resampled(weights), allocation)
+        robust = mean_resampled(corrupted, weights) if corrupted else None
+        yield Pruned(method, choice, evaluator.resampled(weights), allocation, robust)
 
 
 def _plans(
@@ -170,18 +206,31 @@ def _harm(task: Task, layers: Sequence[Layer], threads: int, seed: int) -> dict[
     return {name: {choice.ratio: entries[name, choice].harm.divergence for choice in choices} for name in wanted}
 
 
-def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned]) -> Table:
-    """Points lost, a row for each choice and a column for each method."""
+def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned], dense_corrupted: np.ndarray | None) -> Table:
+    """Points lost, a row for each choice and a column for each method, with another for what corruption costs it."""
     methods = list(dict.fromkeys(each.method for each in found))
     metric, samples = task.held_out.metric, len(task.held_out)
     title = f"{task.model.name}: points of {metric} lost of {100 * dense[0]:.1f}; {samples} held-out samples"
-    table = Table("", *methods, title=title)
-    cells = {
-        (each.pruned, each.method): "{:.1f} ({:.1f} to {:.1f})".format(*points(dense - each.values)) for each in found
-    }
+    columns = {method: _cells(dense, {each.pruned: each.values for each in found if each.method == method})
+               for method in methods}  # fmt: skip
+    if dense_corrupted is not None:
+        title += f"; of {100 * dense_corrupted[0]:.1f} where they are corrupted"
+        for method in methods:
+            values = {each.pruned: each.corrupted for each in found if each.method == method}
+            columns[f"{method}, corrupted"] = _cells(dense_corrupted, values)
+    order = [name for method in methods for name in (method, f"{method}, corrupted") if name in columns]
+    table = Table("", *order, title=title)
     for pruned in dict.fromkeys(each.pruned for each in found):
-        table.add_row(pruned, *(cells[pruned, method] for method in methods))
+        table.add_row(pruned, *(columns[name][pruned] for name in order))
     return table
+
+
+def _cells(dense: np.ndarray, values: Mapping[str, np.ndarray | None]) -> dict[str, str]:
+    return {
+        pruned: "{:.1f} ({:.1f} to {:.1f})".format(*points(dense - each))
+        for pruned, each in values.items()
+        if each is not None
+    }
 
 
 def _figures(dense: np.ndarray, values: Values) -> dict[str, float]:

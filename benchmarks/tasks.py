@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hwsparse.data import Dataset, ImagePreprocess, read_image_csv, read_text_pairs
+from hwsparse.data import Corruption, Dataset, ImagePreprocess, read_image_csv, read_text_pairs
+from hwsparse.data.corruptions import PIXELS, TEXTS
 from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
 from hwsparse.errors import DataError, InputError
 from hwsparse.model import Model, import_onnx, import_torch
@@ -29,11 +30,16 @@ CIFAR_MEAN, CIFAR_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`calibration` and `held_out` have no sample in common."""
+    """`calibration` and `held_out` have no sample in common.
+
+    `corrupted` reads the held-out samples once more under one corruption after the other; None where they come as
+    arrays, which cannot be corrupted.
+    """
 
     model: Model
     calibration: Dataset
     held_out: Dataset
+    corrupted: Callable[[], Iterator[Dataset]] | None = None
 
 
 def data_option(parser: argparse.ArgumentParser) -> None:
@@ -68,25 +74,57 @@ def efficientnet_lite0(data: Path | None, seed: int) -> tuple[Model, Dataset]:
     """EfficientNet-Lite0, and ImageNet samples."""
     from benchmarks.models.efficientnet_lite0 import efficientnet_lite0
 
-    labels = given(data) / "imagenet1k" / "labels.csv"
-    as_trained = ImagePreprocess(size=(224, 224), mean=(127,) * 3, std=(128,) * 3)
     model = efficientnet_lite0()
-    return model, read_image_csv(labels, as_trained, limit=IMAGES, seed=seed).for_model(model)
+    return model, read_imagenet(given(data), seed).for_model(model)
+
+
+def read_imagenet(data: Path, seed: int, corruption: Corruption | None = None) -> Dataset:
+    """ImageNet samples, prepared as EfficientNet-Lite0 was trained."""
+    as_trained = ImagePreprocess(size=(224, 224), mean=(127,) * 3, std=(128,) * 3)
+    labels = data / "imagenet1k" / "labels.csv"
+    return read_image_csv(labels, as_trained, limit=IMAGES, seed=seed, corruption=corruption)
+
+
+def imagenet(data: Path | None, seed: int) -> Task:
+    """EfficientNet-Lite0: pruned with a share of the ImageNet samples, judged on the others."""
+    model, dataset = efficientnet_lite0(data, seed)
+
+    def held_out(corruption: Corruption) -> Dataset:
+        whole = read_imagenet(given(data), seed, corruption).for_model(model)
+        return whole.split(CALIBRATION, seed)[1]
+
+    return Task(model, *dataset.split(CALIBRATION, seed), under(PIXELS, seed, held_out))
 
 
 def minilm(data: Path | None, seed: int, part: str = "dev", pairs: int = PAIRS) -> tuple[Model, Dataset]:
     """MiniLM-L6, and sentence pairs of a part of STS-B."""
-    from benchmarks.models.minilm import minilm, package_directory
+    from benchmarks.models.minilm import minilm
 
-    table = given(data) / "nlp" / f"stsb-{part}.csv"
-    model, tokenizer = minilm(), package_directory() / "tokenizer.json"
-    return model, read_text_pairs(table, tokenizer, limit=pairs, seed=seed).for_model(model)
+    model = minilm()
+    return model, read_stsb(given(data), seed, part, pairs).for_model(model)
+
+
+def read_stsb(data: Path, seed: int, part: str, pairs: int, corruption: Corruption | None = None) -> Dataset:
+    """Sentence pairs of a part of STS-B, as tokens of MiniLM-L6."""
+    from benchmarks.models.minilm import package_directory
+
+    tokenizer = package_directory() / "tokenizer.json"
+    return read_text_pairs(data / "nlp" / f"stsb-{part}.csv", tokenizer, limit=pairs, seed=seed, corruption=corruption)
 
 
 def stsb(data: Path | None, seed: int) -> Task:
     """MiniLM-L6: pruned with pairs of the training part, judged on the development part."""
     (model, train), (_, dev) = minilm(data, seed, "train", TRAIN_PAIRS), minilm(data, seed)
-    return Task(model, train, dev)
+
+    def held_out(corruption: Corruption) -> Dataset:
+        return read_stsb(given(data), seed, "dev", PAIRS, corruption).for_model(model)
+
+    return Task(model, train, dev, under(TEXTS, seed, held_out))
+
+
+def under(names: Iterable[str], seed: int, read: Callable[[Corruption], Dataset]) -> Callable[[], Iterator[Dataset]]:
+    """What reads a data set under each of the corruptions of these names."""
+    return lambda: (read(Corruption(name, seed=seed)) for name in names)
 
 
 def ds_cnn(data: Path | None, seed: int) -> tuple[Model, Dataset]:
@@ -108,12 +146,16 @@ def cifar10(layers: int) -> Callable[[Path | None, int], Task]:
         model = import_torch(module, (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),), name=f"resnet-{layers}")
         # A file holds 50 images of every class.
         train, test = read_cifar(source, "train", files=2), read_cifar(source, "test_a")
-        return Task(model, train.for_model(model), test.for_model(model))
+
+        def held_out(corruption: Corruption) -> Dataset:
+            return read_cifar(source, "test_a", corruption=corruption).for_model(model)
+
+        return Task(model, train.for_model(model), test.for_model(model), under(PIXELS, seed, held_out))
 
     return task
 
 
-def read_cifar(source: Path, part: str, files: int | None = None) -> Dataset:
+def read_cifar(source: Path, part: str, files: int | None = None, corruption: Corruption | None = None) -> Dataset:
     """CIFAR-10 images, normalised: each file holds 500 of them, one below the other.
 
     Raises:
@@ -123,6 +165,8 @@ def read_cifar(source: Path, part: str, files: int | None = None) -> Dataset:
     if not paths:
         raise DataError(f"{source}: no images {part}_00.webp")
     pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, CIFAR_SIDE, CIFAR_SIDE, 3) for path in paths])
+    if corruption is not None:
+        pixels = np.stack([corruption.of_pixels(image) for image in pixels])
     images = ((pixels / 255 - CIFAR_MEAN) / CIFAR_DEVIATION).transpose(0, 3, 1, 2).astype(np.float32)
     labels = _array(source / f"{part}_labels.npy")[: len(images)].astype(np.int64)
     return Dataset(f"cifar10 {part}", {"image": images}, labels)
@@ -147,7 +191,7 @@ def _array(path: Path) -> np.ndarray:
 
 TASKS: dict[str, tuple[Callable[[Path | None, int], Task], ...]] = {
     "magika": (split(magika),),
-    "imagenet": (split(efficientnet_lite0),),
+    "imagenet": (imagenet,),
     "stsb": (stsb,),
     "kws": (split(ds_cnn),),
     "cifar10": (cifar10(20), cifar10(56)),

@@ -76,7 +76,9 @@ def request(
     out: Path = RECEIVED,
     choice: str | None = typer.Option(None, help="Compile this choice for every layer instead of searching."),
     trials: int = typer.Option(60, help="Plans to try."),
-    max_drop: float = typer.Option(0.01, help="Quality that the winner may lose, as a fraction."),
+    max_drop: float = typer.Option(
+        0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
+    ),
     threads: int | None = options.THREADS,
     seed: int = options.SEED,
     shape: list[str] = options.SHAPE,

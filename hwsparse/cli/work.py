@@ -48,7 +48,9 @@ def optimize(
     target: str = options.TARGET,
     out: Path = options.OUT,
     trials: int = typer.Option(60, help="Plans to try."),
-    max_drop: float = typer.Option(0.01, help="Quality that the winner may lose, as a fraction."),
+    max_drop: float = typer.Option(
+        0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
+    ),
     max_latency_ms: float | None = typer.Option(None, help="The winner may take no longer."),
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     threads: int | None = options.THREADS,

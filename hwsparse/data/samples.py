@@ -25,7 +25,7 @@ class Samples:
     """Inputs by name, and labels where there are any.
 
     `kinds` are those that a metric of these samples can be of, the likeliest first; `metric` is what the data say of
-    themselves.
+    themselves. If that is of own answers, the labels are answers.
     """
 
     name: str
@@ -37,8 +37,9 @@ class Samples:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those that fit, the one that is taken if nobody says otherwise first; own answers can always be had."""
+        answers = self.metric in METRICS and METRICS[self.metric].own
         fitting = [name for kind in self.kinds for name, metric in METRICS.items() if metric.kind == kind]
-        return tuple(name for name in fitting if self.labels is not None or METRICS[name].own)
+        return tuple(name for name in fitting if METRICS[name].own or (self.labels is not None and not answers))
 
     def judged(self, metric: str | None = None, model: Model | None = None) -> Dataset:
         """The data set of these samples under a metric.
@@ -53,7 +54,7 @@ class Samples:
         """
         chosen = metric or self.metric or self.metrics[0]
         if chosen not in self.metrics:
-            known = "" if self.labels is not None else ", which has no labels"
+            known = ", which has no labels" if METRICS[self.metrics[0]].own else ""
             raise DataError(
                 f"metric {chosen!r} does not fit data set {self.name!r}{known}: use {' or '.join(self.metrics)}"
             )

@@ -130,8 +130,8 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
     told = (f"{label} {each.value:.4f} ({each.interval[0]:.4f} to {each.interval[1]:.4f})"
             for label, each in found.items() if label != "onnxruntime")  # fmt: skip
     return (
-        f"Robustness: the mean quality over {corruptions}, of severities 1 to 5; the same held-out samples. With 95 % "
-        f"intervals: {', '.join(told)}.",
+        f"Robustness: the mean quality over {corruptions}, numbers being severities of 5; same held-out samples. "
+        f"With 95 % intervals: {', '.join(told)}.",
     )
 
 

@@ -53,12 +53,8 @@ class Robustness:
 
     @classmethod
     def of(cls, evaluators: Sequence[Evaluator], weights: Mapping[str, np.ndarray]) -> Robustness:
-        """The robustness with these weights; the evaluators' samples are the same ones, each corrupted in another way.
-
-        Raises:
-            PlanError, DataError: as `Evaluator.resampled`.
-        """
-        means = np.mean([evaluator.resampled(weights) for evaluator in evaluators], axis=0)
+        """The robustness with these weights, by evaluators as `mean_resampled` takes them."""
+        means = mean_resampled(evaluators, weights)
         return cls(float(means[0]), resampled_interval(means), tuple(each.dataset.name for each in evaluators))
 
 
@@ -129,6 +125,15 @@ class Evaluator:
         if self._dense is None:
             self._dense = self.resampled({})
         return self._dense
+
+
+def mean_resampled(evaluators: Sequence[Evaluator], weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The mean of what evaluators of the same samples, each corrupted in another way, find: as `Evaluator.resampled`.
+
+    Raises:
+        PlanError, DataError: as there.
+    """
+    return np.asarray(np.mean([evaluator.resampled(weights) for evaluator in evaluators], axis=0))
 
 
 def resampled_interval(values: np.ndarray) -> tuple[float, float]:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import quality
-from benchmarks.tasks import TASKS, Task, given, read_cifar
+from benchmarks.tasks import CIFAR_DEVIATION, CIFAR_MEAN, CIFAR_SIDE, TASKS, Task, given, read_cifar
+from hwsparse.data import Corruption
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
+from hwsparse.sparsify import Evaluator
 from tests.sparsify.networks import classifier, images
 
 LOSSES = {
@@ -97,6 +100,30 @@ def test_an_allocation_has_the_share_of_zeros(allocation: str) -> None:
     assert len(set(ratios.values())) > 1
 
 
+def test_what_corruption_costs_stands_beside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = images(30, seed=1)
+    faint, same = held_out.under("faint", {"x": held_out.inputs["x"] / 9}), held_out.under("same", held_out.inputs)
+    task = Task(classifier(), images(20), held_out, lambda: iter((faint, same)))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    monkeypatch.setenv("COLUMNS", "200")
+    asked = ("--methods", "magnitude", "wanda", "--patterns", "2:4", "--robustness")
+    _, details = quality.run(parsed(*asked))
+    found = details["classifier"]  # type: ignore[index]
+    assert found["corruptions"] == ["images (faint)", "images (same)"]
+    judged = [Evaluator(task.model, each, "held-out").evaluate({}).value for each in (faint, same)]
+    assert found["dense_corrupted"][0] == pytest.approx(np.mean(judged))
+    assert [row[:2] for row in found["dropped_corrupted"]] == [["magnitude", "2:4"], ["wanda", "2:4"]]
+    assert all(low <= value <= high for _, _, value, low, high in found["dropped_corrupted"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "magnitude, corrupted" in said and "where they are corrupted" in said
+    plain = Task(task.model, task.calibration, held_out)
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: plain,))
+    with pytest.raises(InputError, match="task kws: its samples are neither images nor text"):
+        quality.run(parsed(*asked))
+
+
 def test_a_ratio_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "kws", (lambda data, seed: Task(classifier(), images(20), images(30)),))
     with pytest.raises(PatternError, match=r"ratio 1\.5 is not between 0 and 1"):
@@ -108,3 +135,16 @@ def test_without_data_there_is_no_task(tmp_path: Path) -> None:
         given(None)
     with pytest.raises(DataError, match=r"no images train_00\.webp"):
         read_cifar(tmp_path, "train")
+
+
+def test_cifar_images_are_corrupted_as_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, CIFAR_SIDE, CIFAR_SIDE, 3), np.uint8)
+    Image.fromarray(pixels.reshape(-1, CIFAR_SIDE, 3)).save(tmp_path / "test_00.webp", lossless=True)
+    np.save(tmp_path / "test_labels.npy", np.array([0, 1, 2], np.uint8))
+    corruption = Corruption("contrast", 2)
+    plain, found = (read_cifar(tmp_path, "test", corruption=each) for each in (None, corruption))
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    expected = np.stack([corruption.of_pixels(image) for image in pixels])
+    for images_, of in ((plain, pixels), (found, expected)):
+        normalised = (of / 255 - CIFAR_MEAN) / CIFAR_DEVIATION
+        np.testing.assert_allclose(images_.inputs["image"].transpose(0, 2, 3, 1), normalised, atol=1e-6)

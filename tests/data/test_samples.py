@@ -92,6 +92,8 @@ def test_labels_that_are_given_can_be_left_aside() -> None:
     # Those of a file that says so itself are answers already, which nobody needs to give again.
     written = Samples("set", {"x": X}, own.labels, ("classes",), "agreement")
     assert written.judged().digest == own.digest
+    with pytest.raises(DataError, match="'top1' does not fit data set 'set', which has no labels: use agreement"):
+        written.judged("top1")
 
 
 @pytest.mark.parametrize(
