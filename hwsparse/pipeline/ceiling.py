@@ -39,6 +39,9 @@ def find_ceiling(
     Raises:
         StorageError: the database cannot be written.
     """
+    on_step(0, 1)
     loose = unstructured_plan(plan, weights(plan))
-    database.build({name: [choice] for name, choice in loose.choices}, lambda stage, done, total: on_step(done, total))
-    return judges.reporting.evaluate(weights(loose))
+    database.build({name: [choice] for name, choice in loose.choices}, lambda stage, done, total: on_step(0, 1))
+    quality = judges.reporting.evaluate(weights(loose))
+    on_step(1, 1)
+    return quality

@@ -49,7 +49,8 @@ def hover_text(report: FrontReport, point: FrontPoint) -> str:
         f"({words.quality_interval(metric, point)})" + (f", {_safe(point.split)}" if point.split else ""),
     ]
     if gain and point.kind != "dense":
-        lines.append(f"{gain} as fast as dense, {loss}")
+        interval = words.drop_interval(metric, point)
+        lines.append(f"{gain} as fast as dense, {loss}" + (f" ({interval})" if interval else ""))
     lines += filter(None, [words.sizes(point), words.category(point)])
     if point.plan is not None:
         choices = point.plan.choices

@@ -53,14 +53,17 @@ def judges() -> Judges:
 def test_it_is_pruned_like_every_plan_and_judged_on_held_out_data(judges: Judges, tmp_path: Path) -> None:
     model = classifier()
     database = LayerDatabase(tmp_path, model, judges.fitting, pruner="regroup")
-    plan, steps = plan_of(model, conv="block4x1@0.8"), list[int]()
+    plan, steps = plan_of(model, conv="block4x1@0.8"), list[tuple[int, int]]()
     database.build({"conv": [parse_choice("block4x1@0.8")]})
-    found = find_ceiling(plan, database, database.weights, judges, lambda done, total: steps.append(done))
+    found = find_ceiling(plan, database, database.weights, judges, lambda done, total: steps.append((done, total)))
     assert found == judges.reporting.evaluate(database.weights(plan_of(model, conv="unstructured@0.8")))
     assert found.split == "held-out"
-    assert steps
-    # Of what was built nothing is built again.
-    assert find_ceiling(plan, database, database.weights, judges, lambda done, total: pytest.fail("built")) == found
+    assert (steps[0], steps[-1]) == ((0, 1), (1, 1))
+    steps.clear()
+    assert (
+        find_ceiling(plan, database, database.weights, judges, lambda done, total: steps.append((done, total))) == found
+    )
+    assert steps == [(0, 1), (1, 1)]  # nothing was built again
 
 
 def test_what_is_unstructured_is_its_own_ceiling(judges: Judges, tmp_path: Path) -> None:

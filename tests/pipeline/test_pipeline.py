@@ -22,6 +22,7 @@ import pytest
 import hwsparse.codegen
 import hwsparse.compiler
 from hwsparse.artifact import Artifact
+from hwsparse.cli.job import STAGE_ENDS
 from hwsparse.codegen import Library, build_layer, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset, write_npz
@@ -165,15 +166,15 @@ def test_a_winner_is_held_to_its_rivals(outcome: Outcome, data: Dataset) -> None
         assert Sizes(small.model).of_weights({}).macs < Sizes(outcome.model).of_weights({}).macs
 
 
-def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome) -> None:
+def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome, data: Dataset) -> None:
     report = front_report(outcome, "own")
     assert report.comparison is not None and outcome.rivals is not None
     assert (report.comparison.checkpoint, report.comparison.seeds) == (outcome.model.digest, (GOAL.seed,))
     assert report.comparison.ceiling is not None and report.comparison.ceiling.of == outcome.rivals.of
-    sizes = Sizes(outcome.model)
+    sizes, fitting = Sizes(outcome.model), len(appoint_judges(outcome.model, data, TARGET, GOAL.seed).fitting)
     for point in report.points:
         assert point.method is not None and point.macs is not None and point.parameters is not None
-        assert point.budget == Budget(6 if point.removed else 0)  # of 40 samples a sixth
+        assert point.budget == Budget(fitting if point.removed else 0)
         if point.kind in ("dense", "external"):
             assert (point.macs, point.parameters) == tuple(astuple(sizes.of_weights({})))
         if point.kind == "small-dense":
@@ -214,10 +215,14 @@ def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
 
     copy = Workspace(Path(shutil.copytree(workspace.directory, tmp_path / "out")), tmp_path / "records.sqlite")
     monkeypatch.setattr(hwsparse.codegen, "build_layer", build)
-    known: list[tuple[Candidate, ...]] = []
-    longer = optimize(
-        model, data, TARGET, replace(GOAL, trials=8), copy, lambda stage, done, total, found: known.append(found)
-    )
+    known, stages = list[tuple[Candidate, ...]](), dict[str, None]()
+
+    def on_progress(stage: str, done: int, total: int, found: tuple[Candidate, ...]) -> None:
+        stages[stage] = None
+        known.append(found)
+
+    longer = optimize(model, data, TARGET, replace(GOAL, trials=8), copy, on_progress)
+    assert {"finalists", "small dense", "side by side", "ceiling"} <= stages.keys() <= STAGE_ENDS.keys()
     assert finished(copy.study) == 8
     assert all(str(choice.pattern) == "block4x1" for each in longer.candidates for _, choice in each.plan.choices)
     kept = [each.plan for each in outcome.candidates if "unstructured" not in each.plan.to_json()]
