@@ -13,6 +13,7 @@ from benchmarks import quality
 from benchmarks.tasks import TASKS, Task, given, read_cifar
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
+from hwsparse.sparsify import layer_database
 from tests.sparsify.networks import classifier, images
 
 LOSSES = {
@@ -86,7 +87,7 @@ def test_an_allocation_has_the_share_of_zeros(allocation: str) -> None:
     layers = [layer for layer in task.model.layers if layer.name in ("first", "grouped", "last")]
     harm = quality._harm(task, layers, threads=1, seed=0)
     assert {name: set(curve) for name, curve in harm.items()} == {
-        layer.name: set(quality.HARM_RATIOS) for layer in layers
+        layer.name: set(layer_database.RATIOS) for layer in layers
     }
     ((found, plan),) = quality._plans(task, layers, parse_choice("unstructured@0.6"), [allocation], lambda: harm)
     assert found == allocation
