@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import kernels, quality, quickstart, tuning, x86
+from benchmarks import database, kernels, quality, quickstart, tuning, x86
 from hwsparse.compiler import toolchain
 from hwsparse.errors import HwsparseError
 from hwsparse.latency import Device
@@ -36,6 +36,9 @@ BENCHMARKS = {
     ),
     "x86": Benchmark("a sparse network against onnxruntime, OpenVINO and DeepSparse", x86.run, x86.options),
     "quality": Benchmark("what pruning methods cost in quality on real tasks", quality.run, quality.options),
+    "database": Benchmark(
+        "what a network's layers, pruned in every way, take to make and to keep", database.run, database.options
+    ),
     "tuning": Benchmark("what training under a mask recovers, on CIFAR-10", tuning.run, tuning.options),
     "kernels": Benchmark(
         "every layer shape of the networks, against this machine's limit", kernels.run, kernels.options

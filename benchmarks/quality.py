@@ -30,7 +30,16 @@ from benchmarks.tasks import TASKS, Task, data_option
 from hwsparse.errors import InputError
 from hwsparse.pattern import NM, Unstructured, parse_pattern
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
-from hwsparse.sparsify import PRUNERS, Evaluator, LayerDatabase, applicable, apply_plan, collect_statistics, correct
+from hwsparse.sparsify import (
+    PRUNERS,
+    Evaluator,
+    LayerDatabase,
+    applicable,
+    apply_plan,
+    collect_statistics,
+    correct,
+    layer_database,
+)
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
 from hwsparse.sparsify.quality import mean_resampled
 
@@ -41,8 +50,6 @@ SAMPLES = 256  # that statistics are of
 THREADS = 2
 UNIFORM = "uniform"
 ALLOCATIONS = (UNIFORM, "erk", "global-magnitude", "least-harm")
-# What each layer harms is found at these.
-HARM_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,7 +202,7 @@ def _plans(
 
 def _harm(task: Task, layers: Sequence[Layer], threads: int, seed: int) -> dict[str, Curve]:
     """How far a layer pruned alone moves the answers, by ratio of zeros and name."""
-    choices = [Choice(Unstructured(), ratio) for ratio in HARM_RATIOS]
+    choices = [Choice(Unstructured(), ratio) for ratio in layer_database.RATIOS]
     wanted = {layer.name: choices for layer in layers if applicable(layer, Unstructured()) is None}
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
         database = LayerDatabase(

@@ -25,7 +25,7 @@ from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
 from hwsparse.sparsify.walk import Moments, SideBySide
 
-SAMPLES = 128
+SAMPLES = 384
 
 
 def correct(

@@ -43,8 +43,10 @@ from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from hwsparse.sparsify.statistics import collect_statistics, output_error, passes
 from hwsparse.sqlitefile import sqlite_engine, translated
 
-# Of the samples that weights are fitted on, so many tell what a layer harms.
-HARM_SAMPLES = 32
+# Where a layer's curves are looked at when all of it is wanted.
+RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+# What a layer harms is told by so many rows of the data: a run of all that lies behind it, for each and every choice.
+HARM_ROWS = 16
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
@@ -184,8 +186,9 @@ class LayerDatabase:
         """Prunes layers side by side, each on one thread."""
         found: SimpleQueue[tuple[Layer, Choice, np.ndarray, float, Harm] | Exception] = SimpleQueue()
         stopped = Event()
-        samples = min(HARM_SAMPLES, len(self._dataset))
-        tried_on = self._dataset.subset(np.linspace(0, len(self._dataset) - 1, samples).round())
+        labels = len(self._dataset)
+        samples = min(max(HARM_ROWS * labels // self._dataset.rows, 1), labels)
+        tried_on = self._dataset.subset(np.linspace(0, labels - 1, samples).round())
         statistics = collect_statistics(
             self._model,
             self._dataset,
@@ -200,7 +203,8 @@ class LayerDatabase:
             try:
                 moments, dense = statistics[layer.name], self._model.weight(layer.name)
                 sensitivity = Sensitivity(self._model, layer, tried_on)
-                for choice in missing[layer.name]:
+                # Patterns at one ratio have a part of the work in common (`regroup`).
+                for choice in sorted(missing[layer.name], key=lambda choice: choice.ratio):
                     if stopped.is_set():
                         return
                     alone = Plan.of(self._model.digest, {layer.name: choice})

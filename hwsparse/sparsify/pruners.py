@@ -9,8 +9,8 @@ from hwsparse.sparsify.regroup import regroup
 from hwsparse.sparsify.sparsegpt import sparsegpt
 from hwsparse.sparsify.wanda import wanda
 
-# Raised when a pruner's weights change: what an older version made is made again.
-VERSION = 1
+# Raised when a pruner's weights change, or what they are said to harm: what an older version made is made again.
+VERSION = 2
 PRUNERS: dict[str, Pruner] = {
     "magnitude": magnitude,
     "wanda": wanda,

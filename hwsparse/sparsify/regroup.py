@@ -9,6 +9,9 @@ and to the row permutation of Tetris (Ji et al., NeurIPS 2018).
 
 from __future__ import annotations
 
+import functools
+import os
+
 import numpy as np
 
 from hwsparse.pattern import NM, Block, Unstructured
@@ -28,9 +31,11 @@ def regroup(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choi
     match choice.pattern:
         case Block(rows=shared) | NM(shared=shared) if shared > 1:
             pass
+        case Unstructured():
+            return _loose(weight.astype(np.float32).tobytes(), weight.shape, statistics, choice.ratio, groups).copy()
         case _:
             return alps(weight, statistics, choice, groups)
-    loose = alps(weight, statistics, Choice(Unstructured(), choice.ratio), groups)
+    loose = _loose(weight.astype(np.float32).tobytes(), weight.shape, statistics, choice.ratio, groups)
     power = np.square(loose.reshape(groups, weight.shape[0] // groups, -1))
     if statistics is not None:
         power *= statistics.diagonal[:, None]
@@ -39,6 +44,16 @@ def regroup(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choi
     pruned = np.empty_like(weight)
     pruned[order] = alps(weight[order], statistics, choice, groups)
     return pruned
+
+
+# A layer is pruned to one pattern after the other at the same ratio, and as many layers at a time as there are cores.
+@functools.lru_cache(maxsize=os.cpu_count())
+def _loose(
+    weight: bytes, shape: tuple[int, ...], statistics: LayerStatistics | None, ratio: float, groups: int
+) -> np.ndarray:
+    """A float32 weight pruned by `alps` without structure."""
+    dense = np.frombuffer(weight, np.float32).reshape(shape)
+    return alps(dense, statistics, Choice(Unstructured(), ratio), groups)
 
 
 def row_order(power: np.ndarray, shared: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Of what lies behind them they keep only what later layers read. Knows nothing of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from hwsparse.sparsify.statistics import patches_of
 
 # Patches per sample: neighbours tell much the same.
 POSITIONS = 128
+# Of two networks' tensors about a layer, for all samples together; more samples than fit are not used.
+MAX_BYTES = 3 << 29
 
 Tensors = dict[str, np.ndarray]
 
@@ -42,7 +45,11 @@ class SideBySide:
     def __init__(
         self, dense: Model, pruned: Model, dataset: Dataset, samples: int, threads: int = 1, seed: int = 0
     ) -> None:
-        """Starts them on at most `samples` of the data's samples."""
+        """Starts them on at most `samples` of the data's samples, and on no more than memory is meant to hold."""
+        widest = max(
+            (math.prod(layer.input_shape) + math.prod(layer.output_shape) for layer in dense.layers), default=1
+        )
+        samples = max(min(samples, MAX_BYTES // (2 * 4 * widest)), 1)
         rows = np.random.default_rng(seed).permutation(dataset.rows)[:samples].tolist()
         self._attended = [dataset.attended(row) for row in rows]
         self._seed, self._threads = seed, threads

@@ -15,7 +15,7 @@ from benchmarks.tasks import CIFAR_DEVIATION, CIFAR_MEAN, CIFAR_SIDE, TASKS, Tas
 from hwsparse.data import Corruption
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
-from hwsparse.sparsify import Evaluator
+from hwsparse.sparsify import Evaluator, layer_database
 from tests.sparsify.networks import classifier, images
 
 LOSSES = {
@@ -89,7 +89,7 @@ def test_an_allocation_has_the_share_of_zeros(allocation: str) -> None:
     layers = [layer for layer in task.model.layers if layer.name in ("first", "grouped", "last")]
     harm = quality._harm(task, layers, threads=1, seed=0)
     assert {name: set(curve) for name, curve in harm.items()} == {
-        layer.name: set(quality.HARM_RATIOS) for layer in layers
+        layer.name: set(layer_database.RATIOS) for layer in layers
     }
     ((found, plan),) = quality._plans(task, layers, parse_choice("unstructured@0.6"), [allocation], lambda: harm)
     assert found == allocation

@@ -53,6 +53,21 @@ def files(directory: Path) -> list[Path]:
     return sorted((directory / "weights").rglob("*.*"))
 
 
+@pytest.mark.parametrize(
+    ("network", "data", "rows"), [(classifier(), images(40), 16), (embedder(), sentences(20), 16)], ids=["one", "pairs"]
+)
+def test_harm_is_told_by_few_rows(network: Model, data: Dataset, rows: int, tmp_path: Path) -> None:
+    name = network.layers[0].name
+    database = LayerDatabase(tmp_path, network, data)
+    database.build({name: [HALF]})
+    labels = rows * len(data) // data.rows
+    tried_on = data.subset(np.linspace(0, len(data) - 1, labels).round())
+    assert tried_on.rows == rows
+    weight = database.weights(Plan.of(network.digest, {name: HALF}))[name]
+    harm = Sensitivity(network, network.layer(name), tried_on).harm(weight)
+    assert database.entries()[name, HALF].harm.divergence == pytest.approx(harm.divergence)
+
+
 def test_entries_are_what_the_pruner_makes_and_what_that_harms(built: Path, model: Model, dataset: Dataset) -> None:
     database = LayerDatabase(built, model, dataset)
     entries = database.entries()

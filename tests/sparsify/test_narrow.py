@@ -19,16 +19,18 @@ HIDDEN, WIDTH = 32, 6
 
 
 def redundant() -> Model:
-    """y = B relu(A x), with every hidden channel there four times: eight tell all."""
+    """y = B relu(A x + u) + v, with every hidden channel there four times: eight tell all."""
     rng = np.random.default_rng(0)
     first = np.tile(rng.standard_normal((HIDDEN // 4, WIDTH)), (4, 1)).astype(np.float32)
     last = rng.standard_normal((3, HIDDEN)).astype(np.float32)
     nodes = [
-        node("Gemm", ["x", "a"], ["h"], "first", transB=1),
+        node("Gemm", ["x", "a", "u"], ["h"], "first", transB=1),
         node("Relu", ["h"], ["r"]),
-        node("Gemm", ["r", "b"], ["y"], "last", transB=1),
+        node("Gemm", ["r", "b", "v"], ["y"], "last", transB=1),
     ]
-    weights = [stored("a", first), stored("b", last)]
+    biases = np.tile(rng.standard_normal(HIDDEN // 4), 4), rng.standard_normal(3)
+    arrays = zip("abuv", (first, last, *biases), strict=True)
+    weights = [stored(name, array.astype(np.float32)) for name, array in arrays]
     proto = model_proto(nodes, [value("x", (1, WIDTH))], [value("y", (1, 3))], weights)
     return import_onnx(proto.SerializeToString(), name="redundant")
 

@@ -63,6 +63,18 @@ def test_more_is_kept_than_in_the_order_that_is(text: str) -> None:
     assert grouped < 0.8 * direct
 
 
+def test_what_is_found_once_cannot_be_changed_by_a_caller() -> None:
+    rng = np.random.default_rng(0)
+    weight, half = rng.standard_normal((8, 12)).astype(np.float32), parse_choice("unstructured@0.5")
+    statistics = statistics_of(correlated(rng, 1, 12, 400))
+    first = regroup(weight, statistics, half)
+    expected = first.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(regroup(weight, statistics, half), expected)
+    other = regroup(-weight, statistics, half)
+    np.testing.assert_allclose(other, -expected, rtol=1e-5)
+
+
 def test_kernels_store_no_more_than_for_blocks_in_place() -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((24, 40)).astype(np.float32)
