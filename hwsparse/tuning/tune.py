@@ -150,6 +150,7 @@ class _Training:
             self._restore(checkpoint, position, tensors)
         if not epochs:
             epochs.append(self._finished(0, None, epochs))
+            on_epoch(epochs[0])
         saved_at = clock()
         order, ordered = np.empty(0, np.int64), -1
         progress(step, self._steps)
@@ -160,14 +161,15 @@ class _Training:
             labels = order[place * self._settings.batch : (place + 1) * self._settings.batch]
             loss += self._step(step, labels)
             step += 1
-            if place + 1 == self._per_epoch:
+            ended = place + 1 == self._per_epoch
+            if ended:
                 epochs.append(self._finished(epoch + 1, loss / self._per_epoch, epochs))
                 loss = 0.0
-                on_epoch(epochs[-1])
-            due = place + 1 == self._per_epoch or clock() - saved_at >= CHECKPOINT_EVERY_S
-            if checkpoint is not None and due:
+            if checkpoint is not None and (ended or clock() - saved_at >= CHECKPOINT_EVERY_S):
                 save_checkpoint(checkpoint, self._identity, Position(step, loss, tuple(epochs)), self._state())
                 saved_at = clock()
+            if ended:
+                on_epoch(epochs[-1])
             progress(step, self._steps)
         self._student.load_state_dict(self._best)
         best = self._best_of(epochs)
