@@ -37,7 +37,7 @@ def front_table(report: FrontReport) -> Table:
     )
     table.add_column("", no_wrap=True)
     table.add_column("Plan", overflow="fold")
-    for header in ("Latency", "FLOPs\nparams", "Speed", words.short_metric_name(report.metric), "Change"):
+    for header in ("Latency", "FLOPs\npar.", "Speed", words.short_metric_name(report.metric), "Change"):
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
     for point in report.shortlist:
