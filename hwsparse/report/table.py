@@ -38,7 +38,7 @@ def front_table(report: FrontReport) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("Plan", overflow="fold")
     judged, metric = report.judges_robustness, words.short_metric_name(report.metric)
-    for header in ("Latency", "FLOPs\nparams", "Speed", metric, "Change", *["Robust"] * judged):
+    for header in ("Latency", "FLOPs\npar.", "Speed", metric, "Change", *["Robust"] * judged):
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
     for point in report.shortlist:
