@@ -89,11 +89,12 @@ def imagenet(data: Path | None, seed: int) -> Task:
     """EfficientNet-Lite0: pruned with a share of the ImageNet samples, judged on the others."""
     model, dataset = efficientnet_lite0(data, seed)
 
-    def held_out(corruption: Corruption) -> Dataset:
-        whole = read_imagenet(given(data), seed, corruption).for_model(model)
-        return whole.split(CALIBRATION, seed)[1]
+    calibration, held_out = dataset.split(CALIBRATION, seed)
 
-    return Task(model, *dataset.split(CALIBRATION, seed), under(PIXELS, seed, held_out))
+    def read(corruption: Corruption) -> Dataset:
+        return read_imagenet(given(data), seed, corruption).split(CALIBRATION, seed)[1]
+
+    return Task(model, calibration, held_out, under(PIXELS, seed, held_out, read))
 
 
 def minilm(data: Path | None, seed: int, part: str = "dev", pairs: int = PAIRS) -> tuple[Model, Dataset]:
@@ -116,15 +117,17 @@ def stsb(data: Path | None, seed: int) -> Task:
     """MiniLM-L6: pruned with pairs of the training part, judged on the development part."""
     (model, train), (_, dev) = minilm(data, seed, "train", TRAIN_PAIRS), minilm(data, seed)
 
-    def held_out(corruption: Corruption) -> Dataset:
-        return read_stsb(given(data), seed, "dev", PAIRS, corruption).for_model(model)
+    def read(corruption: Corruption) -> Dataset:
+        return read_stsb(given(data), seed, "dev", PAIRS, corruption)
 
-    return Task(model, train, dev, under(TEXTS, seed, held_out))
+    return Task(model, train, dev, under(TEXTS, seed, dev, read))
 
 
-def under(names: Iterable[str], seed: int, read: Callable[[Corruption], Dataset]) -> Callable[[], Iterator[Dataset]]:
-    """What reads a data set under each of the corruptions of these names."""
-    return lambda: (read(Corruption(name, seed=seed)) for name in names)
+def under(
+    names: Iterable[str], seed: int, held_out: Dataset, read: Callable[[Corruption], Dataset]
+) -> Callable[[], Iterator[Dataset]]:
+    """What gives held-out samples under each of the corruptions of these names, `read` once more for each."""
+    return lambda: (held_out.under(str(each), read(each).inputs) for each in (Corruption(n, seed=seed) for n in names))
 
 
 def ds_cnn(data: Path | None, seed: int) -> tuple[Model, Dataset]:
@@ -145,12 +148,13 @@ def cifar10(layers: int) -> Callable[[Path | None, int], Task]:
         module = resnet_cifar(layers, source / f"resnet{layers}.safetensors")
         model = import_torch(module, (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),), name=f"resnet-{layers}")
         # A file holds 50 images of every class.
-        train, test = read_cifar(source, "train", files=2), read_cifar(source, "test_a")
+        train = read_cifar(source, "train", files=2).for_model(model)
+        test = read_cifar(source, "test_a").for_model(model)
 
-        def held_out(corruption: Corruption) -> Dataset:
-            return read_cifar(source, "test_a", corruption=corruption).for_model(model)
+        def read(corruption: Corruption) -> Dataset:
+            return read_cifar(source, "test_a", corruption=corruption)
 
-        return Task(model, train.for_model(model), test.for_model(model), under(PIXELS, seed, held_out))
+        return Task(model, train, test, under(PIXELS, seed, test, read))
 
     return task
 
