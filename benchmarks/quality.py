@@ -41,12 +41,12 @@ from hwsparse.sparsify import (
     layer_database,
 )
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
+from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.quality import mean_resampled
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", CORRECTED)
-SAMPLES = 256  # that statistics are of
 THREADS = 2
 UNIFORM = "uniform"
 ALLOCATIONS = (UNIFORM, "erk", "global-magnitude", "least-harm")

@@ -25,7 +25,8 @@ from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
 from hwsparse.sparsify.walk import Moments, SideBySide
 
-SAMPLES = 384
+# That weights are fitted on, at most, by pruning and narrowing as well.
+SAMPLES = 256
 
 
 def correct(

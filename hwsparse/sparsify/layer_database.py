@@ -38,6 +38,7 @@ from hwsparse.errors import PlanError, StorageError, writing
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify.apply import apply_plan
+from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from hwsparse.sparsify.statistics import collect_statistics, output_error, passes
@@ -111,7 +112,7 @@ class LayerDatabase:
         dataset: Dataset,
         *,
         pruner: str = "alps",
-        samples: int = 128,
+        samples: int = SAMPLES,
         seed: int = 0,
         threads: int = 1,
     ) -> None:

@@ -6,7 +6,7 @@ Knows weights and ratios; what a kernel makes of them is another matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -35,8 +35,12 @@ class Sizes:
         self._others = total - sum(self._dense.values())
 
     def of_weights(self, weights: Mapping[str, np.ndarray]) -> Size:
-        """With these canonical weights by layer name; other layers keep the model's own."""
-        return self._size({name: int(np.count_nonzero(weight)) for name, weight in weights.items()})
+        """With these canonical weights by layer name, and constants by theirs; the rest is the model's own."""
+        left = {name: int(np.count_nonzero(values)) for name, values in weights.items()}
+        constants = [name for name in left if name not in self._dense]
+        more = sum(left.pop(name) - int(np.count_nonzero(self._model.constant(name))) for name in constants)
+        size = self._size(left)
+        return replace(size, parameters=size.parameters + more)
 
     def of_plan(self, plan: Plan) -> Size:
         """As the plan's ratios say, before anything is pruned."""

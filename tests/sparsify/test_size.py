@@ -34,3 +34,9 @@ def test_what_is_zero_does_not_count() -> None:
 
 def test_zeros_that_were_always_there_do_not_count() -> None:
     assert Sizes(biased()).of_weights({}) == Size(4, 4 + 3)
+
+
+def test_constants_that_took_the_place_of_others_count_once() -> None:
+    sizes, bias = Sizes(biased()), np.array([5, 6, 7, 8], np.float32)
+    assert sizes.of_weights({"b": bias}) == Size(4, 4 + 4)
+    assert sizes.of_weights({"b": 0 * bias, "it": np.diag([1, 1, 0, 0]).astype(np.float32)}) == Size(2, 2)
