@@ -55,6 +55,8 @@ def _options(
     if context.invoked_subcommand is None:
         print(context.get_help())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # What fails reaches users as an exception; Ctrl-C within a query would be remarked upon as well.
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hwsparse.latency import Measurement
 from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
 from hwsparse.plan import Plan
-from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method
+from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method, words
 from hwsparse.report.front import PointKind
 from hwsparse.search import Candidate
 from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
@@ -162,7 +162,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             continue
         notes.append(
             f"{finalist.label} is faster than the winner, but its quality is not sure enough: on the data that choose "
-            f"it lost {lost.drop:.2%}, with a standard error of {lost.drop_error:.2%}."
+            f"it lost {words.quality(lost.metric, lost.drop)}, with a standard error of "
+            f"{words.quality(lost.metric, lost.drop_error)}."
         )
     return tuple(notes)
 
