@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from hwsparse.pattern import NM, Block
 from hwsparse.plan import Choice, parse_choice
@@ -70,7 +70,7 @@ def points(values: np.ndarray) -> tuple[float, float, float]:
 
 def floor_table(name: str, found: list[Floor]) -> Table:
     """A row for each."""
-    table = Table("", "", "points", "holds", title=f"{name}: floors")
+    table = Table("", Column(overflow="fold"), "points", "holds", title=f"{name}: floors")
     for each in found:
         value, low, high = each.points
         text = f"{value:.1f} ({low:.1f} to {high:.1f})"

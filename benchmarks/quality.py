@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.floors import BASELINE, BEST, CORRECTED, REGROUPED, Values, floor_table, floors, points, shares_rows
 from benchmarks.tasks import TASKS, Task, data_option
@@ -226,7 +226,7 @@ def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned], dense_corrupt
             values = {each.pruned: each.corrupted for each in found if each.method == method}
             columns[f"{method}, corrupted"] = _cells(dense_corrupted, values)
     order = [name for method in methods for name in (method, f"{method}, corrupted") if name in columns]
-    table = Table("", *order, title=title)
+    table = Table(Column(overflow="fold"), *order, title=title)
     for pruned in dict.fromkeys(each.pruned for each in found):
         table.add_row(pruned, *(columns[name][pruned] for name in order))
     return table
