@@ -1,6 +1,7 @@
 """What tuning recovers: ResNet-20 or ResNet-56 on CIFAR-10, pruned in one shot, then trained under its mask.
 
-All layers get the same choice, but for the first and the last, which stay dense; the dense network is the teacher.
+All layers but the first and the last are pruned, to the same ratio or, with `--allocation erk`, as many weights together
+shared out by their shapes; the dense network is the teacher.
 Training images alone prune, train and tell the best epoch; the test images only report. Each seed decides the order of
 samples, their augmentation and which of them prune. A smaller dense network of as many weights, with fewer channels
 within its blocks, is trained by the same settings beside it.
@@ -26,13 +27,18 @@ from torch import nn
 from benchmarks.models.resnet_cifar import narrower, resnet_cifar
 from benchmarks.tasks import CIFAR_SIDE, data_option, given, read_cifar
 from hwsparse.data import Dataset
+from hwsparse.errors import InputError
 from hwsparse.model import Model, import_torch
-from hwsparse.plan import Plan, parse_choice
+from hwsparse.pattern import Unstructured
+from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import PRUNERS, Evaluator, QualityReport, applicable, apply_plan, collect_statistics, correct
+from hwsparse.sparsify.allocation import erdos_renyi_kernel
+from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.tuning import Epoch, TuningSettings, tune
 
 THREADS = 2
 FITTING, VALIDATION = 1000, 0.05  # samples that prune; the share of training images that tells the best epoch
+ALLOCATIONS = ("uniform", "erk")
 EXAMPLE = (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),)
 
 
@@ -68,9 +74,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Adds what only this benchmark asks for."""
     parser.add_argument("--layers", type=int, default=20, choices=(20, 56), help="of the ResNet")
     parser.add_argument("--choice", default="unstructured@0.8")
+    parser.add_argument(
+        "--allocation",
+        choices=ALLOCATIONS,
+        default="uniform",
+        help="how layers share the zeros of unstructured pruning",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=TuningSettings().epochs)
     parser.add_argument("--learning-rate", type=float, default=TuningSettings().learning_rate)
+    parser.add_argument("--batch", type=int, default=TuningSettings().batch)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
     parser.add_argument("--no-small-dense", action="store_true", help="leave out the smaller dense network")
     data_option(parser)
@@ -86,7 +99,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     images, test = (read_cifar(source, part).for_model(model) for part in ("train", "test_a"))
     choice = parse_choice(arguments.choice)
     layers = [layer for layer in model.layers[1:-1] if applicable(layer, choice.pattern) is None]
-    plan = Plan.uniform(model.digest, layers, choice)
+    plan = _plan(model, layers, choice, arguments.allocation)
     evaluator = Evaluator(model, test, "held-out", threads)
     dense, runs = evaluator.evaluate({}), []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
@@ -95,6 +108,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         settings = TuningSettings(
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
+            batch=arguments.batch,
             gradual=arguments.gradual,
             augment="crop-flip",
             seed=seed,
@@ -109,7 +123,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             whole = Plan(small_model.digest)
             small = _trained(narrow, module, small_model, whole, {}, data, own, threads, console)
         runs.append(Run(seed, evaluator.evaluate(start), tuned, small))
-    console.print(_table(f"{model.name}, {choice} on {len(layers)} layers", dense, runs))
+    title = f"{model.name}, {choice} on {len(layers)} layers together, shared out by {arguments.allocation}"
+    console.print(_table(title, dense, runs))
     return _figures(dense, runs), {
         "dense": asdict(dense),
         "plan": plan.to_json(),
@@ -117,11 +132,20 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     }
 
 
+def _plan(model: Model, layers: Sequence[Layer], choice: Choice, allocation: str) -> Plan:
+    if allocation == "uniform":
+        return Plan.uniform(model.digest, layers, choice)
+    if not isinstance(choice.pattern, Unstructured):
+        raise InputError(f"--allocation {allocation}: for unstructured pruning only, not for {choice}")
+    ratios = erdos_renyi_kernel(layers, choice.ratio)
+    return Plan.of(model.digest, {name: Choice(choice.pattern, ratio) for name, ratio in ratios.items() if ratio > 0})
+
+
 def _one_shot(model: Model, plan: Plan, train: Dataset, threads: int, seed: int) -> dict[str, np.ndarray]:
     """Pruned weights as a search ships them: regrouped, then corrected as a whole."""
     fitting, _ = train.split(FITTING / len(train), seed)
     layers = [model.layer(name) for name, _ in plan.choices]
-    moments = collect_statistics(model, fitting, layers, threads=threads, seed=seed)
+    moments = collect_statistics(model, fitting, layers, max_samples=SAMPLES, threads=threads, seed=seed)
     return correct(model, apply_plan(model, plan, PRUNERS["regroup"], moments), fitting, threads=threads, seed=seed)
 
 

@@ -43,6 +43,8 @@ from hwsparse.target import Target
 
 # Largest difference to onnxruntime on the same weights, relative to the largest output.
 TOLERANCE = 1e-4
+# Sums in another order round otherwise: of two right programs either may be so many times as far from the exact result.
+CHANCE = 2
 PLAIN = "plain"
 TOOLS = ("hwsparse", "apache-tvm", "onnx", "onnxruntime", "torch", "numpy")
 
@@ -150,7 +152,7 @@ def _difference(
 
     A network can be so sensitive that two correct float32 programs differ by more than `TOLERANCE` (a
     pruned layer norm over nearly constant channels does it). Then ours must be as near to the float64
-    result as onnxruntime's is.
+    result as onnxruntime's is, but for chance.
     """
     expected = onnxruntime_answers(model, weights, inputs)
     if max(relative_error(outputs[name], value) for name, value in expected.items()) <= TOLERANCE:
@@ -158,7 +160,7 @@ def _difference(
     exact = float64_answers(pruned_proto(model, weights), inputs)
     for name, value in exact.items():
         error, allowed = relative_error(outputs[name], value), relative_error(expected[name], value)
-        if error > max(TOLERANCE, allowed):
+        if error > max(TOLERANCE, CHANCE * allowed):
             return (
                 f"output {name!r} differs from the float64 result by {error:.2g} of its largest value, "
                 f"onnxruntime's by {allowed:.2g}"
