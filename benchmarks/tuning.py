@@ -1,10 +1,10 @@
 """What tuning recovers: ResNet-20 or ResNet-56 on CIFAR-10, pruned in one shot, then trained under its mask.
 
-All layers but the first and the last are pruned, to the same ratio or, with `--allocation erk`, as many weights together
-shared out by their shapes; the dense network is the teacher.
-Training images alone prune, train and tell the best epoch; the test images only report. Each seed decides the order of
-samples, their augmentation and which of them prune. A smaller dense network of as many weights, with fewer channels
-within its blocks, is trained by the same settings beside it.
+All layers but the first and the last are pruned to the same ratio; with `--allocation erk` they have as many zeros
+together, shared out by their shapes. The dense network is the teacher. Training images alone prune, train and tell the
+best epoch; the test images only report. Each seed decides the order of samples, their augmentation and which of them
+prune. A smaller dense network of as many weights, with fewer channels within its blocks, is trained by the same settings
+beside it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--allocation",
         choices=ALLOCATIONS,
         default="uniform",
-        help="how layers share the zeros of unstructured pruning",
+        help="of zeros to layers, unstructured",
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=TuningSettings().epochs)

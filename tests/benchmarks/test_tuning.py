@@ -14,6 +14,9 @@ from safetensors.torch import save_file
 
 from benchmarks import tuning
 from benchmarks.models.resnet_cifar import ResNet, narrower
+from hwsparse.errors import InputError
+from hwsparse.model import import_torch
+from hwsparse.plan import parse_choice
 from hwsparse.sparsify import QualityReport
 
 
@@ -49,6 +52,19 @@ def test_every_seed_is_pruned_and_trained(data: Path, monkeypatch: pytest.Monkey
     assert figures["drop_small_dense"] == 100 * (dense - run["small_dense"]["quality"]["value"])
     assert [epoch["ratio"] for epoch in run["tuned"]["epochs"]] == 2 * [pytest.approx(0.8, abs=1e-3)]
     assert run["small_dense"]["epochs"][1]["ratio"] == 0 and run["pruned"]["samples"] == 40
+
+
+def test_zeros_are_shared_out_by_shape() -> None:
+    module = ResNet(3).eval()
+    model = import_torch(module, tuning.EXAMPLE, name="resnet-20")
+    layers, choice = model.layers[1:-1], parse_choice("unstructured@0.8")
+    plan = tuning._plan(model, layers, choice, "erk")
+    sizes = {layer.name: layer.outputs * layer.inputs for layer in layers}
+    zeros = sum(plan.choice(name).ratio * size for name, size in sizes.items())
+    assert zeros / sum(sizes.values()) == pytest.approx(0.8, abs=1e-3)
+    assert plan.choice("layer1.0.conv1").ratio < 0.8 < plan.choice("layer3.2.conv2").ratio
+    with pytest.raises(InputError, match="for unstructured pruning only, not for 2:4"):
+        tuning._plan(model, layers, parse_choice("2:4"), "erk")
 
 
 def quality(value: float) -> QualityReport:
