@@ -3,8 +3,8 @@
 All layers but the first and the last are pruned to the same ratio; with `--allocation erk` they have as many zeros
 together, shared out by their shapes. The dense network is the teacher. Training images alone prune, train and tell the
 best epoch; the test images only report. Each seed decides the order of samples, their augmentation and which of them
-prune. A smaller dense network of as many weights, with fewer channels within its blocks, is trained by the same settings
-beside it.
+prune. Beside it a smaller dense network of as many weights, with fewer channels within its blocks, is trained by the
+same settings.
 """
 
 from __future__ import annotations
