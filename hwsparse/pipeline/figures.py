@@ -65,7 +65,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
 
 def _terms(outcome: Outcome) -> tuple[Method, Budget]:
     """How what was built came to its weights."""
-    if (recovery := outcome.recovery) is None:
+    if (recovery := outcome.recovery) is None or not recovery.taken:
         return BUILT, Budget(outcome.fitted_on)
     epochs = recovery.epochs[-1].number
     return (GROWN, Budget(0, epochs)) if recovery.settings.gradual else (TUNED, Budget(outcome.fitted_on, epochs))
@@ -171,9 +171,10 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
 def _recovery_note(recovery: Recovery) -> str:
     settings, before = recovery.settings, recovery.one_shot
     how = "zeros grew on the way" if settings.gradual else "pruned in one shot, then trained under its mask"
+    kept = f"the weights of epoch {recovery.best.number} kept" if recovery.taken else "which made it no better"
+    low, high = (words.quality(before.metric, bound) for bound in before.drop_interval)
     return (
-        f"Trained for {recovery.epochs[-1].number} epochs with the dense network as teacher ({how}), the weights of "
-        f"epoch {recovery.best.number} kept, by validation data; seed {settings.seed}. In one shot the plan lost "
-        f"{before.drop:.4f} ({before.drop_interval[0]:.4f} to {before.drop_interval[1]:.4f}) of {before.metric} "
-        "on the same held-out data."
+        f"Trained for {recovery.epochs[-1].number} epochs with the dense network as teacher ({how}), {kept}, by "
+        f"validation data; seed {settings.seed}. In one shot the plan lost {words.quality(before.metric, before.drop)} "
+        f"({low} to {high}) on the same held-out data."
     )

@@ -87,11 +87,12 @@ class Rivals:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a training did to the only finalist."""
+    """What a training did to the only finalist; `taken` if its weights ship, and not those from before it."""
 
     settings: TuningSettings
     epochs: tuple[Epoch, ...]
     best: Epoch
+    taken: bool
     one_shot: QualityReport  # the same plan before training, on held-out data
 
 

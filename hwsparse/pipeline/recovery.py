@@ -60,6 +60,8 @@ def recover(
 ) -> Outcome:
     """Prunes a module as a plan says, trains what is left, and packages it for the target.
 
+    Where training makes it no better, on the data that tell the best epoch, the weights from before ship.
+
     Args:
         model: what `import_torch` made of the module; the plan is for it.
         dataset: in three parts, by the settings' seed: a sixth fits the pruned weights, a third tells the best epoch,
@@ -110,10 +112,13 @@ def recover(
         )
         examples = tuple(torch.from_numpy(np.array(judges.sample[spec.name])) for spec in model.inputs)
         changed = model.changes_to(import_torch(tuned.module.to("cpu"), examples, name=model.name))
-        recovery = Recovery(settings, tuned.epochs, tuned.best, judges.reporting.evaluate(pruned))
+        choosing = judges.choosing
+        taken = settings.gradual or choosing.evaluate(changed).value >= choosing.evaluate(pruned).value
+        shipped = changed if taken else pruned
+        recovery = Recovery(settings, tuned.epochs, tuned.best, taken, judges.reporting.evaluate(pruned))
 
         def weights(plan: Plan) -> Mapping[str, np.ndarray]:
-            return changed if plan.choices else {}
+            return shipped if plan.choices else {}
 
         return built_alone(
             model, plan, target, workspace, weights, judges, judges.sample, bench, costs, settings.seed, on_progress,

@@ -54,7 +54,8 @@ class KeptWeights:
     def start_from(self, weights: Mapping[str, np.ndarray]) -> None:
         """Puts canonical pruned weights into the module; zeros of the plan's layers stay zero from then on.
 
-        Layers of which the module does not hold the model's weight keep their own.
+        Layers of which the module does not hold the model's weight keep their own, and so do biases: batch norm has
+        them in another form.
 
         Raises:
             PlanError: a layer of the plan has no weight here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, PlanError, TuningError, UnsupportedError
 from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
-from hwsparse.pipeline import Outcome, Workspace, front_report, uniform_plan
+from hwsparse.pipeline import Outcome, Workspace, front_report, recovery, uniform_plan
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.recovery import recover
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
 from hwsparse.target import load_target
-from hwsparse.tuning import Epoch, TuningSettings
+from hwsparse.tuning import Epoch, Tuned, TuningSettings
 from tests.tuning.modules import pictures
 
 TARGET = replace(load_target("x86-local"), threads=1)
@@ -101,12 +102,32 @@ def test_it_is_judged_against_the_dense_module_on_held_out_data(outcome: Outcome
     (finalist,) = outcome.finalists
     assert finalist.quality == judges.reporting.evaluate(outcome.weights(finalist.plan))
     assert outcome.baselines.quality == judges.reporting.evaluate({})
-    recovery = outcome.recovery
-    assert recovery is not None and recovery.one_shot.split == "held-out"
-    assert [epoch.number for epoch in recovery.epochs] == [0, 1, 2]
-    best = max(recovery.epochs, key=lambda epoch: epoch.quality)
-    assert recovery.best == best
-    assert judges.choosing.evaluate(outcome.weights(finalist.plan)).value == pytest.approx(best.quality)
+    found = outcome.recovery
+    assert found is not None and found.one_shot.split == "held-out"
+    assert [epoch.number for epoch in found.epochs] == [0, 1, 2]
+    best = max(found.epochs, key=lambda epoch: epoch.quality)
+    assert found.best == best
+    chosen = judges.choosing.evaluate(outcome.weights(finalist.plan)).value
+    assert chosen == pytest.approx(best.quality) if found.taken else chosen > best.quality
+
+
+def test_weights_that_training_made_no_better_do_not_ship(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruined = copy.deepcopy(module)
+    with torch.no_grad():
+        ruined.last.weight.zero_()
+    epochs = (Epoch(0, None, 0.9, 0.9), Epoch(1, 0.1, 1.0, 0.9))
+    monkeypatch.setattr(recovery, "tune", lambda *given, **more: Tuned(ruined, epochs, epochs[1], False))
+    own = Workspace(tmp_path / "out", workspace.records)
+    found = recover(module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, SETTINGS, own)
+    assert found.recovery is not None and not found.recovery.taken
+    (finalist,) = found.finalists
+    assert finalist.quality == found.recovery.one_shot
+    assert np.any(found.weights(finalist.plan)["second"]) and "last" not in found.weights(Plan(model.digest))
+    report = front_report(found, "pictures")
+    assert next(point for point in report.points if point.label == "tuned").budget == Budget(found.fitted_on)
+    assert any("which made it no better" in note for note in report.notes)
 
 
 def test_a_report_says_what_training_took(outcome: Outcome) -> None:
