@@ -83,6 +83,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=TuningSettings().epochs)
     parser.add_argument("--learning-rate", type=float, default=TuningSettings().learning_rate)
+    parser.add_argument("--hints", type=float, default=TuningSettings().hints)
+    parser.add_argument("--distillation", type=float, default=TuningSettings().distillation)
     parser.add_argument("--batch", type=int, default=TuningSettings().batch)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
     parser.add_argument("--no-small-dense", action="store_true", help="leave out the smaller dense network")
@@ -109,6 +111,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
             batch=arguments.batch,
+            hints=arguments.hints,
+            distillation=arguments.distillation,
             gradual=arguments.gradual,
             augment="crop-flip",
             seed=seed,

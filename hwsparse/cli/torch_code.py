@@ -35,8 +35,8 @@ def load_module(name: str, weights: Path | None) -> torch.nn.Module:
     try:
         make = getattr(importlib.import_module(path), function)
         module = make()
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(f"{name!r} makes no network here: {type(error).__name__}: {one_line(error)}") from None
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and may parse a command line
+        raise InputError(f"{name!r} makes no network here: {type(error).__name__}: {one_line(str(error))}") from None
     if not isinstance(module, nn.Module):
         raise InputError(f"{name!r} makes a {type(module).__name__}, not a torch.nn.Module")
     if weights is not None:

@@ -102,7 +102,7 @@ def compile_(
     model: Path = options.MODEL,
     choice: str | None = options.CHOICE,
     plan: Path | None = options.PLAN,
-    data: Path | None = typer.Option(None, help="Labelled data, to state quality as well."),
+    data: Path | None = typer.Option(None, help="Labelled data, to fit the weights and to state quality."),
     target: str = options.TARGET,
     out: Path = options.OUT,
     threads: int | None = options.THREADS,
@@ -137,7 +137,7 @@ def compile_(
         console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
 
-def front(report: Path = typer.Argument(help="A front.json that `optimize` or `request` wrote.")) -> None:
+def front(report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote.")) -> None:
     """Shows a Pareto front that was found before."""
     show_front(read_report(report), Console())
 

@@ -67,8 +67,8 @@ def _terms(outcome: Outcome) -> tuple[Method, Budget]:
     """How what was built came to its weights."""
     if (recovery := outcome.recovery) is None or not recovery.taken:
         return BUILT, Budget(outcome.fitted_on)
-    epochs = recovery.epochs[-1].number
-    return (GROWN, Budget(0, epochs)) if recovery.settings.gradual else (TUNED, Budget(outcome.fitted_on, epochs))
+    method = GROWN if recovery.settings.gradual else TUNED
+    return method, Budget(recovery.samples, recovery.settings.epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,12 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
     if not found:
         return ()
     corruptions = ", ".join(next(iter(found.values())).corruptions)
-    told = (f"{label} {each.value:.4f} ({each.interval[0]:.4f} to {each.interval[1]:.4f})"
-            for label, each in found.items() if label != "onnxruntime")  # fmt: skip
+    metric = outcome.baselines.quality.metric if outcome.baselines.quality is not None else ""
+    told = (
+        f"{label} {' to '.join(words.quality(metric, figure) for figure in each.interval)}"
+        for label, each in found.items()
+        if label != "onnxruntime"
+    )
     return (
         f"Robustness: the mean quality over {corruptions}, numbers being severities of 5; same held-out samples. "
         f"With 95 % intervals: {', '.join(told)}.",

@@ -90,6 +90,7 @@ class Recovery:
     """What a training did to the only finalist; `taken` if its weights ship, and not those from before it."""
 
     settings: TuningSettings
+    samples: int  # labels that were trained on
     epochs: tuple[Epoch, ...]
     best: Epoch
     taken: bool

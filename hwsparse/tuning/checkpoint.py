@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -62,7 +63,10 @@ def save_checkpoint(path: Path, identity: Mapping[str, str], position: Position,
     """
     header = _Header(FORMAT, tuple(sorted(identity.items())), position)
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies: a module's tensors may share memory, as tied weights do, and safetensors has each on its own.
+    stored = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     try:
         with writing(scratch):
             save_file(stored, scratch, {"hwsparse": strictjson.dumps(header)})

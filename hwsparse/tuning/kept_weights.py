@@ -1,7 +1,8 @@
 """The weights of a torch module that a plan makes zero, by the names of the model that the module became.
 
 On import, batch norm was folded into weights: a model's weight is the module's but for a factor for each output.
-Factors are found here, so that pruned weights go back into the module, and a factor keeps its zeros.
+Factors are found here, so that pruned weights go back into the module, and a factor keeps its zeros. A bias goes back
+to where it came from: the layer's own, or that of the batch norm whose factors they are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hwsparse.plan import Plan
 from hwsparse.sparsify import achieved_ratio, applicable, make_mask
 from hwsparse.tuning.schedule import growing
 
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Relative: how far a row may be from the module's, times its factor.
 TOLERANCE = 1e-3
 
@@ -40,10 +43,14 @@ class KeptWeights:
         self._model, self._plan = model, plan
         self._weights: dict[str, nn.Parameter] = {}
         self._factors: dict[str, Tensor] = {}
+        self._biases: dict[str, nn.Parameter] = {}
         for layer in model.layers:
             found = _found(module, layer.name, model.weight(layer.name))
-            if found is not None:
-                self._weights[layer.name], self._factors[layer.name] = found
+            if found is None:
+                continue
+            self._weights[layer.name], self._factors[layer.name] = found
+            if layer.bias is not None and (bias := _bias(module, layer.name, found[1])) is not None:
+                self._biases[layer.bias] = bias
         if lost := [name for name, _ in plan.choices if name not in self._weights]:
             raise ModelError(
                 f"layer {lost[0]!r} of {model.name}: the module has no submodule of that name with the weight that "
@@ -54,8 +61,7 @@ class KeptWeights:
     def start_from(self, weights: Mapping[str, np.ndarray]) -> None:
         """Puts canonical pruned weights into the module; zeros of the plan's layers stay zero from then on.
 
-        Layers of which the module does not hold the model's weight keep their own, and so do biases: batch norm has
-        them in another form.
+        Biases go by their constants' names. What the module does not hold as the model does keeps its own values.
 
         Raises:
             PlanError: a layer of the plan has no weight here.
@@ -71,6 +77,10 @@ class KeptWeights:
                     parameter.copy_(fresh)
                 if name in planned:
                     self.masks[name] = fresh != 0
+            elif name in self._biases:
+                moved = torch.from_numpy(weight - self._model.constant(name)).reshape(-1)
+                with torch.no_grad():
+                    self._biases[name].add_(moved.to(self._biases[name]))
 
     def grow(self, progress: float) -> None:
         """Drops the smallest weights, of what the model's magnitudes would be: the more, the farther it is (0 to 1).
@@ -111,8 +121,24 @@ def _found(module: nn.Module, name: str, weight: np.ndarray) -> tuple[nn.Paramet
     rows = weight.reshape(own.shape)
     power = np.sum(own * own, axis=1)
     factors = np.divide(np.sum(own * rows, axis=1), power, out=np.ones(len(own)), where=power > 0)
-    factors[factors == 0] = 1
     if not np.allclose(own * factors[:, None], rows, rtol=TOLERANCE, atol=TOLERANCE * np.abs(rows).max(initial=0)):
         return None
+    factors[factors == 0] = 1  # of an output that batch norm sets to nothing: any weight will do
     shape = (len(weight), *[1] * (weight.ndim - 1))
     return parameter, torch.from_numpy(factors.astype(np.float32)).reshape(shape).to(parameter.device)
+
+
+def _bias(module: nn.Module, name: str, factors: Tensor) -> nn.Parameter | None:
+    """The parameter to which a change of a layer's bias can be added; None: there is none that is surely its own."""
+    own, wanted = getattr(module.get_submodule(name), "bias", None), factors.flatten().cpu()
+    if isinstance(own, nn.Parameter) and bool((wanted == 1).all()):
+        return own
+    norms = [each for each in module.modules() if isinstance(each, BATCH_NORMS) and _factors_are(each, wanted)]
+    return norms[0].bias if len(norms) == 1 else None
+
+
+def _factors_are(norm: BatchNorm, wanted: Tensor) -> bool:
+    if not norm.affine or norm.running_var is None or norm.num_features != len(wanted):
+        return False
+    factors = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    return torch.allclose(factors.cpu(), wanted, rtol=TOLERANCE)

@@ -1,12 +1,13 @@
 """What a batch of answers is worth in training: how far from the dense module's, and from the labels.
 
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2: soft targets at a temperature,
-their gradients scaled by its square. Embeddings are drawn to the dense module's, in direction.
+their gradients scaled by its square. Embeddings are drawn to the dense module's, in direction. Hints, what layers within
+hand on, are those of Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,12 @@ def soft_targets(answers: Tensor, dense: Tensor, temperature: float) -> Tensor:
 def directions(answers: Tensor, dense: Tensor, temperature: float) -> Tensor:
     """The mean of 1 - the cosine of both embeddings of a row, (rows, width)."""
     return (1 - functional.cosine_similarity(answers, dense, dim=1)).mean()
+
+
+def hints(own: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor:
+    """The squared change of what layers hand on relative to its square, the mean over layers."""
+    errors = [(a - b).square().sum() / b.square().sum().clamp_min(_TINY) for a, b in zip(own, dense, strict=True)]
+    return torch.stack(errors).mean()
 
 
 def labelled_classes(answers: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class TuningSettings:
     """What a training does, whatever the module and the data; equal settings give equal weights on one machine.
 
     The learning rate falls along a cosine to 0. Of the loss, `distillation` is how far the answers are from the dense
-    module's, at `temperature`; the rest is told by labels. A `gradual` training starts dense, and zeros grow over the
+    module's, at `temperature`; the rest is told by labels. `hints` times what pruned layers hand on is added, as far as it
+    is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over the
     first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
     without a better validation quality, and what it gives is the best epoch's.
     """
@@ -31,6 +32,7 @@ class TuningSettings:
     weight_decay: float = 1e-4
     distillation: float = 0.9
     temperature: float = 4.0
+    hints: float = 0.0
     gradual: bool = False
     ramp: float = 0.5
     patience: int = 3
@@ -55,6 +57,8 @@ class TuningSettings:
                 raise InputError(f"{what}: a fraction from 0 to 1, not {share:g}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature: above 0, not {self.temperature:g}")
+        if not 0 <= self.hints < math.inf:
+            raise InputError(f"hints: a weight of 0 or more, not {self.hints:g}")
         if not 0 < self.ramp <= 1:
             raise InputError(f"ramp: a share of the steps, above 0 and at most 1, not {self.ramp:g}")
         if self.seed < 0:

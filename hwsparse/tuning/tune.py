@@ -13,9 +13,10 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from hwsparse.sparsify.scores import SCORERS
 from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
 from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint
 from hwsparse.tuning.kept_weights import KeptWeights
-from hwsparse.tuning.losses import LOSSES
+from hwsparse.tuning.losses import LOSSES, hints
 from hwsparse.tuning.settings import TuningSettings
 
 CHECKPOINT_EVERY_S = 60.0
@@ -88,6 +89,8 @@ def tune(
         raise TuningError("a gradual training starts dense, any other with pruned weights: give one of the two")
     for dataset in (train, validation):
         dataset.check_fits(model)
+    if train.kind != validation.kind:
+        raise DataError(f"training data are of {train.kind}, but validation data of {validation.kind}")
     place = _device(device)
     with _reproducible():
         training = _Training(
@@ -118,6 +121,8 @@ class _Training:
         self._kept = KeptWeights(self._student, model, plan)
         if start is not None:
             self._kept.start_from(start)
+        layers = [name for name, _ in plan.choices] if settings.hints else []
+        self._hints, self._wanted = (Taps(each, layers) for each in (self._student, self._teacher))
         self._optimizer = _optimizer(self._student, settings)
         self._per_epoch = steps_per_epoch(train, settings.batch)
         self._steps = settings.epochs * self._per_epoch
@@ -134,6 +139,8 @@ class _Training:
             "training data": train.digest[:16],
             "validation data": validation.digest[:16],
             "first weights": digest.hexdigest()[:16],
+            "device": str(device),
+            "torch": str(torch.__version__),
         }
 
     def run(
@@ -148,6 +155,7 @@ class _Training:
             position, tensors = load_checkpoint(checkpoint, self._identity)
             step, loss, epochs = position.step, position.loss, list(position.epochs)
             self._restore(checkpoint, position, tensors)
+        self._require_logits()
         if not epochs:
             epochs.append(self._finished(0, None, epochs))
             on_epoch(epochs[0])
@@ -187,10 +195,12 @@ class _Training:
         self._student.train()
         answers = self._answers(self._student, inputs)
         loss = torch.zeros((), device=self._device)
-        if settings.distillation > 0:
+        if settings.distillation > 0 or settings.hints > 0:
             with torch.no_grad():
                 wanted = self._answers(self._teacher, inputs)
             loss = loss + settings.distillation * distillation(answers, wanted, settings.temperature)
+        if settings.hints > 0:
+            loss = loss + settings.hints * hints(self._hints.taken(), self._wanted.taken())
         if settings.distillation < 1:
             told = torch.from_numpy(np.array(self._train.labels[labels])).to(self._device)
             loss = loss + (1 - settings.distillation) * supervision(answers, told)
@@ -201,11 +211,29 @@ class _Training:
                 f"{settings.learning_rate:g}"
             )
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # no gradient, or no memory
+            raise TuningError(f"torch cannot learn from a batch: {one_line(error)}") from None
         self._optimizer.step()
         self._schedule.step()
         self._kept.hold()
         return value
+
+    def _require_logits(self) -> None:
+        """Refuses a module whose answers are probabilities: losses take them for logits, and would learn little.
+
+        Raises:
+            ModelError: they are.
+        """
+        with torch.no_grad():
+            first = next(in_order(self._validation, self._settings.batch))
+            answers = self._answers(self._teacher, take(self._validation, self._names, first, self._device))
+        sums = answers.sum(1)
+        if self._train.kind == "classes" and bool((answers >= 0).all()) and torch.allclose(sums, torch.ones_like(sums)):
+            raise ModelError(
+                "the module answers with probabilities: to be tuned it has to give logits, without softmax"
+            )
 
     def _finished(self, number: int, loss: float | None, before: list[Epoch]) -> Epoch:
         """Judges the module after an epoch, and keeps its weights if none were better."""
@@ -266,19 +294,35 @@ class _Training:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
         optimizer = self._optimizer.state_dict()
-        for place, value in part("optimizer/").items():
-            index, _, name = place.partition("/")
-            optimizer["state"].setdefault(int(index), {})[name] = value
         self._best = {name: value.to(self._device) for name, value in part("best/").items()}
         self._kept.masks = {name: value.to(self._device) for name, value in part("mask/").items()}
         try:
             if position.epochs:
                 self._student.load_state_dict(self._best)
             self._student.load_state_dict(part("module/"))
+            for place, value in part("optimizer/").items():
+                index, _, name = place.partition("/")
+                optimizer["state"].setdefault(int(index), {})[name] = value
             self._optimizer.load_state_dict(optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise TuningError(f"{checkpoint}: does not hold this module: remove it ({one_line(error)})") from None
         self._schedule = self._cosine(position.step)
+
+
+class Taps:
+    """What some layers of a module handed on when it was last run."""
+
+    def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
+        self._found: dict[str, Tensor] = {}
+        for name in layers:
+            module.get_submodule(name).register_forward_hook(partial(self._take, name))
+
+    def taken(self) -> list[Tensor]:
+        """By the order of the layers; a module that shares one in several places tells of the last."""
+        return [*self._found.values()]
+
+    def _take(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._found[name] = output
 
 
 def _device(name: str) -> torch.device:
@@ -291,13 +335,18 @@ def _device(name: str) -> torch.device:
 
 
 def _copy(module: nn.Module, device: torch.device) -> nn.Module:
-    copied = copy.deepcopy(module).to(device)
+    try:
+        copied = copy.deepcopy(module).to(device)
+    except Exception as error:  # a module may hold anything
+        raise ModelError(f"the module cannot be copied: {one_line(error)}") from None
     # Three times as fast on CPUs, for networks of images; others have no weights of four axes.
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _optimizer(module: nn.Module, settings: TuningSettings) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError("the module has no parameters that may change: all are frozen")
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
