@@ -1,6 +1,6 @@
 """What must hold of the methods on every task, and whether it does.
 
-    OBS over magnitude       ALPS loses less than magnitude; from ratios of 70 % on beyond doubt
+    ALPS over magnitude      it loses less than magnitude; from ratios of 70 % on beyond doubt
     regrouped over direct    rows regrouped lose less than rows as they come, where rows share choices
     lost in one shot         what ships loses little at 50 % and at 2:4
 
@@ -43,7 +43,7 @@ def floors(dense: np.ndarray, values: Values) -> Iterator[Floor]:
     for choice in dict.fromkeys(choice for _, choice in values):
         if choice.ratio >= LEAST_RATIO and (gain := _gain(values, BEST, BASELINE, choice)) is not None:
             value, low, _ = gain
-            yield Floor("OBS over magnitude", choice, gain, (low if choice.ratio >= SURE_RATIO else value) > 0)
+            yield Floor("ALPS over magnitude", choice, gain, (low if choice.ratio >= SURE_RATIO else value) > 0)
     for choice in dict.fromkeys(choice for _, choice in values):
         if shares_rows(choice) and (gain := _gain(values, REGROUPED, BEST, choice)) is not None:
             yield Floor("regrouped over direct", choice, gain, gain[0] > 0)

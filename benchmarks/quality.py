@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         held = list(floors(dense, alike))
         console.print(_table(task, dense, found, dense_corrupted))
         console.print(floor_table(task.model.name, held))
-        figures.append(_figures(dense, alike))
+        figures.append(_figures(dense, alike) | {"floors_missed": float(sum(not each.holds for each in held))})
         details[task.model.name] = {
             "metric": task.held_out.metric,
             "samples": len(task.held_out),
@@ -266,11 +266,12 @@ def _figures(dense: np.ndarray, values: Values) -> dict[str, float]:
 
 
 # How the figures of several networks become one.
-FIGURES = {
+FIGURES: dict[str, Callable[[Sequence[float]], float]] = {
     "drop_unstructured_50": max,
     "drop_nm_24": max,
     "obs_minus_magnitude_70": min,
     "obs_minus_magnitude_90": min,
     "regroup_minus_direct": min,
     "seeds": min,
+    "floors_missed": sum,
 }

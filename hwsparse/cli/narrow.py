@@ -39,10 +39,13 @@ def narrow(
     from hwsparse.model import import_onnx
     from hwsparse.report.files import write_whole
     from hwsparse.sparsify import Evaluator, Narrower
-    from hwsparse.sparsify.quality import resampled_interval
 
+    if not keep > 0:
+        raise InputError("--keep 0: of every family of channels something has to be left")
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no directory {out.parent}")
+    if out.exists() and model.exists() and out.samefile(model):
+        raise InputError(f"{out} is the model itself; write to another file")
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     fitting, held_out = dataset.split(FITTING_SHARE, seed)
@@ -53,18 +56,18 @@ def narrow(
             progress=lambda done, total: progress("ranking", done, total, ()),
         )  # fmt: skip
         smaller = narrower.narrow(keep, lambda done, total: progress("fitting", done, total, ()))
-        dense, found = (
-            Evaluator(each, held_out, "held-out", threads, seed).resampled({}) for each in (network, smaller)
-        )
+        if all(layer == smaller.layer(layer.name) for layer in network.layers):
+            raise InputError(f"--keep {keep:g} removes nothing from {network.name}: give a smaller share")
+        quality = Evaluator(network, held_out, "held-out", threads, seed).evaluate_other(smaller)
     write_whole(out, smaller.proto)
     shares = (
         sum(layer.macs for layer in smaller.layers) / sum(layer.macs for layer in network.layers),
         len(smaller.proto) / len(network.proto),
     )
-    low, high = resampled_interval(dense - found)
+    low, high = quality.drop_interval
     console.print(f"{out}: {shares[0]:.0%} of the multiply-adds, {shares[1]:.0%} of the bytes", markup=False)
     console.print(
-        f"{held_out.metric} on {len(held_out)} held-out samples: {found[0]:.4f}, dense {dense[0]:.4f}; "
-        f"lost {dense[0] - found[0]:.4f} ({low:.4f} to {high:.4f})",
+        f"{quality.metric} on {quality.samples} held-out samples: {quality.value:.4f}, "
+        f"dense {quality.value + quality.drop:.4f}; lost {quality.drop:.4f} ({low:.4f} to {high:.4f})",
         highlight=False,
     )

@@ -39,6 +39,7 @@ def tune(
         0.9, help="Of the loss, the share that the dense network's answers tell; labels tell the rest."
     ),
     temperature: float = typer.Option(4.0, help="Of those answers: higher is softer."),
+    hints: float = typer.Option(0.0, help="Weight of what pruned layers hand on, against the dense network's layers."),
     gradual: bool = typer.Option(False, "--gradual", help="Start dense, and let zeros grow while it is trained."),
     augment: str = typer.Option("none", help="Of images: none, flip, or crop-flip."),
     patience: int = typer.Option(3, help="Epochs without a better validation quality before it ends early."),
@@ -68,7 +69,7 @@ def tune(
     chosen_augment: Any = augment
     settings = TuningSettings(
         epochs=epochs, batch=batch, learning_rate=learning_rate, optimizer=chosen_optimizer,
-        distillation=distillation, temperature=temperature, gradual=gradual, patience=patience,
+        distillation=distillation, temperature=temperature, hints=hints, gradual=gradual, patience=patience,
         augment=chosen_augment, seed=seed,
     )  # fmt: skip
     runs_on = options.device(target, threads)

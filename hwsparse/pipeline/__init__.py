@@ -17,6 +17,7 @@ Knows neither the command line nor the service.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError
 from hwsparse.latency import CostModel, Measurement
+from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -118,8 +120,8 @@ class Goal:
                 raise InputError(f"{what}: at least 1, not {count}")
         if self.seed < 0:
             raise InputError(f"seed: not negative, as {self.seed} is")
-        if not 0 <= self.max_drop <= 1:
-            raise InputError(f"quality drop: a fraction from 0 to 1, as 0.01 for one point, not {self.max_drop:g}")
+        if not 0 <= self.max_drop < math.inf:
+            raise InputError(f"quality drop: 0 or more, as 0.01 for one point of accuracy, not {self.max_drop:g}")
         if self.max_latency_s is not None and not self.max_latency_s > 0:
             raise InputError(f"latency: a limit above 0 ms, not {1e3 * self.max_latency_s:g} ms")
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
@@ -153,6 +155,10 @@ def optimize(
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
+    if METRICS[dataset.metric].percent and goal.max_drop > 1:
+        raise InputError(
+            f"quality drop: {dataset.metric} is a fraction, of which 0.01 is one point, not {goal.max_drop:g}"
+        )
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     workspace.directory.mkdir(parents=True, exist_ok=True)

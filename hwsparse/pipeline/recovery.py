@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 
@@ -134,7 +133,7 @@ def recover(
 
 def _parted(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """What is trained on, and what judges."""
-    least = math.ceil(MIN_LABELS / (1 - TRAINING_SHARE))
+    least = round(MIN_LABELS / (1 - TRAINING_SHARE))
     if len(dataset) < least:
         raise DataError(
             f"data set {dataset.name!r} has {len(dataset)} labels: to train on most of them and judge by the others "

@@ -1,8 +1,8 @@
 """What a batch of answers is worth in training: how far from the dense module's, and from the labels.
 
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2: soft targets at a temperature,
-their gradients scaled by its square. Embeddings are drawn to the dense module's, in direction. Hints, what layers within
-hand on, are those of Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+their gradients scaled by its square. Embeddings are drawn to the dense module's, in direction. Hints are what layers
+within hand on: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ class TuningSettings:
     """What a training does, whatever the module and the data; equal settings give equal weights on one machine.
 
     The learning rate falls along a cosine to 0. Of the loss, `distillation` is how far the answers are from the dense
-    module's, at `temperature`; the rest is told by labels. `hints` times what pruned layers hand on is added, as far as it
-    is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over the
-    first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
+    module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned
+    layers hand on is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over
+    the first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
     without a better validation quality, and what it gives is the best epoch's.
     """
 

@@ -121,8 +121,8 @@ class _Training:
         self._kept = KeptWeights(self._student, model, plan)
         if start is not None:
             self._kept.start_from(start)
-        layers = [name for name, _ in plan.choices] if settings.hints else []
-        self._hints, self._wanted = (Taps(each, layers) for each in (self._student, self._teacher))
+        hinting = [name for name, _ in plan.choices] if settings.hints else []
+        self._hints, self._wanted = (_Taps(each, hinting) for each in (self._student, self._teacher))
         self._optimizer = _optimizer(self._student, settings)
         self._per_epoch = steps_per_epoch(train, settings.batch)
         self._steps = settings.epochs * self._per_epoch
@@ -180,6 +180,7 @@ class _Training:
                 on_epoch(epochs[-1])
             progress(step, self._steps)
         self._student.load_state_dict(self._best)
+        self._hints.close()
         best = self._best_of(epochs)
         return Tuned(self._student.eval(), tuple(epochs), best, step < self._steps)
 
@@ -195,11 +196,11 @@ class _Training:
         self._student.train()
         answers = self._answers(self._student, inputs)
         loss = torch.zeros((), device=self._device)
-        if settings.distillation > 0 or settings.hints > 0:
+        if settings.distillation > 0 or self._wanted:
             with torch.no_grad():
                 wanted = self._answers(self._teacher, inputs)
             loss = loss + settings.distillation * distillation(answers, wanted, settings.temperature)
-        if settings.hints > 0:
+        if self._wanted:
             loss = loss + settings.hints * hints(self._hints.taken(), self._wanted.taken())
         if settings.distillation < 1:
             told = torch.from_numpy(np.array(self._train.labels[labels])).to(self._device)
@@ -309,17 +310,26 @@ class _Training:
         self._schedule = self._cosine(position.step)
 
 
-class Taps:
-    """What some layers of a module handed on when it was last run."""
+class _Taps:
+    """What some layers of a module handed on when it was last run; false if there are none."""
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
-        self._found: dict[str, Tensor] = {}
-        for name in layers:
-            module.get_submodule(name).register_forward_hook(partial(self._take, name))
+        self._layers, self._found = layers, dict[str, Tensor]()
+        self._hooks = [
+            module.get_submodule(name).register_forward_hook(partial(self._take, name)) for name in layers
+        ]  # fmt: skip
+
+    def __bool__(self) -> bool:
+        return bool(self._layers)
 
     def taken(self) -> list[Tensor]:
-        """By the order of the layers; a module that shares one in several places tells of the last."""
-        return [*self._found.values()]
+        """By the order of the layers."""
+        return [self._found[name] for name in self._layers]
+
+    def close(self) -> None:
+        """Leaves the module as it was."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _take(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         self._found[name] = output

@@ -27,11 +27,11 @@ def found(values: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], bo
         ("1:4", -0.01, CERTAIN, False),
     ],
 )
-def test_obs_beats_magnitude_beyond_doubt_where_much_goes(
+def test_alps_beats_magnitude_beyond_doubt_where_much_goes(
     text: str, gained: float, noise: np.ndarray, holds: bool
 ) -> None:
     values = {("magnitude", text): DENSE - 0.2, ("alps", text): DENSE - 0.2 + gained + noise}
-    assert found(values) == {("OBS over magnitude", text): holds}
+    assert found(values) == {("ALPS over magnitude", text): holds}
 
 
 def test_rows_are_regrouped_where_they_share() -> None:

@@ -53,6 +53,7 @@ def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
     figures, details = quality.run(parsed("--patterns", "unstructured", "2:4", "--ratios", "0.5", "0.9"))
     assert isinstance(details, dict)
+    assert figures["floors_missed"] == sum(not holds for *_, holds in details["classifier"]["floors"])
     dropped = details["classifier"]["dropped"]
     assert {(method, choice) for method, choice, *_ in dropped} == {
         (method, choice) for method in quality.METHODS for choice in ("unstructured@0.5", "unstructured@0.9", "2:4")

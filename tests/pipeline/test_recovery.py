@@ -134,7 +134,7 @@ def test_a_report_says_what_training_took(outcome: Outcome) -> None:
     report = front_report(outcome, "pictures")
     assert parse_report(report.text) == report
     tuned = next(point for point in report.points if point.label == "tuned")
-    assert tuned.budget == Budget(outcome.fitted_on, 2)
+    assert tuned.budget == Budget(96, 2)
     assert tuned.method is not None and "trained under the mask" in tuned.method.name
     assert any("In one shot the plan lost" in note for note in report.notes)
 
@@ -162,9 +162,11 @@ def test_a_stopped_training_goes_on(
     assert seen == [2]
     for name, values in outcome.weights(plan).items():
         np.testing.assert_array_equal(again.weights(plan)[name], values)
-    other = replace(SETTINGS, learning_rate=0.01)
-    with pytest.raises(TuningError, match=r"learning_rate 0\.05, not 0\.01"):
-        recover(module, model, plan, data, TARGET, other, own, training=trained)
+    with pytest.raises(TuningError, match="with training data"):
+        recover(module, model, plan, data, TARGET, SETTINGS, own, training=pictures(96, 7))
+    other = replace(SETTINGS, epochs=1)  # a training of its own, beside the first
+    recover(module, model, plan, data, TARGET, other, own, training=trained)
+    assert len(list(own.directory.glob("training-*"))) == 2
 
 
 def test_without_data_of_its_own_training_takes_most_of_what_there_is(
@@ -195,4 +197,8 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(PlanError, match="not for wide"):
         recover(module, model, Plan.of("0" * 64, {"second": CHOICE}), data, TARGET, SETTINGS, workspace)
     with pytest.raises(DataError, match="at least 6"):
-        recover(module, model, plan, data.subset(range(4)), TARGET, SETTINGS, workspace, training=data)
+        recover(module, model, plan, data.subset(range(4)), TARGET, SETTINGS, workspace, training=pictures(64, 1))
+    with pytest.raises(DataError, match="at least 30"):
+        recover(module, model, plan, data.subset(range(24)), TARGET, SETTINGS, workspace)
+    with pytest.raises(DataError, match="40 samples of 'pictures' are in the training data"):
+        recover(module, model, plan, data, TARGET, SETTINGS, workspace, training=data.subset(range(40)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,9 +13,9 @@ from torch import nn
 from hwsparse.errors import ModelError, PlanError
 from hwsparse.model import import_torch
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.sparsify import make_mask
+from hwsparse.sparsify import correct, make_mask, pruned_proto
 from hwsparse.tuning.kept_weights import KeptWeights
-from tests.tuning.modules import classifier, plan_of, pruned
+from tests.tuning.modules import classifier, pictures, plan_of, pruned
 
 
 @pytest.mark.parametrize("choice", ["unstructured@0.7", "block4x1@0.5", "2:4", "channel@0.5"])
@@ -32,6 +33,31 @@ def test_the_module_becomes_the_pruned_model(choice: str) -> None:
         np.testing.assert_array_equal(again.weight(layer.name) != 0, wanted != 0)
     zeros = np.concatenate([weights[name].ravel() == 0 for name in ("first", "second")])
     assert kept.ratio == pytest.approx(zeros.mean())
+
+
+def test_corrected_biases_go_back_as_well() -> None:
+    module, model = classifier()
+    plan = plan_of(model, "unstructured@0.7", "first", "second")
+    weights = correct(model, pruned(model, plan), pictures(40, 1))
+    biases = {layer.bias for layer in model.layers}
+    assert None not in biases and biases <= weights.keys()
+    KeptWeights(module, model, plan).start_from(weights)
+    images = pictures(8, 4).inputs["image"]
+    session = onnxruntime.InferenceSession(pruned_proto(model, weights), providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"image": image[None]})[0] for image in images])
+    with torch.no_grad():
+        found = module(torch.from_numpy(np.array(images))).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_outputs_that_batch_norm_sets_to_nothing() -> None:
+    module, _ = classifier()
+    with torch.no_grad():
+        module.first_norm.weight[:3] = 0
+    model = import_torch(module, (torch.zeros(1, 4, 8, 8),), name="dead")
+    kept = KeptWeights(module, model, plan_of(model, "unstructured@0.7", "first"))
+    kept.start_from(pruned(model, plan_of(model, "unstructured@0.7", "first")))
+    assert kept.ratio == pytest.approx(0.7, abs=0.01)
 
 
 def test_what_is_dropped_stays_zero() -> None:

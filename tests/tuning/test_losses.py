@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsparse.tuning.losses import directions, labelled_classes, labelled_pairs, soft_targets
+from hwsparse.tuning.losses import directions, hints, labelled_classes, labelled_pairs, soft_targets
 
 
 def answers(seed: int, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +42,16 @@ def test_directions_and_labels(seed: int) -> None:
     cosines = np.sum(unit[0][0::2] * unit[0][1::2], axis=1)
     found = labelled_pairs(torch.from_numpy(own), torch.from_numpy(scores))
     np.testing.assert_allclose(found.item(), 1 - np.corrcoef(cosines, scores)[0, 1], rtol=1e-7)
+
+
+def test_hints_are_relative_errors() -> None:
+    rng = np.random.default_rng(0)
+    dense = [rng.standard_normal((2, 3, 4)), 100 * rng.standard_normal((2, 5))]
+    own = [each + 0.1 * rng.standard_normal(each.shape) for each in dense]
+    wanted = np.mean([np.sum((a - b) ** 2) / np.sum(b**2) for a, b in zip(own, dense, strict=True)])
+    found = hints([torch.from_numpy(each) for each in own], [torch.from_numpy(each) for each in dense])
+    np.testing.assert_allclose(found.item(), wanted, rtol=1e-9)
+    assert hints([torch.zeros(2)], [torch.zeros(2)]).item() == 0
 
 
 def test_equal_scores_are_no_division_by_zero() -> None:

@@ -22,6 +22,8 @@ from hwsparse.tuning import TuningSettings
         ("weight_decay", float("nan")),
         ("temperature", 0.0),
         ("temperature", float("inf")),
+        ("hints", -1.0),
+        ("hints", float("inf")),
         ("ramp", 0.0),
         ("ramp", 1.5),
         ("seed", -1),

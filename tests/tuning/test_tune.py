@@ -12,13 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError, PlanError, StorageError, TuningError
 from hwsparse.model import import_torch
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Evaluator, apply_plan
-from hwsparse.tuning import Tuned, TuningSettings, tune
+from hwsparse.tuning import Epoch, Tuned, TuningSettings, tune
 from tests.disk import small_files
 from tests.tuning.modules import classifier, embedder, pictures, plan_of, pruned, sentences
 
@@ -72,6 +73,22 @@ def test_gradual_training_ends_with_the_pattern(choice: str) -> None:
     assert found.best.ratio == pytest.approx(parse_choice(choice).ratio, abs=0.01)
 
 
+def test_hints_draw_layers_to_what_they_hand_on_in_the_dense_module() -> None:
+    module, _ = classifier()
+    images = torch.from_numpy(np.array(HELD_OUT.inputs["image"]))
+    errors = []
+    for weight in (0.0, 5.0):
+        settings = TuningSettings(epochs=3, batch=32, learning_rate=0.02, hints=weight)
+        tuned = train(settings, "unstructured@0.6").module
+        assert not tuned.get_submodule("first")._forward_hooks
+        with torch.no_grad():
+            found, wanted = (
+                each.second(functional.relu(each.first_norm(each.first(images)))) for each in (tuned, module)
+            )
+        errors.append(float((found - wanted).square().sum() / wanted.square().sum()))
+    assert errors[1] < errors[0]
+
+
 def test_few_steps_are_enough_for_all_zeros() -> None:
     settings = TuningSettings(epochs=1, batch=192, gradual=True, ramp=1.0)
     assert train(settings).best.ratio == pytest.approx(0.8, abs=0.01)
@@ -85,7 +102,7 @@ def test_pairs_are_drawn_to_the_dense_embeddings() -> None:
     losses = [epoch.loss for epoch in found.epochs]
     assert losses[0] is None and losses[1] is not None and losses[-1] is not None
     assert losses[-1] < 0.8 * losses[1]
-    assert -1 <= found.best.quality <= 1
+    assert found.best == max(found.epochs, key=lambda epoch: epoch.quality)
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not() -> None:
@@ -180,9 +197,43 @@ def test_a_damaged_checkpoint_is_one_clear_error(what: str, tmp_path: Path) -> N
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     path, settings = tmp_path / "training.safetensors", TuningSettings(epochs=2, batch=32)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(settings, checkpoint=path, on_epoch=stop)
+    before = path.read_bytes()
     with pytest.raises(StorageError, match="cannot write"), small_files(1 << 10):
         train(settings, checkpoint=path)
-    assert list(tmp_path.iterdir()) == []
+    assert [item.name for item in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a layer of its own behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.second(self.first(image.flatten(1))))
+        return logits
+
+
+def test_tied_weights_are_kept_in_a_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Tied().eval()
+    model = import_torch(module, (torch.zeros(1, 4, 8, 8),), name="tied")
+    plan = plan_of(model, "unstructured@0.5", "last")  # a weight that two layers read is left alone
+    path = tmp_path / "training.safetensors"
+    settings, start = TuningSettings(epochs=1, batch=64), pruned(model, plan)
+    tuned = tune(module, model, plan, TRAIN, VALIDATION, settings, start=start, checkpoint=path)
+    again = tune(module, model, plan, TRAIN, VALIDATION, settings, start=start, checkpoint=path)
+    assert same(tuned.module, again.module)
+    assert torch.equal(tuned.module.get_parameter("first.weight"), tuned.module.get_parameter("second.weight"))
 
 
 def test_a_training_that_diverges_says_so() -> None:
@@ -206,6 +257,8 @@ def test_what_cannot_be_trained_is_said() -> None:
     module, model = classifier()
     plan = plan_of(model, "unstructured@0.8", "first")
     start = pruned(model, plan)
+    softmax = import_torch(nn.Sequential(module, nn.Softmax(1)), (torch.zeros(1, 4, 8, 8),), name="softmax")
+    probabilities = softmax, Plan(softmax.digest), TRAIN.for_model(softmax), VALIDATION.for_model(softmax)
     with pytest.raises(TuningError, match="give one of the two"):
         tune(module, model, plan, TRAIN, VALIDATION, TuningSettings(gradual=True), start=start)
     with pytest.raises(TuningError, match="give one of the two"):
@@ -216,6 +269,10 @@ def test_what_cannot_be_trained_is_said() -> None:
         tune(module, model, Plan.of("0" * 64, {}), TRAIN, VALIDATION, TuningSettings(), start={})
     with pytest.raises(ModelError, match="one at a time"):
         tune(Images(module), model, plan, TRAIN, VALIDATION, TuningSettings(), start=start)
+    with pytest.raises(ModelError, match="to give logits"):
+        tune(nn.Sequential(module, nn.Softmax(1)), *probabilities, TuningSettings(), start={})
+    with pytest.raises(ModelError, match="all are frozen"):
+        tune(copy.deepcopy(module).requires_grad_(False), model, plan, TRAIN, VALIDATION, TuningSettings(), start=start)
     wrong = Dataset("wrong", {"image": np.zeros((8, 4, 5, 5), np.float32)}, np.arange(8) % 2)
     with pytest.raises(DataError, match="a sample of 'image' is"):
         tune(module, model, plan, wrong, VALIDATION, TuningSettings(), start=start)
