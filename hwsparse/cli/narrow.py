@@ -56,7 +56,7 @@ def narrow(
             progress=lambda done, total: progress("ranking", done, total, ()),
         )  # fmt: skip
         smaller = narrower.narrow(keep, lambda done, total: progress("fitting", done, total, ()))
-        if all(layer == smaller.layer(layer.name) for layer in network.layers):
+        if all(layer.weight_shape == smaller.layer(layer.name).weight_shape for layer in network.layers):
             raise InputError(f"--keep {keep:g} removes nothing from {network.name}: give a smaller share")
         quality = Evaluator(network, held_out, "held-out", threads, seed).evaluate_other(smaller)
     write_whole(out, smaller.proto)
