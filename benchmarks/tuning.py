@@ -34,7 +34,9 @@ from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import PRUNERS, Evaluator, QualityReport, applicable, apply_plan, collect_statistics, correct
 from hwsparse.sparsify.allocation import erdos_renyi_kernel
 from hwsparse.sparsify.correction import SAMPLES
-from hwsparse.tuning import Epoch, TuningSettings, tune
+from hwsparse.tuning import TuningSettings
+from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.tune import tune
 
 THREADS = 2
 FITTING, VALIDATION = 1000, 0.05  # samples that prune; the share of training images that tells the best epoch

@@ -15,9 +15,12 @@ from hwsparse.cli.torch_code import example_inputs, load_module
 from hwsparse.cli.work import show_artifact, show_front, write_front
 from hwsparse.errors import InputError
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.tuning import TuningSettings
 
 if TYPE_CHECKING:
-    from hwsparse.tuning import Epoch
+    from hwsparse.tuning.checkpoint import Epoch
+
+DEFAULTS = TuningSettings()
 
 
 def tune(
@@ -31,18 +34,25 @@ def tune(
     plan: Path | None = options.PLAN,
     target: str = options.TARGET,
     out: Path = options.OUT,
-    epochs: int = typer.Option(8, help="Passes over the training data, at most."),
-    learning_rate: float = typer.Option(0.02, help="At first; it falls along a cosine to 0."),
-    batch: int = typer.Option(128, help="Labels that one step learns from."),
-    optimizer: str = typer.Option("sgd", help="sgd or adamw; for transformers adamw, at a rate of about 5e-5."),
-    distillation: float = typer.Option(
-        0.9, help="Of the loss, the share that the dense network's answers tell; labels tell the rest."
+    epochs: int = typer.Option(DEFAULTS.epochs, help="Passes over the training data, at most."),
+    learning_rate: float = typer.Option(DEFAULTS.learning_rate, help="At first; it falls along a cosine to 0."),
+    batch: int = typer.Option(DEFAULTS.batch, help="Labels that one step learns from."),
+    optimizer: str = typer.Option(
+        DEFAULTS.optimizer, help="sgd or adamw; for transformers adamw, at a rate of about 5e-5."
     ),
-    temperature: float = typer.Option(4.0, help="Of those answers: higher is softer."),
-    hints: float = typer.Option(0.0, help="Weight of what pruned layers hand on, against the dense network's layers."),
+    distillation: float = typer.Option(
+        DEFAULTS.distillation,
+        help="Of the loss, the share that the dense network's answers tell; labels tell the rest.",
+    ),
+    temperature: float = typer.Option(DEFAULTS.temperature, help="Of those answers: higher is softer."),
+    hints: float = typer.Option(
+        DEFAULTS.hints, help="Weight of what pruned layers hand on, against the dense network's layers."
+    ),
     gradual: bool = typer.Option(False, "--gradual", help="Start dense, and let zeros grow while it is trained."),
-    augment: str = typer.Option("none", help="Of images: none, flip, or crop-flip."),
-    patience: int = typer.Option(3, help="Epochs without a better validation quality before it ends early."),
+    augment: str = typer.Option(DEFAULTS.augment, help="Of images: none, flip, or crop-flip."),
+    patience: int = typer.Option(
+        DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
+    ),
     device: str = typer.Option("cpu", help="Where torch trains: cpu, or cuda."),
     threads: int | None = options.THREADS,
     seed: int = options.SEED,
@@ -61,7 +71,6 @@ def tune(
     from hwsparse.model import import_torch
     from hwsparse.pipeline import Workspace, front_report, uniform_plan
     from hwsparse.pipeline.recovery import recover
-    from hwsparse.tuning import TuningSettings
 
     if (choice is None) == (plan is None):
         raise InputError("give either --choice or --plan")

@@ -19,7 +19,8 @@ from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
 
 if TYPE_CHECKING:  # torch takes seconds to import, and few jobs train
-    from hwsparse.tuning import Epoch, TuningSettings
+    from hwsparse.tuning import TuningSettings
+    from hwsparse.tuning.checkpoint import Epoch
 
 # Canonical pruned weights of a plan, by layer name, and constants fitted to them, by theirs.
 Weights = Callable[[Plan], Mapping[str, np.ndarray]]

@@ -38,7 +38,9 @@ from hwsparse.pipeline.outcome import Outcome, Recovery
 from hwsparse.plan import Plan
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
-from hwsparse.tuning import Epoch, TuningSettings, tune
+from hwsparse.tuning import TuningSettings
+from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.tune import tune
 
 LABEL = "tuned"
 # Of data without a part for training, this share is trained on.

@@ -8,11 +8,9 @@
     checkpoint.py     a training on disk, that goes on where it was
     tune.py           the loop
 
-Optimisers and schedules are torch's. Knows neither devices nor searches.
+Optimisers and schedules are torch's; settings can be named without it. Knows neither devices nor searches.
 """
 
-from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.settings import TuningSettings
-from hwsparse.tuning.tune import Tuned, tune
 
-__all__ = ["Epoch", "Tuned", "TuningSettings", "tune"]
+__all__ = ["TuningSettings"]

@@ -25,7 +25,9 @@ from hwsparse.pipeline.recovery import recover
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
 from hwsparse.target import load_target
-from hwsparse.tuning import Epoch, Tuned, TuningSettings
+from hwsparse.tuning import TuningSettings
+from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.tune import Tuned
 from tests.tuning.modules import pictures
 
 TARGET = replace(load_target("x86-local"), threads=1)

@@ -19,7 +19,9 @@ from hwsparse.errors import DataError, ModelError, PlanError, StorageError, Tuni
 from hwsparse.model import import_torch
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Evaluator, apply_plan
-from hwsparse.tuning import Epoch, Tuned, TuningSettings, tune
+from hwsparse.tuning import TuningSettings
+from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.tune import Tuned, tune
 from tests.disk import small_files
 from tests.tuning.modules import classifier, embedder, pictures, plan_of, pruned, sentences
 
