@@ -15,7 +15,7 @@ from hwsparse.target import Target, load_target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hwsparse.data import Dataset
+    from hwsparse.data import Dataset, Samples
     from hwsparse.model import Model
 
 # A user without a home keeps measurements where the command runs.
@@ -80,27 +80,44 @@ def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
 
 def dataset(
     path: Path,
-    model: Model | None,
+    model: Model,
     tokenizer: Path | None,
     image: str | None,
     limit: int | None,
     seed: int,
     metric: str | None = None,
 ) -> Dataset:
-    """Reads --data as the other options say: for a model, or, where there is none yet, by itself.
+    """Reads --data for a model as the other options say.
 
     Raises:
         InputError: the limit is below 1, or --image is malformed.
         DataError: the data cannot be read, do not fit the model, or an option does not apply to them.
     """
-    from hwsparse.data import read_dataset
+    return samples(path, model, tokenizer, image, limit, seed, metric).judged(metric, model).for_model(model)
+
+
+def samples(
+    path: Path,
+    model: Model | None,
+    tokenizer: Path | None,
+    image: str | None,
+    limit: int | None,
+    seed: int,
+    metric: str | None = None,
+) -> Samples:
+    """Reads --data as the other options say, for a model or before there is one; what judges them is settled later.
+
+    Raises:
+        InputError: the limit is below 1, or --image is malformed.
+        DataError: the data cannot be read, or an option does not apply to them.
+    """
+    from hwsparse.data import read_samples
 
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: at least 1 sample is needed")
-    found = read_dataset(
+    return read_samples(
         path, model=model, preprocess=_image(image), tokenizer=tokenizer, limit=limit, seed=seed, metric=metric
     )
-    return found if model is None else found.for_model(model)
 
 
 def corrupted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from hwsparse.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import torch
-
-    from hwsparse.data import Dataset
 
 
 def load_module(name: str, weights: Path | None) -> torch.nn.Module:
@@ -47,18 +46,18 @@ def load_module(name: str, weights: Path | None) -> torch.nn.Module:
     return module.eval()
 
 
-def example_inputs(module: torch.nn.Module, dataset: Dataset) -> tuple[torch.Tensor, ...]:
-    """One sample, as the module's arguments: by their names, or the only one by its place.
+def example_inputs(module: torch.nn.Module, inputs: Mapping[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
+    """One sample of inputs by name, as the module's arguments: by their names, or the only one by its place.
 
     Raises:
         InputError: the names differ.
     """
     import torch
 
-    names = [*dataset.inputs]
+    names = [*inputs]
     if len(names) > 1:
-        taken = [name for name in inspect.signature(module.forward).parameters if name in dataset.inputs]
+        taken = [name for name in inspect.signature(module.forward).parameters if name in inputs]
         if set(taken) != set(names):
             raise InputError(f"the data have inputs {', '.join(names)}, but the network takes {', '.join(taken)}")
         names = taken
-    return tuple(torch.from_numpy(np.array(dataset.inputs[name][:1])) for name in names)
+    return tuple(torch.from_numpy(np.array(inputs[name][:1])) for name in names)

@@ -84,8 +84,9 @@ def tune(
     runs_on = options.device(target, threads)
     runs_on.require_timing()
     module = load_module(network, weights)
-    judged = options.dataset(data, None, tokenizer, image, limit, seed, metric)
-    model = import_torch(module, example_inputs(module, judged), name=network.rpartition(":")[2])
+    samples = options.samples(data, None, tokenizer, image, limit, seed, metric)
+    model = import_torch(module, example_inputs(module, samples.inputs), name=network.rpartition(":")[2])
+    judged = samples.judged(metric, model).for_model(model)
     trained_on = options.dataset(training, model, tokenizer, image, None, seed, metric) if training else None
     wanted = uniform_plan(model, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
     console = Console()
@@ -99,7 +100,7 @@ def tune(
 
     with StageProgress(console) as progress:
         outcome = recover(
-            module, model, wanted, judged.for_model(model), runs_on, settings, Workspace(out, records),
+            module, model, wanted, judged, runs_on, settings, Workspace(out, records),
             training=trained_on, device=device, on_progress=progress, on_epoch=tell,
         )  # fmt: skip
     report = front_report(outcome, judged.name)

@@ -12,7 +12,7 @@ from hwsparse.data.images import COLUMNS as IMAGE_COLUMNS
 from hwsparse.data.images import ImagePreprocess, csv_samples, folder_samples
 from hwsparse.data.npz import npz_samples
 from hwsparse.data.samples import Samples
-from hwsparse.data.table import choose, header
+from hwsparse.data.table import header
 from hwsparse.data.text_pairs import COLUMNS as PAIR_COLUMNS
 from hwsparse.data.text_pairs import INPUTS as TEXT_INPUTS
 from hwsparse.data.text_pairs import SENTENCES, TOKENS, pair_samples
@@ -32,28 +32,52 @@ def read_dataset(
     seed: int = 0,
     metric: str | None = None,
 ) -> Dataset:
-    """Reads a data set.
+    """Reads a data set: samples, judged by a metric.
+
+    Args:
+        metric: what to judge by, if not by what data of this kind are by default.
+        model: as below; and whose answers are the labels where there are none.
+
+    Raises:
+        DataError: as below, or the metric does not fit.
+    """
+    found = read_samples(
+        path, model=model, preprocess=preprocess, tokenizer=tokenizer, limit=limit, seed=seed, metric=metric
+    )
+    return found.judged(metric, model)
+
+
+def read_samples(
+    path: Path,
+    *,
+    model: Model | None = None,
+    preprocess: ImagePreprocess | None = None,
+    tokenizer: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    metric: str | None = None,
+) -> Samples:
+    """Reads samples, and labels where there are any; what they are judged by may be settled later.
 
     Args:
         path: a `.npz` file; a CSV of images (file,class_index) or of sentence pairs (sentence1,sentence2,score); or
             a directory with a `labels.csv` or with one subdirectory of images per class. Of each, what makes the
             labels may be left out: the array, the last column, the subdirectories.
-        model: whose inputs sentence pairs become, by default 128 tokens and their mask; and whose answers are the
-            labels where there are none.
+        model: whose inputs sentence pairs become, by default 128 tokens and their mask.
         preprocess: how images are prepared; needed for images, and for nothing else.
         tokenizer: a `tokenizer.json`; needed for sentence pairs, and for nothing else.
         limit: take only that many samples or pairs, drawn by `seed`.
-        metric: what to judge by, if not by what data of this kind are by default.
+        metric: what they will be judged by, which tells how many rows of arrays a label speaks of.
 
     Raises:
         DataError: nothing of this kind is there, something needed was not given, something was given that this kind
-            does not need, the metric does not fit, or the reader found a fault.
+            does not need, or the reader found a fault.
     """
     if path.suffix == ".npz" and not path.is_dir():
         _require_none(path, "arrays", preprocess, tokenizer)
-        whole = npz_samples(path).judged(metric, model)
-        return whole if limit is None else whole.subset(choose(len(whole), limit, seed))
-    return _samples(path, model, preprocess, tokenizer, limit, seed, None).judged(metric, model)
+        whole = npz_samples(path)
+        return whole if limit is None else whole.drawn(limit, seed, metric)
+    return _samples(path, model, preprocess, tokenizer, limit, seed, None)
 
 
 def read_corrupted(

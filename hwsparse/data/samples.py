@@ -6,13 +6,14 @@ Knows neither files nor how they are read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwsparse.data.answers import labelled_by
 from hwsparse.data.dataset import Dataset
+from hwsparse.data.table import choose
 from hwsparse.errors import DataError
 from hwsparse.metric import METRICS, ROWS_PER_LABEL, Kind
 
@@ -41,6 +42,25 @@ class Samples:
         fitting = [name for kind in self.kinds for name, metric in METRICS.items() if metric.kind == kind]
         return tuple(name for name in fitting if METRICS[name].own or (self.labels is not None and not answers))
 
+    def drawn(self, limit: int, seed: int, metric: str | None = None) -> Samples:
+        """At most so many labels' samples, drawn by the seed, in their order; `metric` as in `judged`."""
+        step = self._rows_per_label(metric)
+        count = self._rows() // step if self.labels is None else self.labels.size
+        whole = all(array.ndim > 0 and len(array) == count * step for array in self.inputs.values())
+        if not whole or (self.labels is not None and self.labels.ndim != 1):
+            return self  # `judged` says what does not go together
+        chosen = np.array(choose(count, limit, seed), np.int64)
+        rows = (chosen[:, None] * step + np.arange(step)).ravel()
+        inputs = {name: array[rows] for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[chosen])
+
+    def _rows(self) -> int:
+        return min((len(array) for array in self.inputs.values() if array.ndim), default=0)
+
+    def _rows_per_label(self, metric: str | None) -> int:
+        chosen = metric or self.metric or self.metrics[0]
+        return ROWS_PER_LABEL[METRICS[chosen].kind] if chosen in METRICS else 1
+
     def judged(self, metric: str | None = None, model: Model | None = None) -> Dataset:
         """The data set of these samples under a metric.
 
@@ -63,6 +83,5 @@ class Samples:
         if model is None:
             why = "has no labels" if self.labels is None else f"is to be judged by {chosen}"
             raise DataError(f"data set {self.name!r} {why}: labels are then a model's own answers, so name the model")
-        rows = min((len(array) for array in self.inputs.values() if array.ndim), default=0)
-        count = rows // ROWS_PER_LABEL[METRICS[chosen].kind]
+        count = self._rows() // self._rows_per_label(chosen)
         return labelled_by(model, Dataset(self.name, self.inputs, np.zeros(count, np.int64), chosen))

@@ -12,15 +12,14 @@ from safetensors.torch import save_file
 
 from hwsparse.artifact import Artifact
 from hwsparse.cli.torch_code import example_inputs, load_module
-from hwsparse.data import Dataset, write_npz
+from hwsparse.data import write_npz
 from hwsparse.errors import InputError
 from hwsparse.report import read_report
 from tests.cli.test_cli import run
-from tests.pipeline.test_recovery import Wide
-from tests.tuning.modules import Embedder, pictures
+from tests.tuning.modules import Embedder, pictures, wide
 
 CODE = """
-from tests.pipeline.test_recovery import Wide
+from tests.tuning.modules import Wide
 
 def wide():
     return Wide()
@@ -33,12 +32,6 @@ def broken():
 """
 
 
-def weights() -> dict[str, torch.Tensor]:
-    """At random, batch norm's too: of a network that was never trained these are nothing, and are left out of files."""
-    torch.manual_seed(0)
-    return {name: value + 0.1 * torch.rand(value.shape) for name, value in Wide().state_dict().items()}
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the command runs: code, weights and data."""
@@ -47,12 +40,28 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "nets", raising=False)
     (tmp_path / "nets.py").write_text(CODE)
-    save_file(weights(), tmp_path / "wide.safetensors")
+    save_file(wide().state_dict(), tmp_path / "wide.safetensors")
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "pickled.safetensors").write_bytes(b"\x80\x04N.")
     write_npz(pictures(80, 1), tmp_path / "data.npz")
     write_npz(pictures(64, 2), tmp_path / "training.npz")
     return tmp_path
+
+
+def test_without_labels_the_dense_network_is_agreed_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(home / "bare.npz", image=pictures(80, 3).inputs["image"])
+    command = (
+        "tune nets:wide --weights wide.safetensors --data bare.npz --limit 60 --choice block4x1@0.9 --gradual "
+        "--epochs 1 --batch 32 --threads 1 --out bare --records records.sqlite"
+    )
+    code, out, err = run(monkeypatch, capsys, *command.split())
+    assert (code, err) == (0, "") and "validation agreement" in out
+    report = read_report(home / "bare" / "front.json")
+    assert report.metric == "agreement"
+    tuned = next(point for point in report.points if point.label == "tuned")
+    assert tuned.method is not None and (tuned.method.when, tuned.method.mask) == ("during", "dynamic")
 
 
 def test_from_a_functions_name_to_an_artifact(
@@ -99,7 +108,7 @@ def test_what_is_wrong_is_one_line(
 
 def test_weights_are_those_of_the_file(home: Path) -> None:
     module = load_module("nets:wide", home / "wide.safetensors")
-    assert torch.equal(module.get_parameter("second.weight"), weights()["second.weight"])
+    assert torch.equal(module.get_parameter("second.weight"), wide().second.weight)
     assert not module.training
 
 
@@ -110,11 +119,10 @@ class TwoInputs(torch.nn.Module):
 
 def test_samples_are_given_by_the_names_of_arguments() -> None:
     arrays = {"second": np.ones((4, 2), np.float32), "first": np.zeros((4, 2), np.float32)}
-    first, second = example_inputs(TwoInputs(), Dataset("both", arrays, np.arange(4)))
+    first, second = example_inputs(TwoInputs(), arrays)
     assert first.tolist() == [[0, 0]] and second.tolist() == [[1, 1]]
-    (only,) = example_inputs(Embedder(), Dataset("one", {"x": np.ones((4, 6), np.int64)}, np.arange(4)))
+    (only,) = example_inputs(Embedder(), {"x": np.ones((4, 6), np.int64)})
     assert only.shape == (1, 6)
-    with pytest.raises(InputError, match="the data have inputs third, first, but the network takes first"):
-        example_inputs(
-            TwoInputs(), Dataset("odd", {"third": arrays["first"]} | {"first": arrays["first"]}, np.arange(4))
-        )
+    arrays["third"] = arrays.pop("second")
+    with pytest.raises(InputError, match="the data have inputs first, third, but the network takes first"):
+        example_inputs(TwoInputs(), arrays)

@@ -73,6 +73,34 @@ def test_metrics_that_fit(labels: np.ndarray | None, kinds: tuple[str, ...], met
             samples.judged(metric, network())
 
 
+@pytest.mark.parametrize(("metric", "step"), [(None, 1), ("top1", 1), ("spearman", 2), ("pair_agreement", 2)])
+def test_some_are_drawn_with_their_labels(metric: str | None, step: int) -> None:
+    own = metric is not None and METRICS[metric].own
+    labels = None if own else np.arange(12 // step)
+    drawn = Samples("s", {"x": X}, labels, ("classes", "pairs")).drawn(4, 3, metric)
+    chosen = np.random.default_rng(3).choice(12 // step, 4, replace=False)
+    chosen.sort()
+    rows = np.concatenate([np.arange(place * step, (place + 1) * step) for place in chosen])
+    np.testing.assert_array_equal(drawn.inputs["x"], X[rows])
+    assert drawn.labels is None if own else np.array_equal(drawn.labels, chosen)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "labels", "said"),
+    [
+        ({"x": X}, np.zeros(11, np.int64), "11 labels need 11 rows"),
+        ({"x": X}, np.zeros((12, 1), np.int64), "labels of shape"),
+        ({"x": X, "y": X[:5]}, np.zeros(12, np.int64), "input 'y' has 5"),
+        ({"x": np.float32(3)}, np.zeros(12, np.int64), "has no"),
+    ],
+)
+def test_what_does_not_go_together_is_said_of_the_whole(
+    arrays: dict[str, np.ndarray], labels: np.ndarray, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        Samples("s", arrays, labels, ("classes",)).drawn(4, 0).judged()
+
+
 def test_labels_are_what_the_model_answers() -> None:
     found = Samples("set", {"rows": X}, None, ("classes",)).judged(model=network())
     assert (found.metric, list(found.inputs)) == ("agreement", ["x"])

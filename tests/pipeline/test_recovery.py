@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, relative_error
@@ -28,40 +26,16 @@ from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.tune import Tuned
-from tests.tuning.modules import pictures
+from tests.tuning.modules import Wide, pictures, wide
 
 TARGET = replace(load_target("x86-local"), threads=1)
 SETTINGS = TuningSettings(epochs=2, batch=32, learning_rate=0.05)
 CHOICE = parse_choice("block4x1@0.9")  # of a layer so wide it pays on every machine
 
 
-class Wide(nn.Module):
-    """A convolution of 96 channels between two small layers, over (samples, 4, 8, 8)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(4, 96, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(96)
-        self.second = nn.Conv2d(96, 96, 3, padding=1)
-        self.last = nn.Linear(96, 4)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = functional.relu(self.norm(self.first(image)))
-        logits: Tensor = self.last(functional.relu(self.second(x)).mean((2, 3)))
-        return logits
-
-
 @pytest.fixture(scope="module")
 def module() -> Wide:
-    torch.manual_seed(0)
-    module, data = Wide(), pictures(128, 9)
-    optimizer = torch.optim.Adam(module.parameters(), 0.01)
-    x, y = torch.from_numpy(np.array(data.inputs["image"])), torch.from_numpy(np.array(data.labels))
-    for _ in range(20):
-        optimizer.zero_grad()
-        functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return module.eval()
+    return wide()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import apply_plan
 
 CLASSES = 4
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 class Classifier(nn.Module):
@@ -34,6 +37,22 @@ class Classifier(nn.Module):
         x = functional.relu(self.first_norm(self.first(image)))
         x = functional.relu(self.second_norm(self.second(x)))
         logits: Tensor = self.last(self.drop(x.mean((2, 3))))
+        return logits
+
+
+class Wide(nn.Module):
+    """A convolution of 96 channels between two small layers, over (samples, 4, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 96, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(96)
+        self.second = nn.Conv2d(96, 96, 3, padding=1)
+        self.last = nn.Linear(96, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(image)))
+        logits: Tensor = self.last(functional.relu(self.second(x)).mean((2, 3)))
         return logits
 
 
@@ -59,17 +78,30 @@ def classifier() -> tuple[Classifier, Model]:
 
 @cache
 def _trained() -> tuple[Classifier, Model]:
+    module = _fitted(Classifier)
+    return module, import_torch(module, (torch.zeros(1, 4, 8, 8),), name="classifier")
+
+
+@cache
+def _trained_wide() -> Wide:
+    return _fitted(Wide)
+
+
+def wide() -> Wide:
+    """A module that was trained for a moment, with a layer so wide that sparsity pays."""
+    return copy.deepcopy(_trained_wide())
+
+
+def _fitted(kind: type[Trained]) -> Trained:
     torch.manual_seed(0)
-    module = Classifier().train()
-    data = pictures(256, 9)
+    module, data = kind().train(), pictures(256, 9)
     optimizer = torch.optim.Adam(module.parameters(), 0.01)
     x, y = torch.from_numpy(np.array(data.inputs["image"])), torch.from_numpy(np.array(data.labels))
     for _ in range(30):
         optimizer.zero_grad()
         functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    module.eval()
-    return module, import_torch(module, (torch.zeros(1, 4, 8, 8),), name="classifier")
+    return module.eval()
 
 
 def embedder() -> tuple[Embedder, Model]:
