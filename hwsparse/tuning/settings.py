@@ -21,7 +21,7 @@ class TuningSettings:
     module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned
     layers hand on is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over
     the first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
-    without a better validation quality, and what it gives is the best epoch's.
+    of training without a better validation quality, and what it gives is the best epoch's.
     """
 
     epochs: int = 8
@@ -30,12 +30,12 @@ class TuningSettings:
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9  # of sgd
     weight_decay: float = 1e-4
-    distillation: float = 0.9
+    distillation: float = 1.0
     temperature: float = 4.0
-    hints: float = 0.0
+    hints: float = 10.0
     gradual: bool = False
     ramp: float = 0.5
-    patience: int = 3
+    patience: int = 4
     augment: Augmentation = "none"
     seed: int = 0
 

@@ -248,9 +248,13 @@ class _Training:
         return max(epochs, key=lambda epoch: (epoch.ratio, epoch.quality))
 
     def _is_over(self, epochs: list[Epoch]) -> bool:
-        """Whether patience has run out; not before the last zeros have come."""
+        """Whether patience has run out; not before the last zeros have come.
+
+        What training starts from does not count: at a high rate it gets worse before it gets better.
+        """
+        trained = epochs[1:]
         grown = not self._settings.gradual or epochs[-1].number * self._per_epoch > self._grown_at
-        return grown and epochs[-1].number - self._best_of(epochs).number >= self._settings.patience
+        return bool(trained) and grown and epochs[-1].number - self._best_of(trained).number >= self._settings.patience
 
     def _quality(self) -> float:
         self._student.eval()
