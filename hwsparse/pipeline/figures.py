@@ -129,7 +129,8 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
     corruptions = ", ".join(next(iter(found.values())).corruptions)
     metric = outcome.baselines.quality.metric if outcome.baselines.quality is not None else ""
     told = (
-        f"{label} {' to '.join(words.quality(metric, figure) for figure in each.interval)}"
+        f"{label} {words.quality(metric, each.value)} "
+        f"({' to '.join(words.quality(metric, bound) for bound in each.interval)})"
         for label, each in found.items()
         if label != "onnxruntime"
     )

@@ -52,7 +52,7 @@ from hwsparse.pipeline.ceiling import unstructured_plan
 from hwsparse.pipeline.finals import finalist_plans, pick_winner, subject_of
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
-from hwsparse.report import Budget, parse_report, read_report
+from hwsparse.report import Budget, parse_report, read_report, words
 from hwsparse.report.audit import audit
 from hwsparse.search import Candidate, Kind
 from hwsparse.sparsify import QualityReport, Sizes
@@ -364,7 +364,8 @@ def test_robustness_is_of_the_samples_held_out_and_chooses_nothing(
     }.items() <= shown.items()
     assert all(point.robustness is None for point in report.points if point.latency_source == "predicted")
     (note,) = (note for note in report.notes if note.startswith("Robustness"))
-    assert "own (noise), own (faint)" in note and f"dense {judged[0][0].value:.4f} (" in note  # type: ignore[union-attr]
+    dense = words.quality("top1", judged[0][0].value)  # type: ignore[union-attr]
+    assert "own (noise), own (faint)" in note and f"dense {dense} (" in note
 
 
 def test_corrupted_samples_have_the_labels_that_the_others_have(model: Model, data: Dataset) -> None:

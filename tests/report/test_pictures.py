@@ -134,8 +134,9 @@ def test_robustness_is_a_column_where_it_was_judged(tmp_path: Path) -> None:
     text = table_text(robust, 80)
     assert max(map(len, text.splitlines())) <= 80
     winner = next(line for line in text.splitlines() if "★" in line)
-    for word in ("search 3", "2.08 ms", "measured", "96.2 %", "0.6 pts", "87.6 %"):
+    for word in ("search 3", "2.08 ms", "96.2 %", "0.6 pts", "87.6 %"):
         assert word in winner
+    assert "measured" in text
     page, plain = page_of(robust, tmp_path), page_of(REPORT, tmp_path)
     assert page.text.count("87.6 %") == len(REPORT.shortlist)
     assert "robustness is the mean quality on the same samples, corrupted" in page.text
