@@ -32,7 +32,7 @@ class TuningSettings:
     weight_decay: float = 1e-4
     distillation: float = 1.0
     temperature: float = 4.0
-    hints: float = 10.0
+    hints: float = 1.0
     gradual: bool = False
     ramp: float = 0.5
     patience: int = 4

@@ -99,7 +99,7 @@ def test_few_steps_are_enough_for_all_zeros() -> None:
 def test_pairs_are_drawn_to_the_dense_embeddings() -> None:
     module, model = embedder()
     plan = plan_of(model, "unstructured@0.8", "dense")
-    settings = TuningSettings(epochs=5, batch=16, learning_rate=0.01, optimizer="adamw")
+    settings = TuningSettings(epochs=5, batch=16, learning_rate=0.01, optimizer="adamw", hints=0)
     found = tune(module, model, plan, sentences(80, 1), sentences(40, 2), settings, start=pruned(model, plan))
     losses = [epoch.loss for epoch in found.epochs]
     assert losses[0] is None and losses[1] is not None and losses[-1] is not None
@@ -157,7 +157,7 @@ def test_a_training_that_gets_no_better_ends_early() -> None:
 def test_what_training_makes_worse_is_not_taken() -> None:
     module, model = classifier()
     plan = plan_of(model, "unstructured@0.3", "first", "second")
-    settings = TuningSettings(epochs=2, batch=32, learning_rate=0.5, distillation=0, patience=1)
+    settings = TuningSettings(epochs=2, batch=32, learning_rate=0.5, distillation=0, hints=0, patience=1)
     shuffled = Dataset("shuffled", TRAIN.inputs, np.random.default_rng(0).permutation(TRAIN.labels))
     weights = pruned(model, plan)
     found = tune(module, model, plan, shuffled, VALIDATION, settings, start=weights)
