@@ -23,6 +23,7 @@ from torch import nn
 from hwsparse import compiler, strictjson
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, UnsupportedError
+from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
 from hwsparse.pipeline.compilation import (
     OnProgress,
@@ -92,11 +93,7 @@ def recover(
     workspace.directory.mkdir(parents=True, exist_ok=True)
     database = layer_database(workspace, model, judges, target, settings.seed)
     with measured(model, plan, target, workspace, on_progress, clock) as (bench, costs):
-        paying, refused = compiler.settle(model, plan, target, costs)
-        if not paying.choices:
-            name, refusal = next(iter(refused.items()), ("", None))
-            why = f"; layer {name!r}: {refusal.reason}" if refusal else ""
-            raise UnsupportedError(f"{target.name} runs no layer of {model.name} faster as asked{why}")
+        paying = _paying(model, plan, target, costs)
         database.build(
             {name: [choice] for name, choice in paying.choices},
             lambda stage, done, total: on_progress(stage, done, total, ()),
@@ -131,6 +128,20 @@ def recover(
             model, plan, target, workspace, weights, judges, judges.sample, bench, costs, settings.seed, on_progress,
             label=LABEL, recovery=recovery,
         )  # fmt: skip
+
+
+def _paying(model: Model, plan: Plan, target: Target, costs: CostModel) -> Plan:
+    """What of a plan is faster on the target.
+
+    Raises:
+        UnsupportedError: nothing is.
+    """
+    paying, refused = compiler.settle(model, plan, target, costs)
+    if not paying.choices:
+        name, refusal = next(iter(refused.items()), ("", None))
+        why = f"; layer {name!r}: {refusal.reason}" if refusal else ""
+        raise UnsupportedError(f"{target.name} runs no layer of {model.name} faster as asked{why}")
+    return paying
 
 
 def _parted(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
