@@ -18,8 +18,9 @@ venv: .venv/installed  ## .venv with everything pinned
 quickstart: venv  ## a real model from file to served, faster artifact, on this machine
 	$(BIN)/hwsparse quickstart
 
+# A process for each CPU; with threads of their own, they would wait for one another.
 test: venv  ## every test
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: venv  ## format, lint, types and layer rules
 	$(BIN)/ruff format --check .

@@ -228,7 +228,7 @@ def _final(
         subject = subject_of(found, pick_winner(found, times[DENSE], *limits))
         return subject.label if subject is not None else None
 
-    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, "small dense"))
+    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, SMALL_DENSE))
     besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
     on_stage("side by side", 0, 1)
     times = time_side_by_side(shop, built, besides)
@@ -243,7 +243,8 @@ def _final(
         small = narrowed
     else:
         quality = judges.reporting.evaluate_other(narrowed.model)
-        small = SmallDense(narrowed.model, narrowed.keep, times[SMALL_DENSE], quality)
+        robustness = judges.robustness_of(narrowed.model)
+        small = SmallDense(narrowed.model, narrowed.keep, times[SMALL_DENSE], quality, robustness)
     ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
     return baselines, finalists, winner, Rivals(subject.label, small, ceiling)
 

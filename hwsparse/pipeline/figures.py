@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hwsparse.latency import Measurement
+from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method, words
@@ -31,18 +32,18 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     points = [_predicted(candidate, sizes, budget) for candidate in outcome.candidates]
     if baselines.quality is not None:
         dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest))
-        points.append(_point("dense", "dense", baselines.dense, baselines.quality, dense))
+        points.append(_point(DENSE, "dense", baselines.dense, baselines.quality, dense))
         dense = replace(dense, plan=None)
-        points.append(_point("onnxruntime", "external", baselines.onnxruntime, baselines.quality, dense))
+        points.append(_point(ONNXRUNTIME, "external", baselines.onnxruntime, baselines.quality, dense))
     rivals = outcome.rivals
     if rivals is not None and isinstance(rivals.small_dense, SmallDense):
         small = rivals.small_dense
         method = Method(f"{small.keep:.0%} of the channels, fitted", "after", "dense-to-sparse")
         row = _Row(Sizes(small.model).of_weights({}), method, budget)
-        points.append(_point("small dense", "small-dense", small.latency, small.quality, row))
+        points.append(_point(SMALL_DENSE, "small-dense", small.latency, small.quality, row))
     for finalist in outcome.finalists:
         if finalist.quality is not None:
-            kind: PointKind = "uniform" if finalist.label.startswith("uniform") else "search"
+            kind: PointKind = "uniform" if finalist.label.startswith(UNIFORM) else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
             terms = _terms(outcome) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
@@ -113,7 +114,9 @@ def _point(label: str, kind: PointKind, latency: Measurement, quality: QualityRe
 def _robustness(outcome: Outcome) -> dict[str, Robustness]:
     """By label, of everything that was judged under corruption; onnxruntime's answers are the dense model's."""
     dense = outcome.baselines.robustness
-    found = {"dense": dense, "onnxruntime": dense} | {each.label: each.robustness for each in outcome.finalists}
+    found = {DENSE: dense, ONNXRUNTIME: dense} | {each.label: each.robustness for each in outcome.finalists}
+    if outcome.rivals is not None and isinstance(outcome.rivals.small_dense, SmallDense):
+        found[SMALL_DENSE] = outcome.rivals.small_dense.robustness
     return {label: robustness for label, robustness in found.items() if robustness is not None}
 
 
@@ -132,7 +135,7 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
         f"{label} {words.quality(metric, each.value)} "
         f"({' to '.join(words.quality(metric, bound) for bound in each.interval)})"
         for label, each in found.items()
-        if label != "onnxruntime"
+        if label != ONNXRUNTIME
     )
     return (
         f"Robustness: the mean quality over {corruptions}, numbers being severities of 5; same held-out samples. "

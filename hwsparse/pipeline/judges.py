@@ -40,6 +40,10 @@ class Judges:
         """What these weights are worth under corruption; None where there is none to judge it by."""
         return Robustness.of(self.corrupted, weights) if self.corrupted else None
 
+    def robustness_of(self, other: Model) -> Robustness | None:
+        """What another model is worth under the same corruption; None where there is none to judge it by."""
+        return Robustness.of([each.beside(other) for each in self.corrupted], {}) if self.corrupted else None
+
 
 def fitted_on(judges: Judges) -> int:
     """How many samples weights are fitted on: by pruning, by correction, and by narrowing alike."""

@@ -72,6 +72,7 @@ class SmallDense:
     keep: float  # of the channels and heads
     latency: Measurement
     quality: QualityReport
+    robustness: Robustness | None = None
 
 
 @dataclass(frozen=True, slots=True)

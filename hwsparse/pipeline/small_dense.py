@@ -16,7 +16,7 @@ from hwsparse.errors import CompileError, MeasureError, ModelError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps
-from hwsparse.pipeline.finals import DENSE, Built, Workshop
+from hwsparse.pipeline.finals import DENSE, SMALL_DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import faster
 from hwsparse.plan import Plan
@@ -26,7 +26,6 @@ SHARES = 3  # that are built and timed
 NEAR = 0.03  # of the latency that is wanted: near enough
 SMALLEST = 0.02
 STEPS = SHARES + 4
-_PROBE = "small dense"
 
 Aim = Callable[[Mapping[str, Measurement]], str | None]  # times by label -> the label of the network to be as fast as
 
@@ -89,8 +88,8 @@ def _share(shop: Workshop, library: Library, dense: float, on_step: Steps) -> fl
             break
         shapes.add(_shape(narrow))
         probe = _built(shop, narrow, {}, f"share{number}")
-        times = shop.bench.time_networks({"sparse": library.directory, _PROBE: probe.directory})
-        tried[share] = times[_PROBE].median_s / times["sparse"].median_s
+        times = shop.bench.time_networks({"sparse": library.directory, SMALL_DENSE: probe.directory})
+        tried[share] = times[SMALL_DENSE].median_s / times["sparse"].median_s
         on_step(2 + number, STEPS)
         if abs(tried[share] - 1) <= NEAR:
             break

@@ -87,8 +87,15 @@ class Evaluator:
         Raises:
             DataError: the data do not fit it, onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        beside = Evaluator(other, self.dataset, self._split, self._threads, self._seed)
-        return self._report(beside.resampled({}))
+        return self._report(self.beside(other).resampled({}))
+
+    def beside(self, other: Model) -> Evaluator:
+        """An evaluator of another model on the same samples.
+
+        Raises:
+            DataError: the data do not fit it.
+        """
+        return Evaluator(other, self.dataset, self._split, self._threads, self._seed)
 
     def _report(self, values: np.ndarray) -> QualityReport:
         drops = self._dense_values() - values
