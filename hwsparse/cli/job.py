@@ -14,11 +14,11 @@ from hwsparse.cli import options
 from hwsparse.compiler import latency_figure, quality_figure
 from hwsparse.errors import ServiceError
 from hwsparse.model import import_onnx
-from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, optimize, uniform_plan
+from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize, uniform_plan
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.search import Candidate, Kind, pareto_front
-from hwsparse.serve.jobfiles import WORK, JobRequest, ProgressWriter
+from hwsparse.serve.jobfiles import WORK, JobRequest, ProgressWriter, write_report
 from hwsparse.serve.operation import FrontPoint, JobResult
 from hwsparse.store import ArtifactStore
 
@@ -76,7 +76,9 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
     )
     chosen_on = appoint_judges(model, dataset, target, asked.seed).choosing.dataset
     report = JobProgress(progress, chosen_on.metric, chosen_on.name, len(chosen_on))
-    return _result(asked, optimize(model, dataset, target, goal, workspace, report))
+    outcome = optimize(model, dataset, target, goal, workspace, report)
+    write_report(directory, front_report(outcome, dataset.name).text)
+    return _result(asked, outcome)
 
 
 class JobProgress:

@@ -19,11 +19,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hwsparse.artifact import require_writable
+from hwsparse.artifact import Artifact, require_writable
 from hwsparse.cli import options
-from hwsparse.cli.work import show_artifact
+from hwsparse.cli.work import show_artifact, show_front, write_front
 from hwsparse.errors import Cancelled, HwsparseError, InputError, ServiceError
 from hwsparse.plan import parse_choice
+from hwsparse.report import parse_report
 from hwsparse.serve.client import Client, OperationHandle
 from hwsparse.serve.jobfiles import end_with_server, read_request, write_error, write_result
 from hwsparse.serve.operation import Budget, JobResult, OperationState, Progress
@@ -74,6 +75,9 @@ def request(
         None, help="Labelled data to upload, as for `optimize`, or the name of one of the server's data sets."
     ),
     out: Path = RECEIVED,
+    front: Path | None = typer.Option(
+        None, help="Directory for front.json, front.html and front.png; nothing may be there yet."
+    ),
     choice: str | None = typer.Option(None, help="Compile this choice for every layer instead of searching."),
     trials: int = typer.Option(60, help="Plans to try."),
     max_drop: float = typer.Option(
@@ -91,6 +95,8 @@ def request(
     console = Console()
     shapes, budget = options.shapes(shape), Budget(trials, max_quality_drop=max_drop)
     wanted = None if choice is None else parse_choice(choice)
+    if wanted is not None and front is not None:
+        raise InputError("--front is of a search: leave it out, or --choice")
     if wanted is None and data is None:
         raise InputError("a search needs --data; without data give a --choice to compile")
     path = None if data is None else _path(data)
@@ -98,7 +104,9 @@ def request(
         raise InputError(
             "--tokenizer, --image, --limit and --metric prepare data that is here: give its path with --data"
         )
-    require_writable(out)
+    for directory in (out, front):
+        if directory is not None:
+            require_writable(directory)
     with Client(server) as client, contextlib.ExitStack() as opened:
         known = client.target(device)  # an unknown device is said before anything is sent
         if threads is not None:
@@ -114,15 +122,16 @@ def request(
             )
         else:
             operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0)
-        result = follow(operation, console)
-        if not result.artifacts:
-            console.print(f"Nothing gained on {device}: no plan was faster than dense within the goal.")
-            raise typer.Exit(1)
-        try:
-            artifact = client.download(result.artifacts[0], out)
-        except HwsparseError as error:
-            again = f"`hwsparse download {result.artifacts[0]} --server {server} --out DIRECTORY`"
-            raise type(error)(f"{error}; the server keeps the artifact: {again}") from None
+        best = next(iter(follow(operation, console).artifacts), None)
+        artifact = _fetched(client, best, out, server) if best is not None else None
+        if wanted is None:
+            report = parse_report(operation.report(), "the server's report")
+            show_front(report, console)
+            if front is not None:
+                write_front(report, front)
+    if artifact is None:
+        console.print(f"Nothing gained on {device}: no plan was faster than dense within the goal.")
+        raise typer.Exit(1)
     show_artifact(artifact, console)
 
 
@@ -136,6 +145,19 @@ def download(
     with Client(server) as client:
         artifact = client.download(digest, out)
     show_artifact(artifact, Console())
+
+
+def _fetched(client: Client, digest: str, out: Path, server: str) -> Artifact:
+    """An artifact, downloaded.
+
+    Raises:
+        HwsparseError: that failed; the error says how to try again.
+    """
+    try:
+        return client.download(digest, out)
+    except HwsparseError as error:
+        again = f"`hwsparse download {digest} --server {server} --out DIRECTORY`"
+        raise type(error)(f"{error}; the server keeps the artifact: {again}") from None
 
 
 def _path(data: str) -> Path | None:

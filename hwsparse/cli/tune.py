@@ -53,6 +53,9 @@ def tune(
     patience: int = typer.Option(
         DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
     ),
+    rivals: bool = typer.Option(
+        True, help="Train what it is held to as well: a small dense network, and the unstructured ceiling."
+    ),
     device: str = typer.Option("cpu", help="Where torch trains: cpu, or cuda."),
     threads: int | None = options.THREADS,
     seed: int = options.SEED,
@@ -101,7 +104,7 @@ def tune(
     with StageProgress(console) as progress:
         outcome = recover(
             module, model, wanted, judged, runs_on, settings, Workspace(out, records),
-            training=trained_on, device=device, on_progress=progress, on_epoch=tell,
+            training=trained_on, device=device, rivals=rivals, on_progress=progress, on_epoch=tell,
         )  # fmt: skip
     report = front_report(outcome, judged.name)
     write_front(report, out)

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from hwsparse.artifact import Artifact
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
-from hwsparse.errors import InputError
+from hwsparse.errors import InputError, StorageError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import FrontReport, read_report, write_report
 from hwsparse.report.table import front_table
@@ -148,10 +148,18 @@ def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> 
 
 
 def write_front(report: FrontReport, directory: Path) -> None:
-    """Writes front.json, front.html and front.png."""
+    """Writes front.json, front.html and front.png into a directory that need not be there.
+
+    Raises:
+        StorageError: it cannot be written to.
+    """
     from hwsparse.report.html import front_html
     from hwsparse.report.plot import front_png
 
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written: {error.strerror}") from None
     write_report(report, directory / "front.json")
     front_html(report, directory / "front.html")
     front_png(report, directory / "front.png")

@@ -4,6 +4,7 @@
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
+    verdict.py  finalists and what they are held to side by side, and the winner
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
     compilation.py   one plan compiled without a search, and what all jobs do alike
@@ -23,7 +24,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,6 @@ from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
-from hwsparse.pipeline.ceiling import find_ceiling
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -48,22 +47,11 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.figures import front_report
-from hwsparse.pipeline.finals import (
-    DENSE,
-    SMALL_DENSE,
-    Hopeful,
-    Workshop,
-    build_finalists,
-    finalist_plans,
-    package_finalists,
-    pick_winner,
-    subject_of,
-    time_side_by_side,
-)
-from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
+from hwsparse.pipeline.finals import Limits, Workshop, finalist_plans
+from hwsparse.pipeline.judges import appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
-from hwsparse.pipeline.small_dense import narrow_to
 from hwsparse.pipeline.survey import choices_of, survey
+from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
 from hwsparse.search import (
     Candidate,
@@ -74,7 +62,6 @@ from hwsparse.search import (
 from hwsparse.search.database import StudyIdentity, opened_study
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
-from hwsparse.sparsify import LayerDatabase
 from hwsparse.target import Target
 
 __all__ = [
@@ -203,50 +190,12 @@ def optimize(
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)
         shop = Workshop(model, target, corrected, costs, bench, judges, judges.sample, scratch, goal.seed)
-        baselines, finalists, winner, rivals = _final(shop, judges, plans, goal, database, workspace, on_stage)
+        limits = Limits(goal.max_drop, goal.min_quality, goal.max_latency_s)
+        verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
-        model, target, baselines, finalists, winner, candidates, space, costs, corrected, workspace.directory,
-        goal.seed, fitted_on(judges), rivals,
+        model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
+        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals,
     )  # fmt: skip
-
-
-def _final(
-    shop: Workshop,
-    judges: Judges,
-    plans: Mapping[str, Plan],
-    goal: Goal,
-    database: LayerDatabase,
-    workspace: Workspace,
-    on_stage: Callable[[str, int, int], None],
-) -> tuple[Baselines, tuple[Finalist, ...], Finalist | None, Rivals | None]:
-    """Builds the finalists and what they are held to, times all of them in one run, packages, and picks the winner."""
-    limits = goal.max_drop, goal.min_quality, goal.max_latency_s
-    built = build_finalists(shop, plans, partial(on_stage, "finalists"))
-
-    def aim(times: Mapping[str, Measurement]) -> str | None:
-        found = [Hopeful(label, times[label], built[label].chosen_by) for label in plans]
-        subject = subject_of(found, pick_winner(found, times[DENSE], *limits))
-        return subject.label if subject is not None else None
-
-    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, SMALL_DENSE))
-    besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
-    on_stage("side by side", 0, 1)
-    times = time_side_by_side(shop, built, besides)
-    baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
-    on_stage("side by side", 1, 1)
-    winner = pick_winner(finalists, baselines.dense, *limits)
-    subject = subject_of(finalists, winner)
-    if subject is None:
-        return baselines, finalists, winner, None
-    small: SmallDense | str
-    if isinstance(narrowed, str):
-        small = narrowed
-    else:
-        quality = judges.reporting.evaluate_other(narrowed.model)
-        robustness = judges.robustness_of(narrowed.model)
-        small = SmallDense(narrowed.model, narrowed.keep, times[SMALL_DENSE], quality, robustness)
-    ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
-    return baselines, finalists, winner, Rivals(subject.label, small, ceiling)
 
 
 def _anchors(

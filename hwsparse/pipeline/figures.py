@@ -29,6 +29,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     """
     model, target, baselines = outcome.model, outcome.target, outcome.baselines
     sizes, budget = Sizes(model), Budget(outcome.fitted_on)
+    method, spent = _terms(outcome)
     points = [_predicted(candidate, sizes, budget) for candidate in outcome.candidates]
     if baselines.quality is not None:
         dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest))
@@ -38,14 +39,14 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     rivals = outcome.rivals
     if rivals is not None and isinstance(rivals.small_dense, SmallDense):
         small = rivals.small_dense
-        method = Method(f"{small.keep:.0%} of the channels, fitted", "after", "dense-to-sparse")
-        row = _Row(Sizes(small.model).of_weights({}), method, budget)
+        how = f"{small.keep:.0%} of the channels, fitted{', then trained' if small.trained else ''}"
+        row = _Row(Sizes(small.model).of_weights({}), Method(how, "after", "dense-to-sparse"), spent)
         points.append(_point(SMALL_DENSE, "small-dense", small.latency, small.quality, row))
     for finalist in outcome.finalists:
         if finalist.quality is not None:
             kind: PointKind = "uniform" if finalist.label.startswith(UNIFORM) else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
-            terms = _terms(outcome) if finalist.plan.choices else (AS_TRAINED, NOTHING)
+            terms = (method, spent) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
             row = _Row(sizes.of_weights(outcome.weights(finalist.plan)), *terms, finalist.plan, place)
             points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, row))
@@ -65,11 +66,11 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
 
 
 def _terms(outcome: Outcome) -> tuple[Method, Budget]:
-    """How what was built came to its weights."""
-    if (recovery := outcome.recovery) is None or not recovery.taken:
+    """How what was built came to its weights, and what that took: a training counts that made it no better, too."""
+    if (recovery := outcome.recovery) is None:
         return BUILT, Budget(outcome.fitted_on)
-    method = GROWN if recovery.settings.gradual else TUNED
-    return method, Budget(recovery.samples, recovery.settings.epochs)
+    trained = GROWN if recovery.settings.gradual else TUNED
+    return trained if recovery.taken else BUILT, Budget(recovery.samples, recovery.settings.epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +150,19 @@ def _ceiling(rivals: Rivals) -> Ceiling:
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     timed = "timed in turns in one run, quality on held-out data."
+    rivals = outcome.rivals
+    missing = rivals is not None and isinstance(rivals.small_dense, str)
+    lacking = (f"There is no small dense baseline: {rivals.small_dense}.",) if rivals is not None and missing else ()
     if outcome.recovery is not None:
-        return (f"All of it {timed}", _recovery_note(outcome.recovery))
+        return (f"All of it {timed}", _recovery_note(outcome.recovery, rivals is not None), *lacking)
     notes = [
         "Trials: latency predicted from measured layers, quality on calibration data. "
         f"Finalists and baselines: {timed}",
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
+        *lacking,
     ]
-    if outcome.rivals is not None and isinstance(outcome.rivals.small_dense, str):
-        notes.append(f"There is no small dense baseline: {outcome.rivals.small_dense}.")
     if outcome.winner is None:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."
@@ -176,7 +179,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _recovery_note(recovery: Recovery) -> str:
+def _recovery_note(recovery: Recovery, has_rivals: bool) -> str:
     settings, before = recovery.settings, recovery.one_shot
     how = "zeros grew on the way" if settings.gradual else "pruned in one shot, then trained under its mask"
     kept = f"the weights of epoch {recovery.best.number} kept" if recovery.taken else "which made it no better"
@@ -184,5 +187,5 @@ def _recovery_note(recovery: Recovery) -> str:
     return (
         f"Trained for {recovery.epochs[-1].number} epochs with the dense network as teacher ({how}), {kept}, by "
         f"validation data; seed {settings.seed}. In one shot the plan lost {words.quality(before.metric, before.drop)} "
-        f"({low} to {high}) on the same held-out data."
+        f"({low} to {high}) on the same held-out data.{' Its rivals were trained by the same settings.' * has_rivals}"
     )

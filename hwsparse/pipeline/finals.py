@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -192,13 +193,16 @@ class Hopeful:
 E = TypeVar("E", bound=Entrant)
 
 
-def pick_winner(
-    finalists: Sequence[E],
-    dense: Measurement,
-    max_drop: float,
-    min_quality: float | None,
-    max_latency_s: float | None,
-) -> E | None:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a winner may lose of the dense model's quality, must be worth, and may take."""
+
+    max_drop: float = math.inf
+    min_quality: float | None = None
+    max_latency_s: float | None = None
+
+
+def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E | None:
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none.
 
     Quality is that on calibration data: held-out data report and do not choose. A drop counts with one
@@ -208,13 +212,14 @@ def pick_winner(
     def eligible(finalist: E) -> bool:
         if not faster(finalist.latency, dense):
             return False
-        if max_latency_s is not None and finalist.latency.median_s > max_latency_s:
+        if limits.max_latency_s is not None and finalist.latency.median_s > limits.max_latency_s:
             return False
         quality = finalist.chosen_by
         if quality is None:
             return True
         likely_drop = quality.drop + quality.drop_error
-        return likely_drop <= max_drop + ROUNDING and (min_quality is None or quality.value >= min_quality)
+        good = limits.min_quality is None or quality.value >= limits.min_quality
+        return likely_drop <= limits.max_drop + ROUNDING and good
 
     return min(filter(eligible, finalists), key=lambda finalist: finalist.latency.median_s, default=None)
 

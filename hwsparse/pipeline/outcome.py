@@ -70,6 +70,7 @@ class SmallDense:
 
     model: Model
     keep: float  # of the channels and heads
+    trained: bool  # after it was fitted
     latency: Measurement
     quality: QualityReport
     robustness: Robustness | None = None

@@ -3,7 +3,7 @@
     measured   every layer as the plan asks; what is not faster on the device stays dense, in training too
     pruned     in one shot, and corrected, as a search would ship it
     trained    on data that neither tell the best epoch nor report
-    built      timed beside dense and onnxruntime, judged on held-out data, packaged
+    built      timed beside dense, onnxruntime and a small dense network, judged on held-out data, packaged
 
 The training is kept as a checkpoint: a job that was stopped goes on where it was. It starts with the same weights
 then, because pruned layers are kept too.
@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from hwsparse import compiler, strictjson
+from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, UnsupportedError
 from hwsparse.latency import CostModel
-from hwsparse.model import Model, import_torch
+from hwsparse.model import Model
 from hwsparse.pipeline.compilation import (
     OnProgress,
     Workspace,
@@ -34,14 +37,16 @@ from hwsparse.pipeline.compilation import (
     measured,
     require_work,
 )
-from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges
-from hwsparse.pipeline.outcome import Outcome, Recovery
+from hwsparse.pipeline.finals import Limits, Workshop
+from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges, fitted_on
+from hwsparse.pipeline.outcome import Outcome
+from hwsparse.pipeline.school import School, imported
+from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
-from hwsparse.tuning.tune import tune
 
 LABEL = "tuned"
 # Of data without a part for training, this share is trained on.
@@ -59,13 +64,15 @@ def recover(
     *,
     training: Dataset | None = None,
     device: str = "cpu",
+    rivals: bool = True,
     on_progress: OnProgress = lambda stage, done, total, known: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> Outcome:
     """Prunes a module as a plan says, trains what is left, and packages it for the target.
 
-    Where training makes it no better, on the data that tell the best epoch, the weights from before ship.
+    Where training makes it no better, on the data that tell the best epoch, the weights from before ship. What it is
+    held to is trained as well, so that all rows of a comparison had the same.
 
     Args:
         model: what `import_torch` made of the module; the plan is for it.
@@ -74,6 +81,8 @@ def recover(
         training: what is trained on, of no sample in common with `dataset`; by default most of that, and the rest is
             parted as above.
         device: where torch trains.
+        rivals: whether a small dense network and the unstructured ceiling are made beside it, and trained by the same
+            settings, each taking as long as the plan.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
@@ -92,42 +101,38 @@ def recover(
     judges = appoint_judges(model, dataset, target, settings.seed)
     workspace.directory.mkdir(parents=True, exist_ok=True)
     database = layer_database(workspace, model, judges, target, settings.seed)
+
+    def on_stage(stage: str, done: int, total: int) -> None:
+        on_progress(stage, done, total, ())
+
     with measured(model, plan, target, workspace, on_progress, clock) as (bench, costs):
         paying = _paying(model, plan, target, costs)
-        database.build(
-            {name: [choice] for name, choice in paying.choices},
-            lambda stage, done, total: on_progress(stage, done, total, ()),
-        )
+        database.build({name: [choice] for name, choice in paying.choices}, on_stage)
         _require_weights_back(module, model, judges.sample)
-        pruned = corrected_weights(database, model, judges, target, settings.seed)(paying)
-        tuned = tune(
-            module,
-            model,
-            paying,
-            training,
-            judges.choosing.dataset,
-            settings,
-            start=None if settings.gradual else pruned,
-            checkpoint=workspace.directory / f"training-{_digest(paying, settings)}.safetensors",
-            device=device,
-            progress=lambda done, total: on_progress("training", done, total, ()),
-            on_epoch=on_epoch,
-        )
-        changed = model.changes_to(_imported(tuned.module.to("cpu"), model, judges.sample))
-        choosing = judges.choosing
-        taken = settings.gradual or choosing.evaluate(changed).value >= choosing.evaluate(pruned).value
-        shipped = changed if taken else pruned
-        recovery = Recovery(
-            settings, len(training), tuned.epochs, tuned.best, taken, judges.reporting.evaluate(pruned)
-        )  # fmt: skip
+        pruned = corrected_weights(database, model, judges, target, settings.seed)
+        school = School(module, model, training, judges, settings, workspace.directory, device, on_stage)
+        recovery, shipped = school.recover(paying, pruned(paying), on_epoch)
 
+        @cache
         def weights(plan: Plan) -> Mapping[str, np.ndarray]:
-            return shipped if plan.choices else {}
+            if plan == paying:
+                return shipped
+            return school.weights(plan, pruned(plan), "ceiling") if plan.choices else {}
 
-        return built_alone(
-            model, plan, target, workspace, weights, judges, judges.sample, bench, costs, settings.seed, on_progress,
-            label=LABEL, recovery=recovery,
-        )  # fmt: skip
+        if not rivals:
+            return built_alone(
+                model, plan, target, workspace, weights, judges, judges.sample, bench, costs, settings.seed,
+                on_progress, label=LABEL, recovery=recovery,
+            )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
+            shop = Workshop(model, target, weights, costs, bench, judges, judges.sample, Path(scratch), settings.seed)
+            verdict = reach_verdict(
+                shop, judges, {LABEL: plan}, Limits(), database, workspace.artifacts, on_stage, school.narrowed
+            )  # fmt: skip
+    return Outcome(
+        model, target, verdict.baselines, verdict.finalists, verdict.winner, (), None, costs, weights,
+        workspace.directory, settings.seed, fitted_on(judges), verdict.rivals, recovery,
+    )  # fmt: skip
 
 
 def _paying(model: Model, plan: Plan, target: Target, costs: CostModel) -> Plan:
@@ -187,14 +192,4 @@ def _require_weights_back(module: nn.Module, model: Model, sample: Mapping[str, 
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1e-3 * torch.rand(parameter.shape, generator=generator).to(parameter))
-    model.changes_to(_imported(other, model, sample))
-
-
-def _imported(module: nn.Module, model: Model, sample: Mapping[str, np.ndarray]) -> Model:
-    examples = tuple(torch.from_numpy(np.array(sample[spec.name])) for spec in model.inputs)
-    return import_torch(module, examples, name=model.name)
-
-
-def _digest(plan: Plan, settings: TuningSettings) -> str:
-    """Of a training: several may be kept side by side."""
-    return hashlib.sha256((plan.to_json() + strictjson.dumps(settings)).encode()).hexdigest()[:16]
+    model.changes_to(imported(other, model, sample))

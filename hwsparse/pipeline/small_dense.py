@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hwsparse import compiler
 from hwsparse.codegen import Library
-from hwsparse.errors import CompileError, MeasureError, ModelError
+from hwsparse.errors import CompileError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps
@@ -28,18 +28,28 @@ SMALLEST = 0.02
 STEPS = SHARES + 4
 
 Aim = Callable[[Mapping[str, Measurement]], str | None]  # times by label -> the label of the network to be as fast as
+# What narrows, the share it keeps, the fitted network -> that after training; itself if that made it no better.
+Trainer = Callable[[Narrower, float, Model], Model]
 
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """A narrower network, fitted, and its library."""
+    """A narrower network, fitted and perhaps trained, and its library."""
 
     model: Model
     keep: float
+    trained: bool
     library: Library
 
 
-def narrow_to(shop: Workshop, judges: Judges, built: Mapping[str, Built], aim: Aim, on_step: Steps) -> Narrowed | str:
+def narrow_to(
+    shop: Workshop,
+    judges: Judges,
+    built: Mapping[str, Built],
+    aim: Aim,
+    on_step: Steps,
+    train: Trainer | None = None,
+) -> Narrowed | str:
     """The network narrowed to the latency of one that was built; why not, where it cannot be.
 
     Raises:
@@ -54,8 +64,8 @@ def narrow_to(shop: Workshop, judges: Judges, built: Mapping[str, Built], aim: A
         share = _share(shop, built[label].library, times[DENSE].median_s / times[label].median_s, on_step)
         if share is None:
             return f"no narrower network comes nearer to the latency of {label} than the dense one"
-        return _fitted(shop, judges, share, on_step)
-    except (ModelError, CompileError, MeasureError) as error:
+        return _fitted(shop, judges, share, on_step, train)
+    except (ModelError, CompileError, MeasureError, TuningError) as error:
         return str(error)
 
 
@@ -97,18 +107,19 @@ def _share(shop: Workshop, library: Library, dense: float, on_step: Steps) -> fl
     return nearest if nearest < 1 else None
 
 
-def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps) -> Narrowed:
+def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, train: Trainer | None) -> Narrowed:
     def tick(step: int) -> Steps:
         return lambda done, total: on_step(step, STEPS)
 
     narrower = Narrower(
         shop.model, judges.fitting, threads=shop.target.cores, seed=shop.seed, progress=tick(STEPS - 3)
     )  # fmt: skip
-    model = narrower.narrow(share, tick(STEPS - 2))
+    fitted = narrower.narrow(share, tick(STEPS - 2))
+    model = fitted if train is None else train(narrower, share, fitted)
     costs = CostModel.fit(shop.bench.calibrate(model, {}, tick(STEPS - 1)).table)
     library = _built(shop, model, costs.kernels(model, Plan(model.digest)), "narrow")
     on_step(STEPS, STEPS)
-    return Narrowed(model, share, library)
+    return Narrowed(model, share, model is not fitted, library)
 
 
 def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Library:

@@ -250,6 +250,15 @@ class Client:
         answer = self._call(self._optimization.GetParetoFront, request)
         return tuple(map(wire.from_point, answer.points))
 
+    def report(self, name: str) -> str:
+        """All that a search found, as `hwsparse.report.parse_report` reads it.
+
+        Raises:
+            UnsupportedError: the operation is not done, or was no search.
+        """
+        request = optimization_pb2.GetReportRequest(operation=name)
+        return str(self._call(self._optimization.GetReport, request).report_json)
+
     def artifacts(self) -> Iterator[ArtifactSummary]:
         """What the server's store holds, by digest."""
         token = ""
@@ -317,6 +326,10 @@ class OperationHandle:
     def front(self) -> tuple[FrontPoint, ...]:
         """The front, as far as it is known."""
         return self.client.front(self.name)
+
+    def report(self) -> str:
+        """All that a search found, as `hwsparse.report.parse_report` reads it."""
+        return self.client.report(self.name)
 
     def result(self) -> JobResult:
         """Waits for the operation to be done, and gives what came of it.

@@ -2,7 +2,8 @@
 
     request.json     what to do; written by the server before the worker starts
     progress.jsonl   how far it is; one line per report, appended by the worker
-    result.json      what came of it, or
+    report.json      of a search, all that it found
+    result.json      what came of the job, or
     error.json       why nothing did; written whole by the worker before it ends
     work/            what the worker needs only while it works; removed when it has ended
 
@@ -185,6 +186,21 @@ def read_result(directory: Path) -> JobResult | None:
     return _read(JobResult, directory / "result.json")
 
 
+def write_report(directory: Path, text: str) -> None:
+    """Keeps what a search found, as JSON text."""
+    _write_text(directory / "report.json", text)
+
+
+def read_report(directory: Path) -> str | None:
+    """What a search found; None if its worker has not said, or was not asked.
+
+    Raises:
+        ServiceError: the file cannot be read.
+    """
+    text = _read_text(directory / "report.json")
+    return None if text is None else text.decode()
+
+
 def write_error(directory: Path, error: BaseException) -> None:
     """Says why the job failed, in the caller's words; the text of an unexpected error stays in the worker's log."""
     if isinstance(error, HwsparseError):
@@ -247,22 +263,32 @@ def one_line(text: str) -> str:
 
 
 def _write(path: Path, value: object) -> None:
+    _write_text(path, strictjson.dumps(value))
+
+
+def _write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(strictjson.dumps(value))
+    scratch.write_text(text)
     os.replace(scratch, path)
 
 
 def _read(cls: type[T], path: Path) -> T | None:
+    text = _read_text(path)
+    try:
+        return None if text is None else strictjson.loads(cls, text, path.name)
+    except InputError as error:
+        raise ServiceError(str(error)) from None
+
+
+def _read_text(path: Path) -> bytes | None:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ServiceError(f"{path.name}: larger than {MAX_FILE_BYTES} bytes")
-        return strictjson.loads(cls, path.read_bytes(), path.name)
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unreadable(path, error) from None
-    except InputError as error:
-        raise ServiceError(str(error)) from None
 
 
 def _unreadable(path: Path, error: OSError) -> ServiceError:

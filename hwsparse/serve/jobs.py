@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsparse import strictjson
-from hwsparse.errors import ArtifactError, FullError, InputError, ServiceError, UnknownNameError
+from hwsparse.errors import ArtifactError, FullError, InputError, ServiceError, UnknownNameError, UnsupportedError
 from hwsparse.serve.jobfiles import (
     WORK,
     JobRequest,
     ProgressReader,
     one_line,
     read_error,
+    read_report,
     read_result,
     write_request,
 )
@@ -180,6 +181,20 @@ class Jobs:
             result = read_result(self._directory / name)
             return (result.front if result else ()), True
         return operation.progress.front, operation.state.done
+
+    def report(self, name: str) -> str:
+        """All that a search found, as JSON text.
+
+        Raises:
+            UnknownNameError: no such job.
+            UnsupportedError: it is not done, or was no search.
+        """
+        operation = self.get(name)
+        text = read_report(self._directory / name) if operation.state is OperationState.SUCCEEDED else None
+        if text is None:
+            what = "searches have reports" if operation.state.done else "it is not done yet"
+            raise UnsupportedError(f"operation {name!r} has no report: {what}")
+        return text
 
     def watch(self, name: str, active: Callable[[], bool] = lambda: True) -> Iterator[Operation]:
         """A job as it stands, and again whenever it has changed, until it is done or `active` says no.

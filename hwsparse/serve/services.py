@@ -205,6 +205,11 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         points, complete = self._house.jobs.front(request.operation)
         return optimization_pb2.GetParetoFrontResponse(points=map(wire.to_point, points), complete=complete)
 
+    def GetReport(  # noqa: N802
+        self, request: optimization_pb2.GetReportRequest, context: grpc.ServicerContext
+    ) -> optimization_pb2.GetReportResponse:
+        return optimization_pb2.GetReportResponse(report_json=self._house.jobs.report(request.operation))
+
     def _target(self, request: optimization_pb2.OptimizeRequest | optimization_pb2.CompileRequest) -> Target:
         """The device that a request names, with the threads it asks for; it can be timed here."""
         target = self._house.target(request.target)

@@ -75,8 +75,37 @@ class Narrower:
             ModelError: `keep` is not between 0 and 1.
             DataError: onnxruntime cannot run a sample.
         """
-        removed = _removed(self._coupling, self._orders, keep)
-        return self._fitted(without(self._model, self._coupling, removed), removed, progress)
+        return self._fitted(self.cut(self._model, keep), self._removed(keep), progress)
+
+    def cut(self, model: Model, keep: float) -> Model:
+        """A model of the same architecture without the channels and heads that `narrow` removes, not fitted.
+
+        Raises:
+            ModelError: `keep` is not between 0 and 1.
+        """
+        return without(model, self._coupling, self._removed(keep))
+
+    def widened(self, narrow: Model, keep: float) -> dict[str, np.ndarray]:
+        """What `narrow` gave as weights of the wide model by layer name, and biases by theirs: removed channels are 0.
+
+        With these weights the wide model computes what the narrow one does.
+        """
+        removed, weights = self._removed(keep), dict[str, np.ndarray]()
+        for layer in self._model.layers:
+            rows, columns = (
+                np.flatnonzero(~removed[units(layer)]) for units in (self._coupling.rows, self._coupling.columns)
+            )
+            weights[layer.name] = np.zeros(layer.weight_shape, np.float32)
+            weights[layer.name][np.ix_(rows, columns)] = narrow.weight(layer.name)
+            own = narrow.layer(layer.name).bias
+            if layer.bias is not None and own is not None:
+                bias = self._model.constant(layer.bias).copy()
+                bias.reshape(-1)[rows] = narrow.constant(own).reshape(-1)
+                weights[layer.bias] = bias
+        return weights
+
+    def _removed(self, keep: float) -> np.ndarray:
+        return _removed(self._coupling, self._orders, keep)
 
     def _fitted(self, narrow: Model, removed: np.ndarray, progress: Callable[[int, int], None]) -> Model:
         weights: dict[str, np.ndarray] = {}

@@ -15,11 +15,13 @@ import pytest
 
 from hwsparse.artifact import Artifact
 from hwsparse.data import Dataset, write_npz
+from hwsparse.report import read_report
 from hwsparse.serve.client import Client
 from hwsparse.serve.operation import OperationState
 from hwsparse.serve.server import Server, ServerSettings
 from tests.cli.test_cli import network, run
 from tests.serve.conftest import COMMAND, TARGETS
+from tests.serve.fake_worker import REPORT
 
 HWSPARSE = (sys.executable, "-m", "hwsparse")
 
@@ -100,6 +102,21 @@ def test_an_artifact_that_could_not_be_written_is_downloaded_later(
     assert Artifact.load(home / "later" / "got").digest == digest
     code, _, errors = run(monkeypatch, capsys, "download", "0" * 64, *common, "--out", "other")
     assert code == 2 and "no artifact '000" in errors and not (home / "other").exists()
+
+
+def test_a_search_ends_with_its_front(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "good.onnx").write_bytes((home / "plain.onnx").read_bytes())
+    request = ["request", "good.onnx", "--server", server.address, "--device", "tiny"]
+    code, out, errors = run(monkeypatch, capsys, *request, "--data", "data.npz", "--front", "front", "--out", "got")
+    assert code == 0, errors
+    assert REPORT.title in out
+    assert read_report(home / "front" / "front.json") == REPORT
+    assert {path.name for path in (home / "front").iterdir()} == {"front.json", "front.html", "front.png"}
+    assert Artifact.load(home / "got")
+    code, _, errors = run(monkeypatch, capsys, *request, "--choice", "2:4", "--front", "other", "--out", "more")
+    assert code == 2 and "--front is of a search" in errors and not (home / "other").exists()
 
 
 def test_data_of_any_kind_are_sent_as_arrays(

@@ -54,7 +54,7 @@ def test_without_labels_the_dense_network_is_agreed_with(
     np.savez(home / "bare.npz", image=pictures(80, 3).inputs["image"])
     command = (
         "tune nets:wide --weights wide.safetensors --data bare.npz --limit 60 --choice block4x1@0.9 --gradual "
-        "--epochs 1 --batch 32 --threads 1 --out bare --records records.sqlite"
+        "--epochs 1 --batch 32 --threads 1 --out bare --records records.sqlite --no-rivals"
     )
     code, out, err = run(monkeypatch, capsys, *command.split())
     assert (code, err) == (0, "") and "validation agreement" in out

@@ -14,14 +14,17 @@ from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, PlanError, TuningError, UnsupportedError
+from hwsparse.errors import DataError, ModelError, PlanError, TuningError, UnsupportedError
 from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
-from hwsparse.pipeline import Outcome, Workspace, front_report, recovery, uniform_plan
+from hwsparse.pipeline import Outcome, SmallDense, Workspace, front_report, school, uniform_plan
+from hwsparse.pipeline.ceiling import unstructured_plan
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.recovery import recover
+from hwsparse.pipeline.school import School
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
+from hwsparse.sparsify import Narrower
 from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
@@ -94,15 +97,17 @@ def test_weights_that_training_made_no_better_do_not_ship(
     with torch.no_grad():
         ruined.last.weight.zero_()
     epochs = (Epoch(0, None, 0.9, 0.9), Epoch(1, 0.1, 1.0, 0.9))
-    monkeypatch.setattr(recovery, "tune", lambda *given, **more: Tuned(ruined, epochs, epochs[1], False))
+    monkeypatch.setattr(school, "tune", lambda *given, **more: Tuned(ruined, epochs, epochs[1], False))
     own = Workspace(tmp_path / "out", workspace.records)
-    found = recover(module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, SETTINGS, own)
+    found = recover(module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, SETTINGS, own, rivals=False)
     assert found.recovery is not None and not found.recovery.taken
     (finalist,) = found.finalists
     assert finalist.quality == found.recovery.one_shot
     assert np.any(found.weights(finalist.plan)["second"]) and "last" not in found.weights(Plan(model.digest))
     report = front_report(found, "pictures")
-    assert next(point for point in report.points if point.label == "tuned").budget == Budget(found.fitted_on)
+    tuned = next(point for point in report.points if point.label == "tuned")
+    assert found.rivals is None and tuned.budget == Budget(found.recovery.samples, SETTINGS.epochs)
+    assert tuned.method is not None and "trained" not in tuned.method.name
     assert any("which made it no better" in note for note in report.notes)
 
 
@@ -113,6 +118,57 @@ def test_a_report_says_what_training_took(outcome: Outcome) -> None:
     assert tuned.budget == Budget(96, 2)
     assert tuned.method is not None and "trained under the mask" in tuned.method.name
     assert any("In one shot the plan lost" in note for note in report.notes)
+
+
+def test_what_it_is_held_to_was_trained_alike(
+    outcome: Outcome, module: Wide, model: Model, data: Dataset, workspace: Workspace
+) -> None:
+    """The ceiling is what the same settings make of zeros that may lie anywhere."""
+    rivals = outcome.rivals
+    assert rivals is not None and rivals.of == "tuned"
+    (finalist,) = outcome.finalists
+    judges = appoint_judges(model, data, TARGET, SETTINGS.seed)
+    loose = unstructured_plan(finalist.plan, outcome.weights(finalist.plan))
+    weights = outcome.weights(loose)
+    assert rivals.ceiling == judges.reporting.evaluate(weights)
+    assert np.mean(weights["second"] == 0) == pytest.approx(0.9, abs=0.01)
+    assert len(list(workspace.directory.glob("training-*"))) == 2 + isinstance(rivals.small_dense, SmallDense)
+    report = front_report(outcome, "pictures")
+    assert any("Its rivals were trained by the same settings" in note for note in report.notes)
+    if isinstance(small := rivals.small_dense, SmallDense):
+        assert small.quality == judges.reporting.evaluate_other(small.model)
+        (point,) = (point for point in report.points if point.kind == "small-dense")
+        assert point.budget == Budget(96, 2) and point.method is not None
+        assert point.method.name.endswith("then trained") == small.trained
+
+
+def test_a_narrower_network_is_trained_as_a_part_of_the_module(
+    module: Wide, model: Model, data: Dataset, tmp_path: Path
+) -> None:
+    judges = appoint_judges(model, data, TARGET, SETTINGS.seed)
+    narrower = Narrower(model, judges.fitting)
+    narrow = narrower.narrow(0.25)
+    stages = set()
+    lessons = School(
+        module, model, pictures(960, 6), judges, SETTINGS, tmp_path, "cpu", lambda stage, *steps: stages.add(stage)
+    )  # fmt: skip
+    trained = lessons.narrowed(narrower, 0.25, narrow)
+    assert [layer.weight_shape for layer in trained.layers] == [layer.weight_shape for layer in narrow.layers]
+    before, after = (judges.choosing.evaluate_other(each).value for each in (narrow, trained))
+    assert trained.digest != narrow.digest and after >= before
+    assert stages == {"small dense"}
+
+
+def test_what_a_narrower_network_cannot_be_is_said(
+    module: Wide, model: Model, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges = appoint_judges(model, data, TARGET, SETTINGS.seed)
+    narrower = Narrower(model, judges.fitting)
+    lessons = School(module, model, data, judges, SETTINGS, tmp_path, "cpu", lambda stage, *steps: None)
+    monkeypatch.setattr(Narrower, "widened", lambda *given: {"second": np.zeros((96, 96, 3, 3), np.float32)})
+    with pytest.raises(ModelError, match="something else with zeros for channels"):
+        lessons.narrowed(narrower, 0.5, narrower.narrow(0.5))
+    assert not list(tmp_path.iterdir())
 
 
 class Stop(Exception):
@@ -133,7 +189,16 @@ def test_a_stopped_training_goes_on(
         recover(module, model, plan, data, TARGET, SETTINGS, own, training=trained, on_epoch=stop)
     assert not own.artifacts.exists()
     again = recover(
-        module, model, plan, data, TARGET, SETTINGS, own, training=trained, on_epoch=lambda e: seen.append(e.number)
+        module,
+        model,
+        plan,
+        data,
+        TARGET,
+        SETTINGS,
+        own,
+        training=trained,
+        rivals=False,
+        on_epoch=lambda e: seen.append(e.number),
     )
     assert seen == [2]
     for name, values in outcome.weights(plan).items():
@@ -141,7 +206,7 @@ def test_a_stopped_training_goes_on(
     with pytest.raises(TuningError, match="with training data"):
         recover(module, model, plan, data, TARGET, SETTINGS, own, training=pictures(96, 7))
     other = replace(SETTINGS, epochs=1)  # a training of its own, beside the first
-    recover(module, model, plan, data, TARGET, other, own, training=trained)
+    recover(module, model, plan, data, TARGET, other, own, training=trained, rivals=False)
     assert len(list(own.directory.glob("training-*"))) == 2
 
 
@@ -150,7 +215,7 @@ def test_without_data_of_its_own_training_takes_most_of_what_there_is(
 ) -> None:
     plan = Plan.of(model.digest, {"second": CHOICE})
     own = Workspace(tmp_path / "out", workspace.records)
-    found = recover(module, model, plan, data, TARGET, replace(SETTINGS, epochs=1), own)
+    found = recover(module, model, plan, data, TARGET, replace(SETTINGS, epochs=1), own, rivals=False)
     assert found.baselines.quality is not None and found.baselines.quality.samples == 20
 
 

@@ -18,11 +18,15 @@ from hwsparse.serve.jobfiles import (
     end_with_server,
     read_request,
     write_error,
+    write_report,
     write_result,
 )
 from hwsparse.serve.operation import FrontPoint, JobResult
 from hwsparse.store import ArtifactStore
 from tests.example_artifact import MODEL_DIGEST, example_artifact
+from tests.report.sample import sample_report
+
+REPORT = sample_report(3)
 
 
 def front(count: int) -> tuple[FrontPoint, ...]:
@@ -49,6 +53,8 @@ def main(directory: Path) -> None:
     what = request.model_name
     (directory / WORK).mkdir()
     progress.report("begin", 0.0)
+    if request.kind == "optimize":
+        write_report(directory, REPORT.text)
     if what == "wait":
         end_with_server()
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

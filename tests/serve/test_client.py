@@ -27,7 +27,7 @@ from hwsparse.serve.server import Server
 from hwsparse.serve.v1 import artifacts_pb2, artifacts_pb2_grpc
 from tests.example_artifact import MODEL_DIGEST, example_artifact
 from tests.serve.conftest import TARGETS, StartServer
-from tests.serve.fake_worker import front
+from tests.serve.fake_worker import REPORT, front
 
 UploadModel = Callable[[str], str]
 DENSE = parse_choice("dense")
@@ -54,6 +54,7 @@ def test_from_a_model_to_an_artifact(client: Client, upload: UploadModel, datase
     assert seen[-1].progress.front == front(3)
     result = handle.result()
     assert result.front == handle.front() == front(3)
+    assert handle.report() == client.report(handle.name) == REPORT.text
     (digest,) = result.artifacts
     steps: list[tuple[int, int]] = []
     artifact = client.download(digest, tmp_path / "out" / "artifact", lambda *step: steps.append(step))
@@ -72,6 +73,8 @@ def test_a_plan_is_compiled(client: Client, upload: UploadModel, dataset: str, t
     shapes = {"x": (1, 3, 8, 8)}
     handle = client.compile(upload("good"), "tiny", plan, dataset=dataset, shapes=shapes)
     assert len(handle.result().artifacts) == 1
+    with pytest.raises(UnsupportedError, match=f"operation '{handle.name}' has no report: searches have reports"):
+        handle.report()
 
 
 def test_a_file_is_sent_once(client: Client, tmp_path: Path) -> None:
@@ -102,6 +105,8 @@ def test_a_job_is_cancelled(client: Client, upload: UploadModel) -> None:
     with pytest.raises(Cancelled, match="cancelled on request"):
         handle.result()
     assert handle.front() == front(1)
+    with pytest.raises(UnsupportedError, match="has no report: searches have reports"):
+        handle.report()
 
 
 def test_names_that_nothing_has_are_said_so(client: Client, upload: UploadModel, dataset: str) -> None:
@@ -115,6 +120,7 @@ def test_names_that_nothing_has_are_said_so(client: Client, upload: UploadModel,
         (lambda: client.get("nobody"), "no operation 'nobody'"),
         (lambda: client.cancel("nobody"), "no operation 'nobody'"),
         (lambda: client.front("nobody"), "no operation 'nobody'"),
+        (lambda: client.report("nobody"), "no operation 'nobody'"),
         (lambda: list(client.watch("nobody")), "no operation 'nobody'"),
         (lambda: client.manifest(nothing), "no artifact '000"),
         (lambda: client.manifest("../../etc"), "no artifact"),

@@ -17,9 +17,11 @@ from hwsparse.serve.jobfiles import (
     ProgressReader,
     ProgressWriter,
     read_error,
+    read_report,
     read_request,
     read_result,
     write_error,
+    write_report,
     write_request,
     write_result,
 )
@@ -98,6 +100,15 @@ def test_results_and_errors_read_back_equal(tmp_path: Path) -> None:
     error = read_error(tmp_path)
     assert error is not None
     assert len(error.message) == 2000
+
+
+def test_a_report_is_kept_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_report(tmp_path) is None
+    write_report(tmp_path, '{"title": "é"}\n')
+    assert read_report(tmp_path) == '{"title": "é"}\n'
+    monkeypatch.setattr(jobfiles, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ServiceError, match=r"report\.json: larger than 10 bytes"):
+        read_report(tmp_path)
 
 
 def test_an_error_has_the_names_that_its_caller_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

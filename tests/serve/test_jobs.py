@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsparse.errors import FullError, InputError, ServiceError, UnknownNameError
+from hwsparse.errors import FullError, InputError, ServiceError, UnknownNameError, UnsupportedError
 from hwsparse.serve.jobfiles import WORK, JobRequest
 from hwsparse.serve.jobs import Jobs
 from hwsparse.serve.operation import Budget, Operation, OperationState
@@ -268,7 +268,7 @@ def test_pages_hold_every_job_once_newest_first(jobs: Jobs) -> None:
 
 
 def test_an_unknown_name_is_said_so(jobs: Jobs) -> None:
-    for use in (jobs.get, jobs.cancel, jobs.front, lambda name: list(jobs.watch(name))):
+    for use in (jobs.get, jobs.cancel, jobs.front, jobs.report, lambda name: list(jobs.watch(name))):
         with pytest.raises(UnknownNameError, match="no operation 'nobody'"):
             use("nobody")
 
@@ -276,6 +276,8 @@ def test_an_unknown_name_is_said_so(jobs: Jobs) -> None:
 def test_a_watcher_that_goes_away_is_let_go(jobs: Jobs) -> None:
     name = jobs.submit(request_for("wait")).name
     reach(jobs, name, "waiting")
+    with pytest.raises(UnsupportedError, match="has no report: it is not done yet"):
+        jobs.report(name)
     asked = iter([True, True, False])
     assert len(list(jobs.watch(name, lambda: next(asked)))) == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError
 from hwsparse.model import Model, import_onnx
 from hwsparse.model.coupling import couple, without
-from hwsparse.sparsify import Narrower, narrowed_shape
+from hwsparse.sparsify import Narrower, narrowed_shape, pruned_proto
 from hwsparse.sparsify.narrow import families
 from tests.model.graphs import model_proto, node, run, stored, value
 from tests.model.test_coupling import attention, residual
@@ -86,6 +88,25 @@ def test_families_and_what_is_kept_of_them() -> None:
     assert narrow.digest == narrower.narrow(0.6).digest
     assert narrower.narrow(0.01).layer("query").outputs == 2
     assert [len(units) for units, _ in families(residual(), couple(residual()))] == [8, 5, 3]
+
+
+@pytest.mark.parametrize("keep", [0.25, 0.6, 1.0])
+@pytest.mark.parametrize("network", [classifier, attention])
+def test_with_zeros_for_channels_the_whole_network_computes_what_the_narrow_one_does(
+    network: Callable[[], Model], keep: float
+) -> None:
+    model = network()
+    tokens = np.random.default_rng(0).standard_normal((20, 5, 6)).astype(np.float32)
+    dataset = images(20) if network is classifier else Dataset("tokens", {"x": tokens}, np.arange(20) % 2)
+    narrower = Narrower(model, dataset)
+    narrow = narrower.narrow(keep)
+    weights = narrower.widened(narrow, keep)
+    whole = import_onnx(pruned_proto(model, weights), name="whole")
+    np.testing.assert_allclose(answers(whole, dataset), answers(narrow, dataset), rtol=1e-4, atol=1e-5)
+    again = narrower.cut(whole, keep)
+    np.testing.assert_array_equal(answers(again, dataset), answers(narrow, dataset))
+    removed = {layer.name: np.mean(weights[layer.name] == 0) for layer in model.layers}
+    assert (max(removed.values()) > 0.2) == (keep < 1)
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.4, 0.75, 1.0])

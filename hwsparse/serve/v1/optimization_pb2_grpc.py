@@ -52,6 +52,11 @@ class OptimizationServiceStub:
                 request_serializer=hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontRequest.SerializeToString,
                 response_deserializer=hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/hwsparse.v1.OptimizationService/GetReport',
+                request_serializer=hwsparse_dot_v1_dot_optimization__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=hwsparse_dot_v1_dot_optimization__pb2.GetReportResponse.FromString,
+                _registered_method=True)
 
 
 class OptimizationServiceServicer:
@@ -83,6 +88,14 @@ class OptimizationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
+        it is not done, or was no search.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OptimizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +113,11 @@ def add_OptimizationServiceServicer_to_server(servicer, server):
                     servicer.GetParetoFront,
                     request_deserializer=hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontRequest.FromString,
                     response_serializer=hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=hwsparse_dot_v1_dot_optimization__pb2.GetReportRequest.FromString,
+                    response_serializer=hwsparse_dot_v1_dot_optimization__pb2.GetReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -186,6 +204,33 @@ class OptimizationService:
             '/hwsparse.v1.OptimizationService/GetParetoFront',
             hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontRequest.SerializeToString,
             hwsparse_dot_v1_dot_optimization__pb2.GetParetoFrontResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hwsparse.v1.OptimizationService/GetReport',
+            hwsparse_dot_v1_dot_optimization__pb2.GetReportRequest.SerializeToString,
+            hwsparse_dot_v1_dot_optimization__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

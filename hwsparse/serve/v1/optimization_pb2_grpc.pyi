@@ -46,6 +46,10 @@ class OptimizationServiceStub:
     """The front of an Optimize operation: measured and final when that is done; before, as far as the search
     knows it, with predicted latencies and the quality on the samples that choose.
     """
+    GetReport: _grpc.UnaryUnaryMultiCallable[_optimization_pb2.GetReportRequest, _optimization_pb2.GetReportResponse]
+    """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
+    it is not done, or was no search.
+    """
 
 @_typing.type_check_only
 class OptimizationServiceAsyncStub(OptimizationServiceStub):
@@ -64,6 +68,10 @@ class OptimizationServiceAsyncStub(OptimizationServiceStub):
     GetParetoFront: _aio.UnaryUnaryMultiCallable[_optimization_pb2.GetParetoFrontRequest, _optimization_pb2.GetParetoFrontResponse]  # type: ignore[assignment]
     """The front of an Optimize operation: measured and final when that is done; before, as far as the search
     knows it, with predicted latencies and the quality on the samples that choose.
+    """
+    GetReport: _aio.UnaryUnaryMultiCallable[_optimization_pb2.GetReportRequest, _optimization_pb2.GetReportResponse]  # type: ignore[assignment]
+    """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
+    it is not done, or was no search.
     """
 
 class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +106,16 @@ class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_optimization_pb2.GetParetoFrontResponse, _abc.Awaitable[_optimization_pb2.GetParetoFrontResponse]]:
         """The front of an Optimize operation: measured and final when that is done; before, as far as the search
         knows it, with predicted latencies and the quality on the samples that choose.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _optimization_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_optimization_pb2.GetReportResponse, _abc.Awaitable[_optimization_pb2.GetReportResponse]]:
+        """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
+        it is not done, or was no search.
         """
 
 def add_OptimizationServiceServicer_to_server(servicer: OptimizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,146 @@
+"""Where a plan and what it is held to are trained: by the same settings, on the same data, judged alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from hwsparse import strictjson
+from hwsparse.codegen import relative_error
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.data import Dataset
+from hwsparse.errors import ModelError
+from hwsparse.model import Model, import_torch
+from hwsparse.model.onnx_file import model_of
+from hwsparse.pattern import Unstructured
+from hwsparse.pipeline.finals import SMALL_DENSE
+from hwsparse.pipeline.judges import Judges
+from hwsparse.pipeline.outcome import Recovery
+from hwsparse.plan import Choice, Plan
+from hwsparse.sparsify import Narrower, achieved_ratio, pruned_proto
+from hwsparse.tuning import TuningSettings
+from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.tune import Tuned, tune
+
+SAME = 1e-3  # two programs of one network: the largest difference of their outputs, of the largest output
+
+
+class School:
+    """Trains forms of one module. Each training is kept in a directory as a checkpoint, and goes on from there."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: Model,
+        training: Dataset,
+        judges: Judges,
+        settings: TuningSettings,
+        directory: Path,
+        device: str,
+        on_stage: Callable[[str, int, int], None],
+    ) -> None:
+        self._module, self._model, self._training, self._judges = module, model, training, judges
+        self._settings, self._directory, self._device, self._on_stage = settings, directory, device, on_stage
+
+    def recover(
+        self, plan: Plan, pruned: Mapping[str, np.ndarray], on_epoch: Callable[[Epoch], None]
+    ) -> tuple[Recovery, Mapping[str, np.ndarray]]:
+        """Trains a plan: what that does to it, and the weights that ship.
+
+        Raises:
+            PlanError, ModelError, DataError, TuningError, StorageError: as `tune`.
+        """
+        tuned = self._tuned(plan, pruned, self._settings, "training", on_epoch)
+        shipped = self._better(pruned, tuned)
+        recovery = Recovery(
+            self._settings,
+            len(self._training),
+            tuned.epochs,
+            tuned.best,
+            shipped is not pruned,
+            self._judges.reporting.evaluate(pruned),
+        )
+        return recovery, shipped
+
+    def weights(self, plan: Plan, pruned: Mapping[str, np.ndarray], stage: str) -> Mapping[str, np.ndarray]:
+        """A plan's weights after training; those from before where it made them no better."""
+        return self._better(pruned, self._tuned(plan, pruned, self._settings, stage))
+
+    def narrowed(self, narrower: Narrower, keep: float, narrow: Model) -> Model:
+        """A narrower network after training: itself if that made it no better.
+
+        The module is trained with zeros where channels went, which then are cut out.
+
+        Raises:
+            ModelError: with zeros there it does not compute what the narrower network does, or does not hold its
+                weights as the model does.
+            TuningError: training diverges, or the checkpoint is damaged.
+        """
+        model, choosing, sample = self._model, self._judges.choosing, self._judges.sample
+        start = narrower.widened(narrow, keep)
+        own, wide = onnxruntime_answers(narrow, {}, sample), onnxruntime_answers(model, start, sample)
+        if max(relative_error(wide[name], value) for name, value in own.items()) > SAME:
+            raise ModelError(
+                f"{model.name} computes something else with zeros for channels than without these channels"
+            )
+        ratios = {layer.name: achieved_ratio(start[layer.name] != 0) for layer in model.layers}
+        zeros = Plan.of(
+            model.digest, {name: Choice(Unstructured(), ratio) for name, ratio in ratios.items() if ratio > 0}
+        )
+        tuned = self._tuned(zeros, start, replace(self._settings, gradual=False), SMALL_DENSE)
+        whole = model_of(onnx.load_from_string(pruned_proto(model, self._changes(tuned))), model.name)
+        trained = narrower.cut(whole, keep)
+        better = choosing.evaluate_other(trained).value >= choosing.evaluate_other(narrow).value
+        return trained if better else narrow
+
+    def _tuned(
+        self,
+        plan: Plan,
+        pruned: Mapping[str, np.ndarray],
+        settings: TuningSettings,
+        stage: str,
+        on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ) -> Tuned:
+        return tune(
+            self._module,
+            self._model,
+            plan,
+            self._training,
+            self._judges.choosing.dataset,
+            settings,
+            start=None if settings.gradual else pruned,
+            checkpoint=self._directory / f"training-{_digest(plan, settings)}.safetensors",
+            device=self._device,
+            progress=partial(self._on_stage, stage),
+            on_epoch=on_epoch,
+        )
+
+    def _changes(self, tuned: Tuned) -> dict[str, np.ndarray]:
+        """What training changed, as weights by layer name and constants by theirs."""
+        return self._model.changes_to(imported(tuned.module.to("cpu"), self._model, self._judges.sample))
+
+    def _better(self, pruned: Mapping[str, np.ndarray], tuned: Tuned) -> Mapping[str, np.ndarray]:
+        """The weights after training, unless those from before are better; of a gradual training there are none."""
+        changed, choosing = self._changes(tuned), self._judges.choosing
+        if self._settings.gradual or choosing.evaluate(changed).value >= choosing.evaluate(pruned).value:
+            return changed
+        return pruned
+
+
+def imported(module: nn.Module, model: Model, sample: Mapping[str, np.ndarray]) -> Model:
+    """What a module is now, as a model; `model` is what it was before, and `sample` has its inputs."""
+    examples = tuple(torch.from_numpy(np.array(sample[spec.name])) for spec in model.inputs)
+    return import_torch(module, examples, name=model.name)
+
+
+def _digest(plan: Plan, settings: TuningSettings) -> str:
+    """Of a training: several may be kept side by side."""
+    return hashlib.sha256((plan.to_json() + strictjson.dumps(settings)).encode()).hexdigest()[:16]

@@ -1,0 +1,87 @@
+"""What was built beside what it is held to: timed in one run, judged on the same samples, and the winner of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hwsparse.latency import Measurement
+from hwsparse.pipeline.ceiling import find_ceiling
+from hwsparse.pipeline.finals import (
+    DENSE,
+    SMALL_DENSE,
+    Hopeful,
+    Limits,
+    Workshop,
+    build_finalists,
+    package_finalists,
+    pick_winner,
+    subject_of,
+    time_side_by_side,
+)
+from hwsparse.pipeline.judges import Judges
+from hwsparse.pipeline.outcome import Baselines, Finalist, Rivals, SmallDense
+from hwsparse.pipeline.small_dense import Trainer, narrow_to
+from hwsparse.plan import Plan
+from hwsparse.sparsify import LayerDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who was built, what they are held to, and who won; `rivals` is None if nobody was built."""
+
+    baselines: Baselines
+    finalists: tuple[Finalist, ...]
+    winner: Finalist | None
+    rivals: Rivals | None
+
+
+def reach_verdict(
+    shop: Workshop,
+    judges: Judges,
+    plans: Mapping[str, Plan],
+    limits: Limits,
+    database: LayerDatabase,
+    artifacts: Path,
+    on_stage: Callable[[str, int, int], None],
+    train: Trainer | None = None,
+) -> Verdict:
+    """Builds plans by label and what they are held to, times all of them in one run, packages, and picks the winner.
+
+    Args:
+        database: of pruned layers; the ceiling's are added to it.
+        artifacts: a directory that receives one artifact per plan.
+        train: gives the small dense network the training that the plans' weights had; None: they had none.
+
+    Raises:
+        CompileError, MeasureError, ArtifactError: as `build_finalists`, `time_side_by_side`, `package_finalists`.
+        DataError: onnxruntime cannot run a sample.
+    """
+    built = build_finalists(shop, plans, partial(on_stage, "finalists"))
+
+    def aim(times: Mapping[str, Measurement]) -> str | None:
+        found = [Hopeful(label, times[label], built[label].chosen_by) for label in plans]
+        subject = subject_of(found, pick_winner(found, times[DENSE], limits))
+        return subject.label if subject is not None else None
+
+    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, SMALL_DENSE), train)
+    besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
+    on_stage("side by side", 0, 1)
+    times = time_side_by_side(shop, built, besides)
+    baselines, finalists = package_finalists(shop, built, times, artifacts)
+    on_stage("side by side", 1, 1)
+    winner = pick_winner(finalists, baselines.dense, limits)
+    subject = subject_of(finalists, winner)
+    if subject is None:
+        return Verdict(baselines, finalists, winner, None)
+    small: SmallDense | str
+    if isinstance(narrowed, str):
+        small = narrowed
+    else:
+        model = narrowed.model
+        quality, robustness = judges.reporting.evaluate_other(model), judges.robustness_of(model)
+        small = SmallDense(model, narrowed.keep, narrowed.trained, times[SMALL_DENSE], quality, robustness)
+    ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
+    return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))

@@ -1,0 +1,95 @@
+"""Which plans are built, and which of them wins."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from hwsparse.artifact import Artifact
+from hwsparse.errors import StudyError
+from hwsparse.latency import Measurement, Workload
+from hwsparse.pipeline import Finalist
+from hwsparse.pipeline.finals import Limits, finalist_plans, pick_winner, subject_of
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.search import Candidate, Kind
+from hwsparse.sparsify import QualityReport
+from hwsparse.target import load_target
+from tests.latency.examples import matmul, measurement
+
+
+def finalist(
+    label: str, latency_s: float, chosen_by: float | None, error: float = 0.0, held_out: float = 0.0
+) -> Finalist:
+    """Hand-made: an artifact that the rules do not look at."""
+    chosen = None if chosen_by is None else judged(chosen_by, error)
+    artifact = cast(Artifact, None)
+    plan = Plan("0" * 64)
+    return Finalist(label, plan, plan, {}, timed(latency_s), chosen, judged(held_out), artifact)
+
+
+def judged(value: float, error: float = 0.0) -> QualityReport:
+    """Against a dense model of quality 0.9."""
+    return QualityReport("top1", value, (value, value), 0.9 - value, (0, 1), error, 20, "own", "calibration")
+
+
+def timed(latency_s: float, noise: float = 0.01) -> Measurement:
+    samples = (latency_s * (1 - noise), latency_s, latency_s * (1 + noise))
+    return measurement(Workload.of(matmul(), Choice(), load_target("x86-avx2")), *samples, *samples)
+
+
+DENSE = timed(10e-3)
+
+
+@pytest.mark.parametrize(
+    ("finalists", "limits", "wins"),
+    [
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.02, None, None), "b"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, None, None), "c"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, 0.895, None), "a"),
+        ([("a", 5e-3, 0.9), ("c", 3e-3, 0.7)], (0.02, None, 4e-3), None),
+        ([("a", 9.95e-3, 0.9)], (0.02, None, None), None),  # within the noise of dense
+        ([("a", 11e-3, 1.0)], (0.02, None, None), None),
+        ([("a", 5e-3, 0.88)], (0.02, None, None), "a"),  # the drop allowed, to the last bit
+        ([("a", 5e-3, 0.89, 0.01), ("b", 4e-3, 0.89, 0.011)], (0.02, None, None), "a"),  # b's loss is less sure
+        ([("a", 5e-3, None)], (0.0, 0.99, None), "a"),  # without data there is nothing to lose
+        ([], (0.02, None, None), None),
+    ],
+)  # fmt: skip
+def test_the_winner_is_the_fastest_that_reaches_the_goal(
+    finalists: list[tuple[Any, ...]],
+    limits: tuple[float, float | None, float | None],
+    wins: str | None,
+) -> None:
+    # All are hopeless, and then perfect, on held-out data, which must not choose.
+    for held_out in (0.0, 1.0):
+        winner = pick_winner([finalist(*each, held_out=held_out) for each in finalists], DENSE, Limits(*limits))
+        assert (winner and winner.label) == wins
+
+
+def test_a_comparison_is_about_the_winner_or_the_fastest_of_the_search() -> None:
+    found = [finalist("search 1", 5e-3, 0.9), finalist("search 2", 4e-3, 0.8), finalist("uniform", 3e-3, 0.7)]
+    assert subject_of(found, found[0]) is found[0]
+    assert subject_of(found, None) is found[1]
+    assert subject_of([], None) is None
+
+
+def candidate(latency_s: float, quality: float, kind: Kind = "search", error: float = 0.0) -> Candidate:
+    ratio = 0.0 if kind == "dense" else round(1 - latency_s, 3)
+    plan = Plan.of("0" * 64, {} if kind == "dense" else {"conv": parse_choice(f"unstructured@{ratio}")})
+    interval = (latency_s, latency_s)
+    return Candidate(plan, latency_s, interval, "predicted", quality, (quality, quality), error, kind)
+
+
+def test_finalists_are_the_fastest_safe_plan_and_the_best_of_the_front() -> None:
+    dense = candidate(0.95, 0.9, "dense")
+    fast, unsure, safe = candidate(0.1, 0.5), candidate(0.4, 0.895, error=0.02), candidate(0.5, 0.89, error=0.001)
+    uniform, slow = candidate(0.7, 0.89, "uniform"), candidate(0.8, 0.899)
+    everything = [dense, fast, unsure, safe, uniform, slow]
+    picked = finalist_plans(everything, 2, 0.012)
+    assert picked == {"search 1": unsure.plan, "search 2": safe.plan, "uniform": uniform.plan}  # unsure is the knee
+    assert finalist_plans(everything, 1, 0.012) == {"search 1": safe.plan, "uniform": uniform.plan}
+    assert finalist_plans([dense, uniform], 3, 0.012) == {"search 1": uniform.plan}
+    assert finalist_plans([dense], 3, 0.012) == {}
+    with pytest.raises(StudyError, match="no result for the dense model"):
+        finalist_plans([fast], 3, 0.012)
