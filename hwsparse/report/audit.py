@@ -159,8 +159,12 @@ def _dense(report: FrontReport) -> Iterator[str]:
 
 
 def _external(report: FrontReport) -> Iterator[str]:
-    if all(point.kind != "external" for point in report.points):
+    beside = report.subject
+    found = [point for point in report.points if point.kind == "external"]
+    if not found:
         yield "no runtime but ours"
+    elif beside is not None and all(point.latency_source != beside.latency_source for point in found):
+        yield "no other runtime was timed like the sparse rows"
 
 
 def _small_dense(report: FrontReport) -> Iterator[str]:
@@ -183,6 +187,9 @@ def _ceiling(report: FrontReport) -> Iterator[str]:
 
 
 def _uniform(report: FrontReport) -> Iterator[str]:
+    plan = report.subject.plan if report.subject is not None else None
+    if plan is not None and len({choice for _, choice in plan.choices}) == 1:
+        return  # it is uniform itself
     if all(point.kind != "uniform" for point in report.points):
         yield "no baseline of uniform sparsity"
 

@@ -70,6 +70,7 @@ LACKING = [
     ("dense", "not timed and judged like", with_kind("dense", split="calibration")),
     ("dense", "not timed and judged like", with_kind("dense", latency_source="predicted")),
     ("external", "no runtime but ours", without("external")),
+    ("external", "no other runtime was timed like", with_kind("external", latency_source="predicted")),
     ("small-dense", "no small dense", without("small-dense")),
     ("small-dense", "1.20 times as long as search 3", with_kind("small-dense", latency_s=2.08e-3 * 1.2)),
     ("small-dense", "0.87 times as long as search 3", with_kind("small-dense", latency_s=2.08e-3 * 0.87)),
@@ -101,6 +102,7 @@ def test_every_rule_is_tried() -> None:
 
 # What comes near to lacking something and does not.
 ENOUGH = [
+    ("uniform", with_subject(without("uniform"), plan=make_plan("2:4", "2:4"))),
     ("seeds", with_comparison(seeds=())),  # nothing was random
     ("budgets", changed(lambda each: replace(each, budget=Budget(9, 3)) if each.kind != "external" else each)),
     ("budgets", with_subject(plan=make_plan(), method=NOTHING, budget=Budget(0))),  # nothing of the plan shipped
