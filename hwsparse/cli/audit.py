@@ -17,7 +17,7 @@ from hwsparse.report.audit import audit as find
 def audit(
     reports: list[Path] = typer.Argument(
         metavar="REPORT...",
-        help="Files front.json that `optimize` or `tune` wrote; several are one comparison: of seeds, devices or tasks.",
+        help="Files front.json of `optimize` or `tune`; several are one comparison: of seeds, devices or tasks.",
     ),
     json: bool = typer.Option(False, "--json", help="Print the findings as JSON."),
 ) -> None:

@@ -9,12 +9,13 @@ with H' the mean of x' x'^T, C that of x x'^T, and P0 the weights so far: the as
 and Sun, "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI 2016, section 3.2,
 here under masks. A layer with a bias gets a new one with it: x and x' are then taken from their means, and what the
 means give is the bias's to make up for. As batch norm is part of the layer before it, this estimates its statistics
-anew.
+anew. Layer norms are fitted on the way (`norms`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import dropwhile
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from hwsparse.data import Dataset
 from hwsparse.model import Model
 from hwsparse.plan import Layer
 from hwsparse.sparsify.least_squares import refit
+from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
 from hwsparse.sparsify.walk import Moments, SideBySide
 
@@ -39,7 +41,7 @@ def correct(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
-    """Canonical weights by layer name, those given and those of dense layers behind them; biases by their own names.
+    """Canonical weights by layer name, those given and those of dense layers behind them; constants by their own names.
 
     Args:
         weights: canonical pruned weights by layer name; what is zero in them stays zero.
@@ -52,17 +54,19 @@ def correct(
     for name, weight in weights.items():
         model.initializer(model.layer(name), weight)  # refuses what does not fit
     corrected = dict(weights)
-    first = next((place for place, layer in enumerate(model.layers) if layer.name in weights), len(model.layers))
+    steps = list(dropwhile(lambda step: isinstance(step, Norm) or step.name not in weights, in_order(model)))
     with SideBySide(model, model, dataset, samples, threads, seed) as both:
-        for done, layer in enumerate(model.layers[first:], 1):
-            if layer.inputs <= MAX_COLUMNS:
-                moments = both.moments(layer, layer, corrected)
-                dense = model.weight(layer.name)
-                bias = None if layer.bias is None else model.constant(layer.bias)
-                current = corrected.get(layer.name, dense)
+        for done, step in enumerate(steps, 1):
+            if isinstance(step, Norm):
+                corrected |= fitted_norm(model, step, both, corrected)
+            elif step.inputs <= MAX_COLUMNS:
+                moments = both.moments(step, step, corrected)
+                dense = model.weight(step.name)
+                bias = None if step.bias is None else model.constant(step.bias)
+                current = corrected.get(step.name, dense)
                 if np.isfinite(moments.own).all():  # or the pruned network runs away: whoever judges it will say so
-                    corrected |= named(layer, *fitted(dense, bias, current, moments))
-            progress(done, len(model.layers) - first)
+                    corrected |= named(step, *fitted(dense, bias, current, moments))
+            progress(done, len(steps))
     return corrected
 
 

@@ -6,7 +6,7 @@ Of what lies behind them they keep only what later layers read. Knows nothing of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -73,7 +73,7 @@ class SideBySide:
             DataError: onnxruntime cannot run a sample.
             ModelError: a weight or constant is not of the model, or has not its shape.
         """
-        before, after = self._dense.reach(dense, {}), self._pruned.reach(pruned, weights)
+        before, after = self._dense.reach(dense.weight, {}), self._pruned.reach(pruned.weight, weights)
 
         def of_sample(sample: int) -> tuple[tuple[np.ndarray, ...], int]:
             x, own = (
@@ -95,6 +95,22 @@ class SideBySide:
             count += positions
         return Moments(*(total / count for total in sums))
 
+    def rows(
+        self, constant: str, weights: Mapping[str, np.ndarray], width: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Goes on to the node of both that reads a constant: of each sample what it reads, (rows, width), attended.
+
+        Raises:
+            DataError: onnxruntime cannot run a sample.
+            ModelError: a weight or constant is not of the model, or has not its shape.
+        """
+        before, after = self._dense.reach(constant, {}), self._pruned.reach(constant, weights)
+        for x, own, attended in zip(before, after, self._attended, strict=True):
+            pair = x.reshape(-1, width), own.reshape(-1, width)
+            if attended is not None and len(pair[0]) == len(attended):
+                pair = pair[0][attended], pair[1][attended]
+            yield pair
+
 
 class _Walk:
     """A network on its way over some samples, as far as some node."""
@@ -107,14 +123,14 @@ class _Walk:
             {name: values[row : row + 1] for name, values in dataset.inputs.items()} for row in rows
         ]
 
-    def reach(self, layer: Layer, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Goes on up to a layer, with these weights and constants; what it reads, sample by sample.
+    def reach(self, constant: str, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Goes on up to the node that reads a constant, with these weights; what it reads first, sample by sample.
 
         Raises:
             DataError: onnxruntime cannot run a sample.
             ModelError: a weight or constant is not of the model, or has not its shape.
         """
-        place = next(index for index, node in enumerate(self._left) if layer.weight in node.input)
+        place = next(index for index, node in enumerate(self._left) if constant in node.input)
         steps, self._left = self._left[:place], self._left[place:]
         if steps:
             self._take(steps, weights)

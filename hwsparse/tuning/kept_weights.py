@@ -2,7 +2,8 @@
 
 On import, batch norm was folded into weights: a model's weight is the module's but for a factor for each output.
 Factors are found here, so that pruned weights go back into the module, and a factor keeps its zeros. A bias goes back
-to where it came from: the layer's own, or that of the batch norm whose factors they are.
+to where it came from: the layer's own, or that of the batch norm whose factors they are. Layer norms hold what the
+model does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hwsparse.errors import ModelError, PatternError, PlanError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.sparsify import achieved_ratio, applicable, make_mask
+from hwsparse.sparsify.norms import Norm, in_order
 from hwsparse.tuning.schedule import growing
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -43,14 +45,19 @@ class KeptWeights:
         self._model, self._plan = model, plan
         self._weights: dict[str, nn.Parameter] = {}
         self._factors: dict[str, Tensor] = {}
-        self._biases: dict[str, nn.Parameter] = {}
+        self._constants: dict[str, nn.Parameter] = {}
         for layer in model.layers:
             found = _found(module, layer.name, model.weight(layer.name))
             if found is None:
                 continue
             self._weights[layer.name], self._factors[layer.name] = found
             if layer.bias is not None and (bias := _bias(module, layer.name, found[1])) is not None:
-                self._biases[layer.bias] = bias
+                self._constants[layer.bias] = bias
+        parameters = dict(module.named_parameters())
+        for norm in in_order(model):
+            for name in (norm.scale, norm.shift) if isinstance(norm, Norm) else ():
+                if name in parameters and np.array_equal(_values(parameters[name]), model.constant(name)):
+                    self._constants[name] = parameters[name]
         if lost := [name for name, _ in plan.choices if name not in self._weights]:
             raise ModelError(
                 f"layer {lost[0]!r} of {model.name}: the module has no submodule of that name with the weight that "
@@ -61,7 +68,8 @@ class KeptWeights:
     def start_from(self, weights: Mapping[str, np.ndarray]) -> None:
         """Puts canonical pruned weights into the module; zeros of the plan's layers stay zero from then on.
 
-        Biases go by their constants' names. What the module does not hold as the model does keeps its own values.
+        Biases, and the scales of layer norms, go by their constants' names. What the module does not hold as the model
+        does keeps its own values.
 
         Raises:
             PlanError: a layer of the plan has no weight here.
@@ -77,10 +85,10 @@ class KeptWeights:
                     parameter.copy_(fresh)
                 if name in planned:
                     self.masks[name] = fresh != 0
-            elif name in self._biases:
+            elif name in self._constants:
                 moved = torch.from_numpy(weight - self._model.constant(name)).reshape(-1)
                 with torch.no_grad():
-                    self._biases[name].add_(moved.to(self._biases[name]))
+                    self._constants[name].add_(moved.to(self._constants[name]))
 
     def grow(self, progress: float) -> None:
         """Drops the smallest weights, of what the model's magnitudes would be: the more, the farther it is (0 to 1).
@@ -117,7 +125,7 @@ def _found(module: nn.Module, name: str, weight: np.ndarray) -> tuple[nn.Paramet
         return None
     if not isinstance(parameter, nn.Parameter) or tuple(parameter.shape) != weight.shape:
         return None
-    own = parameter.detach().cpu().numpy().reshape(len(weight), -1).astype(np.float64)
+    own = _values(parameter).reshape(len(weight), -1).astype(np.float64)
     rows = weight.reshape(own.shape)
     power = np.sum(own * own, axis=1)
     factors = np.divide(np.sum(own * rows, axis=1), power, out=np.ones(len(own)), where=power > 0)
@@ -126,6 +134,10 @@ def _found(module: nn.Module, name: str, weight: np.ndarray) -> tuple[nn.Paramet
     factors[factors == 0] = 1  # of an output that batch norm sets to nothing: any weight will do
     shape = (len(weight), *[1] * (weight.ndim - 1))
     return parameter, torch.from_numpy(factors.astype(np.float32)).reshape(shape).to(parameter.device)
+
+
+def _values(parameter: nn.Parameter) -> np.ndarray:
+    return np.asarray(parameter.detach().cpu().numpy())
 
 
 def _bias(module: nn.Module, name: str, factors: Tensor) -> nn.Parameter | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hwsparse.data import Dataset
 from hwsparse.errors import ModelError, PlanError
 from hwsparse.model import import_torch
 from hwsparse.plan import Plan, parse_choice
@@ -48,6 +49,20 @@ def test_corrected_biases_go_back_as_well() -> None:
     with torch.no_grad():
         found = module(torch.from_numpy(np.array(images))).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_scales_of_layer_norms_go_back_as_well() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)).eval()
+    nn.init.normal_(module[1].weight)
+    model = import_torch(module, (torch.zeros(1, 6),), name="normed")
+    rows = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    plan = plan_of(model, "unstructured@0.5", "0")
+    weights = correct(model, pruned(model, plan), Dataset("rows", {model.inputs[0].name: rows}, np.arange(40) % 4))
+    assert {"1.weight", "1.bias"} <= weights.keys()
+    KeptWeights(module, model, plan).start_from(weights)
+    np.testing.assert_allclose(module[1].weight.detach(), weights["1.weight"], rtol=1e-6)
+    np.testing.assert_allclose(module[1].bias.detach(), weights["1.bias"], rtol=1e-6, atol=1e-7)
 
 
 def test_outputs_that_batch_norm_sets_to_nothing() -> None:
