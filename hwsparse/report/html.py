@@ -126,8 +126,8 @@ def _points_section(report: FrontReport) -> str:
     return f"""<h2>Points</h2>
 <p class="faint">● on the front, ★ the winner. Below each plan the category of its method and its artifact, below each
 figure its 95 % interval. FLOPs, two for each multiply-add with a weight, and parameters are those that are left;
-products of activations, as of attention, are not counted. Speed-up and change are against our own dense model; the interval of a change is that of the difference, sample by
-sample{_ROBUST if report.judges_robustness else ""}.</p>
+products of activations, as of attention, are not counted. Speed-up and change are against our own dense model; the
+interval of a change is that of the difference, sample by sample{_ROBUST if report.judges_robustness else ""}.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 

@@ -34,7 +34,10 @@ def directions(answers: Tensor, dense: Tensor, temperature: float) -> Tensor:
 
 def hints(own: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor:
     """The squared change of what layers hand on relative to its square, the mean over layers."""
-    errors = [(a - b).square().sum() / b.square().sum().clamp_min(_TINY) for a, b in zip(own, dense, strict=True)]
+    errors = [
+        functional.mse_loss(a, b, reduction="sum") / torch.linalg.vector_norm(b).square().clamp_min(_TINY)
+        for a, b in zip(own, dense, strict=True)
+    ]
     return torch.stack(errors).mean()
 
 
