@@ -41,7 +41,7 @@ def in_order(dataset: Dataset, batch: int) -> Iterator[np.ndarray]:
 
 
 def augmented(inputs: tuple[Tensor, ...], how: str, seed: int, step: int) -> tuple[Tensor, ...]:
-    """Images mirrored, and as `how` says shifted and mixed, each by its own draw; what is no batch of images stays.
+    """Images mirrored, and for `crop-flip` shifted, each by its own draw; what is no batch of images stays.
 
     Args:
         inputs: of images (samples, channels, height, width).
@@ -50,19 +50,7 @@ def augmented(inputs: tuple[Tensor, ...], how: str, seed: int, step: int) -> tup
     if how == "none":
         return inputs
     rng = np.random.default_rng([seed, step, 1])
-    moved = tuple(_moved(x, how != "flip", rng) if x.ndim == 4 else x for x in inputs)
-    return tuple(_mixed(x, rng) if x.ndim == 4 else x for x in moved) if how == "crop-flip-mix" else moved
-
-
-def _mixed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each image with some share of another: what the dense network answers to that tells more than labels do.
-
-    Beyer, Zhai, Royer, Markeeva, Anil, Kolesnikov, "Knowledge distillation: A good teacher is patient and consistent",
-    CVPR 2022.
-    """
-    share = torch.from_numpy(rng.random(len(images), np.float32))[:, None, None, None].to(images.device)
-    other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-    return torch.lerp(images, images[other], share)
+    return tuple(_moved(x, how == "crop-flip", rng) if x.ndim == 4 else x for x in inputs)
 
 
 def _moved(images: Tensor, shifted: bool, rng: np.random.Generator) -> Tensor:

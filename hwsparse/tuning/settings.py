@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from hwsparse.errors import InputError
 
 Optimizer = Literal["sgd", "adamw"]
-Augmentation = Literal["none", "flip", "crop-flip", "crop-flip-mix"]
+Augmentation = Literal["none", "flip", "crop-flip"]
 OPTIMIZERS, AUGMENTATIONS = get_args(Optimizer), get_args(Augmentation)
 
 
@@ -49,11 +49,6 @@ class TuningSettings:
         ):
             if name not in known:
                 raise InputError(f"{what}: {' or '.join(known)}, not {name!r}")
-        if self.augment == "crop-flip-mix" and self.distillation < 1:
-            raise InputError(
-                "augment: mixed images have no labels; a distillation of 1 needs none, one of "
-                f"{self.distillation:g} does"
-            )
         if not 0 < self.learning_rate <= 10:
             raise InputError(f"learning rate: above 0 and at most 10, not {self.learning_rate:g}")
         shares = (("momentum", self.momentum), ("distillation", self.distillation), ("weight decay", self.weight_decay))
