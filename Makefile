@@ -20,7 +20,7 @@ quickstart: venv  ## a real model from file to served, faster artifact, on this 
 
 # A process for each CPU; with threads of their own, they would wait for one another.
 test: venv  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 lint: venv  ## format, lint, types and layer rules
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ Knows neither the server nor how the job came to be.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from hwsparse.model import import_onnx
 from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize, uniform_plan
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.report import ArtifactPlace, FrontReport
 from hwsparse.search import Candidate, Kind, pareto_front
 from hwsparse.serve.jobfiles import WORK, JobRequest, ProgressWriter, write_report
 from hwsparse.serve.operation import FrontPoint, JobResult
@@ -77,8 +79,9 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
     chosen_on = appoint_judges(model, dataset, target, asked.seed).choosing.dataset
     report = JobProgress(progress, chosen_on.metric, chosen_on.name, len(chosen_on))
     outcome = optimize(model, dataset, target, goal, workspace, report)
-    write_report(directory, front_report(outcome, dataset.name).text)
-    return _result(asked, outcome)
+    result = _result(asked, outcome)
+    write_report(directory, _served(front_report(outcome, dataset.name), result.artifacts).text)
+    return result
 
 
 class JobProgress:
@@ -131,6 +134,17 @@ def live_front(known: tuple[Candidate, ...], metric: str, dataset: str, samples:
         )
         points.append(FrontPoint(METHODS[candidate.kind], latency, quality, candidate.plan))
     return tuple(points)
+
+
+def _served(report: FrontReport, kept: tuple[str, ...]) -> FrontReport:
+    """A report of artifacts that are in the store, by their digests, and no longer where they were built."""
+    points = [
+        replace(point, artifact=ArtifactPlace(place.digest, place.digest) if place.digest in kept else None)
+        if (place := point.artifact) is not None
+        else point
+        for point in report.points
+    ]
+    return replace(report, points=tuple(points))
 
 
 def _result(asked: JobRequest, outcome: Outcome) -> JobResult:

@@ -104,6 +104,10 @@ def request(
         raise InputError(
             "--tokenizer, --image, --limit and --metric prepare data that is here: give its path with --data"
         )
+    if front is not None and out.resolve() in (front.resolve(), *front.resolve().parents):
+        raise InputError(
+            f"{front} lies in {out}, where the artifact goes and nothing else may be: give another --front"
+        )
     for directory in (out, front):
         if directory is not None:
             require_writable(directory)
@@ -123,16 +127,16 @@ def request(
         else:
             operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0)
         best = next(iter(follow(operation, console).artifacts), None)
-        artifact = _fetched(client, best, out, server) if best is not None else None
+        if best is not None:
+            show_artifact(_fetched(client, best, out, server), console)
         if wanted is None:
             report = parse_report(operation.report(), "the server's report")
             show_front(report, console)
             if front is not None:
                 write_front(report, front)
-    if artifact is None:
+    if best is None:
         console.print(f"Nothing gained on {device}: no plan was faster than dense within the goal.")
         raise typer.Exit(1)
-    show_artifact(artifact, console)
 
 
 def download(

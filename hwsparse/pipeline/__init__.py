@@ -8,7 +8,7 @@
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
     compilation.py   one plan compiled without a search, and what all jobs do alike
-    recovery.py      a torch module pruned, trained and compiled
+    recovery.py      a torch module pruned, trained and compiled; school.py: where it and its rivals are trained
     outcome.py  what is found; figures.py: as a report
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hwsparse.errors import ModelError, TuningError
 from hwsparse.pattern import Unstructured
 from hwsparse.pipeline.bench import Steps
 from hwsparse.pipeline.judges import Judges
@@ -33,8 +34,8 @@ def unstructured_plan(plan: Plan, weights: Mapping[str, np.ndarray]) -> Plan:
 
 def find_ceiling(
     plan: Plan, database: LayerDatabase, weights: Weights, judges: Judges, on_step: Steps
-) -> QualityReport:
-    """The quality of a plan's unstructured form, pruned and corrected like every plan, on held-out data.
+) -> QualityReport | str:
+    """The quality of a plan's unstructured form, made like every plan, on held-out data; why not, if it cannot be made.
 
     Raises:
         StorageError: the database cannot be written.
@@ -42,6 +43,9 @@ def find_ceiling(
     on_step(0, 1)
     loose = unstructured_plan(plan, weights(plan))
     database.build({name: [choice] for name, choice in loose.choices}, lambda stage, done, total: on_step(0, 1))
-    quality = judges.reporting.evaluate(weights(loose))
-    on_step(1, 1)
-    return quality
+    try:
+        return judges.reporting.evaluate(weights(loose))
+    except (ModelError, TuningError) as error:
+        return str(error)
+    finally:
+        on_step(1, 1)

@@ -61,7 +61,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         winner=winner.label if winner is not None else None,
         layers=winner.artifact.manifest.layers if winner is not None else (),
         notes=(*_notes(outcome), *_robustness_notes(outcome)),
-        comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals) if rivals is not None else None),
+        comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals)),
     )
 
 
@@ -144,24 +144,30 @@ def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _ceiling(rivals: Rivals) -> Ceiling:
+def _ceiling(rivals: Rivals | None) -> Ceiling | None:
+    if rivals is None or isinstance(rivals.ceiling, str):
+        return None
     return Ceiling(rivals.of, rivals.ceiling.value, rivals.ceiling.interval)
+
+
+def _missing(rivals: Rivals | None) -> tuple[str, ...]:
+    """Why a rival is not there."""
+    found = () if rivals is None else (("small dense baseline", rivals.small_dense), ("ceiling", rivals.ceiling))
+    return tuple(f"There is no {name}: {why}." for name, why in found if isinstance(why, str))
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     timed = "timed in turns in one run, quality on held-out data."
-    rivals = outcome.rivals
-    missing = rivals is not None and isinstance(rivals.small_dense, str)
-    lacking = (f"There is no small dense baseline: {rivals.small_dense}.",) if rivals is not None and missing else ()
+    missing = _missing(outcome.rivals)
     if outcome.recovery is not None:
-        return (f"All of it {timed}", _recovery_note(outcome.recovery, rivals is not None), *lacking)
+        return (f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome), *missing)
     notes = [
         "Trials: latency predicted from measured layers, quality on calibration data. "
         f"Finalists and baselines: {timed}",
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
-        *lacking,
+        *missing,
     ]
     if outcome.winner is None:
         notes.append(
@@ -179,7 +185,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _recovery_note(recovery: Recovery, has_rivals: bool) -> str:
+def _recovery_note(recovery: Recovery) -> str:
     settings, before = recovery.settings, recovery.one_shot
     how = "zeros grew on the way" if settings.gradual else "pruned in one shot, then trained under its mask"
     kept = f"the weights of epoch {recovery.best.number} kept" if recovery.taken else "which made it no better"
@@ -187,5 +193,16 @@ def _recovery_note(recovery: Recovery, has_rivals: bool) -> str:
     return (
         f"Trained for {recovery.epochs[-1].number} epochs with the dense network as teacher ({how}), {kept}, by "
         f"validation data; seed {settings.seed}. In one shot the plan lost {words.quality(before.metric, before.drop)} "
-        f"({low} to {high}) on the same held-out data.{' Its rivals were trained by the same settings.' * has_rivals}"
+        f"({low} to {high}) on the same held-out data."
     )
+
+
+def _rivals_note(outcome: Outcome) -> tuple[str, ...]:
+    """What else was trained."""
+    recovery, rivals = outcome.recovery, outcome.rivals
+    if recovery is None or rivals is None:
+        return ()
+    small = "small dense network, under a fixed mask" if recovery.settings.gradual else "small dense network"
+    found = ((small, rivals.small_dense), ("unstructured ceiling", rivals.ceiling))
+    trained = [f"the {name}" for name, rival in found if not isinstance(rival, str)]
+    return (f"By the same settings were trained: {', '.join(trained)}.",) if trained else ()

@@ -80,12 +80,12 @@ class SmallDense:
 class Rivals:
     """What a finalist is held to: the winner, or else the fastest.
 
-    `small_dense` says why where there is none. `ceiling` is what the plan is worth with unstructured patterns.
+    `ceiling` is what the plan is worth with unstructured patterns. Where there is none, both say why.
     """
 
     of: str  # the finalist's label
     small_dense: SmallDense | str
-    ceiling: QualityReport
+    ceiling: QualityReport | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +120,5 @@ class Outcome:
     directory: Path
     seed: int
     fitted_on: int
-    rivals: Rivals | None = None  # None: there was no finalist, or no search
+    rivals: Rivals | None = None  # None: there was no finalist, or no comparison was asked for
     recovery: Recovery | None = None  # None: nothing was trained

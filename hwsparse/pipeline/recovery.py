@@ -5,8 +5,8 @@
     trained    on data that neither tell the best epoch nor report
     built      timed beside dense, onnxruntime and a small dense network, judged on held-out data, packaged
 
-The training is kept as a checkpoint: a job that was stopped goes on where it was. It starts with the same weights
-then, because pruned layers are kept too.
+Trainings are kept as checkpoints: a job that was stopped goes on where it was. They start with the same weights then,
+because pruned layers are kept too.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def recover(
         def weights(plan: Plan) -> Mapping[str, np.ndarray]:
             if plan == paying:
                 return shipped
-            return school.weights(plan, pruned(plan), "ceiling") if plan.choices else {}
+            return school.ceiling(plan, {} if settings.gradual else pruned(plan)) if plan.choices else {}
 
         if not rivals:
             return built_alone(

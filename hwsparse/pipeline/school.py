@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
@@ -19,13 +18,11 @@ from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
 from hwsparse.errors import ModelError
 from hwsparse.model import Model, import_torch
-from hwsparse.model.onnx_file import model_of
 from hwsparse.pattern import Unstructured
-from hwsparse.pipeline.finals import SMALL_DENSE
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Recovery
 from hwsparse.plan import Choice, Plan
-from hwsparse.sparsify import Narrower, achieved_ratio, pruned_proto
+from hwsparse.sparsify import Narrower, achieved_ratio, applicable, pruned_model
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.tune import Tuned, tune
@@ -34,7 +31,10 @@ SAME = 1e-3  # two programs of one network: the largest difference of their outp
 
 
 class School:
-    """Trains forms of one module. Each training is kept in a directory as a checkpoint, and goes on from there."""
+    """Trains forms of one module. Each training is kept in a directory as a checkpoint, and goes on from there.
+
+    A narrower network of another share is another training: shares are found by timing.
+    """
 
     def __init__(
         self,
@@ -70,9 +70,13 @@ class School:
         )
         return recovery, shipped
 
-    def weights(self, plan: Plan, pruned: Mapping[str, np.ndarray], stage: str) -> Mapping[str, np.ndarray]:
-        """A plan's weights after training; those from before where it made them no better."""
-        return self._better(pruned, self._tuned(plan, pruned, self._settings, stage))
+    def ceiling(self, plan: Plan, pruned: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """An unstructured plan's weights after training; those from before where it made them no better.
+
+        Raises:
+            TuningError: training diverges, or the checkpoint is damaged.
+        """
+        return self._better(pruned, self._tuned(plan, pruned, self._settings, "training ceiling"))
 
     def narrowed(self, narrower: Narrower, keep: float, narrow: Model) -> Model:
         """A narrower network after training: itself if that made it no better.
@@ -91,13 +95,15 @@ class School:
             raise ModelError(
                 f"{model.name} computes something else with zeros for channels than without these channels"
             )
-        ratios = {layer.name: achieved_ratio(start[layer.name] != 0) for layer in model.layers}
-        zeros = Plan.of(
-            model.digest, {name: Choice(Unstructured(), ratio) for name, ratio in ratios.items() if ratio > 0}
-        )
-        tuned = self._tuned(zeros, start, replace(self._settings, gradual=False), SMALL_DENSE)
-        whole = model_of(onnx.load_from_string(pruned_proto(model, self._changes(tuned))), model.name)
-        trained = narrower.cut(whole, keep)
+        zeros = {
+            layer.name: Choice(Unstructured(), achieved_ratio(start[layer.name] != 0))
+            for layer in model.layers
+            # What a depthwise layer makes of a channel that went, nobody reads.
+            if narrow.layer(layer.name).weight_shape != layer.weight_shape and not applicable(layer, Unstructured())
+        }
+        settings = replace(self._settings, gradual=False)
+        tuned = self._tuned(Plan.of(model.digest, zeros), start, settings, "training small dense")
+        trained = narrower.cut(pruned_model(model, self._changes(tuned)), keep)
         better = choosing.evaluate_other(trained).value >= choosing.evaluate_other(narrow).value
         return trained if better else narrow
 

@@ -187,9 +187,11 @@ def _ceiling(report: FrontReport) -> Iterator[str]:
 
 
 def _uniform(report: FrontReport) -> Iterator[str]:
-    plan = report.subject.plan if report.subject is not None else None
-    if plan is not None and len({choice for _, choice in plan.choices}) == 1:
-        return  # it is uniform itself
+    subject = report.subject
+    searched = any(point.kind in ("search", "surrogate") and point is not subject for point in report.points)
+    plan = subject.plan if subject is not None else None
+    if not searched and plan is not None and len({choice for _, choice in plan.choices}) == 1:
+        return  # it was asked for as it is: one choice, wherever that pays
     if all(point.kind != "uniform" for point in report.points):
         yield "no baseline of uniform sparsity"
 
@@ -269,19 +271,19 @@ RULES: Mapping[str, Rule] = {
     "external": Rule(
         _each(_external),
         "A slow dense baseline makes any sparse kernel look fast: users compare with the runtime that they have",
-        "time the dense model in another runtime in the same run, as `hwsparse optimize` does with onnxruntime",
+        "time the dense model in another runtime in the same run, as `optimize` and `tune` do with onnxruntime",
     ),
     "small-dense": Rule(
         _each(_small_dense),
         "A narrower dense network of equal latency is often as good as what pruning found (Liu et al. 2019, Rethinking "
         "the Value of Network Pruning; Zhu and Gupta 2017, To Prune, or Not to Prune)",
-        "narrow the same model to the winner's latency and give it the same budget, as `hwsparse optimize` does",
+        "narrow the same model to the winner's latency and give it the same budget, as `optimize` and `tune` do",
     ),
     "ceiling": Rule(
         _each(_ceiling),
         "Unstructured sparsity at equal ratios tells what the structure costs (Mao et al. 2017, Exploring the "
         "Granularity of Sparsity in Convolutional Neural Networks)",
-        "judge the winner's plan with each pattern unstructured, as `hwsparse optimize` does",
+        "judge the winner's plan with each pattern unstructured, as `optimize` and `tune` do",
     ),
     "uniform": Rule(
         _each(_uniform),

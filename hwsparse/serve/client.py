@@ -254,7 +254,7 @@ class Client:
         """All that a search found, as `hwsparse.report.parse_report` reads it.
 
         Raises:
-            UnsupportedError: the operation is not done, or was no search.
+            UnsupportedError: the operation has not succeeded, or was no search.
         """
         request = optimization_pb2.GetReportRequest(operation=name)
         return str(self._call(self._optimization.GetReport, request).report_json)

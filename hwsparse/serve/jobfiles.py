@@ -187,8 +187,8 @@ def read_result(directory: Path) -> JobResult | None:
 
 
 def write_report(directory: Path, text: str) -> None:
-    """Keeps what a search found, as JSON text."""
-    _write_text(directory / "report.json", text)
+    """Keeps what a search found, as JSON text, in the caller's words."""
+    _write_text(directory / "report.json", _in_callers_words(directory, text))
 
 
 def read_report(directory: Path) -> str | None:
@@ -198,7 +198,7 @@ def read_report(directory: Path) -> str | None:
         ServiceError: the file cannot be read.
     """
     text = _read_text(directory / "report.json")
-    return None if text is None else text.decode()
+    return None if text is None else text.decode("utf-8", errors="replace")
 
 
 def write_error(directory: Path, error: BaseException) -> None:
@@ -210,10 +210,15 @@ def write_error(directory: Path, error: BaseException) -> None:
         kind, text = "StorageError", f"{where}{error.strerror or error}"
     else:
         kind, text = "InternalError", f"the worker failed unexpectedly ({type(error).__name__})"
-    for path, name in _names(directory):
-        text = text.replace(path, name)
+    text = _in_callers_words(directory, text)
     shutil.rmtree(directory / WORK, ignore_errors=True)  # on a full disk, room to say so
     _write(directory / "error.json", JobError(kind, one_line(text)))
+
+
+def _in_callers_words(directory: Path, text: str) -> str:
+    for path, name in _names(directory):
+        text = text.replace(path, name)
+    return text
 
 
 def _names(directory: Path) -> list[tuple[str, str]]:
@@ -268,7 +273,7 @@ def _write(path: Path, value: object) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text)
+    scratch.write_text(text, "utf-8")
     os.replace(scratch, path)
 
 

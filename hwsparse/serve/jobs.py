@@ -187,13 +187,15 @@ class Jobs:
 
         Raises:
             UnknownNameError: no such job.
-            UnsupportedError: it is not done, or was no search.
+            UnsupportedError: it has none: it has not succeeded, or was no search.
+            ServiceError: the report cannot be read.
         """
         operation = self.get(name)
+        if operation.kind != "optimize":
+            raise UnsupportedError(f"operation {name!r} has no report: it was no search")
         text = read_report(self._directory / name) if operation.state is OperationState.SUCCEEDED else None
         if text is None:
-            what = "searches have reports" if operation.state.done else "it is not done yet"
-            raise UnsupportedError(f"operation {name!r} has no report: {what}")
+            raise UnsupportedError(f"operation {name!r} has no report: it is {operation.state.value}")
         return text
 
     def watch(self, name: str, active: Callable[[], bool] = lambda: True) -> Iterator[Operation]:

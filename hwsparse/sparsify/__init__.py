@@ -1,7 +1,7 @@
 """Pruning: masks from scores, statistics of layer inputs, pruned weights, and what they are worth."""
 
 from hwsparse.sparsify.alps import alps
-from hwsparse.sparsify.apply import Pruner, apply_plan, pruned_proto
+from hwsparse.sparsify.apply import Pruner, apply_plan, pruned_model, pruned_proto
 from hwsparse.sparsify.correction import correct
 from hwsparse.sparsify.layer_database import LayerDatabase, PrunedLayer
 from hwsparse.sparsify.magnitude import magnitude
@@ -37,6 +37,7 @@ __all__ = [
     "make_mask",
     "narrowed_shape",
     "output_error",
+    "pruned_model",
     "pruned_proto",
     "regroup",
     "sparsegpt",

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from hwsparse.errors import PatternError, PlanError
 from hwsparse.model import Model
+from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import applicable
@@ -48,6 +49,11 @@ def apply_plan(
         except PatternError as error:
             raise PlanError(f"layer {name!r} cannot be {choice}: {error}") from None
     return weights
+
+
+def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
+    """The model with some weights and constants replaced, as `pruned_proto` takes them."""
+    return model_of(onnx.load_from_string(pruned_proto(model, weights)), model.name)
 
 
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:

@@ -11,17 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import onnx
 
 from hwsparse.data import Dataset
 from hwsparse.errors import ModelError
 from hwsparse.model import Model
 from hwsparse.model.channels import STAYS, Coupling
 from hwsparse.model.coupling import couple, without
-from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Layer
-from hwsparse.sparsify.apply import pruned_proto
+from hwsparse.sparsify.apply import pruned_model
 from hwsparse.sparsify.correction import SAMPLES, fitted, named
+from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
 from hwsparse.sparsify.statistics import MAX_COLUMNS, LayerStatistics, collect_statistics
 from hwsparse.sparsify.structured_obs import Reader, removal_order
 from hwsparse.sparsify.walk import SideBySide
@@ -86,9 +85,10 @@ class Narrower:
         return without(model, self._coupling, self._removed(keep))
 
     def widened(self, narrow: Model, keep: float) -> dict[str, np.ndarray]:
-        """What `narrow` gave as weights of the wide model by layer name, and biases by theirs: removed channels are 0.
+        """What `narrow` gave as weights of the wide model by layer name, and biases by theirs: 0 where channels went.
 
-        With these weights the wide model computes what the narrow one does.
+        With them the wide model computes what the narrow one does, unless something is normalised or averaged over
+        channels that went: it would count zeros.
         """
         removed, weights = self._removed(keep), dict[str, np.ndarray]()
         for layer in self._model.layers:
@@ -110,15 +110,20 @@ class Narrower:
     def _fitted(self, narrow: Model, removed: np.ndarray, progress: Callable[[int, int], None]) -> Model:
         weights: dict[str, np.ndarray] = {}
         with SideBySide(self._model, narrow, self._dataset, self._samples, self._threads, self._seed) as both:
-            for done, wide in enumerate(self._model.layers, 1):
+            steps, norms = in_order(self._model), [step for step in in_order(narrow) if isinstance(step, Norm)]
+            for done, wide in enumerate(steps, 1):
+                progress(done, len(steps))
+                if isinstance(wide, Norm):
+                    if wide in norms:  # over channels that all stay
+                        weights |= fitted_norm(self._model, wide, both, weights)
+                    continue
                 layer = narrow.layer(wide.name)
                 if wide.groups == layer.groups == 1 and wide.inputs <= MAX_COLUMNS:
                     dense = self._model.weight(layer.name)[~removed[self._coupling.rows(wide)]]
                     bias = None if layer.bias is None else narrow.constant(layer.bias)
                     moments = both.moments(wide, layer, weights)
                     weights |= named(layer, *fitted(dense, bias, narrow.weight(layer.name), moments))
-                progress(done, len(self._model.layers))
-        return model_of(onnx.load_from_string(pruned_proto(narrow, weights)), narrow.name)
+        return pruned_model(narrow, weights)
 
 
 def narrowed_shape(model: Model, keep: float) -> Model:

@@ -37,19 +37,23 @@ def in_order(model: Model) -> list[Layer | Norm]:
     """A model's layers, and the normalisations that can be fitted, as they come in the graph."""
     graph = onnx.load_from_string(model.proto).graph
     layers = {layer.name: layer for layer in model.layers}
-    found = ((layers.get(node.name) or _norm(graph, node)) for node in graph.node)
+    read = Counter(name for node in graph.node for name in node.input)
+    # A name that is a layer's too would be taken for its weight.
+    own = {item.name: tuple(item.dims) for item in graph.initializer if read[item.name] == 1}
+    shapes = {name: shape for name, shape in own.items() if name not in layers}
+    found = ((layers.get(node.name) or _norm(node, shapes)) for node in graph.node)
     return [each for each in found if each is not None]
 
 
-def _norm(graph: onnx.GraphProto, node: onnx.NodeProto) -> Norm | None:
+def _norm(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Norm | None:
+    """The normalisation that a node is; `shapes` are those of constants that one node reads."""
     if node.op_type != "LayerNormalization" or len(node.input) != 3:
         return None
-    read = Counter(name for each in graph.node for name in each.input)
-    ranks = {item.name: len(item.dims) for item in graph.initializer}
-    scale, shift = node.input[1:]
-    if any(ranks.get(name) != 1 or read[name] != 1 for name in (scale, shift)):
-        return None
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    scale, shift = node.input[1:]
+    shape = shapes.get(scale, ())
+    if attributes.get("axis", -1) != -1 or len(shape) != 1 or shapes.get(shift) != shape:
+        return None
     return Norm(scale, shift, attributes.get("epsilon", 1e-5))
 
 
@@ -61,11 +65,12 @@ def fitted_norm(model: Model, norm: Norm, both: SideBySide, weights: Mapping[str
     """
     scale, shift = (model.constant(name).astype(np.float64) for name in (norm.scale, norm.shift))
     sums, count = np.zeros((4, len(scale))), 0
-    for x, own in both.rows(norm.scale, weights, len(scale)):
-        z = _normalised(own, norm.epsilon)
-        y = scale * _normalised(x, norm.epsilon) + shift
-        sums += [z.sum(axis=0), y.sum(axis=0), np.square(z).sum(axis=0), (z * y).sum(axis=0)]
-        count += len(z)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for x, own in both.rows(norm.scale, weights, len(scale)):
+            z = _normalised(own, norm.epsilon)
+            y = scale * _normalised(x, norm.epsilon) + shift
+            sums += [z.sum(axis=0), y.sum(axis=0), np.square(z).sum(axis=0), (z * y).sum(axis=0)]
+            count += len(z)
     z_mean, y_mean, power, product = sums / count
     ridge = DAMPING * max(power.mean(), np.finfo(np.float32).tiny)
     fitted = (product - z_mean * y_mean + ridge * scale) / (power - np.square(z_mean) + ridge)

@@ -117,6 +117,8 @@ def test_a_search_ends_with_its_front(
     assert Artifact.load(home / "got")
     code, _, errors = run(monkeypatch, capsys, *request, "--choice", "2:4", "--front", "other", "--out", "more")
     assert code == 2 and "--front is of a search" in errors and not (home / "other").exists()
+    code, _, errors = run(monkeypatch, capsys, *request, "--data", "data.npz", "--front", "new/in", "--out", "new")
+    assert code == 2 and "new/in lies in new" in errors and not (home / "new").exists()
 
 
 def test_data_of_any_kind_are_sent_as_arrays(

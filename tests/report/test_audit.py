@@ -30,6 +30,10 @@ def without(*kinds: str) -> FrontReport:
     return changed(lambda each: None if each.kind in kinds else each)
 
 
+def only(*labels: str) -> FrontReport:
+    return changed(lambda each: each if each.label in labels else None)
+
+
 def with_kind(kind: str, **more: object) -> FrontReport:
     return changed(lambda each: replace(each, **more) if each.kind == kind else each)
 
@@ -77,6 +81,8 @@ LACKING = [
     ("ceiling", "no unstructured ceiling", with_comparison(ceiling=None)),
     ("ceiling", "is of search 3, not of search 2", replace(FAIR, winner="search 2")),
     ("uniform", "no baseline of uniform", without("uniform")),
+    ("uniform", "no baseline of uniform", with_subject(without("uniform"), plan=make_plan("2:4", "2:4"))),
+    ("uniform", "no baseline of uniform", only("dense", "search 3")),
     ("held-out", "search 3 is on the samples that chose it",
      changed(lambda each: replace(each, split="calibration"))),
     ("intervals", "search 3 against dense", with_subject(drop_interval=(-0.02, 0.03))),
@@ -102,7 +108,7 @@ def test_every_rule_is_tried() -> None:
 
 # What comes near to lacking something and does not.
 ENOUGH = [
-    ("uniform", with_subject(without("uniform"), plan=make_plan("2:4", "2:4"))),
+    ("uniform", with_subject(only("dense", "search 3"), plan=make_plan("2:4", "2:4"))),
     ("seeds", with_comparison(seeds=())),  # nothing was random
     ("budgets", changed(lambda each: replace(each, budget=Budget(9, 3)) if each.kind != "external" else each)),
     ("budgets", with_subject(plan=make_plan(), method=NOTHING, budget=Budget(0))),  # nothing of the plan shipped

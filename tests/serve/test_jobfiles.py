@@ -143,10 +143,10 @@ def test_an_error_finds_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.
     write, work = Path.write_text, tmp_path / WORK
     work.mkdir()
 
-    def full(path: Path, text: str) -> int:
+    def full(path: Path, text: str, encoding: str) -> int:
         if work.exists():
             raise OSError(28, "No space left on device", str(path))
-        return write(path, text)
+        return write(path, text, encoding)
 
     monkeypatch.setattr(Path, "write_text", full)
     write_error(tmp_path, OSError(28, "No space left on device", str(work / "study.sqlite")))

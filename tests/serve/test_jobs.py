@@ -276,7 +276,7 @@ def test_an_unknown_name_is_said_so(jobs: Jobs) -> None:
 def test_a_watcher_that_goes_away_is_let_go(jobs: Jobs) -> None:
     name = jobs.submit(request_for("wait")).name
     reach(jobs, name, "waiting")
-    with pytest.raises(UnsupportedError, match="has no report: it is not done yet"):
+    with pytest.raises(UnsupportedError, match="has no report: it is running"):
         jobs.report(name)
     asked = iter([True, True, False])
     assert len(list(jobs.watch(name, lambda: next(asked)))) == 1

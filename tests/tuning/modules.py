@@ -56,6 +56,25 @@ class Wide(nn.Module):
         return logits
 
 
+class Separable(nn.Module):
+    """A depthwise convolution between two others, over (samples, 4, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 32, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(32)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
+        self.depthwise_norm = nn.BatchNorm2d(32)
+        self.second = nn.Conv2d(32, 16, 1)
+        self.last = nn.Linear(16, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = functional.relu(self.first_norm(self.first(image)))
+        x = functional.relu(self.depthwise_norm(self.depthwise(x)))
+        logits: Tensor = self.last(functional.relu(self.second(x)).mean((2, 3)))
+        return logits
+
+
 class Embedder(nn.Module):
     """Tokens (rows, 6) to embeddings of 8."""
 
@@ -90,6 +109,12 @@ def _trained_wide() -> Wide:
 def wide() -> Wide:
     """A module that was trained for a moment, with a layer so wide that sparsity pays."""
     return copy.deepcopy(_trained_wide())
+
+
+@cache
+def separable() -> Separable:
+    """A module that was trained for a moment."""
+    return _fitted(Separable)
 
 
 def _fitted(kind: type[Trained]) -> Trained:

@@ -90,7 +90,7 @@ class OptimizationServiceServicer:
 
     def GetReport(self, request, context):
         """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
-        it is not done, or was no search.
+        it has not succeeded, or was no search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

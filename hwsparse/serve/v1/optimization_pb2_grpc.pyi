@@ -48,7 +48,7 @@ class OptimizationServiceStub:
     """
     GetReport: _grpc.UnaryUnaryMultiCallable[_optimization_pb2.GetReportRequest, _optimization_pb2.GetReportResponse]
     """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
-    it is not done, or was no search.
+    it has not succeeded, or was no search.
     """
 
 @_typing.type_check_only
@@ -71,7 +71,7 @@ class OptimizationServiceAsyncStub(OptimizationServiceStub):
     """
     GetReport: _aio.UnaryUnaryMultiCallable[_optimization_pb2.GetReportRequest, _optimization_pb2.GetReportResponse]  # type: ignore[assignment]
     """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
-    it is not done, or was no search.
+    it has not succeeded, or was no search.
     """
 
 class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -115,7 +115,7 @@ class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_optimization_pb2.GetReportResponse, _abc.Awaitable[_optimization_pb2.GetReportResponse]]:
         """All that an Optimize operation found, beside what its winner is held to. FAILED_PRECONDITION: it has no report:
-        it is not done, or was no search.
+        it has not succeeded, or was no search.
         """
 
 def add_OptimizationServiceServicer_to_server(servicer: OptimizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
