@@ -85,7 +85,7 @@ class Narrower:
         return without(model, self._coupling, self._removed(keep))
 
     def widened(self, narrow: Model, keep: float) -> dict[str, np.ndarray]:
-        """What `narrow` gave as weights of the wide model by layer name, and biases by theirs: 0 where channels went.
+        """What `narrow` gave as weights of the wide model by layer name, constants by theirs: 0 where channels went.
 
         With them the wide model computes what the narrow one does, unless something is normalised or averaged over
         channels that went: it would count zeros.
@@ -102,7 +102,14 @@ class Narrower:
                 bias = self._model.constant(layer.bias).copy()
                 bias.reshape(-1)[rows] = narrow.constant(own).reshape(-1)
                 weights[layer.bias] = bias
+        for norm in self._norms_left(narrow):
+            weights |= {name: narrow.constant(name) for name in (norm.scale, norm.shift)}
         return weights
+
+    def _norms_left(self, narrow: Model) -> list[Norm]:
+        """The normalisations over channels that all stay."""
+        kept = in_order(narrow)
+        return [step for step in in_order(self._model) if isinstance(step, Norm) and step in kept]
 
     def _removed(self, keep: float) -> np.ndarray:
         return _removed(self._coupling, self._orders, keep)
@@ -110,11 +117,11 @@ class Narrower:
     def _fitted(self, narrow: Model, removed: np.ndarray, progress: Callable[[int, int], None]) -> Model:
         weights: dict[str, np.ndarray] = {}
         with SideBySide(self._model, narrow, self._dataset, self._samples, self._threads, self._seed) as both:
-            steps, norms = in_order(self._model), [step for step in in_order(narrow) if isinstance(step, Norm)]
+            steps, norms = in_order(self._model), self._norms_left(narrow)
             for done, wide in enumerate(steps, 1):
                 progress(done, len(steps))
                 if isinstance(wide, Norm):
-                    if wide in norms:  # over channels that all stay
+                    if wide in norms:
                         weights |= fitted_norm(self._model, wide, both, weights)
                     continue
                 layer = narrow.layer(wide.name)

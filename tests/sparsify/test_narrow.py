@@ -37,6 +37,22 @@ def redundant() -> Model:
     return import_onnx(proto.SerializeToString(), name="redundant")
 
 
+def normed() -> Model:
+    """y = norm(x + B relu(A x)): hidden channels can go, what is normalised stays."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Gemm", ["x", "a", "u"], ["h"], "first", transB=1),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "b", "v"], ["p"], "last", transB=1),
+        node("Add", ["x", "p"], ["s"]),
+        node("LayerNormalization", ["s", "g", "t"], ["y"], "norm"),
+    ]
+    shapes = {"a": (HIDDEN, WIDTH), "u": HIDDEN, "b": (WIDTH, HIDDEN), "v": WIDTH, "g": WIDTH, "t": WIDTH}
+    weights = [stored(name, rng.standard_normal(shape).astype(np.float32)) for name, shape in shapes.items()]
+    proto = model_proto(nodes, [value("x", (1, WIDTH))], [value("y", (1, WIDTH))], weights)
+    return import_onnx(proto.SerializeToString(), name="normed")
+
+
 def rows(count: int = 200) -> Dataset:
     x = np.random.default_rng(1).standard_normal((count, WIDTH)).astype(np.float32)
     return Dataset("rows", {"x": x}, np.arange(count) % 3)
@@ -91,13 +107,15 @@ def test_families_and_what_is_kept_of_them() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.25, 0.6, 1.0])
-@pytest.mark.parametrize("network", [classifier, attention])
+@pytest.mark.parametrize("network", [classifier, attention, normed])
 def test_with_zeros_for_channels_the_whole_network_computes_what_the_narrow_one_does(
     network: Callable[[], Model], keep: float
 ) -> None:
     model = network()
     tokens = np.random.default_rng(0).standard_normal((20, 5, 6)).astype(np.float32)
-    dataset = images(20) if network is classifier else Dataset("tokens", {"x": tokens}, np.arange(20) % 2)
+    dataset = Dataset("tokens", {"x": tokens}, np.arange(20) % 2)
+    if network is not attention:
+        dataset = images(20) if network is classifier else rows(40)
     narrower = Narrower(model, dataset)
     narrow = narrower.narrow(keep)
     weights = narrower.widened(narrow, keep)
@@ -105,6 +123,8 @@ def test_with_zeros_for_channels_the_whole_network_computes_what_the_narrow_one_
     np.testing.assert_allclose(answers(whole, dataset), answers(narrow, dataset), rtol=1e-4, atol=1e-5)
     again = narrower.cut(whole, keep)
     np.testing.assert_array_equal(answers(again, dataset), answers(narrow, dataset))
+    if network is normed and keep < 1:
+        assert not np.array_equal(narrow.constant("g"), model.constant("g"))
     removed = {layer.name: np.mean(weights[layer.name] == 0) for layer in model.layers}
     assert (max(removed.values()) > 0.2) == (keep < 1)
 
