@@ -11,8 +11,9 @@ with a growing penalty rho, until the mask of D stays; then least squares under 
 what is largest in sum of squares: all that has to be known of a pattern is its mask. Inputs are scaled to equal power
 (section 3.3), so that the first D is what `wanda` keeps.
 
-Here rho grows by a tenth in every step, whatever the mask does: that was as good as the paper's schedule, in two
-thirds of the steps (ResNet-20 on CIFAR-10, four patterns).
+Here rho grows by the same factor in every step, whatever the mask does: by 1.1 that was as good as the paper's
+schedule, in two thirds of the steps (ResNet-20 on CIFAR-10, four patterns); by 1.15 it takes two thirds of that again,
+and errors grow by one to two hundredths of themselves (layers of MiniLM, six choices).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from hwsparse.sparsify.statistics import LayerStatistics
 from hwsparse.sparsify.wanda import wanda
 
 FIRST_PENALTY = 0.03  # inputs have power 1
-GROWTH = 1.1
-MAX_STEPS = 60
+GROWTH = 1.15
+MAX_STEPS = 42
 # After so many steps without a change of the mask it is taken as found.
-PATIENCE = 5
+PATIENCE = 4
 
 
 def alps(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:

@@ -74,15 +74,19 @@ def row_order(power: np.ndarray, shared: int) -> np.ndarray:
 
 
 def _pairs(overlap: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
-    """Pairs of large overlap, and what is left alone where the number is odd."""
-    first, second = np.triu_indices(len(overlap), 1)
-    free = np.ones(len(overlap), bool)
+    """Pairs of large overlap, from the largest on, and what is left alone where the number is odd.
+
+    Two that overlap most with each other are joined whatever becomes of the others: so in each round all of these are.
+    """
+    free = np.arange(len(overlap))
     pairs: list[tuple[int, int]] = []
-    for place in np.argsort(-overlap[first, second], kind="stable"):
-        a, b = int(first[place]), int(second[place])
-        if free[a] and free[b]:
-            pairs.append((a, b))
-            free[[a, b]] = False
-            if len(pairs) == len(overlap) // 2:
-                break
-    return pairs, np.flatnonzero(free).tolist()
+    left = np.maximum(overlap, overlap.T)
+    np.fill_diagonal(left, -np.inf)
+    while len(free) > 1:
+        best = left.argmax(axis=1)
+        places = np.arange(len(free))
+        first = places[(best[best] == places) & (places < best)]
+        pairs += zip(free[first].tolist(), free[best[first]].tolist(), strict=True)
+        stay = np.setdiff1d(places, np.concatenate([first, best[first]]))
+        free, left = free[stay], left[np.ix_(stay, stay)]
+    return pairs, free.tolist()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,6 +43,25 @@ def test_the_structure_is_exact_in_some_order_of_rows(problem: tuple[np.ndarray,
 def test_an_order_has_every_row_once(rows: int, shared: int, seed: int) -> None:
     power = np.random.default_rng(seed).random((rows, 6))
     assert sorted(row_order(power, shared).tolist()) == list(range(rows))
+
+
+@given(st.integers(1, 20), st.integers(0, 99))
+def test_rows_are_joined_from_the_largest_overlap_on(rows: int, seed: int) -> None:
+    power = np.random.default_rng(seed).random((rows, 6))
+    overlap = np.sqrt(power) @ np.sqrt(power).T
+    left, pairs = set(range(rows)), []
+    for first, second in sorted(itertools.combinations(range(rows), 2), key=lambda pair: -overlap[pair]):
+        if {first, second} <= left:
+            pairs.append((first, second))
+            left -= {first, second}
+    order = row_order(power, 2)
+    even = rows - rows % 2
+    assert order[even:].tolist() == sorted(left)
+    assert {tuple(sorted(pair)) for pair in order[:even].reshape(-1, 2).tolist()} == set(pairs)
+
+
+def test_rows_that_keep_nothing_are_ordered_all_the_same() -> None:
+    assert sorted(row_order(np.zeros((9, 4)), 4).tolist()) == list(range(9))
 
 
 def test_rows_that_keep_the_same_columns_come_together() -> None:
