@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hwsparse.codegen import refusal
 from hwsparse.errors import MeasureError, UnsupportedError
@@ -11,7 +12,7 @@ from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
 from hwsparse.plan import Choice, Layer
-from hwsparse.search import Offer, SettledChoices
+from hwsparse.search import Offer, SettledChoices, unpaid
 from hwsparse.sparsify import LayerDatabase, applicable
 from hwsparse.target import Target
 
@@ -51,10 +52,10 @@ def survey(
     bench: Bench,
     on_stage: OnStage,
 ) -> tuple[dict[str, list[Offer]], CostModel]:
-    """Measures the layers on the device, and prunes them to see what that harms.
+    """Measures the layers on the device, and prunes them, as far as that makes them faster, to see what it harms.
 
     Args:
-        database: receives every layer as every choice that was measured.
+        database: receives every layer as every choice that pays, and as all that are settled.
         choices: what every layer is to be measured with, where it is large enough to repay it.
         settled: of a study that goes on; its choices are measured instead.
         on_stage: called with the stage, steps done and steps in all.
@@ -83,15 +84,33 @@ def survey(
         {name: asked for name, asked in wanted.items() if asked},
         lambda done, total: on_stage("sparse layers", done, total),
     )
+    offers = {
+        layer.name: [
+            _offer(layer, choice, reason, target, report)
+            for choice, reason in ({Choice(): None} | refused[layer.name]).items()
+        ]
+        for layer in model.layers
+    }
+    if settled is None:
+        offers = {name: [dense, *(_if_paid(each, dense) for each in rest)] for name, (dense, *rest) in offers.items()}
+    return _with_errors(offers, database, on_stage), CostModel.fit(report.table)
+
+
+def _with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_stage: OnStage) -> dict[str, list[Offer]]:
+    """The offers with what each does to its layer's output: layers are pruned to find out."""
+    wanted = {
+        name: [each.choice for each in offered if each.refused is None and not each.choice.is_dense]
+        for name, offered in offers.items()
+    }
     database.build(wanted, on_stage)
-    pruned = database.entries()
-    offers: dict[str, list[Offer]] = {}
-    for layer in model.layers:
-        offers[layer.name] = [_offer(layer, Choice(), None, 0.0, target, report)]
-        for choice, reason in refused[layer.name].items():
-            error = 0.0 if reason else pruned[layer.name, choice].output_error
-            offers[layer.name].append(_offer(layer, choice, reason, error, target, report))
-    return offers, CostModel.fit(report.table)
+    entries = database.entries()
+    return {
+        name: [
+            replace(each, error=entries[name, each.choice].output_error) if each.choice in wanted[name] else each
+            for each in offered
+        ]
+        for name, offered in offers.items()
+    }
 
 
 def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
@@ -112,12 +131,16 @@ def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | Non
     return applicable(layer, choice.pattern) or refusal(layer, choice)
 
 
-def _offer(
-    layer: Layer, choice: Choice, reason: str | None, error: float, target: Target, report: CalibrationReport
-) -> Offer:
+def _offer(layer: Layer, choice: Choice, reason: str | None, target: Target, report: CalibrationReport) -> Offer:
+    """What was measured, as if it harmed nothing."""
     if reason is not None:
         return Offer(choice, refused=reason)
     outcome = _outcome(layer, choice, target, report)
     if isinstance(outcome, MeasureFailure):
         return Offer(choice, refused=f"could not be measured ({outcome.stage}): {outcome.reason}")
-    return Offer(choice, outcome.median_s, outcome.interval_s, error)
+    return Offer(choice, outcome.median_s, outcome.interval_s, error=0.0)
+
+
+def _if_paid(offer: Offer, dense: Offer) -> Offer:
+    reason = unpaid(offer, dense)
+    return offer if reason is None else Offer(offer.choice, refused=reason)

@@ -14,7 +14,7 @@ Whoever runs a search imports `hwsparse.search.study`; the names below need no O
 from hwsparse.search.candidate import Candidate, Kind, Source
 from hwsparse.search.pareto import knee_point, pareto_front, pick_finalists
 from hwsparse.search.seeds import Seed, seed_plans, surrogate_plans, uniform_plans
-from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, SettledChoices, build_space
+from hwsparse.search.space import LayerOptions, Offer, Option, Refusal, SearchSpace, SettledChoices, build_space, unpaid
 
 __all__ = [
     "Candidate",
@@ -34,4 +34,5 @@ __all__ = [
     "seed_plans",
     "surrogate_plans",
     "uniform_plans",
+    "unpaid",
 ]

@@ -23,7 +23,7 @@ class Offer:
     """What is known of one choice for one layer before the space is drawn up.
 
     `error` is the layer's relative output error on calibration data, 0 for dense. `refused` says why the
-    choice cannot be had at all; the figures then mean nothing.
+    choice is not to be had; the figures then mean nothing.
     """
 
     choice: Choice
@@ -182,7 +182,7 @@ def _layer(
     for offer in offers:
         if offer is dense:
             continue
-        if reason := offer.refused if settled else _unpaid(offer, dense):
+        if reason := offer.refused if settled else unpaid(offer, dense):
             refused.append(Refusal(name, offer.choice, reason))
         else:
             paying.append(offer)
@@ -199,7 +199,8 @@ def _layer(
     return LayerOptions(name, options), refused
 
 
-def _unpaid(offer: Offer, dense: Offer) -> str | None:
+def unpaid(offer: Offer, dense: Offer) -> str | None:
+    """Why an offer is not worth having, whatever it harms; None when it is faster than dense."""
     if offer.refused is not None:
         return offer.refused
     if offer.interval_s[1] >= dense.interval_s[0]:
