@@ -77,16 +77,19 @@ def _pairs(overlap: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
     """Pairs of large overlap, from the largest on, and what is left alone where the number is odd.
 
     Two that overlap most with each other are joined whatever becomes of the others: so in each round all of these are.
+    What overlaps with nothing that is left is joined in order.
     """
     free = np.arange(len(overlap))
     pairs: list[tuple[int, int]] = []
     left = np.maximum(overlap, overlap.T)
     np.fill_diagonal(left, -np.inf)
-    while len(free) > 1:
+    while left.max(initial=0) > 0:
         best = left.argmax(axis=1)
         places = np.arange(len(free))
         first = places[(best[best] == places) & (places < best)]
         pairs += zip(free[first].tolist(), free[best[first]].tolist(), strict=True)
         stay = np.setdiff1d(places, np.concatenate([first, best[first]]))
         free, left = free[stay], left[np.ix_(stay, stay)]
-    return pairs, free.tolist()
+    even = len(free) - len(free) % 2
+    pairs += map(tuple, free[:even].reshape(-1, 2).tolist())
+    return pairs, free[even:].tolist()
