@@ -91,5 +91,5 @@ def _pairs(overlap: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
         stay = np.setdiff1d(places, np.concatenate([first, best[first]]))
         free, left = free[stay], left[np.ix_(stay, stay)]
     even = len(free) - len(free) % 2
-    pairs += map(tuple, free[:even].reshape(-1, 2).tolist())
+    pairs += zip(free[:even:2].tolist(), free[1:even:2].tolist(), strict=True)
     return pairs, free[even:].tolist()

@@ -1,0 +1,70 @@
+"""What is offered, and what is pruned, under timings that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from hwsparse.latency import CalibrationReport, MeasureFailure, Measurement, Workload
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.survey import survey
+from hwsparse.plan import Choice, parse_choice
+from hwsparse.search import Offer, SettledChoices
+from hwsparse.sparsify import LayerDatabase
+from tests.latency.examples import TARGET, measurement
+from tests.sparsify.networks import classifier, images
+
+HALF, BLOCK, NM = (parse_choice(text) for text in ("unstructured@0.5", "block4x1@0.5", "2:4"))
+LAYER = "first"
+TIMES_S = {Choice(): 1e-3, HALF: 2e-3, BLOCK: 0.5e-3}  # nothing else can be timed
+
+
+class _Timed:
+    """A bench that knows how long each choice takes, of whatever layer."""
+
+    def calibrate(
+        self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Callable[[int, int], None]
+    ) -> CalibrationReport:
+        table: dict[Workload, Measurement] = {}
+        failures: dict[Workload, MeasureFailure] = {}
+        for layer in model.layers:
+            for choice in (Choice(), *options.get(layer.name, ())):
+                workload = Workload.of(layer, choice, TARGET)
+                if choice in TIMES_S:
+                    table[workload] = measurement(workload, TIMES_S[choice])
+                else:
+                    failures[workload] = MeasureFailure(workload.key, "build", "not today")
+        return CalibrationReport(table, failures, len(table))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> LayerDatabase:
+    return LayerDatabase(tmp_path, classifier(), images(12))
+
+
+def surveyed(database: LayerDatabase, settled: SettledChoices | None = None) -> dict[Choice, Offer]:
+    bench = cast(Bench, _Timed())
+    offers, _ = survey(classifier(), database, TARGET, (HALF, BLOCK, NM), settled, bench, lambda *stage: None)
+    return {offer.choice: offer for offer in offers[LAYER]}
+
+
+def test_only_what_is_faster_is_pruned(database: LayerDatabase) -> None:
+    offers = surveyed(database)
+    assert [choice for name, choice in database.entries() if name == LAYER] == [BLOCK]
+    assert offers[Choice()].refused is None and offers[Choice()].error == 0
+    assert offers[BLOCK].error == database.entries()[LAYER, BLOCK].output_error > 0
+    assert "not faster than dense beyond the noise: 2 ms against 1 ms" in str(offers[HALF].refused)
+    assert "not today" in str(offers[NM].refused)
+
+
+def test_what_a_study_has_settled_is_pruned_however_long_it_takes(database: LayerDatabase) -> None:
+    offers = surveyed(database, SettledChoices(((LAYER, tuple(sorted(map(str, (Choice(), HALF, NM))))),)))
+    assert list(database.entries()) == [(LAYER, HALF)]
+    assert offers.keys() == {Choice(), HALF, NM}
+    assert (offers[HALF].latency_s, offers[HALF].refused) == (TIMES_S[HALF], None)
+    assert offers[HALF].error == database.entries()[LAYER, HALF].output_error > 0
+    assert "not today" in str(offers[NM].refused)
