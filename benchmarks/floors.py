@@ -1,7 +1,7 @@
 """What must hold of the methods on every task, and whether it does.
 
-    ALPS over magnitude      it loses less than magnitude; from ratios of 70 % on beyond doubt
-    regrouped over direct    rows regrouped lose less than rows as they come, where rows share choices
+    over magnitude           ALPS, and what ships, lose less than magnitude; from ratios of 70 % on beyond doubt
+    regrouped over direct    rows regrouped lose less than rows as they come, where rows share choices; corrected or not
     lost in one shot         what ships loses little at 50 % and at 2:4
 
 Differences are of the same samples. Knows metrics on all held-out samples and then on every resample of them.
@@ -20,6 +20,7 @@ from hwsparse.plan import Choice, parse_choice
 from hwsparse.sparsify.quality import resampled_interval
 
 CORRECTED = "corrected"  # what a search ships: regrouped, then corrected as a whole
+DIRECT = "direct-corrected"  # rows as they come, then corrected as a whole
 BASELINE, BEST, REGROUPED = "magnitude", "alps", "regroup"
 LEAST_RATIO, SURE_RATIO = 0.5, 0.7
 MOST_LOST = {parse_choice("unstructured@0.5"): 0.5, parse_choice("2:4"): 1.5}  # points
@@ -40,13 +41,19 @@ class Floor:
 
 def floors(dense: np.ndarray, values: Values) -> Iterator[Floor]:
     """Of everything that was tried, those that say something about it."""
-    for choice in dict.fromkeys(choice for _, choice in values):
-        if choice.ratio >= LEAST_RATIO and (gain := _gain(values, BEST, BASELINE, choice)) is not None:
-            value, low, _ = gain
-            yield Floor("ALPS over magnitude", choice, gain, (low if choice.ratio >= SURE_RATIO else value) > 0)
-    for choice in dict.fromkeys(choice for _, choice in values):
-        if shares_rows(choice) and (gain := _gain(values, REGROUPED, BEST, choice)) is not None:
-            yield Floor("regrouped over direct", choice, gain, gain[0] > 0)
+    choices = list(dict.fromkeys(choice for _, choice in values))
+    for better, what in ((BEST, "ALPS over magnitude"), (CORRECTED, "corrected over magnitude")):
+        for choice in choices:
+            if choice.ratio >= LEAST_RATIO and (gain := _gain(values, better, BASELINE, choice)) is not None:
+                value, low, _ = gain
+                yield Floor(what, choice, gain, (low if choice.ratio >= SURE_RATIO else value) > 0)
+    for better, plain, what in (
+        (REGROUPED, BEST, "regrouped over direct"),
+        (CORRECTED, DIRECT, "regrouped over direct, both corrected"),
+    ):
+        for choice in filter(shares_rows, choices):
+            if (gain := _gain(values, better, plain, choice)) is not None:
+                yield Floor(what, choice, gain, gain[0] > 0)
     for choice, most in MOST_LOST.items():
         if (CORRECTED, choice) in values:
             lost = points(dense - values[CORRECTED, choice])

@@ -25,7 +25,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from benchmarks.floors import BASELINE, BEST, CORRECTED, REGROUPED, Values, floor_table, floors, points, shares_rows
+from benchmarks.floors import (
+    BASELINE,
+    BEST,
+    CORRECTED,
+    DIRECT,
+    REGROUPED,
+    Values,
+    floor_table,
+    floors,
+    points,
+    shares_rows,
+)
 from benchmarks.tasks import TASKS, Task, data_option
 from hwsparse.errors import InputError
 from hwsparse.pattern import NM, Unstructured, parse_pattern
@@ -46,7 +57,9 @@ from hwsparse.sparsify.quality import mean_resampled
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", CORRECTED)
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", DIRECT, CORRECTED)
+# What is pruned before the network is corrected as a whole.
+FIRST = {DIRECT: BEST, CORRECTED: REGROUPED}
 THREADS = 2
 UNIFORM = "uniform"
 ALLOCATIONS = (UNIFORM, "erk", "global-magnitude", "least-harm")
@@ -74,7 +87,7 @@ class Pruned:
 def options(parser: argparse.ArgumentParser) -> None:
     """Adds what only this benchmark asks for."""
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
-    parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, CORRECTED))
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, *FIRST))
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
@@ -167,10 +180,13 @@ def _prune(
         if (fitting := [layer for layer in layers if applicable(layer, choice.pattern) is None])
         for allocation, plan in _plans(task, fitting, choice, arguments.allocations, harm)
     ]
-    ways = [(method, *each) for each in plans for method in arguments.methods]
+    # Where rows share nothing, the two that are corrected are one.
+    ways = [
+        (method, *each) for each in plans for method in arguments.methods if method != DIRECT or shares_rows(each[0])
+    ]
     for method, choice, allocation, plan in track(ways, model.name, console=console, transient=True):
-        weights = apply_plan(model, plan, PRUNERS[REGROUPED if method == CORRECTED else method], statistics)
-        if method == CORRECTED:
+        weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
+        if method in FIRST:
             weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
         robust = mean_resampled(corrupted, weights) if corrupted else None
         yield Pruned(method, choice, evaluator.resampled(weights), allocation, robust)
@@ -228,7 +244,7 @@ def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned], dense_corrupt
     order = [name for method in methods for name in (method, f"{method}, corrupted") if name in columns]
     table = Table(Column(overflow="fold"), *order, title=title)
     for pruned in dict.fromkeys(each.pruned for each in found):
-        table.add_row(pruned, *(columns[name][pruned] for name in order))
+        table.add_row(pruned, *(columns[name].get(pruned, "") for name in order))
     return table
 
 

@@ -36,6 +36,7 @@ from hwsparse.sparsify.allocation import erdos_renyi_kernel
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
+from hwsparse.tuning.settings import AUGMENTATIONS
 from hwsparse.tuning.tune import tune
 
 THREADS = 2
@@ -87,6 +88,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=TuningSettings().learning_rate)
     parser.add_argument("--hints", type=float, default=TuningSettings().hints)
     parser.add_argument("--distillation", type=float, default=TuningSettings().distillation)
+    parser.add_argument("--augment", choices=AUGMENTATIONS, default="crop-flip")
     parser.add_argument("--batch", type=int, default=TuningSettings().batch)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
     parser.add_argument("--no-small-dense", action="store_true", help="leave out the smaller dense network")
@@ -116,7 +118,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             hints=arguments.hints,
             distillation=arguments.distillation,
             gradual=arguments.gradual,
-            augment="crop-flip",
+            augment=arguments.augment,
             seed=seed,
         )
         start = _one_shot(model, plan, train, threads, seed)

@@ -41,7 +41,7 @@ def in_order(dataset: Dataset, batch: int) -> Iterator[np.ndarray]:
 
 
 def augmented(inputs: tuple[Tensor, ...], how: str, seed: int, step: int) -> tuple[Tensor, ...]:
-    """Images mirrored, and for `crop-flip` shifted, each by its own draw; what is no batch of images stays.
+    """Images mirrored, shifted and mixed, as far as that is asked for, each by its own draw; no other input changes.
 
     Args:
         inputs: of images (samples, channels, height, width).
@@ -50,7 +50,19 @@ def augmented(inputs: tuple[Tensor, ...], how: str, seed: int, step: int) -> tup
     if how == "none":
         return inputs
     rng = np.random.default_rng([seed, step, 1])
-    return tuple(_moved(x, how == "crop-flip", rng) if x.ndim == 4 else x for x in inputs)
+    return tuple(_changed(x, how, rng) if x.ndim == 4 else x for x in inputs)
+
+
+def _changed(images: Tensor, how: str, rng: np.random.Generator) -> Tensor:
+    moved = _moved(images, how != "flip", rng)
+    return _mixed(moved, rng) if how == "crop-flip-mix" else moved
+
+
+def _mixed(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each image, in a share of its own, with another: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup", ICLR 2018."""
+    shares = torch.from_numpy(rng.random((len(images), 1, 1, 1), np.float32)).to(images)
+    others = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    return torch.lerp(images[others], images, shares)
 
 
 def _moved(images: Tensor, shifted: bool, rng: np.random.Generator) -> Tensor:

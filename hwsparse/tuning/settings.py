@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from hwsparse.errors import InputError
 
 Optimizer = Literal["sgd", "adamw"]
-Augmentation = Literal["none", "flip", "crop-flip"]
+Augmentation = Literal["none", "flip", "crop-flip", "crop-flip-mix"]
 OPTIMIZERS, AUGMENTATIONS = get_args(Optimizer), get_args(Augmentation)
 
 
@@ -21,7 +21,8 @@ class TuningSettings:
     module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned
     layers hand on is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over
     the first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
-    of training without a better validation quality, and what it gives is the best epoch's.
+    of training without a better validation quality, and what it gives is the best epoch's. Images are moved and mixed as
+    `augment` says; what is mixed has no label, but the dense module answers to it.
     """
 
     epochs: int = 8
@@ -55,6 +56,11 @@ class TuningSettings:
         for what, share in shares:
             if not 0 <= share <= 1:
                 raise InputError(f"{what}: a fraction from 0 to 1, not {share:g}")
+        if self.augment == "crop-flip-mix" and self.distillation < 1:
+            raise InputError(
+                f"augment crop-flip-mix: mixed images have no labels to learn from; take distillation 1, "
+                f"not {self.distillation:g}"
+            )
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature: above 0, not {self.temperature:g}")
         if not 0 <= self.hints < math.inf:

@@ -51,6 +51,24 @@ def test_images_are_moved_as_a_plain_loop_moves_them(how: str) -> None:
     assert not torch.equal(moved, augmented((images,), how, 5, 12)[0])
 
 
+def test_each_image_is_mixed_with_another_in_some_share() -> None:
+    images = torch.from_numpy(np.array(pictures(40, 2).inputs["image"]))
+    moved = augmented((images,), "crop-flip", 5, 11)[0].numpy().reshape(40, -1).astype(np.float64)
+    mixed = augmented((images,), "crop-flip-mix", 5, 11)[0].numpy().reshape(40, -1).astype(np.float64)
+    shares, others = [], []
+    for own, found in zip(moved, mixed, strict=True):
+        # own + t (other - own), for the other image that fits best
+        steps = moved - own
+        lengths = np.maximum(np.sum(steps * steps, axis=1), 1e-12)
+        t = steps @ (found - own) / lengths
+        errors = np.abs(found - own - t[:, None] * steps).max(axis=1)
+        others.append(int(errors.argmin()))
+        shares.append(t[others[-1]])
+        assert errors.min() < 1e-5
+    assert -1e-6 <= min(shares) < 0.2 and 0.8 < max(shares) <= 1
+    assert len(set(others)) > 30
+
+
 def test_what_is_no_batch_of_images_stays() -> None:
     tokens, images = torch.arange(12).reshape(2, 6), torch.ones(2, 1, 4, 4)
     same = augmented((tokens, images), "crop-flip", 0, 0)

@@ -34,3 +34,9 @@ from hwsparse.tuning import TuningSettings
 def test_out_of_range(field: str, value: float | str) -> None:
     with pytest.raises(InputError, match=field.replace("_", " ")):
         TuningSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_mixed_images_have_no_labels_to_learn_from() -> None:
+    assert TuningSettings(augment="crop-flip-mix").distillation == 1
+    with pytest.raises(InputError, match="no labels"):
+        TuningSettings(augment="crop-flip-mix", distillation=0.5)
