@@ -49,7 +49,9 @@ def tune(
         DEFAULTS.hints, help="Weight of what pruned layers hand on, against the dense network's layers."
     ),
     gradual: bool = typer.Option(False, "--gradual", help="Start dense, and let zeros grow while it is trained."),
-    augment: str = typer.Option(DEFAULTS.augment, help="Of images: none, flip, crop-flip, or crop-flip-mix, which adds each to another as well."),
+    augment: str = typer.Option(
+        DEFAULTS.augment, help="Of images: none, flip, crop-flip, or crop-flip-mix, which adds each to another as well."
+    ),
     patience: int = typer.Option(
         DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
     ),

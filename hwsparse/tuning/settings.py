@@ -21,8 +21,8 @@ class TuningSettings:
     module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned
     layers hand on is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over
     the first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
-    of training without a better validation quality, and what it gives is the best epoch's. Images are moved and mixed as
-    `augment` says; what is mixed has no label, but the dense module answers to it.
+    of training without a better validation quality, and what it gives is the best epoch's. Images are moved and
+    mixed as `augment` says; what is mixed has no label, but the dense module answers to it.
     """
 
     epochs: int = 8
