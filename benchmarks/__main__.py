@@ -10,14 +10,15 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import database, kernels, quality, quickstart, tuning, x86
 from hwsparse.compiler import toolchain
-from hwsparse.errors import HwsparseError
+from hwsparse.errors import HwsparseError, InputError
 from hwsparse.latency import Device
+from hwsparse.report.files import write_whole
 from hwsparse.strictjson import encode
 
 
@@ -54,22 +55,28 @@ def main() -> int:
             print(f"{name:<12} {benchmark.what}")
         return 0
     try:
+        if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+            raise InputError(f"--json {arguments.json}: there is no directory {arguments.json.parent}")
         figures, details = BENCHMARKS[arguments.name].run(arguments)
+        if arguments.json is not None:
+            write_whole(arguments.json, _body(arguments, figures, details).encode())
     except HwsparseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.json is not None:
-        body = {
-            "benchmark": arguments.name,
-            "figures": {key: value if math.isfinite(value) else None for key, value in figures.items()},
-            "details": details,
-            "device": encode(Device.probe()),
-            "toolchain": dict(toolchain()),
-            "seed": arguments.seed,
-        }
-        arguments.json.write_text(json.dumps(body, indent=1, allow_nan=False))
     print(" ".join(f"{key}={value:.6g}" for key, value in figures.items()))
     return 0
+
+
+def _body(arguments: argparse.Namespace, figures: Mapping[str, float], details: object) -> str:
+    body = {
+        "benchmark": arguments.name,
+        "figures": {key: value if math.isfinite(value) else None for key, value in figures.items()},
+        "details": details,
+        "device": encode(Device.probe()),
+        "toolchain": dict(toolchain()),
+        "seed": arguments.seed,
+    }
+    return json.dumps(body, indent=1, allow_nan=False)
 
 
 def _arguments() -> argparse.Namespace:

@@ -89,12 +89,13 @@ def imagenet(data: Path | None, seed: int) -> Task:
     """EfficientNet-Lite0: pruned with a share of the ImageNet samples, judged on the others."""
     model, dataset = efficientnet_lite0(data, seed)
 
-    calibration, held_out = dataset.split(CALIBRATION, seed)
+    first, second = dataset.parted(CALIBRATION, seed)
+    held_out = dataset.subset(second)
 
     def read(corruption: Corruption) -> Dataset:
-        return read_imagenet(given(data), seed, corruption).split(CALIBRATION, seed)[1]
+        return read_imagenet(given(data), seed, corruption).subset(second)
 
-    return Task(model, calibration, held_out, under(PIXELS, seed, held_out, read))
+    return Task(model, dataset.subset(first), held_out, under(PIXELS, seed, held_out, read))
 
 
 def minilm(data: Path | None, seed: int, part: str = "dev", pairs: int = PAIRS) -> tuple[Model, Dataset]:

@@ -120,13 +120,18 @@ class Dataset:
         )
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Two disjoint sets, (calibration, held out), that together are this one.
+        """Two disjoint sets, (calibration, held out), that together are this one; as `parted` tells."""
+        first, second = self.parted(fraction, seed)
+        return self.subset(first), self.subset(second)
+
+    def parted(self, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places of labels in two parts, calibration and held out, in order.
 
         Calibration takes `fraction` of the labels, never none and never all. Every class gives its share, to within
-        one sample.
+        one sample. But samples that are the same, whatever their labels, all go where the first of them goes.
 
         Raises:
-            DataError: `fraction` is not between 0 and 1, or there is only one label.
+            DataError: `fraction` is not between 0 and 1, there is only one label, or all samples are the same.
         """
         if not 0 < fraction < 1:
             raise DataError(f"the calibration fraction must lie between 0 and 1, not {fraction}")
@@ -141,7 +146,23 @@ class Dataset:
             place[members] = (np.arange(members.size) + rng.random()) / members.size
         order = np.argsort(place, kind="stable")
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
+        contents = self.contents()
+        first: dict[bytes, int] = {}
+        for rank, index in enumerate(order):
+            first.setdefault(contents[index], rank)
+        if len(first) == 1:
+            raise DataError(f"data set {self.name!r}: all samples are the same, so that none can be held out")
+        ranks = np.array([first[contents[index]] for index in order])
+        held_out = ranks >= min(count, ranks.max())
+        return np.sort(order[~held_out]), np.sort(order[held_out])
+
+    def contents(self) -> list[bytes]:
+        """A digest of what belongs to each label, but for the label itself."""
+        arrays = [array.reshape(len(self), -1) for _, array in sorted(self.inputs.items())]
+        return [
+            hashlib.blake2b(b"".join(array[index].tobytes() for array in arrays), digest_size=16).digest()
+            for index in range(len(self))
+        ]
 
     def for_model(self, model: Model) -> Dataset:
         """This set under the model's input name, where both have a single input; checked to fit.

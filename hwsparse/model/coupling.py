@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from hwsparse.errors import ModelError
 from hwsparse.model.channels import NONE, Coupling, Trace
@@ -23,6 +23,10 @@ from hwsparse.model.fold import infer
 from hwsparse.model.model import Model
 from hwsparse.model.onnx_file import model_of
 from hwsparse.model.operators import FROM_MANY, FROM_ONE
+from hwsparse.model.read import opset
+
+# The opset from which on Split takes sizes as an input.
+SIZES_ARE_INPUTS = 13
 
 
 def couple(model: Model) -> Coupling:
@@ -70,7 +74,7 @@ def without(model: Model, coupling: Coupling, removed: np.ndarray) -> Model:
         stored[nodes[name].input[place]] = array
     for name, counted in coupling.counted.items():
         left = [int(np.count_nonzero(~removed[units])) for units in counted]
-        _RECOUNT[nodes[name].op_type](proto.graph, nodes[name], left)
+        _RECOUNT[nodes[name].op_type](proto, nodes[name], left)
     read = {name for node in proto.graph.node for name in node.input}
     left_over = [item for item in proto.graph.initializer if item.name in read]
     del proto.graph.initializer[:], proto.graph.value_info[:]
@@ -78,25 +82,34 @@ def without(model: Model, coupling: Coupling, removed: np.ndarray) -> Model:
     return model_of(infer(proto), model.name)
 
 
-def _set_groups(graph: onnx.GraphProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
+def _set_groups(proto: onnx.ModelProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
     next(item for item in node.attribute if item.name == "group").i = left[0]
 
 
-def _set_divisor(graph: onnx.GraphProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
-    constants = {item.name: item for item in graph.initializer}
+def _set_divisor(proto: onnx.ModelProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
+    constants = {item.name: item for item in proto.graph.initializer}
     place = next(place for place, name in enumerate(node.input) if name in constants)
     dtype = numpy_helper.to_array(constants[node.input[place]]).dtype
-    node.input[place] = _constant(graph, f"{node.name}/left", np.array(1 / left[0], dtype))
+    node.input[place] = _constant(proto.graph, f"{node.name}/left", np.array(1 / left[0], dtype))
 
 
-def _set_operand(graph: onnx.GraphProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
+def _set_operand(proto: onnx.ModelProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
     """Sizes that were a constant, or an attribute, become a constant of the node's own."""
-    operands = [node.input[0], _constant(graph, f"{node.name}/left", np.array(left, np.int64)), *node.input[2:]]
+    operands = [node.input[0], _constant(proto.graph, f"{node.name}/left", np.array(left, np.int64)), *node.input[2:]]
     del node.input[:]
     node.input.extend(operands)
-    kept = [item for item in node.attribute if item.name not in ("num_outputs", "split")]
+    kept = [item for item in node.attribute if item.name != "num_outputs"]
     del node.attribute[:]
     node.attribute.extend(kept)
+
+
+def _set_sizes(proto: onnx.ModelProto, node: onnx.NodeProto, left: Sequence[int]) -> None:
+    if opset(proto) >= SIZES_ARE_INPUTS:
+        _set_operand(proto, node, left)
+    else:
+        kept = [item for item in node.attribute if item.name != "split"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("split", left)])
 
 
 def _constant(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
@@ -105,10 +118,10 @@ def _constant(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
     return name
 
 
-_RECOUNT: dict[str, Callable[[onnx.GraphProto, onnx.NodeProto, Sequence[int]], None]] = {
+_RECOUNT: dict[str, Callable[[onnx.ModelProto, onnx.NodeProto, Sequence[int]], None]] = {
     "Conv": _set_groups,
     "Mul": _set_divisor,
     "Pad": _set_operand,
     "Reshape": _set_operand,
-    "Split": _set_operand,
+    "Split": _set_sizes,
 }

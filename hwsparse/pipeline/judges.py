@@ -67,19 +67,25 @@ def appoint_judges(
             f"data set {dataset.name!r} has {len(dataset)} labels: to fit weights, choose plans and judge them on "
             f"different samples takes at least {MIN_LABELS}, and a sound choice some hundred"
         )
-    calibration, held_out = dataset.split(CALIBRATION_SHARE, seed)
-    fitting, choosing = calibration.split(FITTING_SHARE, seed)
+    chooses, reports = dataset.parted(CALIBRATION_SHARE, seed)
+    fitting, choosing = dataset.subset(chooses).split(FITTING_SHARE, seed)
     return Judges(
         fitting,
         Evaluator(model, choosing, "calibration", target.cores, seed),
-        Evaluator(model, held_out, "held-out", target.cores, seed),
-        tuple(_held_out(model, dataset, each, target, seed) for each in corrupted),
+        Evaluator(model, dataset.subset(reports), "held-out", target.cores, seed),
+        tuple(
+            Evaluator(model, _of_the_same(dataset, each).subset(reports), "held-out", target.cores, seed)
+            for each in corrupted
+        ),
     )
 
 
-def _held_out(model: Model, dataset: Dataset, corrupted: Dataset, target: Target, seed: int) -> Evaluator:
-    """Who judges on the samples that are held out, under a corruption."""
+def _of_the_same(dataset: Dataset, corrupted: Dataset) -> Dataset:
+    """A data set under a corruption.
+
+    Raises:
+        DataError: it is another one.
+    """
     if corrupted.metric != dataset.metric or not np.array_equal(corrupted.labels, dataset.labels):
         raise DataError(f"data set {corrupted.name!r} has other labels than {dataset.name!r}, or another metric")
-    _, held_out = corrupted.split(CALIBRATION_SHARE, seed)
-    return Evaluator(model, held_out, "held-out", target.cores, seed)
+    return corrupted

@@ -9,6 +9,7 @@ Knows no patterns and no devices.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -46,20 +47,24 @@ def erdos_renyi_kernel(layers: Sequence[Layer], ratio: float) -> dict[str, float
 
 
 def global_magnitude(layers: Sequence[Layer], ratio: float, weight: Callable[[str], np.ndarray]) -> dict[str, float]:
-    """What each layer loses when the least magnitudes of all layers together go; `weight` gives a layer's, by name."""
+    """What each layer loses when the least magnitudes of all layers together go; `weight` gives a layer's, by name.
+
+    Of equal ones, those of earlier layers go first.
+    """
     magnitudes = {layer.name: np.abs(weight(layer.name)).ravel() for layer in layers}
-    together = np.sort(np.concatenate(list(magnitudes.values())))
-    dropped = round(_checked(ratio) * together.size)
-    if dropped == 0:
-        return uniform(layers, 0.0)
-    return {name: float(np.mean(own <= together[dropped - 1])) for name, own in magnitudes.items()}
+    owners = np.repeat(np.arange(len(layers)), [own.size for own in magnitudes.values()])
+    order = np.argsort(np.concatenate(list(magnitudes.values())), kind="stable")
+    dropped = owners[order[: round(_checked(ratio) * order.size)]]
+    counts = np.bincount(dropped, minlength=len(layers))
+    return {name: int(count) / own.size for count, (name, own) in zip(counts, magnitudes.items(), strict=True)}
 
 
 def least_harm(layers: Sequence[Layer], ratio: float, harm: Mapping[str, Curve]) -> dict[str, float]:
     """Of the ratios measured for each layer, those of the least sum of harm; of one layer a ratio between two of them.
 
     Steps along the lower convex hulls of the layers' curves, cheapest by the weight first, and only a part of the last
-    (Everett, "Generalized Lagrange multiplier method", Operations Research 1963).
+    (Everett, "Generalized Lagrange multiplier method", Operations Research 1963). Harm that is not finite is never
+    taken.
 
     Raises:
         PlanError: so many zeros cannot be had.
@@ -67,7 +72,8 @@ def least_harm(layers: Sequence[Layer], ratio: float, harm: Mapping[str, Curve])
     chosen = uniform(layers, 0.0)
     steps: list[tuple[float, str, float, float, int]] = []
     for layer in layers:
-        hull = _lower_hull([(0.0, 0.0), *sorted(harm.get(layer.name, {}).items())])
+        points = [point for point in sorted(harm.get(layer.name, {}).items()) if math.isfinite(point[1])]
+        hull = _lower_hull([(0.0, 0.0), *points])
         for (low, before), (high, after) in itertools.pairwise(hull):
             zeros = round((high - low) * _size(layer))
             steps.append(((after - before) / max(zeros, 1), layer.name, low, high, zeros))

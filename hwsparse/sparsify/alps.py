@@ -60,7 +60,7 @@ def alps(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice,
         mask = make_mask(np.square(matrix).reshape(weight.shape), choice, groups)
         return np.reshape(mask, dense.shape)
 
-    kept = largest(dense)
+    first = kept = largest(dense)
     copy = dense * kept
     multiplier = np.zeros_like(dense)
     image = dense @ problem.moment
@@ -75,8 +75,10 @@ def alps(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice,
             break
         multiplier += penalty * (solved - copy)
         penalty *= GROWTH
-    fitted: np.ndarray = refit(dense, copy, kept, problem.moment) / problem.scale
-    return fitted.astype(np.float32).reshape(weight.shape)
+    fitted = refit(dense, copy, kept, problem.moment)
+    if problem.lost(dense - dense * first) < problem.lost(dense - fitted):  # of few weights, a mask may be a bad one
+        fitted = refit(dense, dense * first, first, problem.moment)
+    return np.asarray(fitted / problem.scale, np.float32).reshape(weight.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class _Problem:
     def solve(self, rows: np.ndarray, penalty: float) -> np.ndarray:
         """rows (moment + penalty)^-1."""
         return np.asarray((rows @ self.basis) / (self.values + np.float32(penalty)) @ self.basis.transpose(0, 2, 1))
+
+    def lost(self, change: np.ndarray) -> float:
+        """The squared change of the output that a change of the weights makes."""
+        return float(np.sum((change @ self.moment) * change, dtype=np.float64))
 
 
 # A layer is pruned in many ways, one after the other, and as many layers at a time as there are cores.

@@ -122,7 +122,7 @@ class LayerDatabase:
             StorageError: it cannot be made, or something else is there.
             DataError: the data do not fit the model.
         """
-        dataset.check_fits(model)
+        dataset.check_runs(model)  # few samples may all have one label, which harm can do with
         self._model, self._dataset, self._threads = model, dataset, threads
         self._basis = Basis(model.digest, dataset.digest, pruner, samples, seed)
         self._directory = directory
@@ -282,8 +282,8 @@ class LayerDatabase:
 
     def _entry(self, row: _Row) -> tuple[tuple[str, Choice], PrunedLayer]:
         figures = (row.output_error, row.loss, row.divergence)
-        sound = all(isinstance(figure, float) and math.isfinite(figure) for figure in figures)
-        if not sound or not _DIGEST.fullmatch(str(row.weights)):
+        sound = all(isinstance(figure, float) for figure in figures) and math.isfinite(row.output_error)
+        if not sound or row.divergence < 0 or not _DIGEST.fullmatch(str(row.weights)):
             raise StorageError(
                 f"{self._directory}: the entry of {row.layer} as {row.choice} is damaged; remove the directory"
             )

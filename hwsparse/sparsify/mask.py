@@ -32,7 +32,7 @@ def make_mask(scores: np.ndarray, choice: Choice, groups: int = 1) -> np.ndarray
     """The mask of a choice: True where a weight is kept.
 
     The ratio counts weights, or blocks, short ones at the edges too, or output channels, as many as their
-    multiple allows; `achieved_ratio` tells what came of it.
+    multiple allows; a ratio below 1 leaves one of them at least. `achieved_ratio` tells what came of it.
 
     Args:
         scores: (rows, in / groups, *kernel), not negative; more is more worth keeping.
@@ -78,8 +78,10 @@ def _misfit(shape: tuple[int, ...], groups: int, pattern: Pattern) -> str | None
 
 
 def _keep_highest(scores: np.ndarray, ratio: float) -> np.ndarray:
-    """Drops the round(ratio * size) lowest scores."""
+    """Drops the round(ratio * size) lowest scores; only a ratio of 1 drops all."""
     drop = round(ratio * scores.size)
+    if ratio < 1:
+        drop = min(drop, scores.size - 1)
     mask = np.ones(scores.size, bool)
     if drop == scores.size:
         mask[:] = False

@@ -8,12 +8,14 @@ Knows no patterns: weights come in as arrays.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from hwsparse.data import Dataset
+from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Layer
 from hwsparse.sparsify.loss import DIVERGENCES, LOSSES
@@ -25,7 +27,7 @@ class Harm:
     """What a change of weights does on some samples.
 
     `loss` is the change of the task's loss, negative if the network got better; `divergence` is how far its answers
-    are from the dense network's, never negative.
+    are from the dense network's, never negative. Both are infinite where an answer is no longer finite.
     """
 
     loss: float
@@ -39,7 +41,7 @@ class Sensitivity:
         """Runs the dense network up to the layer.
 
         Raises:
-            DataError: onnxruntime cannot run a sample.
+            DataError: onnxruntime cannot run a sample, or the dense network's answer to one is not finite.
         """
         self._model, self._layer, self._dataset = model, layer, dataset
         proto = onnx.load_from_string(model.proto)
@@ -56,13 +58,17 @@ class Sensitivity:
         weight = model.initializer(layer, model.weight(layer.name))
         self._session = session_of(part_of(proto, behind, fed | {layer.weight: weight}, [self._output]), optimised=True)
         self._dense = self._answers(weight)
+        if not np.isfinite(self._dense).all():
+            raise DataError(f"{model.name} answers a sample of {dataset.name} with a value that is not finite")
         self._loss = LOSSES[dataset.metric](self._dense, dataset.labels)
 
     def harm(self, weight: np.ndarray) -> Harm:
         """What this canonical weight does in the layer's place."""
         answers = self._answers(self._model.initializer(self._layer, weight))
+        if not np.isfinite(answers).all():
+            return Harm(math.inf, math.inf)
         loss = LOSSES[self._dataset.metric](answers, self._dataset.labels)
-        return Harm(loss - self._loss, DIVERGENCES[self._dataset.metric](self._dense, answers))
+        return Harm(loss - self._loss, max(DIVERGENCES[self._dataset.metric](self._dense, answers), 0.0))
 
     def _answers(self, weight: np.ndarray) -> np.ndarray:
         rows = []

@@ -11,7 +11,9 @@ that are already updated: of N:M, M channels.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -41,10 +43,9 @@ def sparsegpt(weight: np.ndarray, statistics: LayerStatistics | None, choice: Ch
     upper = np.linalg.cholesky(inverse).transpose(0, 2, 1)
     pivots = np.diagonal(upper, axis1=1, axis2=2)
     rows = weight.reshape(groups, weight.shape[0] // groups, -1).astype(np.float64)
-    step = _channels(choice.pattern, taps)
-    for first in range(0, weight.shape[1], step):
-        channels = slice(first, first + step)
-        begin, end = first * taps, min(first + step, weight.shape[1]) * taps
+    for first, last in _slices(choice.pattern, weight.shape[1], taps):
+        channels = slice(first, last)
+        begin, end = first * taps, last * taps
         scores = np.square(rows[:, :, begin:end] / pivots[:, None, begin:end]).reshape(weight[:, channels].shape)
         kept = make_mask(scores, choice, groups).reshape(groups, -1, end - begin)
         errors = np.zeros(kept.shape)
@@ -57,9 +58,12 @@ def sparsegpt(weight: np.ndarray, statistics: LayerStatistics | None, choice: Ch
     return rows.astype(np.float32).reshape(weight.shape)
 
 
-def _channels(pattern: Pattern, taps: int) -> int:
-    """Input channels that share a choice of mask: of a number that the pattern divides evenly."""
-    if isinstance(pattern, NM):
-        return pattern.m
+def _slices(pattern: Pattern, inputs: int, taps: int) -> Iterator[tuple[int, int]]:
+    """Input channels that share a choice of mask, from one to before another: as many as the pattern divides evenly.
+
+    What is left over at the end goes with the last of them if it is too narrow for the pattern.
+    """
     multiple = pattern.cols if isinstance(pattern, Block) else 1
-    return multiple * max(1, round(COLUMNS / (taps * multiple)))
+    step = pattern.m if isinstance(pattern, NM) else multiple * max(1, round(COLUMNS / (taps * multiple)))
+    starts = [first for first in range(0, inputs, step) if first == 0 or (inputs - first) * taps >= multiple]
+    yield from itertools.pairwise([*starts, inputs])

@@ -59,11 +59,13 @@ class LayerStatistics:
         return self.second_moment.ndim == 2 or not self.diagonal.any()
 
     def damped(self) -> np.ndarray:
-        """The second moments, positive definite: each has some of their mean power added to it.
+        """The second moments, positive definite: each has some of its group's mean power added to it.
 
-        Inputs that never vary, or fewer samples than inputs, leave them singular. Not for a diagonal alone.
+        Inputs that never vary, or fewer samples than inputs, leave them singular. A group whose inputs are all zero has
+        that of all groups added. Not for a diagonal alone, nor where all inputs are zero.
         """
-        ridge = np.float32(DAMPING) * self.diagonal.mean(axis=1, dtype=np.float32)
+        powers = self.diagonal.mean(axis=1, dtype=np.float32)
+        ridge = np.float32(DAMPING) * np.where(powers > 0, powers, powers.mean())
         damped: np.ndarray = self.second_moment + ridge[:, None, None] * np.eye(
             self.second_moment.shape[1], dtype=np.float32
         )

@@ -200,8 +200,9 @@ class _Training:
             with torch.no_grad():
                 wanted = self._answers(self._teacher, inputs)
             loss = loss + settings.distillation * distillation(answers, wanted, settings.temperature)
-        if self._wanted:
-            loss = loss + settings.hints * hints(self._hints.taken(), self._wanted.taken())
+        own, dense = self._hints.taken, self._wanted.taken
+        if both := [name for name in own if name in dense]:
+            loss = loss + settings.hints * hints([own[name] for name in both], [dense[name] for name in both])
         if settings.distillation < 1:
             told = torch.from_numpy(np.array(self._train.labels[labels])).to(self._device)
             loss = loss + (1 - settings.distillation) * supervision(answers, told)
@@ -315,10 +316,13 @@ class _Training:
 
 
 class _Taps:
-    """What some layers of a module handed on when it was last run; false if there are none."""
+    """What some layers of a module handed on when it was last run; false if there are none.
+
+    `taken` is by layer name. A layer that is not called is not in it, as when attention reads a layer's weight itself.
+    """
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
-        self._layers, self._found = layers, dict[str, Tensor]()
+        self._layers, self.taken = layers, dict[str, Tensor]()
         self._hooks = [
             module.get_submodule(name).register_forward_hook(partial(self._take, name)) for name in layers
         ]  # fmt: skip
@@ -326,17 +330,13 @@ class _Taps:
     def __bool__(self) -> bool:
         return bool(self._layers)
 
-    def taken(self) -> list[Tensor]:
-        """By the order of the layers."""
-        return [self._found[name] for name in self._layers]
-
     def close(self) -> None:
         """Leaves the module as it was."""
         for hook in self._hooks:
             hook.remove()
 
     def _take(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self._found[name] = output
+        self.taken[name] = output
 
 
 def _device(name: str) -> torch.device:

@@ -57,6 +57,26 @@ def test_pairs_stay_together(count: int, fraction: float, seed: int) -> None:
         np.testing.assert_array_equal(part.labels, scores[rows[::2] // 2])
 
 
+@given(values=st.lists(st.integers(0, 9), min_size=2, max_size=40), fraction=fractions, seed=st.integers(0, 5))
+def test_equal_samples_are_in_one_part(values: list[int], fraction: float, seed: int) -> None:
+    whole = Dataset("repeated", {"x": np.array(values, np.float32)[:, None]}, np.arange(len(values)) % 3)
+    if len(set(values)) == 1:
+        with pytest.raises(DataError, match="all samples are the same"):
+            whole.split(fraction, seed)
+        return
+    first, second = whole.parted(fraction, seed)
+    assert sorted([*first, *second]) == list(range(len(values)))
+    parts = [set(whole.inputs["x"][places, 0]) for places in (first, second)]
+    assert all(parts) and not parts[0] & parts[1]
+
+
+def test_contents_tell_samples_apart_and_not_labels() -> None:
+    ids = np.array([[1, 2], [3, 4], [1, 2], [3, 5], [1, 2], [3, 4]])
+    pairs = Dataset("pairs", {"a": ids, "b": ids + 1}, np.array([0.1, 0.2, 0.3]), "spearman").contents()
+    assert pairs[0] == pairs[2] != pairs[1]
+    assert len(set(numbered([0, 0, 0]).contents())) == 3
+
+
 def test_another_seed_splits_otherwise() -> None:
     whole = numbered(np.arange(60) % 3)
     assert not np.array_equal(whole.split(0.5, 0)[0].inputs["x"], whole.split(0.5, 1)[0].inputs["x"])

@@ -19,10 +19,13 @@ from tests.model.graphs import model_proto, node, random_feeds, run, stored, val
 
 
 def network(
-    nodes: Sequence[onnx.NodeProto], weights: Sequence[onnx.TensorProto], shape: Sequence[int] = (1, 4, 6, 6)
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[onnx.TensorProto],
+    shape: Sequence[int] = (1, 4, 6, 6),
+    opset: int = 17,
 ) -> Model:
     """From input x to output y."""
-    proto = model_proto(nodes, [value("x", shape)], weights=weights)
+    proto = model_proto(nodes, [value("x", shape)], weights=weights, opset=opset)
     return import_onnx(proto.SerializeToString(), name="network")
 
 
@@ -83,14 +86,15 @@ def residual() -> Model:
     return network(nodes, [*weights, *head(8)])
 
 
-def branches() -> Model:
+def branches(opset: int = 17) -> Model:
     """Concatenated and split channels, a convolution in groups, and the flattened maps of a fully connected layer."""
+    sizes = node("Split", ["d", "sizes"], ["e", "f"], axis=1)
     nodes = [
         conv("x", "a", "left"),
         conv("x", "b", "right"),
         node("Concat", ["a", "b", "x"], ["c"], axis=1),
         conv("c", "d", "mix"),
-        node("Split", ["d", "sizes"], ["e", "f"], axis=1),
+        sizes if opset >= 13 else node("Split", ["d"], ["e", "f"], axis=1, split=[4, 4]),
         conv("e", "g", "grouped", group=2, pads=[1, 1, 1, 1]),
         node("Concat", ["g", "f"], ["h"], axis=1),
         node("Reshape", ["h", "shape"], ["i"]),
@@ -104,7 +108,12 @@ def branches() -> Model:
         *of_conv("grouped", 6, 2, 3, 3), stored("sizes", np.array([4, 4])), stored("shape", np.array([1, 360])),
         weight("w_full", 360, 7), weight("b_full", 7),
     ]  # fmt: skip
-    return network(nodes, [*weights, *head(7)])
+    return network(nodes, [*weights, *head(7)], opset=opset)
+
+
+def branches_of_opset_11() -> Model:
+    """The same where sizes are an attribute."""
+    return branches(11)
 
 
 def shortcut() -> Model:
@@ -161,9 +170,11 @@ def attention() -> Model:
     return import_onnx(proto.SerializeToString(), name="attention")
 
 
-EXACT = {make.__name__: make for make in (chain, residual, branches, shortcut, attention)}
+EXACT = {make.__name__: make for make in (chain, residual, branches, branches_of_opset_11, shortcut, attention)}
 # Of each network: how many units can be removed.
-UNITS = {"chain": 8 + 6, "residual": 8 + 5 + 3, "branches": 4 + 6 + 2 + 4 + 7, "shortcut": 8, "attention": 3 + 9}
+BRANCHES = 4 + 6 + 2 + 4 + 7
+UNITS = {"chain": 8 + 6, "residual": 8 + 5 + 3, "branches": BRANCHES, "branches_of_opset_11": BRANCHES, "shortcut": 8,
+         "attention": 3 + 9}  # fmt: skip
 
 
 def unread(model: Model, coupling: Coupling, removed: np.ndarray) -> bytes:

@@ -35,6 +35,7 @@ def damped(statistics: LayerStatistics) -> np.ndarray:
     """The second moments with their ridge, float64."""
     moment = statistics.second_moment.astype(np.float64)
     powers = np.diagonal(moment, axis1=1, axis2=2).mean(axis=1)
+    powers[powers == 0] = powers.mean()
     return np.asarray(moment + DAMPING * powers[:, None, None] * np.eye(moment.shape[1]))
 
 
@@ -48,8 +49,10 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, LayerStatistics, Choice, int]
     taps = draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     weight = rng.standard_normal((groups * rows, inputs, taps)).astype(np.float32)
-    samples = draw(st.sampled_from((3, 400)))
-    return weight, statistics_of(correlated(rng, groups, inputs * taps, samples)), choice, groups
+    seen = correlated(rng, groups, inputs * taps, draw(st.sampled_from((3, 400))))
+    if groups > 1 and draw(st.booleans()):
+        seen[-1] = 0  # a group that is dead on these samples
+    return weight, statistics_of(seen), choice, groups
 
 
 def least_squares(dense: np.ndarray, kept: np.ndarray, moment: np.ndarray) -> np.ndarray:

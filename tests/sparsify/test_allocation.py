@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -56,6 +57,16 @@ def test_the_least_magnitudes_go_wherever_they_are() -> None:
     weights = {"layer 0": np.array([[1.0, -2, 3, -4]]), "layer 1": np.array([[0.1, 0.2, 5, 6]])}
     assert global_magnitude(layers, 0.5, weights.__getitem__) == {"layer 0": 0.5, "layer 1": 0.5}
     assert global_magnitude(layers, 0.375, weights.__getitem__) == {"layer 0": 0.25, "layer 1": 0.5}
+    equal = dict.fromkeys(weights, np.ones((1, 4)))
+    assert global_magnitude(layers, 0.25, equal.__getitem__) == {"layer 0": 0.5, "layer 1": 0.0}
+
+
+def test_what_makes_answers_infinite_is_not_taken() -> None:
+    layers = layers_of([(1, 8), (1, 8)])
+    harm = {"layer 0": {0.5: 1.0, 0.75: math.inf}, "layer 1": {0.5: 2.0, 0.75: 9.0}}
+    assert least_harm(layers, 0.5, harm) == {"layer 0": 0.5, "layer 1": 0.5}
+    with pytest.raises(PlanError, match="do not reach"):
+        least_harm(layers_of([(10, 8), (10, 8)]), 0.75, harm)
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4), ratio=st.floats(0, 0.75), seed=st.integers(0, 99))

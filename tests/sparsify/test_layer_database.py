@@ -15,7 +15,7 @@ from hwsparse.errors import DataError, PlanError, StorageError
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.sparsify import LayerDatabase, alps, collect_statistics, output_error
-from hwsparse.sparsify.sensitivity import Sensitivity
+from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from tests.sparsify.networks import classifier, embedder, images, sentences
 
 HALF, BLOCK, NM = (parse_choice(text) for text in ("unstructured@0.5", "block4x1@0.5", "2:4"))
@@ -166,7 +166,8 @@ def test_a_damaged_file_is_forgotten_and_made_again(
     [
         "UPDATE pruned_layers SET weights = '../../../etc/passwd'",
         "UPDATE pruned_layers SET output_error = 'much'",
-        "UPDATE pruned_layers SET divergence = 9e999",
+        "UPDATE pruned_layers SET output_error = 9e999",
+        "UPDATE pruned_layers SET divergence = -1.0",
     ],
 )
 def test_entries_that_no_build_wrote_are_refused(
@@ -225,3 +226,20 @@ def test_assembling_a_plan_of_many_layers_reads_each_file_once(
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
     LayerDatabase(built, model, dataset).weights(plan_of(model))
     assert len(reads) == 3
+
+
+def test_samples_of_one_label_will_do(model: Model, dataset: Dataset, tmp_path: Path) -> None:
+    alike = dataset.subset(np.flatnonzero(dataset.labels == dataset.labels[0])[:1])
+    database = LayerDatabase(tmp_path, model, alike)
+    name = model.layers[0].name
+    database.build({name: [parse_choice("unstructured@0.5")]})
+    assert database.entries()[name, parse_choice("unstructured@0.5")].harm.divergence > 0
+
+
+def test_what_makes_answers_infinite_is_kept_as_that(
+    model: Model, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sensitivity, "harm", lambda self, weight: Harm(np.inf, np.inf))
+    database, name = LayerDatabase(tmp_path, model, dataset), model.layers[-1].name
+    database.build({name: [NM]})
+    assert database.entries()[name, NM].harm == Harm(np.inf, np.inf)

@@ -25,11 +25,16 @@ def scores_of(shape: tuple[int, ...], seed: int, ties: bool = False) -> np.ndarr
     return rng.integers(0, 3, shape).astype(np.float32) if ties else rng.random(shape, np.float32)
 
 
+def dropped(ratio: float, count: int) -> int:
+    """The nearest number, but one is left unless all are to go."""
+    return count if ratio == 1 else min(round(ratio * count), count - 1)
+
+
 @given(SHAPES, RATIOS, st.integers(0, 9), st.booleans())
 def test_unstructured_drops_the_lowest_scores(shape: tuple[int, ...], ratio: float, seed: int, ties: bool) -> None:
     scores = scores_of(shape, seed, ties)
     mask = make_mask(scores, Choice(Unstructured(), ratio))
-    assert np.count_nonzero(~mask) == round(ratio * mask.size)
+    assert np.count_nonzero(~mask) == dropped(ratio, mask.size)
     assert scores[~mask].max(initial=-1) <= scores[mask].min(initial=9)
 
 
@@ -54,7 +59,7 @@ def test_blocks_are_kept_or_dropped_whole(
         assert mask[block].all() or not mask[block].any()
         kept.append(bool(mask[block].all()))
         means.append(float(values[block].mean()))
-    assert kept.count(False) == round(ratio * len(kept))
+    assert kept.count(False) == dropped(ratio, len(kept))
     worst_kept = min((m for m, k in zip(means, kept, strict=True) if k), default=9)
     assert max((m for m, k in zip(means, kept, strict=True) if not k), default=-1) <= worst_kept + 1e-6
 

@@ -49,3 +49,17 @@ def test_a_sample_that_cannot_be_run_is_an_error() -> None:
     far = Dataset("far", {"ids": np.full_like(dataset.inputs["ids"], 99)}, dataset.labels, "spearman")
     with pytest.raises(DataError, match="onnxruntime cannot run a sample of far"):
         Sensitivity(model, model.layers[0], far)
+
+
+def test_answers_that_are_no_longer_finite_harm_without_end() -> None:
+    model, dataset = classifier(), images(4)
+    layer = model.layers[-1]
+    harm = Sensitivity(model, layer, dataset).harm(np.full(layer.weight_shape, 3e38, np.float32))
+    assert harm.loss == harm.divergence == np.inf
+
+
+def test_a_dense_network_that_runs_away_is_refused() -> None:
+    model, dataset = classifier(), images(4)
+    large = Dataset("large", {"x": np.sign(dataset.inputs["x"]) * np.float32(3e38)}, dataset.labels)
+    with pytest.raises(DataError, match="classifier answers a sample of large with a value that is not finite"):
+        Sensitivity(model, model.layers[0], large)

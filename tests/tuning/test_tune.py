@@ -278,3 +278,33 @@ def test_what_cannot_be_trained_is_said() -> None:
     wrong = Dataset("wrong", {"image": np.zeros((8, 4, 5, 5), np.float32)}, np.arange(8) % 2)
     with pytest.raises(DataError, match="a sample of 'image' is"):
         tune(module, model, plan, wrong, VALIDATION, TuningSettings(), start=start)
+
+
+class Attentive(nn.Module):
+    """Attention over (samples, 5, 16), which reads the weight of its output layer without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+        return logits
+
+
+def test_a_layer_that_is_never_called_has_no_hints() -> None:
+    torch.manual_seed(0)
+    module = Attentive().eval()
+    model = import_torch(module, (torch.zeros(1, 5, 16),), name="attentive")
+    plan = plan_of(model, "unstructured@0.5", "attention.out_proj", "last")
+
+    def data(samples: int, seed: int) -> Dataset:
+        x = np.random.default_rng(seed).standard_normal((samples, 5, 16)).astype(np.float32)
+        return Dataset("vectors", {model.inputs[0].name: x}, np.arange(samples) % 4)
+
+    settings = TuningSettings(epochs=1, batch=32)
+    found = tune(module, model, plan, data(64, 1), data(32, 2), settings, start=apply_plan(model, plan))
+    assert len(found.epochs) == 2
+    zeros = found.module.get_submodule("attention.out_proj").weight == 0
+    assert int(zeros.sum()) >= 0.5 * 16 * 16
