@@ -8,8 +8,8 @@ where the dense one read x. In the order of the network each layer, pruned or no
 with H' the mean of x' x'^T, C that of x x'^T, and P0 the weights so far: the asymmetric least squares of Zhang, Zou, He
 and Sun, "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI 2016, section 3.2,
 here under masks. A layer with a bias gets a new one with it: x and x' are then taken from their means, and what the
-means give is the bias's to make up for. As batch norm is part of the layer before it, this estimates its statistics
-anew. Layer norms are fitted on the way (`norms`).
+means give is the bias's to make up for. Where batch norm is part of the layer before it, this estimates its statistics
+anew; other batch norms, and layer norms, are fitted on the way (`norms`).
 """
 
 from __future__ import annotations

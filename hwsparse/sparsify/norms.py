@@ -1,11 +1,12 @@
-"""Layer normalisations, fitted anew in a pruned network as its layers are (`correction`).
+"""Normalisations, fitted anew in a pruned network as its layers are (`correction`).
 
-What is normalised there has other proportions than in the dense network. Channel by channel, scale g and shift b:
+Layer norms, and batch norms that are no part of a layer: those behind an activation or a sum. What is normalised there
+has other proportions than in the dense network. Channel by channel, scale g and shift b:
 
     minimise  mean (y - g z' - b)^2 + ridge (g - g0)^2
 
 with z' what the pruned network normalises, before scale and shift, y what the dense network hands on, and g0 the scale
-so far.
+so far. Of a batch norm this is the same as new statistics, and a new scale and shift with them.
 """
 
 from __future__ import annotations
@@ -26,11 +27,21 @@ from hwsparse.sparsify.walk import SideBySide
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A layer normalisation over the last axis; `scale` and `shift` are names of constants that nothing else reads."""
+    """A normalisation; `scale` and `shift` are names of constants that nothing else reads.
+
+    Over the last axis, or where there are `mean` and `variance`, names of constants too, of channels by these.
+    """
 
     scale: str
     shift: str
     epsilon: float
+    mean: str | None = None
+    variance: str | None = None
+
+    @property
+    def channels(self) -> int:
+        """The axis that scale and shift are of."""
+        return -1 if self.mean is None else 1
 
 
 def in_order(model: Model) -> list[Layer | Norm]:
@@ -47,14 +58,14 @@ def in_order(model: Model) -> list[Layer | Norm]:
 
 def _norm(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Norm | None:
     """The normalisation that a node is; `shapes` are those of constants that one node reads."""
-    if node.op_type != "LayerNormalization" or len(node.input) != 3:
+    if len(node.input) != {"LayerNormalization": 3, "BatchNormalization": 5}.get(node.op_type):
         return None
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    scale, shift = node.input[1:]
+    scale, shift, *statistics = node.input[1:]
     shape = shapes.get(scale, ())
     if attributes.get("axis", -1) != -1 or len(shape) != 1 or shapes.get(shift) != shape:
         return None
-    return Norm(scale, shift, attributes.get("epsilon", 1e-5))
+    return Norm(scale, shift, attributes.get("epsilon", 1e-5), *statistics)
 
 
 def fitted_norm(model: Model, norm: Norm, both: SideBySide, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -66,9 +77,9 @@ def fitted_norm(model: Model, norm: Norm, both: SideBySide, weights: Mapping[str
     scale, shift = (model.constant(name).astype(np.float64) for name in (norm.scale, norm.shift))
     sums, count = np.zeros((4, len(scale))), 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for x, own in both.rows(norm.scale, weights, len(scale)):
-            z = _normalised(own, norm.epsilon)
-            y = scale * _normalised(x, norm.epsilon) + shift
+        for x, own in both.rows(norm.scale, weights, norm.channels):
+            z = _normalised(model, norm, own)
+            y = scale * _normalised(model, norm, x) + shift
             sums += [z.sum(axis=0), y.sum(axis=0), np.square(z).sum(axis=0), (z * y).sum(axis=0)]
             count += len(z)
     z_mean, y_mean, power, product = sums / count
@@ -79,7 +90,10 @@ def fitted_norm(model: Model, norm: Norm, both: SideBySide, weights: Mapping[str
     return {norm.scale: fitted.astype(np.float32), norm.shift: (y_mean - fitted * z_mean).astype(np.float32)}
 
 
-def _normalised(rows: np.ndarray, epsilon: float) -> np.ndarray:
-    """Each row from its mean, by its deviation, in float64."""
-    moved = rows - rows.mean(axis=1, dtype=np.float64, keepdims=True)
-    return np.asarray(moved / np.sqrt(np.square(moved).mean(axis=1, keepdims=True) + epsilon))
+def _normalised(model: Model, norm: Norm, rows: np.ndarray) -> np.ndarray:
+    """Rows (rows, channels) before scale and shift, in float64."""
+    if norm.mean is not None and norm.variance is not None:
+        mean, variance = (model.constant(name).astype(np.float64) for name in (norm.mean, norm.variance))
+    else:
+        mean, variance = rows.mean(1, dtype=np.float64, keepdims=True), rows.var(1, dtype=np.float64, keepdims=True)
+    return np.asarray((rows - mean) / np.sqrt(variance + norm.epsilon))

@@ -96,9 +96,12 @@ class SideBySide:
         return Moments(*(total / count for total in sums))
 
     def rows(
-        self, constant: str, weights: Mapping[str, np.ndarray], width: int
+        self, constant: str, weights: Mapping[str, np.ndarray], channels: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Goes on to the node of both that reads a constant: of each sample what it reads, (rows, width), attended.
+        """Goes on to the node of both that reads a constant: of each sample what it reads, (rows, channels), attended.
+
+        Args:
+            channels: the axis that they are in what is read.
 
         Raises:
             DataError: onnxruntime cannot run a sample.
@@ -106,10 +109,10 @@ class SideBySide:
         """
         before, after = self._dense.reach(constant, {}), self._pruned.reach(constant, weights)
         for x, own, attended in zip(before, after, self._attended, strict=True):
-            pair = x.reshape(-1, width), own.reshape(-1, width)
-            if attended is not None and len(pair[0]) == len(attended):
-                pair = pair[0][attended], pair[1][attended]
-            yield pair
+            rows, own_rows = (np.moveaxis(each, channels, -1).reshape(-1, each.shape[channels]) for each in (x, own))
+            if attended is not None and len(rows) == len(attended):
+                rows, own_rows = rows[attended], own_rows[attended]
+            yield rows, own_rows
 
 
 class _Walk:

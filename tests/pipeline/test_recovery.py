@@ -26,6 +26,7 @@ from hwsparse.pipeline.recovery import recover
 from hwsparse.pipeline.school import School
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
+from hwsparse.report.audit import audit
 from hwsparse.sparsify import Narrower
 from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
@@ -116,6 +117,7 @@ def test_weights_that_training_made_no_better_do_not_ship(
 def test_a_report_says_what_training_took(outcome: Outcome) -> None:
     report = front_report(outcome, "pictures")
     assert parse_report(report.text) == report
+    assert "budgets" not in {finding.rule for finding in audit([report]).findings}
     tuned = next(point for point in report.points if point.label == "tuned")
     assert tuned.budget == Budget(96, 2)
     assert tuned.method is not None and "trained under the mask" in tuned.method.name

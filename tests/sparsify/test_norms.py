@@ -1,4 +1,4 @@
-"""Layer normalisations fitted anew, against the same least squares in float64."""
+"""Normalisations fitted anew, against the same least squares in float64."""
 
 from __future__ import annotations
 
@@ -104,3 +104,46 @@ def test_a_network_that_runs_away_keeps_its_norms() -> None:
     weights = {"first": np.full((WIDTH, WIDTH), 3e38, np.float32)}
     with SideBySide(model, model, dataset, 4) as both:
         assert fitted_norm(model, norm, both, weights) == {}
+
+
+def preactivated() -> Model:
+    """y = B relu(norm(x + A x)) over (1, 6, 5, 4): a batch norm that no convolution can take in."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", ["x", "a"], ["h"], "first", pads=[1, 1, 1, 1]),
+        node("Add", ["x", "h"], ["r"]),
+        node("BatchNormalization", ["r", "g", "s", "m", "v"], ["n"], "norm", epsilon=1e-3),
+        node("Relu", ["n"], ["z"]),
+        node("Conv", ["z", "b"], ["y"], "second"),
+    ]
+    shapes = {"a": (6, 6, 3, 3), "b": (4, 6, 1, 1), "g": 6, "s": 6, "m": 6}
+    arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()} | {"v": rng.uniform(1, 9, 6)}
+    weights = [stored(name, array.astype(np.float32)) for name, array in arrays.items()]
+    proto = model_proto(nodes, [value("x", (1, 6, 5, 4))], [value("y", (1, 4, 5, 4))], weights)
+    return import_onnx(proto.SerializeToString(), name="preactivated")
+
+
+def test_a_batch_norm_behind_a_sum_is_fitted_by_channels() -> None:
+    model = preactivated()
+    x = np.random.default_rng(1).standard_normal((20, 6, 5, 4)).astype(np.float32)
+    dataset = Dataset("maps", {"x": x}, np.arange(20) % 2)
+    weights = pruned(model, "unstructured@0.7")
+    (norm,) = (step for step in in_order(model) if isinstance(step, Norm))
+    with SideBySide(model, model, dataset, 20) as both:
+        found = fitted_norm(model, norm, both, weights)
+
+    def channels(weights: dict[str, np.ndarray]) -> np.ndarray:
+        proto = onnx.load_from_string(pruned_proto(model, weights))
+        proto.graph.output.append(onnx.ValueInfoProto(name="r"))
+        maps = np.concatenate([run(proto.SerializeToString(), {"x": each[None]})[1] for each in x])
+        rows = maps.transpose(0, 2, 3, 1).reshape(-1, 6).astype(np.float64)
+        return (rows - model.constant("m")) / np.sqrt(model.constant("v").astype(np.float64) + 1e-3)
+
+    z, y = channels(weights), model.constant("g").astype(np.float64) * channels({}) + model.constant("s")
+    ridge = np.sqrt(DAMPING * np.square(z).mean() * len(z))
+    for channel in range(6):
+        columns = np.vstack([np.stack([z[:, channel], np.ones(len(z))], axis=1), [ridge, 0]])
+        expected = np.linalg.lstsq(columns, np.append(y[:, channel], ridge * model.constant("g")[channel]), rcond=None)
+        np.testing.assert_allclose(
+            [found["g"][channel], found["s"][channel]], expected[0], rtol=1e-4, atol=1e-5
+        )  # fmt: skip
