@@ -6,7 +6,8 @@ same samples. Of a task with several networks the last line tells the worst.
 
 `--allocations` shares the zeros of unstructured pruning out in other ways too, as many over all these layers together:
 by their shapes, by one threshold for all magnitudes, by what each layer harms on calibration samples. Floors and the
-last line are of the same choice for all. With `--robustness`, what is lost on the same held-out samples under
+last line are of the same choice for all. What FLOPs and parameters are left stands beside, as shares of the dense
+network's. With `--robustness`, what is lost on the same held-out samples under
 corruption stands beside: the mean over noise, blur and less contrast, or typos.
 """
 
@@ -16,7 +17,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -45,6 +46,8 @@ from hwsparse.sparsify import (
     PRUNERS,
     Evaluator,
     LayerDatabase,
+    Size,
+    Sizes,
     applicable,
     apply_plan,
     collect_statistics,
@@ -75,6 +78,7 @@ class Pruned:
     method: str
     choice: Choice
     values: np.ndarray
+    size: Size
     allocation: str = UNIFORM
     corrupted: np.ndarray | None = None
 
@@ -116,6 +120,9 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         details[task.model.name] = {
             "metric": task.held_out.metric,
             "samples": len(task.held_out),
+            "checkpoint": task.model.digest,
+            "fitted_on": min(SAMPLES, task.calibration.rows),
+            "sizes": {each.pruned: asdict(each.size) for each in found},
             "dense": [figure / 100 for figure in points(dense)],
             "dropped": [
                 [each.method, each.pruned, *(figure / 100 for figure in points(dense - each.values))] for each in found
@@ -184,12 +191,13 @@ def _prune(
     ways = [
         (method, *each) for each in plans for method in arguments.methods if method != DIRECT or shares_rows(each[0])
     ]
+    sizes = Sizes(model)
     for method, choice, allocation, plan in track(ways, model.name, console=console, transient=True):
         weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
         if method in FIRST:
             weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
         robust = mean_resampled(corrupted, weights) if corrupted else None
-        yield Pruned(method, choice, evaluator.resampled(weights), allocation, robust)
+        yield Pruned(method, choice, evaluator.resampled(weights), sizes.of_weights(weights), allocation, robust)
 
 
 def _plans(
@@ -242,9 +250,16 @@ def _table(task: Task, dense: np.ndarray, found: Sequence[Pruned], dense_corrupt
             values = {each.pruned: each.corrupted for each in found if each.method == method}
             columns[f"{method}, corrupted"] = _cells(dense_corrupted, values)
     order = [name for method in methods for name in (method, f"{method}, corrupted") if name in columns]
-    table = Table(Column(overflow="fold"), *order, title=title)
-    for pruned in dict.fromkeys(each.pruned for each in found):
-        table.add_row(pruned, *(columns[name].get(pruned, "") for name in order))
+    whole = Sizes(task.model).of_weights({})
+    left = {each.pruned: f"{each.size.macs / whole.macs:.0%}, {each.size.parameters / whole.parameters:.0%}"
+            for each in found}  # fmt: skip
+    caption = (
+        f"pruned after training, dense-to-sparse, static masks; every row from checkpoint {task.model.digest[:12]}, "
+        f"fitted on {min(SAMPLES, task.calibration.rows)} samples, without training"
+    )
+    table = Table(Column(overflow="fold"), "FLOPs, parameters", *order, title=title, caption=caption)
+    for pruned in left:
+        table.add_row(pruned, left[pruned], *(columns[name].get(pruned, "") for name in order))
     return table
 
 

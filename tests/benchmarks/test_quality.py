@@ -15,7 +15,7 @@ from benchmarks.tasks import CIFAR_DEVIATION, CIFAR_MEAN, CIFAR_SIDE, TASKS, Tas
 from hwsparse.data import Corruption
 from hwsparse.errors import DataError, InputError, PatternError
 from hwsparse.plan import parse_choice
-from hwsparse.sparsify import Evaluator, layer_database
+from hwsparse.sparsify import Evaluator, Sizes, layer_database
 from tests.sparsify.networks import classifier, images
 
 LOSSES = {
@@ -64,6 +64,9 @@ def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: 
     }
     by_way = {(method, choice): value for method, choice, value, low, high in dropped if low <= value <= high}
     assert len(by_way) == len(dropped)
+    sizes = details["classifier"]["sizes"]
+    assert sizes["unstructured@0.9"]["macs"] < sizes["2:4"]["macs"] < Sizes(task.model).of_weights({}).macs
+    assert details["classifier"]["checkpoint"] == task.model.digest
     assert figures["drop_nm_24"] == pytest.approx(100 * by_way["corrected", "2:4"])
     assert "30 held-out samples" in " ".join(capsys.readouterr().out.split())
 
