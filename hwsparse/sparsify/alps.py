@@ -28,6 +28,7 @@ from hwsparse.pattern import Channel
 from hwsparse.plan import Choice
 from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.mask import make_mask
+from hwsparse.sparsify.output_power import least_powerful_gone
 from hwsparse.sparsify.statistics import LayerStatistics
 from hwsparse.sparsify.wanda import wanda
 
@@ -42,19 +43,17 @@ def alps(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice,
     """A canonical pruned weight, fitted to the dense layer's output.
 
     Without statistics, and where they are a diagonal because the layer is so wide, it is what `wanda` gives: weights
-    that stand alone. Whole output channels stand alone as well: those of the least power go.
+    that stand alone. Whole output channels stand alone as well: those of the least power go (`output_power`).
 
     Raises:
         PatternError: the weight's shape cannot have the pattern.
     """
     if statistics is None or statistics.apart:
         return wanda(weight, statistics, choice, groups)
+    if isinstance(choice.pattern, Channel):
+        return least_powerful_gone(weight, statistics, choice, groups)
     problem = _problem(statistics)
     dense: np.ndarray = weight.reshape(groups, weight.shape[0] // groups, -1) * problem.scale
-    if isinstance(choice.pattern, Channel):
-        power = np.sum(dense @ problem.moment * dense, axis=2, keepdims=True)
-        scores = np.broadcast_to(np.sqrt(np.maximum(power, 0)), dense.shape)
-        return np.where(make_mask(scores.reshape(weight.shape), choice, groups), weight, np.float32(0))
 
     def largest(matrix: np.ndarray) -> np.ndarray:
         mask = make_mask(np.square(matrix).reshape(weight.shape), choice, groups)

@@ -20,6 +20,7 @@ import numpy as np
 from hwsparse.pattern import NM, Block, Channel, Pattern
 from hwsparse.plan import Choice
 from hwsparse.sparsify.mask import make_mask
+from hwsparse.sparsify.output_power import least_powerful_gone
 from hwsparse.sparsify.statistics import LayerStatistics
 from hwsparse.sparsify.wanda import wanda
 
@@ -30,14 +31,16 @@ COLUMNS = 128
 def sparsegpt(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
     """A canonical pruned weight, fitted to the dense layer's output.
 
-    Without statistics, where they are a diagonal because the layer is so wide, and where whole output channels go, it
-    is what `wanda` gives: weights that stand alone.
+    Without statistics, and where they are a diagonal because the layer is so wide, it is what `wanda` gives: weights
+    that stand alone. Whole output channels stand alone as well: those of the least power go (`output_power`).
 
     Raises:
         PatternError: the weight's shape cannot have the pattern.
     """
-    if statistics is None or statistics.apart or isinstance(choice.pattern, Channel):
+    if statistics is None or statistics.apart:
         return wanda(weight, statistics, choice, groups)
+    if isinstance(choice.pattern, Channel):
+        return least_powerful_gone(weight, statistics, choice, groups)
     taps = math.prod(weight.shape[2:])
     inverse = np.linalg.inv(statistics.damped().astype(np.float64))
     upper = np.linalg.cholesky(inverse).transpose(0, 2, 1)

@@ -66,14 +66,6 @@ def test_of_small_layers_it_comes_near_the_best_of_all_masks() -> None:
     assert np.median(excess) < 0.2  # of what the largest weights lose more than the best ones
 
 
-def test_whole_channels_go_by_the_power_of_their_output() -> None:
-    moment = np.array([[[1, 0.9], [0.9, 1]]], np.float32)
-    # Alone, the inputs of the first row count most; together they cancel out.
-    weight = np.array([[1, -1], [0.6, 0.6], [0.5, 0.5], [0.1, 0.1]], np.float32)
-    pruned = alps(weight, LayerStatistics(moment, 9), parse_choice("channel2@0.5"))
-    np.testing.assert_array_equal(pruned, weight * np.array([[0], [1], [1], [0]]))
-
-
 @pytest.mark.parametrize("statistics", [None, LayerStatistics(np.zeros((1, 6, 6), np.float32), 3)])
 def test_where_nothing_is_known_magnitude_decides(statistics: LayerStatistics | None) -> None:
     weight = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
