@@ -91,6 +91,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="crop-flip")
     parser.add_argument("--batch", type=int, default=TuningSettings().batch)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
+    parser.add_argument("--device", default="cpu", help="where torch trains: cpu, or cuda")
     parser.add_argument("--no-small-dense", action="store_true", help="leave out the smaller dense network")
     data_option(parser)
 
@@ -123,13 +124,13 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         )
         start = _one_shot(model, plan, train, threads, seed)
         first = None if arguments.gradual else start
-        tuned = _trained(module, module, model, plan, first, data, settings, threads, console)
+        tuned = _trained(module, module, model, plan, first, data, settings, arguments, console)
         small = None
         if not arguments.no_small_dense:
             narrow = narrower(module, 1 - choice.ratio)  # of as many weights: rows of one layer are columns of the next
             small_model, own = import_torch(narrow, EXAMPLE, name="small dense"), replace(settings, gradual=False)
             whole = Plan(small_model.digest)
-            small = _trained(narrow, module, small_model, whole, {}, data, own, threads, console)
+            small = _trained(narrow, module, small_model, whole, {}, data, own, arguments, console)
         runs.append(Run(seed, evaluator.evaluate(start), tuned, small))
     title = f"{model.name}, {choice} on {len(layers)} layers together, shared out by {arguments.allocation}"
     console.print(_table(title, dense, runs))
@@ -165,18 +166,19 @@ def _trained(
     start: Mapping[str, np.ndarray] | None,
     data: Data,
     settings: TuningSettings,
-    threads: int,
+    arguments: argparse.Namespace,
     console: Console,
 ) -> Trained:
     began = time.monotonic()
     with Progress(console=console, transient=True) as bars:
         update = partial(_update, bars, bars.add_task(f"{model.name}, seed {settings.seed}"))
         tuned = tune(
-            module, model, plan, data.train, data.validation, settings, start=start, teacher=teacher, progress=update
-        )
+            module, model, plan, data.train, data.validation, settings,
+            start=start, teacher=teacher, device=arguments.device, progress=update,
+        )  # fmt: skip
     took_s = time.monotonic() - began
-    after = import_torch(tuned.module, EXAMPLE, name=model.name)
-    quality = Evaluator(after, data.test, "held-out", threads).evaluate({})
+    after = import_torch(tuned.module.to("cpu"), EXAMPLE, name=model.name)
+    quality = Evaluator(after, data.test, "held-out", arguments.threads or THREADS).evaluate({})
     passes = tuned.epochs[-1].number
     console.print(f"{model.name}, seed {settings.seed}: {quality.value:.2%} after {passes} epochs, {took_s:.0f} s")
     return Trained(quality, tuned.epochs, took_s)
