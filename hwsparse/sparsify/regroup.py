@@ -1,10 +1,11 @@
 """Row regrouping: rows that keep the same columns anyway are made to share them.
 
 Where several output rows share a choice, in blocks and in shared N:M, which rows these are is free: kernels read each
-group's rows from a list. So the layer is pruned without structure first; rows whose masks overlap most are brought
-together; and the layer is pruned with its structure in that order. Rows are joined in pairs, then pairs in pairs, by
-the overlap that is left, greedily from the largest on; related to column combining (Kung, McDanel, Zhang, ASPLOS 2019)
-and to the row permutation of Tetris (Ji et al., NeurIPS 2018).
+group's rows from a list. So the layer is pruned first as if each row stood alone; rows whose masks overlap most are
+brought together; and the layer is pruned with its structure in that order, or in the order in which rows came if that
+keeps more. Rows are joined in pairs, then pairs in pairs, by the overlap that is left, greedily from the largest on;
+related to column combining (Kung, McDanel, Zhang, ASPLOS 2019) and to the row permutation of Tetris (Ji et al.,
+NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -17,43 +18,59 @@ import numpy as np
 from hwsparse.pattern import NM, Block, Unstructured
 from hwsparse.plan import Choice
 from hwsparse.sparsify.alps import alps
+from hwsparse.sparsify.mask import make_mask
 from hwsparse.sparsify.statistics import LayerStatistics
 
 
 def regroup(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
-    """A canonical weight pruned by `alps`, its rows sharing choices in the order of `row_order`.
+    """A canonical weight pruned by `alps`, its rows sharing choices in the order of `row_order` where that pays.
 
     Patterns that share nothing between rows are pruned as `alps` does.
 
     Raises:
         PatternError: the weight's shape cannot have the pattern.
     """
+    stored = weight.astype(np.float32).tobytes(), weight.shape, statistics
     match choice.pattern:
-        case Block(rows=shared) | NM(shared=shared) if shared > 1:
-            pass
-        case Unstructured():
-            return _loose(weight.astype(np.float32).tobytes(), weight.shape, statistics, choice.ratio, groups).copy()
+        case Block(rows=shared) if shared > 1:
+            alone = Choice(Unstructured(), choice.ratio)
+        case NM(n=n, m=m, shared=shared) if shared > 1:
+            alone = Choice(NM(n, m), choice.ratio)
+        case Unstructured() | NM():
+            return _loose(*stored, choice, groups).copy()
         case _:
             return alps(weight, statistics, choice, groups)
-    loose = _loose(weight.astype(np.float32).tobytes(), weight.shape, statistics, choice.ratio, groups)
-    power = np.square(loose.reshape(groups, weight.shape[0] // groups, -1))
-    if statistics is not None:
-        power *= statistics.diagonal[:, None]
-    per_group = power.shape[1]
-    order = np.concatenate([row_order(rows, shared) + number * per_group for number, rows in enumerate(power)])
+    per_group = weight.shape[0] // groups
+    worth, loose = (_worth(rows, statistics, groups) for rows in (weight, _loose(*stored, alone, groups)))
+    overlapping = np.concatenate([row_order(rows, shared) + place * per_group for place, rows in enumerate(loose)])
+
+    def kept(order: np.ndarray) -> float:
+        scores = worth.reshape(weight.shape)[order]
+        return float(np.sum(scores * make_mask(scores, choice, groups), dtype=np.float64))
+
+    order = max((np.arange(len(weight)), overlapping), key=kept)
     pruned = np.empty_like(weight)
     pruned[order] = alps(weight[order], statistics, choice, groups)
     return pruned
 
 
+def _worth(weight: np.ndarray, statistics: LayerStatistics | None, groups: int) -> np.ndarray:
+    """The power that each weight makes of its input, (groups, rows, columns)."""
+    power = np.square(weight.reshape(groups, weight.shape[0] // groups, -1))
+    return np.asarray(power if statistics is None else power * statistics.diagonal[:, None])
+
+
 # A layer is pruned to one pattern after the other at the same ratio, and as many layers at a time as there are cores.
-@functools.lru_cache(maxsize=os.cpu_count())
+@functools.lru_cache(maxsize=2 * (os.cpu_count() or 1))
 def _loose(
-    weight: bytes, shape: tuple[int, ...], statistics: LayerStatistics | None, ratio: float, groups: int
+    weight: bytes,
+    shape: tuple[int, ...],
+    statistics: LayerStatistics | None,
+    choice: Choice,
+    groups: int,
 ) -> np.ndarray:
-    """A float32 weight pruned by `alps` without structure."""
-    dense = np.frombuffer(weight, np.float32).reshape(shape)
-    return alps(dense, statistics, Choice(Unstructured(), ratio), groups)
+    """A float32 weight pruned by `alps` to a choice that rows do not share."""
+    return alps(np.frombuffer(weight, np.float32).reshape(shape), statistics, choice, groups)
 
 
 def row_order(power: np.ndarray, shared: int) -> np.ndarray:

@@ -81,6 +81,15 @@ def test_more_is_kept_than_in_the_order_that_is(text: str) -> None:
     assert grouped < 0.8 * direct
 
 
+@pytest.mark.parametrize("text", ["block4x1@0.5", "2:4x4"])
+def test_rows_that_are_in_order_stay_there(text: str) -> None:
+    rng = np.random.default_rng(0)
+    keeps = np.repeat(rng.permuted(np.tile([1, 1, 0, 0], (4, 10, 1)), axis=2).reshape(4, 40), 4, axis=0)
+    weight = ((keeps + 0.01) * rng.uniform(1, 2, (16, 40))).astype(np.float32)
+    statistics, choice = statistics_of(correlated(rng, 1, 40, 400)), parse_choice(text)
+    np.testing.assert_array_equal(regroup(weight, statistics, choice), alps(weight, statistics, choice))
+
+
 def test_what_is_found_once_cannot_be_changed_by_a_caller() -> None:
     rng = np.random.default_rng(0)
     weight, half = rng.standard_normal((8, 12)).astype(np.float32), parse_choice("unstructured@0.5")
