@@ -7,8 +7,8 @@ same samples. Of a task with several networks the last line tells the worst.
 `--allocations` shares the zeros of unstructured pruning out in other ways too, as many over all these layers together:
 by their shapes, by one threshold for all magnitudes, by what each layer harms on calibration samples. Floors and the
 last line are of the same choice for all. What FLOPs and parameters are left stands beside, as shares of the dense
-network's. With `--robustness`, what is lost on the same held-out samples under
-corruption stands beside: the mean over noise, blur and less contrast, or typos.
+network's. With `--robustness`, what is lost on the same held-out samples under corruption stands beside: the mean over
+noise, blur and less contrast, or typos.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from hwsparse.search import Candidate
 from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
 
 AS_TRAINED = Method("as it was trained", "never", "dense")
-# Trained by the same settings it would stay what it is: what others learn from is its own answers, and nothing else.
-TEACHER = Method("as it was trained, and what the others learn from", "never", "dense")
 TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
 BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-sparse")
 TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
@@ -32,11 +30,9 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     model, target, baselines = outcome.model, outcome.target, outcome.baselines
     sizes, budget = Sizes(model), Budget(outcome.fitted_on)
     method, spent = _terms(outcome)
-    taught = outcome.recovery is not None and outcome.recovery.settings.distillation == 1
-    as_it_was = (TEACHER, spent) if taught else (AS_TRAINED, NOTHING)
     points = [_predicted(candidate, sizes, budget) for candidate in outcome.candidates]
     if baselines.quality is not None:
-        dense = _Row(sizes.of_weights({}), *as_it_was, Plan(model.digest))
+        dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest))
         points.append(_point(DENSE, "dense", baselines.dense, baselines.quality, dense))
         dense = replace(dense, plan=None)
         points.append(_point(ONNXRUNTIME, "external", baselines.onnxruntime, baselines.quality, dense))
@@ -50,7 +46,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         if finalist.quality is not None:
             kind: PointKind = "uniform" if finalist.label.startswith(UNIFORM) else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
-            terms = (method, spent) if finalist.plan.choices else as_it_was
+            terms = (method, spent) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
             row = _Row(sizes.of_weights(outcome.weights(finalist.plan)), *terms, finalist.plan, place)
             points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, row))

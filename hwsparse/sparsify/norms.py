@@ -57,13 +57,15 @@ def in_order(model: Model) -> list[Layer | Norm]:
 
 
 def _norm(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> Norm | None:
-    """The normalisation that a node is; `shapes` are those of constants that one node reads."""
+    """The normalisation that a node is, if all that it is made of are constants; `shapes` are those it alone reads."""
     if len(node.input) != {"LayerNormalization": 3, "BatchNormalization": 5}.get(node.op_type):
         return None
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     scale, shift, *statistics = node.input[1:]
     shape = shapes.get(scale, ())
-    if attributes.get("axis", -1) != -1 or len(shape) != 1 or shapes.get(shift) != shape:
+    if attributes.get("axis", -1) != -1 or len(shape) != 1:
+        return None
+    if any(shapes.get(name) != shape for name in (shift, *statistics)):
         return None
     return Norm(scale, shift, attributes.get("epsilon", 1e-5), *statistics)
 

@@ -106,13 +106,13 @@ def test_a_network_that_runs_away_keeps_its_norms() -> None:
         assert fitted_norm(model, norm, both, weights) == {}
 
 
-def preactivated() -> Model:
+def preactivated(mean: str = "m") -> Model:
     """y = B relu(norm(x + A x)) over (1, 6, 5, 4): a batch norm that no convolution can take in."""
     rng = np.random.default_rng(0)
     nodes = [
         node("Conv", ["x", "a"], ["h"], "first", pads=[1, 1, 1, 1]),
         node("Add", ["x", "h"], ["r"]),
-        node("BatchNormalization", ["r", "g", "s", "m", "v"], ["n"], "norm", epsilon=1e-3),
+        node("BatchNormalization", ["r", "g", "s", mean, "v"], ["n"], "norm", epsilon=1e-3),
         node("Relu", ["n"], ["z"]),
         node("Conv", ["z", "b"], ["y"], "second"),
     ]
@@ -121,6 +121,11 @@ def preactivated() -> Model:
     weights = [stored(name, array.astype(np.float32)) for name, array in arrays.items()]
     proto = model_proto(nodes, [value("x", (1, 6, 5, 4))], [value("y", (1, 4, 5, 4))], weights)
     return import_onnx(proto.SerializeToString(), name="preactivated")
+
+
+def test_a_batch_norm_of_constants_that_are_shared_stays() -> None:
+    assert [type(step) for step in in_order(preactivated())] == [Layer, Norm, Layer]
+    assert [type(step) for step in in_order(preactivated(mean="s"))] == [Layer, Layer]
 
 
 def test_a_batch_norm_behind_a_sum_is_fitted_by_channels() -> None:
