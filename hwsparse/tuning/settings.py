@@ -20,9 +20,10 @@ class TuningSettings:
     The learning rate falls along a cosine to 0. Of the loss, `distillation` is how far the answers are from the dense
     module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned
     layers hand on is from what they hand on in the dense module. A `gradual` training starts dense, and zeros grow over
-    the first `ramp` of its steps; any other keeps the mask that it starts with. It ends early after `patience` epochs
-    of training without a better validation quality, and what it gives is the best epoch's. Images are moved and
-    mixed as `augment` says; what is mixed has no label, but the dense module answers to it.
+    the first `ramp` of its steps; any other keeps the mask that it starts with. What is judged and given is the mean of
+    the steps' weights, each of which counts `averaging` times what the next one does (0: the last step's alone). The
+    training ends early after `patience` epochs without a better validation quality, and gives the best epoch's
+    weights. Images are moved and mixed as `augment` says; what is mixed has no label, but the dense module answers to it.
     """
 
     epochs: int = 8
@@ -36,6 +37,7 @@ class TuningSettings:
     hints: float = 1.0
     gradual: bool = False
     ramp: float = 0.5
+    averaging: float = 0.997
     patience: int = 4
     augment: Augmentation = "none"
     seed: int = 0
@@ -67,5 +69,7 @@ class TuningSettings:
             raise InputError(f"hints: a weight of 0 or more, not {self.hints:g}")
         if not 0 < self.ramp <= 1:
             raise InputError(f"ramp: a share of the steps, above 0 and at most 1, not {self.ramp:g}")
+        if not 0 <= self.averaging < 1:
+            raise InputError(f"averaging: a fraction from 0 to below 1, not {self.averaging:g}")
         if self.seed < 0:
             raise InputError(f"seed: not negative, as {self.seed} is")

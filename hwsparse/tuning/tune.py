@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from hwsparse import strictjson
 from hwsparse.data import Dataset
@@ -118,9 +119,13 @@ class _Training:
         self._names = [spec.name for spec in model.inputs]
         self._teacher, self._student = (_copy(each, device) for each in (teacher, module))
         self._teacher.eval().requires_grad_(False)
-        self._kept = KeptWeights(self._student, model, plan)
+        self._mean = AveragedModel(self._student, avg_fn=partial(_running_mean, settings.averaging), use_buffers=True)
+        self._kept, self._mean_kept = (
+            KeptWeights(each, model, plan) for each in (self._student, self._mean.module)
+        )  # fmt: skip
         if start is not None:
             self._kept.start_from(start)
+            self._mean_kept.start_from(start)
         hinting = [name for name, _ in plan.choices] if settings.hints else []
         self._hints, self._wanted = (_Taps(each, hinting) for each in (self._student, self._teacher))
         self._optimizer = _optimizer(self._student, settings)
@@ -220,6 +225,7 @@ class _Training:
         self._optimizer.step()
         self._schedule.step()
         self._kept.hold()
+        self._mean.update_parameters(self._student)
         return value
 
     def _require_logits(self) -> None:
@@ -238,10 +244,13 @@ class _Training:
             )
 
     def _finished(self, number: int, loss: float | None, before: list[Epoch]) -> Epoch:
-        """Judges the module after an epoch, and keeps its weights if none were better."""
+        """Judges the mean of weights after an epoch, and keeps it if none was better."""
+        # Of steps before, it may hold weights that are gone by now.
+        self._mean_kept.masks = self._kept.masks
+        self._mean_kept.hold()
         epoch = Epoch(number, loss, self._quality(), self._kept.ratio)
         if self._best_of([*before, epoch]) is epoch:
-            self._best = {name: tensor.detach().clone() for name, tensor in self._student.state_dict().items()}
+            self._best = {name: tensor.detach().clone() for name, tensor in self._mean.module.state_dict().items()}
         return epoch
 
     def _best_of(self, epochs: list[Epoch]) -> Epoch:
@@ -258,12 +267,12 @@ class _Training:
         return bool(trained) and grown and epochs[-1].number - self._best_of(trained).number >= self._settings.patience
 
     def _quality(self) -> float:
-        self._student.eval()
+        self._mean.eval()
         rows = []
         with torch.no_grad():
             for labels in in_order(self._validation, self._settings.batch):
                 inputs = take(self._validation, self._names, labels, self._device)
-                rows.append(self._answers(self._student, inputs).flatten(1).cpu().numpy())
+                rows.append(self._answers(self._mean, inputs).flatten(1).cpu().numpy())
         outputs = np.concatenate(rows).astype(np.float64)
         if not np.isfinite(outputs).all():
             raise TuningError("the module's answers are no longer finite; take a lower learning rate")
@@ -283,6 +292,7 @@ class _Training:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"module/{name}": tensor for name, tensor in self._student.state_dict().items()}
+        state |= {f"mean/{name}": tensor for name, tensor in self._mean.state_dict().items()}
         state |= {f"best/{name}": tensor for name, tensor in self._best.items()}
         state |= {f"mask/{name}": mask for name, mask in self._kept.masks.items()}
         for index, own in self._optimizer.state_dict()["state"].items():
@@ -306,6 +316,7 @@ class _Training:
             if position.epochs:
                 self._student.load_state_dict(self._best)
             self._student.load_state_dict(part("module/"))
+            self._mean.load_state_dict(part("mean/"))
             for place, value in part("optimizer/").items():
                 index, _, name = place.partition("/")
                 optimizer["state"].setdefault(int(index), {})[name] = value
@@ -337,6 +348,12 @@ class _Taps:
 
     def _take(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         self.taken[name] = output
+
+
+def _running_mean(decay: float, mean: Tensor, new: Tensor, steps: int | Tensor) -> Tensor:
+    """The mean after one more step; after few of them it is of those few."""
+    kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+    return mean * kept + new * (1 - kept)
 
 
 def _device(name: str) -> torch.device:
