@@ -31,6 +31,7 @@ SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20
 # How long short runs go on for one figure: beside other work, some of them have the machine to themselves.
 MEASURE_S = 1.0
+LARGE_CACHE_BYTES = 64 << 20  # where the system does not tell
 # CPUs that this process may use, as it was started: TVM later pins the thread that loads a library to one.
 CACHES = "devices/system/cpu/cpu0/cache"  # of the first CPU, below /sys
 ALLOWED_CPUS = (
@@ -96,13 +97,25 @@ def read_caches(directory: Path = Path("/sys") / CACHES) -> tuple[tuple[str, str
     return tuple(found)
 
 
+def last_cache_bytes(caches: tuple[tuple[str, str, str], ...] | None = None) -> int:
+    """The size of the largest cache that a core of this machine reads from; `caches` as `read_caches` gives them."""
+    sizes = [_bytes(size) for _, _, size in (read_caches() if caches is None else caches)]
+    return max(sizes, default=0) or LARGE_CACHE_BYTES
+
+
 def _cache_bytes(caches: tuple[tuple[str, str, str], ...]) -> dict[str, int]:
     found = {"l1d_bytes": 32 << 10, "l2_bytes": 256 << 10}  # the least that current CPUs have
     keys = {("1", "Data"): "l1d_bytes", ("2", "Unified"): "l2_bytes"}
     for level, kind, size in caches:
-        if (level, kind) in keys and (match := re.fullmatch(r"(\d+)([KM]?)", size)):
-            found[keys[level, kind]] = int(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
+        if (level, kind) in keys and _bytes(size):
+            found[keys[level, kind]] = _bytes(size)
     return found
+
+
+def _bytes(size: str) -> int:
+    """Of a cache, as the system writes it: 48K; 0 if that is no size."""
+    match = re.fullmatch(r"(\d+)([KM]?)", size)
+    return int(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]] if match else 0
 
 
 def _memory_bytes() -> int:

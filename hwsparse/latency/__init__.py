@@ -1,5 +1,6 @@
 """Latency: how long layers and networks take on a device, measured once, kept, and predicted from there."""
 
+from hwsparse.latency.builders import Crew
 from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate
 from hwsparse.latency.cost_model import CostModel, Prediction
 from hwsparse.latency.fingerprint import Device, Toolchain
@@ -7,13 +8,15 @@ from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSetting
 from hwsparse.latency.network import Residual
 from hwsparse.latency.records import Records
 from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runner
-from hwsparse.latency.workload import Workload
+from hwsparse.latency.workload import REFERENCE, Workload
 
 __all__ = [
+    "REFERENCE",
     "CalibrationReport",
     "Clock",
     "Codegen",
     "CostModel",
+    "Crew",
     "Device",
     "LocalRunner",
     "MeasureFailure",

@@ -8,12 +8,13 @@ Knows neither how libraries are built nor how they are timed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from hwsparse.errors import CompileError, InputError, MeasureError, UnsupportedError
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency.builders import Order
 from hwsparse.latency.contest import Contest
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings
 from hwsparse.latency.records import Records
@@ -23,14 +24,18 @@ from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 
 
+# Of a layer's time, relative: that of a choice which is chosen is known as well as what it gains.
+PRECISION = 0.02
+
+
 class Codegen(Protocol):
-    """What builds layers: the module `hwsparse.codegen`, or in tests something without a compiler."""
+    """What builds layers: a `Crew`, or in tests something without a compiler."""
 
     def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> Sequence[str]:
         """Names of the kernels that serve a choice, the one expected to be fastest first."""
 
-    def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> object:
-        """Makes a library of a layer with random weights and this kernel, in a directory that exists."""
+    def build_many(self, orders: Iterable[Order], on_built: Callable[[], None]) -> Mapping[Order, str | None]:
+        """Makes libraries of layers with random weights; says why one could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ def calibrate(
     """Measures every distinct (layer signature, choice) that is not on record; dense always among them.
 
     Each batch is built, then timed while nothing is built, then recorded: a calibration that is killed loses
-    one batch at most. A choice that failed in an earlier calibration is tried again.
+    one batch at most. A choice that failed in an earlier calibration is tried again, and at once what was timed
+    beside too much noise.
 
     Args:
         options: choices by layer signature or layer name.
@@ -68,7 +74,7 @@ def calibrate(
         InputError: `options` names no layer.
         MeasureError: records cannot be written, no library can be timed, or the disk is full.
     """
-    settings = settings or RunSettings(threads=target.threads)
+    settings = settings or RunSettings(threads=target.threads, precision=PRECISION)
     if settings.threads != target.threads:
         raise MeasureError(f"settings say {settings.threads} threads, target {target.name} {target.threads}")
     wanted = _workloads(layers, options, target)
@@ -184,26 +190,36 @@ def _measure(
     steps: _Steps,
 ) -> dict[_Entry, Outcome]:
     """Builds libraries, then times what could be built."""
-    found: dict[_Entry, Outcome] = {}
-    built: dict[str, Path] = {}
-    for number, entry in enumerate(entries):
-        directory = scratch / str(number)
-        key = entry.workload.key
-        try:
-            directory.mkdir()
-            codegen.build_layer(entry.layer, entry.workload.choice, target, directory, entry.kernel)
-            built[entry.key] = directory
-        except (CompileError, UnsupportedError, InputError) as error:
-            found[entry] = MeasureFailure(key, "build", str(error))
-        except OSError as error:
-            raise MeasureError(f"cannot build {key} in {scratch}: {error.strerror or error}") from None
-        steps.advance()
+    orders = {entry: _order(entry, target, scratch / str(number)) for number, entry in enumerate(entries)}
+    refused = codegen.build_many(orders.values(), steps.advance)
+    found: dict[_Entry, Outcome] = {
+        entry: MeasureFailure(entry.workload.key, "build", reason)
+        for entry, order in orders.items()
+        if (reason := refused[order]) is not None
+    }
+    built = {entry.key: order.directory for entry, order in orders.items() if entry not in found}
     timed = runner.run_many(built, settings)
-    for entry in entries:
+    noisy = {key: built[key] for key, each in timed.items() if isinstance(each, MeasureFailure) and each.stage == "noise"}
+    if noisy:
+        timed |= runner.run_many(noisy, settings)
+    for entry in orders:
         steps.advance()
         if entry.key in timed:
             found[entry] = _named(entry, timed[entry.key])
     return found
+
+
+def _order(entry: _Entry, target: Target, directory: Path) -> Order:
+    """What is to be built for an entry, and a directory for it.
+
+    Raises:
+        MeasureError: the directory cannot be made.
+    """
+    try:
+        directory.mkdir()
+    except OSError as error:
+        raise MeasureError(f"cannot build {entry.workload.key} in {directory}: {error.strerror or error}") from None
+    return Order(entry.layer, entry.workload.choice, target, entry.kernel, directory)
 
 
 def _named(entry: _Entry, outcome: Outcome) -> Outcome:

@@ -57,8 +57,8 @@ class Contest:
         timed = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
         if not timed:
             return outcomes[0]
-        winner = min(timed, key=lambda taken: taken.median_s)
-        if timed[0].median_s <= winner.median_s * (1 + MARGIN):
+        winner = min(timed, key=lambda taken: taken.quiet_s)
+        if timed[0].quiet_s <= winner.quiet_s * (1 + MARGIN):
             winner = timed[0]
         if winner.kernel is not None:
             self._fastest[_curve(workload)] = winner.kernel

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
+from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.measurement import Measurement, Source
 from hwsparse.latency.network import Residual, fit_residual
 from hwsparse.latency.workload import Workload
@@ -30,7 +31,7 @@ class Prediction:
     latency_s: float
     interval_s: tuple[float, float]  # 95 %
     in_domain: bool
-    source: Literal["measured", "simulated", "predicted"]
+    source: Literal["measured", "simulated", "imported", "predicted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class _Point:
     """A measured ratio of a curve."""
 
     ratio: float
-    median_s: float
+    latency_s: float
     interval_s: tuple[float, float]
     source: Source
     kernel: str | None
@@ -54,11 +55,12 @@ class CostModel:
     target_name: str
     threads: int
     _curves: Mapping[Curve, tuple[_Point, ...]]
+    _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
 
     @classmethod
     def fit(cls, table: Mapping[Workload, Measurement]) -> CostModel:
-        """A model of everything in a table of measurements.
+        """A model of everything in a table of measurements: of quiet times, as they are at the device's usual clock.
 
         Raises:
             MeasureError: the table is empty, of more than one target, or mixes measured with simulated.
@@ -68,15 +70,20 @@ class CostModel:
             raise MeasureError(
                 f"a cost model needs measurements on one target; these are on {sorted(targets) or 'none'}"
             )
-        if len({taken.source for taken in table.values()}) != 1:
-            raise MeasureError("measured and simulated latencies cannot be compared; fit a cost model to either")
+        if len({(taken.source, taken.settings.cache) for taken in table.values()}) != 1:
+            raise MeasureError(
+                "measured, simulated and imported latencies, or those with warm and cold caches, cannot be compared; "
+                "fit a cost model to one kind"
+            )
+        reference_s = usual_reference(table.values())
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
-            point = _Point(workload.choice.ratio, taken.median_s, taken.interval_s, taken.source, taken.kernel)
-            curves.setdefault(_curve(workload.signature, workload.choice), []).append(point)
+            curves.setdefault(_curve(workload.signature, workload.choice), []).append(
+                _Point(workload.choice.ratio, *_at_usual_clock(taken, reference_s), taken.source, taken.kernel)
+            )
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
-        return cls(target_name, threads, MappingProxyType(ordered))
+        return cls(target_name, threads, MappingProxyType(ordered), reference_s)
 
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
@@ -115,10 +122,10 @@ class CostModel:
         above = bisect.bisect_left(points, choice.ratio, key=lambda point: point.ratio)
         if above < len(points) and points[above].ratio == choice.ratio:
             exact = points[above]
-            return Prediction(exact.median_s, exact.interval_s, True, exact.source)
+            return Prediction(exact.latency_s, exact.interval_s, True, exact.source)
         if above in (0, len(points)):
             nearest = points[0] if above == 0 else points[-1]
-            return Prediction(nearest.median_s, nearest.interval_s, False, "predicted")
+            return Prediction(nearest.latency_s, nearest.interval_s, False, "predicted")
         return _between(points[above - 1], points[above], choice.ratio)
 
     def pays(self, layer: Layer, choice: Choice, target: Target) -> bool:
@@ -139,7 +146,10 @@ class CostModel:
             MeasureError: no plan was measured, or a layer of one was not.
             PlanError: a plan is of another model.
         """
-        pairs = [(self.sum_layers(model, plan).latency_s, taken.median_s) for plan, taken in measured]
+        pairs = [
+            (self.sum_layers(model, plan).latency_s, _at_usual_clock(taken, self._reference_s)[0])
+            for plan, taken in measured
+        ]
         return replace(self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)}))
 
     def sum_layers(self, model: Model, plan: Plan) -> Prediction:
@@ -188,7 +198,7 @@ def _between(left: _Point, right: _Point, ratio: float) -> Prediction:
     """On the line from one measured ratio to the next; the interval spans both, because curves jump."""
     share = (ratio - left.ratio) / (right.ratio - left.ratio)
     return Prediction(
-        latency_s=(1 - share) * left.median_s + share * right.median_s,
+        latency_s=(1 - share) * left.latency_s + share * right.latency_s,
         interval_s=(
             min(left.interval_s[0], right.interval_s[0]),
             max(left.interval_s[1], right.interval_s[1]),
@@ -196,6 +206,13 @@ def _between(left: _Point, right: _Point, ratio: float) -> Prediction:
         in_domain=True,
         source="predicted",
     )
+
+
+def _at_usual_clock(taken: Measurement, reference_s: float | None) -> tuple[float, tuple[float, float]]:
+    """The quiet time and its interval."""
+    slower = slowness(taken, reference_s)
+    low_s, high_s = taken.quiet_interval_s
+    return taken.quiet_s / slower, (low_s / slower, high_s / slower)
 
 
 def _curve(signature: str, choice: Choice) -> Curve:

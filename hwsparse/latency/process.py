@@ -55,14 +55,17 @@ class Interpreter:
 
 
 class Worker:
-    """A running worker process with `threads` CPUs of its own to run on."""
+    """A running worker process, by default with `threads` CPUs of its own to run on."""
 
-    def __init__(self, loader: str, threads: int, interpreter: Interpreter | None = None) -> None:
+    def __init__(
+        self, loader: str, threads: int, interpreter: Interpreter | None = None, *, pinned: bool = True
+    ) -> None:
         """Starts the process.
 
         Args:
             loader: "module:class" of the library class.
             interpreter: of an environment that has what the loader imports; by default this one.
+            pinned: to CPUs of its own, or free to run on any.
 
         Raises:
             MeasureError: it does not start, or this machine has too few CPUs.
@@ -70,7 +73,7 @@ class Worker:
         self.threads = threads
         self.starter = threading.current_thread()
         python = interpreter or Interpreter.this()
-        numbers = map(str, (threads, os.getpid(), *choose_cpus(threads)))
+        numbers = map(str, (threads, os.getpid(), *(choose_cpus(threads) if pinned else ())))
         # By its file: as a module it would import its package first, and with that all that we need.
         command = [python.executable, str(Path(__file__).with_name("worker.py")), loader, *numbers]
         pipe, env = subprocess.PIPE, _environment(threads, python.path)
@@ -119,8 +122,12 @@ class Worker:
         """Lets a paused process go on."""
         self._process.send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """Ends the process, whatever it is doing; whoever waits for its answer learns that it is lost."""
+        self._process.kill()
+
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Ends the process, whatever it is doing, when nobody waits for an answer."""
         self._process.kill()
         self._process.wait()
         for stream in (self._requests, self._answers, self._prints):

@@ -1,107 +1,65 @@
 """Measurements and failures, kept in one SQLite file so that nothing is measured twice.
 
-Rows are only ever added; of several measurements of one workload the latest counts. Whatever was made
-on another device or by another toolchain is kept, and never given out.
+Of several measurements of one workload the latest counts. Whatever was made on another device or by another
+toolchain is kept, and not given out as this one's; nor is what was imported, unless it is asked for.
 
 Knows nothing of how measurements are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast, final
+from typing import TypeVar, final, get_args
 
-from sqlalchemy import Index, insert, inspect, select, text, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
 
 from hwsparse import strictjson
-from hwsparse.errors import HwsparseError, MeasureError
+from hwsparse.errors import MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage
+from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, Source
+from hwsparse.latency.record_rows import (
+    FailureRow,
+    MeasurementRow,
+    failure_of,
+    failure_row,
+    measurement_of,
+    measurement_row,
+    prepare,
+    workload_of,
+)
 from hwsparse.latency.workload import Workload
-from hwsparse.plan import parse_choice
 from hwsparse.sqlitefile import sqlite_engine, translated
 
-VERSION = 2
+R = TypeVar("R", MeasurementRow, FailureRow)
+CHUNK = 500  # rows in memory at a time
 
 
-class _Base(DeclarativeBase):
-    pass
+class RecordsFile:
+    """A records file as it is, whoever made what is in it; a context manager."""
 
-
-class _Version(_Base):
-    __tablename__ = "hwsparse_records"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    version: Mapped[int]
-
-
-class _Row:
-    """What rows of both kinds say: of what workload, on what device, by what toolchain, when."""
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    workload: Mapped[str]
-    signature: Mapped[str]
-    choice: Mapped[str]
-    target: Mapped[str]
-    threads: Mapped[int]
-    kernel_version: Mapped[str]
-    device: Mapped[str]
-    device_digest: Mapped[str]
-    toolchain: Mapped[str]
-    taken_at: Mapped[str]  # ISO 8601, UTC
-
-
-class _MeasurementRow(_Row, _Base):
-    __tablename__ = "measurements"
-    __table_args__ = (Index("measurements_of_target", "target", "threads", "device_digest", "toolchain"),)
-    settings: Mapped[str]
-    samples: Mapped[str]
-    source: Mapped[str]
-    kernel: Mapped[str | None]
-
-
-class _FailureRow(_Row, _Base):
-    __tablename__ = "failures"
-    stage: Mapped[str]
-    reason: Mapped[str]
-
-
-R = TypeVar("R", _MeasurementRow, _FailureRow)
-
-
-@dataclass(frozen=True, slots=True)
-class _Samples:
-    samples_s: tuple[float, ...]
-
-
-@final
-class Records:
-    """The records file, as one device and toolchain see it; a context manager."""
-
-    def __init__(self, path: Path, device: Device, toolchain: Toolchain) -> None:
+    def __init__(self, path: Path) -> None:
         """Opens the file, or makes it.
 
         Raises:
             MeasureError: it cannot be opened or made, is no records file, or one of another version.
         """
         self.path = path
-        self.device = device
-        self.toolchain = toolchain
         self._engine = sqlite_engine(path)
         try:
             with self._said("cannot be opened"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._prepare()
+                prepare(self._engine, path)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> RecordsFile:
         return self
 
     def __exit__(
@@ -112,23 +70,139 @@ class Records:
     def close(self) -> None:
         self._engine.dispose()
 
-    def table(self, target_name: str, threads: int) -> dict[Workload, Measurement]:
-        """The latest measurement of every workload on a target, made on this device by this toolchain.
+    def groups(self) -> tuple[RecordGroup, ...]:
+        """What there is, by target, device, toolchain and source.
 
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
-        rows = self._rows(_MeasurementRow, target_name, threads)
-        return {workload: self._measurement(workload, row) for workload, row in rows.items()}
+        row = MeasurementRow
+        columns = (row.target, row.threads, row.source, row.cache, row.device, row.toolchain)
+        found = (func.count(), func.count(row.workload.distinct()), func.min(row.taken_at), func.max(row.taken_at))
+        query = select(*columns, *found).group_by(*columns).order_by(*columns)
+        with self._said("cannot be read"), Session(self._engine) as session:
+            return tuple(
+                RecordGroup(
+                    target, threads, source, cache,
+                    strictjson.loads(Device, device, f"records {self.path}"),
+                    strictjson.loads(Toolchain, toolchain, f"records {self.path}"),
+                    measurements, workloads, datetime.fromisoformat(first), datetime.fromisoformat(last),
+                )
+                for target, threads, source, cache, device, toolchain, measurements, workloads, first, last
+                in session.execute(query)
+            )  # fmt: skip
+
+    def every(self, target_name: str | None = None) -> Iterator[tuple[Workload, Measurement]]:
+        """All measurements, in the order in which they came; of one target, if it is named.
+
+        Raises:
+            MeasureError: the file cannot be read, or a row is malformed.
+        """
+        query = select(MeasurementRow).order_by(MeasurementRow.id)
+        if target_name is not None:
+            query = query.where(MeasurementRow.target == target_name)
+        with self._said("cannot be read"), Session(self._engine) as session:
+            for row in session.scalars(query.execution_options(yield_per=CHUNK)):
+                yield workload_of(row, self.path), measurement_of(row, self.path)
+
+    def take_in(self, measurements: Iterable[tuple[Workload, Measurement]]) -> int:
+        """Adds what others measured, all or nothing, as imported; gives how many were not there yet.
+
+        Raises:
+            MeasureError: the file cannot be written.
+        """
+        row, added = MeasurementRow, 0
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            for workload, taken in measurements:
+                fresh = measurement_row(workload, replace(taken, source="imported"))
+                same = (row.workload == fresh.workload, row.taken_at == fresh.taken_at, row.samples == fresh.samples)
+                if session.scalar(select(row.id).where(*same).limit(1)) is None:
+                    session.add(fresh)
+                    session.flush()
+                    added += 1
+        return added
+
+    def remove(self, *, unless: Callable[[RecordGroup], bool]) -> int:
+        """Removes the measurements of all groups but those of which `unless` says true; gives how many there were.
+
+        Raises:
+            MeasureError: the file cannot be read or written.
+        """
+        row, gone = MeasurementRow, 0
+        for group in self.groups():
+            if unless(group):
+                continue
+            query = delete(row).where(
+                row.target == group.target_name,
+                row.threads == group.threads,
+                row.source == group.source,
+                row.cache == group.cache,
+                row.device == strictjson.dumps(group.device),
+                row.toolchain == strictjson.dumps(group.toolchain),
+            )
+            with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+                session.execute(query)
+            gone += group.measurements
+        return gone
+
+    def _said(self, what: str) -> AbstractContextManager[None]:
+        return translated(f"records {self.path}: {what}", MeasureError)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordGroup:
+    """Measurements that can be compared with each other, and when they were taken."""
+
+    target_name: str
+    threads: int
+    source: Source
+    cache: Cache
+    device: Device
+    toolchain: Toolchain
+    measurements: int
+    workloads: int
+    first: datetime
+    last: datetime
+
+
+@final
+class Records(RecordsFile):
+    """A records file as one device and toolchain see it: others' measurements are not given out."""
+
+    def __init__(self, path: Path, device: Device, toolchain: Toolchain) -> None:
+        """Opens the file, or makes it.
+
+        Raises:
+            MeasureError: it cannot be opened or made, is no records file, or one of another version.
+        """
+        super().__init__(path)
+        self.device = device
+        self.toolchain = toolchain
+
+    def __enter__(self) -> Records:
+        return self
+
+    def table(
+        self, target_name: str, threads: int, cache: Cache = "warm", source: Source = "measured"
+    ) -> dict[Workload, Measurement]:
+        """The latest measurement of every workload on a target, of one source.
+
+        Raises:
+            MeasureError: the file cannot be read, or a row is malformed.
+        """
+        row = MeasurementRow
+        others = {other for other in get_args(Source) if other != source}
+        query = self._query(row, target_name, threads).where(row.source.not_in(others), row.cache == cache)
+        return {workload: measurement_of(each, self.path) for workload, each in self._latest(query).items()}
 
     def failures(self, target_name: str, threads: int) -> dict[Workload, MeasureFailure]:
-        """The latest failure of every workload on a target that ever failed, here and with this toolchain.
+        """The latest failure of every workload on a target that ever failed.
 
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
-        rows = self._rows(_FailureRow, target_name, threads)
-        return {workload: self._failure(workload, row) for workload, row in rows.items()}
+        rows = self._latest(self._query(FailureRow, target_name, threads))
+        return {workload: failure_of(row, self.path) for workload, row in rows.items()}
 
     def add(self, workload: Workload, measurement: Measurement) -> None:
         """Keeps a measurement; it is on disk when this returns.
@@ -140,15 +214,7 @@ class Records:
             raise MeasureError(f"a measurement of {measurement.key} is none of {workload.key}")
         if (measurement.device.digest, measurement.toolchain) != (self.device.digest, self.toolchain):
             raise MeasureError(f"{workload.key} was measured on another device or with another toolchain")
-        self._write(
-            _MeasurementRow(
-                **self._columns(workload, measurement.taken_at),
-                settings=strictjson.dumps(measurement.settings),
-                samples=strictjson.dumps(_Samples(measurement.samples_s)),
-                source=measurement.source,
-                kernel=measurement.kernel,
-            )
-        )
+        self._write(measurement_row(workload, measurement))
 
     def add_failure(self, workload: Workload, failure: MeasureFailure, taken_at: datetime) -> None:
         """Keeps a failure; it is on disk when this returns.
@@ -156,87 +222,26 @@ class Records:
         Raises:
             MeasureError: it cannot be written.
         """
-        columns = self._columns(workload, taken_at)
-        self._write(_FailureRow(**columns, stage=failure.stage, reason=failure.reason))
+        self._write(failure_row(workload, failure, self.device, self.toolchain, taken_at))
 
-    def _prepare(self) -> None:
-        """Makes the tables of a new file, brings those of an older one up to date; refuses a file that is not ours."""
-        with self._engine.begin() as connection:
-            tables = inspect(connection).get_table_names()
-            if not tables:
-                _Base.metadata.create_all(connection)
-                connection.execute(insert(_Version).values(id=1, version=VERSION))
-            elif _Version.__tablename__ not in tables:
-                raise MeasureError(f"records {self.path}: a database, but not of measurements; name another file")
-            version = connection.scalar(select(_Version.version))
-            if version == 1:  # did not say which kernel was timed
-                connection.execute(text("ALTER TABLE measurements ADD COLUMN kernel VARCHAR"))
-                connection.execute(update(_Version).values(version=VERSION))
-            elif version != VERSION:
-                known = f"this hwsparse knows version {VERSION}"
-                raise MeasureError(f"records {self.path}: of version {version}; {known}; name another file")
-
-    def _columns(self, workload: Workload, taken_at: datetime) -> dict[str, Any]:
-        return {
-            "workload": workload.key,
-            "signature": workload.signature,
-            "choice": str(workload.choice),
-            "target": workload.target_name,
-            "threads": workload.threads,
-            "kernel_version": self.toolchain.kernels,
-            "device": strictjson.dumps(self.device),
-            "device_digest": self.device.digest,
-            "toolchain": strictjson.dumps(self.toolchain),
-            "taken_at": taken_at.astimezone(timezone.utc).isoformat(),
-        }
-
-    def _write(self, row: _Row) -> None:
+    def _write(self, row: MeasurementRow | FailureRow) -> None:
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             session.add(row)
 
-    def _rows(self, kind: type[R], target_name: str, threads: int) -> dict[Workload, R]:
-        """The latest row of every workload."""
-        query = select(kind).where(
-            kind.target == target_name,
-            kind.threads == threads,
-            kind.device_digest == self.device.digest,
-            kind.toolchain == strictjson.dumps(self.toolchain),
-        )
-        with self._said("cannot be read"), Session(self._engine) as session:
-            return {self._workload(row): row for row in session.scalars(query.order_by(kind.id))}
-
-    def _workload(self, row: _MeasurementRow | _FailureRow) -> Workload:
-        with self._decoding(row):
-            workload = Workload(row.signature, parse_choice(row.choice), row.target, row.threads)
-            if workload.key != row.workload:
-                raise MeasureError(f"{row.workload!r} is not the key of its columns")
-            return workload
-
-    def _measurement(self, workload: Workload, row: _MeasurementRow) -> Measurement:
-        with self._decoding(row):
-            return Measurement(
-                key=workload.key,
-                samples_s=strictjson.loads(_Samples, row.samples, "samples").samples_s,
-                source=cast(Source, row.source),
-                settings=strictjson.loads(RunSettings, row.settings, "settings"),
-                device=strictjson.loads(Device, row.device, "device"),
-                toolchain=strictjson.loads(Toolchain, row.toolchain, "toolchain"),
-                taken_at=datetime.fromisoformat(row.taken_at),
-                kernel=row.kernel,
+    def _query(self, kind: type[R], target_name: str, threads: int) -> Select[tuple[R]]:
+        """Rows of a target, made on this device by this toolchain, the latest last."""
+        return (
+            select(kind)
+            .where(
+                kind.target == target_name,
+                kind.threads == threads,
+                kind.device_digest == self.device.digest,
+                kind.toolchain == strictjson.dumps(self.toolchain),
             )
+            .order_by(kind.id)
+        )
 
-    def _failure(self, workload: Workload, row: _FailureRow) -> MeasureFailure:
-        with self._decoding(row):
-            return MeasureFailure(workload.key, cast(Stage, row.stage), row.reason)
-
-    @contextmanager
-    def _decoding(self, row: _MeasurementRow | _FailureRow) -> Iterator[None]:
-        """Says which row is malformed."""
-        try:
-            yield
-        except (HwsparseError, ValueError, TypeError) as error:
-            where = f"records {self.path}: row {row.id} of {row.__tablename__}"
-            raise MeasureError(f"{where} is malformed: {error}") from None
-
-    def _said(self, what: str) -> AbstractContextManager[None]:
-        return translated(f"records {self.path}: {what}", MeasureError)
+    def _latest(self, query: Select[tuple[R]]) -> dict[Workload, R]:
+        """The latest row of every workload."""
+        with self._said("cannot be read"), Session(self._engine) as session:
+            return {workload_of(row, self.path): row for row in session.scalars(query)}

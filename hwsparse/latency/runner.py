@@ -6,21 +6,36 @@ Knows directories that hold libraries, not what they compute.
 from __future__ import annotations
 
 import math
+import statistics
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, final
 
+from hwsparse.errors import MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage
+from hwsparse.latency.measurement import (
+    QUIET,
+    MeasureFailure,
+    Measurement,
+    RunSettings,
+    Stage,
+    quantile_interval,
+    quiet,
+)
 from hwsparse.latency.process import LostError, RefusedError, Worker
 
 # Libraries that are in memory together, and take turns.
 BATCH = 16
 UNLOAD_TIMEOUT_S = 10.0
+# Where the reference kernel sits beside them, and how long it runs to tell how fast the clock is.
+REFERENCE_SLOT, REFERENCE_S = -1, 3e-4
+# A process that has less of its CPU than this shares it with others.
+FULL_SHARE = 0.95
 
 Outcome = Measurement | MeasureFailure
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -46,6 +61,7 @@ class LocalRunner:
         clock: Clock,
         device: Device | None = None,
         loader: str = "hwsparse.codegen:Library",
+        reference: Path | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -53,12 +69,15 @@ class LocalRunner:
             toolchain: what built the libraries.
             clock: tells the time for `taken_at`.
             device: goes into the measurements, as does the toolchain; this machine unless given.
-            loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`.
+            loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
+                to be timed with a cold cache, `time(repeats, number, cold=True)` too.
+            reference: a library that is timed now and then beside all others, to tell how fast the clock is.
         """
         self.toolchain = toolchain
         self.device = device or Device.probe()
         self._clock = clock
         self._loader = loader
+        self._reference = reference
         self._worker: Worker | None = None
 
     def __enter__(self) -> LocalRunner:
@@ -108,35 +127,53 @@ class LocalRunner:
         """Times a batch; when a library takes the worker down, gives what failed until then and no more."""
         worker = self._empty_worker(settings.threads)
         failures: dict[str, Outcome] = {}
-        numbers: dict[str, int] = {}
-        samples: dict[str, list[float]] = {key: [] for key in libraries}
+        turns: dict[str, _Turns] = {}
+        reference: _Turns | None = None
         at = ""
         try:
+            if self._reference is not None:
+                reference = _reference_turns(worker, settings, self._reference)
             for slot, (at, directory) in enumerate(libraries.items()):
                 number = _prepare(worker, settings, at, slot, directory)
                 if isinstance(number, MeasureFailure):
                     failures[at] = number
                 else:
-                    numbers[at] = number
-            for slot, at in list(enumerate(libraries)) * settings.rounds:
-                if at in failures:
-                    continue
-                turn = _take_turn(worker, settings, at, slot, numbers[at])
-                if isinstance(turn, MeasureFailure):
-                    failures[at] = turn
-                else:
-                    samples[at] += turn
+                    turns[at] = _Turns(slot, number)
+            while waiting := [key for key in turns if key not in failures and not turns[key].suffice(settings)]:
+                for at in waiting:
+                    if reference is not None:
+                        reference.take(worker, settings, 1)
+                    try:
+                        turns[at].take(worker, settings, math.ceil(settings.samples / settings.rounds))
+                    except (RefusedError, _ClockError) as error:
+                        failures[at] = MeasureFailure(at, "run", str(error))
         except LostError as lost:
             self.close()
             return {**failures, at: MeasureFailure(at, lost.stage, lost.reason)}
         except BaseException:  # Ctrl-C
             self.close()
             raise
+        reference_s = None if reference is None else quiet(reference.samples)
         return failures | {
-            key: Measurement(key, tuple(taken), "measured", settings, self.device, self.toolchain, self._clock())
-            for key, taken in samples.items()
+            key: self._outcome(key, taken, settings, reference_s)
+            for key, taken in turns.items()
             if key not in failures
         }
+
+    def _outcome(self, key: str, taken: _Turns, settings: RunSettings, reference_s: float | None) -> Outcome:
+        """The measurement, or that there was too much noise for one."""
+        share = statistics.median(taken.shares)
+        if settings.precision is not None and taken.spread > settings.precision:
+            reason = (
+                f"after {len(taken.samples)} samples its time is known to {taken.spread:.1%} only, "
+                f"not to {settings.precision:.1%}"
+            )
+            busy = f"; other processes took {1 - share:.0%} of the CPU" if share < FULL_SHARE else ""
+            return MeasureFailure(key, "noise", reason + busy)
+        return Measurement(
+            key, tuple(taken.samples), "measured", settings, self.device, self.toolchain, self._clock(),
+            reference_s=reference_s, cpu_share=share,
+        )  # fmt: skip
 
     def _empty_worker(self, threads: int) -> Worker:
         """A worker for `threads` threads with nothing loaded; one that died idle is replaced.
@@ -155,6 +192,68 @@ class LocalRunner:
         return self._worker
 
 
+@dataclass(slots=True)
+class _Turns:
+    """What a library took, turn by turn: seconds per call, each the mean of `number` calls."""
+
+    slot: int
+    number: int
+    samples: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)  # of its CPU, that the process had in each turn
+
+    def take(self, worker: Worker, settings: RunSettings, repeats: int) -> None:
+        """One turn more.
+
+        Raises:
+            LostError, RefusedError: the worker's, as they say.
+            _ClockError: what it gave are no times.
+        """
+        answer = worker.ask(
+            settings.timeout_s,
+            do="time",
+            slot=self.slot,
+            repeats=repeats,
+            number=self.number,
+            cold=settings.cache == "cold",
+        )
+        samples = answer["samples"]
+        if len(samples) != repeats or not all(math.isfinite(sample) and sample > 0 for sample in samples):
+            raise _ClockError(f"the clock gave {samples[:3]} s for {repeats} samples")
+        self.samples += samples
+        self.shares.append(answer["share"])
+
+    def suffice(self, settings: RunSettings) -> bool:
+        """Whether it needs no more turns."""
+        if len(self.samples) < settings.samples:
+            return False
+        if settings.precision is None or len(self.samples) >= settings.samples * settings.stretch:
+            return True
+        return self.spread <= settings.precision
+
+    @property
+    def spread(self) -> float:
+        """Half the width of the quiet time's 95 % interval, relative to it."""
+        low, high = quantile_interval(self.samples, QUIET)
+        return (high - low) / 2 / quiet(self.samples)
+
+
+class _ClockError(Exception):
+    """A time is no time."""
+
+
+def _reference_turns(worker: Worker, settings: RunSettings, directory: Path) -> _Turns:
+    """The reference kernel, ready to be timed.
+
+    Raises:
+        LostError: the worker's.
+        MeasureError: it does not run.
+    """
+    number = _prepare(worker, replace(settings, min_sample_s=REFERENCE_S), "reference", REFERENCE_SLOT, directory)
+    if isinstance(number, MeasureFailure):
+        raise MeasureError(f"the reference kernel cannot be timed ({number.stage}): {number.reason}")
+    return _Turns(REFERENCE_SLOT, number)
+
+
 def _prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path) -> int | MeasureFailure:
     """Loads, checks and warms a library up: how many calls make a sample long enough to time."""
     stage: Stage = "load"
@@ -169,15 +268,3 @@ def _prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directo
     except RefusedError as refused:
         return MeasureFailure(key, stage, str(refused))
     return max(1, math.ceil(settings.min_sample_s / call_s))
-
-
-def _take_turn(worker: Worker, settings: RunSettings, key: str, slot: int, number: int) -> list[float] | MeasureFailure:
-    """A library's samples of one round, of `number` calls each, in seconds per call."""
-    repeats = math.ceil(settings.samples / settings.rounds)
-    try:
-        samples = worker.ask(settings.timeout_s, do="time", slot=slot, repeats=repeats, number=number)["samples"]
-    except RefusedError as refused:
-        return MeasureFailure(key, "run", str(refused))
-    if len(samples) != repeats or not all(math.isfinite(sample) and sample > 0 for sample in samples):
-        return MeasureFailure(key, "run", f"the clock gave {samples[:3]} s for {repeats} samples")
-    return list(samples)

@@ -13,9 +13,11 @@ import argparse
 import ctypes
 import importlib
 import json
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +26,9 @@ from hwsparse.errors import one_line
 
 PR_SET_PDEATHSIG = 1
 MIN_WARM_CALLS = 3
+# Relative difference between one stretch of warming up and the next; how often longer than asked for it may take.
+STEADY, MOST_WARMING = 0.03, 5
+LEAST_SHARED_S = 1e-3
 
 
 def main() -> int:
@@ -64,20 +69,31 @@ def _check(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, t
 
 
 def _warm(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    """Runs until caches, clocks and thread pools are warm; answers with the seconds a call takes by then."""
-    library, spent, calls = libraries[request["slot"]], 0.0, 0
+    """Runs until caches, clocks and thread pools are warm; answers with the seconds a call takes by then.
+
+    That is when twice as many calls in a row take as long each as those before them did.
+    """
+    library, spent, before = libraries[request["slot"]], 0.0, math.inf
     number = MIN_WARM_CALLS
-    while calls < MIN_WARM_CALLS or spent < request["seconds"]:
+    while True:
         (each,) = library.time(1, number)
         if not each > 0:
             raise ValueError(f"a call took {each} seconds")
-        spent, calls, number = spent + each * number, calls + number, number * 2
-    return {"seconds": float(each)}
+        spent, number = spent + each * number, number * 2
+        steady = abs(each - before) <= STEADY * before
+        if spent >= request["seconds"] * (1 if steady else MOST_WARMING):
+            return {"seconds": float(each)}
+        before = each
 
 
 def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    samples = libraries[request["slot"]].time(request["repeats"], request["number"])
-    return {"samples": [float(sample) for sample in samples]}
+    library, cold = libraries[request["slot"]], {"cold": True} if request.get("cold") else {}
+    began, worked = time.perf_counter(), time.thread_time()
+    samples = library.time(request["repeats"], request["number"], **cold)
+    worked, took = time.thread_time() - worked, time.perf_counter() - began
+    # Clocks of threads are coarse.
+    share = min(1.0, worked / took) if took > LEAST_SHARED_S else 1.0
+    return {"samples": [float(sample) for sample in samples], "share": share}
 
 
 def _clear(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:

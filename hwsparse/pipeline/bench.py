@@ -5,8 +5,9 @@ Knows nothing of data, quality or searches.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 from hwsparse import codegen
 from hwsparse.errors import MeasureError
 from hwsparse.latency import (
+    REFERENCE,
     CalibrationReport,
+    Crew,
     LocalRunner,
     Measurement,
     Records,
@@ -41,6 +44,7 @@ class Bench:
 
     target: Target
     records: Records
+    crew: Crew
     layers: LocalRunner
     networks: LocalRunner
     clock: Clock
@@ -58,7 +62,7 @@ class Bench:
             self.target,
             self.records,
             self.layers,
-            codegen,
+            self.crew,
             self.clock,
             progress=progress,
         )
@@ -97,9 +101,10 @@ def open_bench(target: Target, records: Path, clock: Clock) -> Iterator[Bench]:
     """
     target.require_timing()
     toolchain = Toolchain.of(target, codegen.KERNEL_VERSION)
-    with (
-        LocalRunner(toolchain, clock) as layers,
-        LocalRunner(toolchain, clock, layers.device, LOADER) as networks,
-        Records(records, layers.device, toolchain) as kept,
-    ):
-        yield Bench(target, kept, layers, networks, clock)
+    with ExitStack() as stack:
+        reference = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-reference-")))
+        codegen.build_layer(REFERENCE, Choice(), target, reference)
+        layers = stack.enter_context(LocalRunner(toolchain, clock, reference=reference))
+        networks = stack.enter_context(LocalRunner(toolchain, clock, layers.device, LOADER, reference))
+        kept = stack.enter_context(Records(records, layers.device, toolchain))
+        yield Bench(target, kept, stack.enter_context(Crew()), layers, networks, clock)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hwsparse.codegen import refusal
 from hwsparse.errors import MeasureError, UnsupportedError
-from hwsparse.latency import CalibrationReport, CostModel, MeasureFailure, Measurement, Workload
+from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
@@ -67,7 +67,7 @@ def survey(
         MeasureError: a dense layer could not be measured.
     """
     dense = bench.calibrate(model, {}, lambda done, total: on_stage("dense layers", done, total))
-    times = {layer.name: _dense_s(layer, target, dense) for layer in model.layers}
+    times = _dense_times(model, target, dense)
     total_s = sum(times.values())
     small = {name: time / total_s for name, time in times.items() if time < MIN_SHARE * total_s}
     asked = dict.fromkeys(times, choices)
@@ -84,16 +84,17 @@ def survey(
         {name: asked for name, asked in wanted.items() if asked},
         lambda done, total: on_stage("sparse layers", done, total),
     )
+    costs = CostModel.fit(report.table)
     offers = {
         layer.name: [
-            _offer(layer, choice, reason, target, report)
+            _offer(layer, choice, reason, target, report, costs)
             for choice, reason in ({Choice(): None} | refused[layer.name]).items()
         ]
         for layer in model.layers
     }
     if settled is None:
         offers = {name: [dense, *(_if_paid(each, dense) for each in rest)] for name, (dense, *rest) in offers.items()}
-    return _with_errors(offers, database, on_stage), CostModel.fit(report.table)
+    return _with_errors(offers, database, on_stage), costs
 
 
 def _with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_stage: OnStage) -> dict[str, list[Offer]]:
@@ -113,16 +114,18 @@ def _with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_sta
     }
 
 
-def _dense_s(layer: Layer, target: Target, report: CalibrationReport) -> float:
-    outcome = _outcome(layer, Choice(), target, report)
-    if isinstance(outcome, MeasureFailure):
-        raise MeasureError(f"layer {layer.name!r}, dense, could not be measured ({outcome.stage}): {outcome.reason}")
-    return outcome.median_s
+def _dense_times(model: Model, target: Target, report: CalibrationReport) -> dict[str, float]:
+    """Seconds that the dense layers take, by name.
 
-
-def _outcome(layer: Layer, choice: Choice, target: Target, report: CalibrationReport) -> Measurement | MeasureFailure:
-    workload = Workload.of(layer, choice, target)
-    return report.table[workload] if workload in report.table else report.failures[workload]
+    Raises:
+        MeasureError: one of them could not be measured.
+    """
+    workloads = {layer.name: Workload.of(layer, Choice(), target) for layer in model.layers}
+    for name, workload in workloads.items():
+        if failure := report.failures.get(workload):
+            raise MeasureError(f"layer {name!r}, dense, could not be measured ({failure.stage}): {failure.reason}")
+    costs = CostModel.fit(report.table)
+    return {name: costs.predict(workload).latency_s for name, workload in workloads.items()}
 
 
 def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
@@ -131,14 +134,17 @@ def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | Non
     return applicable(layer, choice.pattern) or refusal(layer, choice)
 
 
-def _offer(layer: Layer, choice: Choice, reason: str | None, target: Target, report: CalibrationReport) -> Offer:
+def _offer(
+    layer: Layer, choice: Choice, reason: str | None, target: Target, report: CalibrationReport, costs: CostModel
+) -> Offer:
     """What was measured, as if it harmed nothing."""
     if reason is not None:
         return Offer(choice, refused=reason)
-    outcome = _outcome(layer, choice, target, report)
-    if isinstance(outcome, MeasureFailure):
-        return Offer(choice, refused=f"could not be measured ({outcome.stage}): {outcome.reason}")
-    return Offer(choice, outcome.median_s, outcome.interval_s, error=0.0)
+    workload = Workload.of(layer, choice, target)
+    if failure := report.failures.get(workload):
+        return Offer(choice, refused=f"could not be measured ({failure.stage}): {failure.reason}")
+    measured = costs.predict(workload)
+    return Offer(choice, measured.latency_s, measured.interval_s, error=0.0)
 
 
 def _if_paid(offer: Offer, dense: Offer) -> Offer:

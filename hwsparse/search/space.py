@@ -28,7 +28,7 @@ class Offer:
 
     choice: Choice
     latency_s: float = math.nan  # of the layer alone
-    interval_s: tuple[float, float] = (math.nan, math.nan)  # 95 % of the median
+    interval_s: tuple[float, float] = (math.nan, math.nan)  # 95 %
     error: float = math.nan
     refused: str | None = None
 

@@ -1,6 +1,8 @@
 """A library in pure Python whose speed and misbehaviour are written in its directory's fake.json.
 
     seconds   what one call takes, as its clock tells
+    steps     what each sample takes instead, one after the other
+    sleep     how long each call of `time` sleeps
     error     what `check` gives
     load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
     log       a file that each call of `time` is noted in
@@ -44,11 +46,14 @@ class FakeLibrary:
         self.misbehave("check")
         return self.fake.get("error")
 
-    def time(self, repeats: int, number: int = 1) -> tuple[float, ...]:
+    def time(self, repeats: int, number: int = 1, *, cold: bool = False) -> tuple[float, ...]:
         self.misbehave("time")
+        time.sleep(self.fake.get("sleep", 0))
         if "log" in self.fake:
             with open(self.fake["log"], "a") as log:
-                log.write(json.dumps([self.fake["name"], repeats, number, state()]) + "\n")
+                log.write(json.dumps([self.fake["name"], repeats, number, {**state(), "cold": cold}]) + "\n")
+        if "steps" in self.fake:
+            return tuple(self.fake["steps"].pop(0) for _ in range(repeats))
         return (self.fake.get("seconds", 1e-3),) * repeats
 
     def misbehave(self, where: str) -> None:

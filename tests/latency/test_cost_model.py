@@ -15,9 +15,12 @@ from hwsparse.plan import Choice, Layer, Plan
 from tests.latency.examples import TARGET, conv, matmul, measurement
 
 
-def entry(layer: Layer, choice: Choice, *samples_s: float) -> tuple[Workload, Measurement]:
+def entry(layer: Layer, choice: Choice, low_s: float, high_s: float | None = None) -> tuple[Workload, Measurement]:
+    """A measurement whose quiet time lies in the middle of its interval."""
     workload = Workload.of(layer, choice, TARGET)
-    return workload, measurement(workload, *samples_s)
+    high_s = high_s or low_s
+    samples = [low_s] * 2 + [(low_s + high_s) / 2] * 6 + [high_s] * 32
+    return workload, measurement(workload, *samples)
 
 
 def model(*layers: Layer, name: str = "net") -> Model:
@@ -50,7 +53,7 @@ COSTS = CostModel.fit(TABLE)
 @pytest.mark.parametrize("workload", TABLE, ids=str)
 def test_a_measured_workload_is_its_measurement(workload: Workload) -> None:
     taken = TABLE[workload]
-    assert COSTS.predict(workload) == Prediction(taken.median_s, taken.interval_s, True, "measured")
+    assert COSTS.predict(workload) == Prediction(taken.quiet_s, taken.quiet_interval_s, True, "measured")
 
 
 def test_the_kernels_to_compile_with_are_those_that_were_measured_at_the_nearest_ratio() -> None:
@@ -71,8 +74,22 @@ def test_simulated_stays_simulated_and_does_not_mix() -> None:
     workload, taken = entry(matmul(), Choice(), 1.0)
     simulated = replace(taken, source="simulated")
     assert CostModel.fit({workload: simulated}).predict(workload).source == "simulated"
-    with pytest.raises(MeasureError, match="measured and simulated"):
+    with pytest.raises(MeasureError, match="measured, simulated and imported"):
         CostModel.fit({workload: simulated} | dict([entry(conv(), Choice(), 1.0)]))
+
+
+def test_measurements_at_a_slower_clock_count_as_if_it_had_been_the_usual_one() -> None:
+    slow = {workload: replace(taken, reference_s=1.0) for workload, taken in TABLE.items()}
+    dense, taken = entry(matmul(), Choice(), 5.0, 5.25)
+    costs = CostModel.fit(slow | {dense: replace(taken, reference_s=1.25)})
+    assert costs.predict(dense).latency_s == pytest.approx(4.1)
+    assert costs.predict(dense).interval_s == pytest.approx((4.0, 4.2))
+    assert predict(costs, matmul(), block(0.5)).latency_s == pytest.approx(3.2)
+    net = model(*LAYERS)
+    whole = measurement(Workload("whole", Choice(), TARGET.name, 1), 30.0, reference_s=1.5)
+    assert costs.fit_network(net, [(Plan(net.digest), whole)]).predict_model(net, Plan(net.digest)).latency_s == (
+        pytest.approx(20.0)
+    )
 
 
 def test_between_two_ratios_lies_a_line_and_both_intervals() -> None:

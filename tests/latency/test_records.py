@@ -14,13 +14,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, event
 
-from hwsparse.errors import MeasureError
-from hwsparse.latency import MeasureFailure, Measurement, Records, Toolchain, Workload
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency import MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
+from hwsparse.latency.records import RecordsFile
 from hwsparse.pattern import Block
 from hwsparse.plan import Choice
 from tests.latency.examples import (
     DEVICE,
     NOON,
+    SETTINGS,
     TARGET,
     TOOLCHAIN,
     matmul,
@@ -57,7 +59,8 @@ def test_what_is_added_is_found_as_it_was(workload: Workload, taken: Measurement
         with opened(path, taken.device, taken.toolchain) as records:
             records.add(workload, taken)
         with opened(path, taken.device, taken.toolchain) as records:
-            assert records.table(workload.target_name, workload.threads) == {workload: taken}
+            found = records.table(workload.target_name, workload.threads, taken.settings.cache, taken.source)
+            assert found == {workload: taken}
 
 
 def test_times_are_kept_whatever_their_zone(tmp_path: Path) -> None:
@@ -107,6 +110,59 @@ def test_nothing_of_another_target_or_thread_count_is_given_out(tmp_path: Path) 
         records.add(HALF, measurement(HALF, 1.0))
         assert records.table("other", TARGET.threads) == {}
         assert records.table(TARGET.name, TARGET.threads + 1) == {}
+
+
+def test_cold_and_warm_measurements_and_those_of_others_are_kept_apart(tmp_path: Path) -> None:
+    cold = replace(SETTINGS, cache="cold")
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+        records.add(HALF, measurement(HALF, 2.0, settings=cold))
+        records.add(HALF, measurement(HALF, 3.0, source="simulated"))
+        assert records.take_in([(HALF, measurement(HALF, 4.0))]) == 1
+        found = [
+            records.table(TARGET.name, 1, cache, source)[HALF].median_s
+            for cache, source in (("warm", "measured"), ("cold", "measured"), ("warm", "simulated"), ("warm", "imported"))
+        ]
+    assert found == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_what_is_taken_in_twice_counts_once(tmp_path: Path) -> None:
+    shared = [(HALF, measurement(HALF, 1.0)), (MOST, measurement(MOST, 2.0))]
+    with opened(tmp_path / "r.db") as records:
+        assert records.take_in(shared) == 2
+        assert records.take_in([*shared, (HALF, measurement(HALF, 3.0))]) == 1
+        assert [taken.median_s for _, taken in records.every()] == [1.0, 2.0, 3.0]
+
+
+def test_taking_in_is_all_or_nothing(tmp_path: Path) -> None:
+    def failing() -> Iterator[tuple[Workload, Measurement]]:
+        yield HALF, measurement(HALF, 1.0)
+        raise InputError("line 2 is no measurement")
+
+    with opened(tmp_path / "r.db") as records:
+        with pytest.raises(InputError, match="line 2"):
+            records.take_in(failing())
+        assert list(records.every()) == []
+
+
+def test_groups_say_what_there_is_and_others_can_be_removed(tmp_path: Path) -> None:
+    elsewhere = replace(DEVICE, cpu="another")
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+        records.add(HALF, measurement(HALF, 2.0, taken_at=NOON + timedelta(hours=1)))
+        records.add(MOST, measurement(MOST, 1.0))
+    with opened(tmp_path / "r.db", elsewhere) as records:
+        records.add(HALF, measurement(HALF, 9.0, device=elsewhere))
+    with RecordsFile(tmp_path / "r.db") as file:
+        found = {group.device.cpu: (group.measurements, group.workloads, group.first, group.last) for group in file.groups()}
+        assert found == {
+            DEVICE.cpu: (3, 2, NOON, NOON + timedelta(hours=1)),
+            "another": (1, 1, NOON, NOON),
+        }
+        assert file.remove(unless=lambda group: group.device == DEVICE) == 1
+        assert [group.device for group in file.groups()] == [DEVICE]
+    with opened(tmp_path / "r.db") as records:
+        assert table(records)[HALF].median_s == 2.0
 
 
 def test_a_measurement_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -167,7 +223,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 2"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 3"):
         opened(tmp_path / "r.db")
 
 
@@ -175,10 +231,18 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     path = tmp_path / "r.db"
     with opened(path) as records:
         records.add(HALF, measurement(HALF, 1.0))
-    change(path, "ALTER TABLE measurements DROP COLUMN kernel")
+    for column in ("kernel", "reference_s", "cpu_share", "cache"):
+        change(path, f"ALTER TABLE measurements DROP COLUMN {column}")
+    settings = (
+        '{"threads": 1, "samples": 30, "rounds": 5, "warmup_s": 0.02, "min_sample_s": 0.0001, "timeout_s": 60.0, '
+        '"tolerance": 0.001}'
+    )
+    change(path, "UPDATE measurements SET settings = ?", settings)
     change(path, "UPDATE hwsparse_records SET version = 1")
     with opened(path) as records:
-        assert table(records)[HALF].kernel is None
+        taken = table(records)[HALF]
+        assert (taken.kernel, taken.reference_s, taken.cpu_share) == (None, None, 1.0)
+        assert taken.settings == RunSettings(threads=1, samples=30, rounds=5, stretch=1)
         records.add(MOST, measurement(MOST, 1.0, kernel="some kernel"))
     with opened(path) as records:
         assert table(records)[MOST].kernel == "some kernel"

@@ -19,6 +19,7 @@ from hwsparse.latency.process import choose_cpus
 from tests.latency.examples import DEVICE, SETTINGS, TOOLCHAIN, Clock
 from tests.latency.fake_library import LOADER, write
 
+WAVERING_S = [1e-3 * (1 + step * 37 % 101 / 100) for step in range(1000)]  # anything from 1 to 2 ms
 HASTY = RunSettings(threads=1, warmup_s=0.0, timeout_s=3.0)
 
 
@@ -36,7 +37,7 @@ def test_a_library_is_timed_with_its_provenance(runner: LocalRunner, tmp_path: P
     taken = runner.run("k", write(tmp_path / "a", seconds=2e-3), SETTINGS)
     assert isinstance(taken, Measurement)
     assert (taken.key, taken.source, taken.median_s) == ("k", "measured", 2e-3)
-    assert len(taken.samples_s) >= 30
+    assert len(taken.samples_s) >= 60
     assert (taken.settings, taken.device, taken.toolchain) == (SETTINGS, DEVICE, TOOLCHAIN)
     assert taken.taken_at.utcoffset() is not None
 
@@ -47,9 +48,74 @@ def test_libraries_take_turns_and_short_calls_are_repeated_within_a_sample(runne
         name: write(tmp_path / name, seconds=seconds, log=str(log)) for name, seconds in (("a", 3e-5), ("b", 1.0))
     }
     results = runner.run_many(libraries, SETTINGS)
-    turns = [(name, number) for name, repeats, number, _ in log_of(log) if repeats == 6]
-    assert turns == [("a", 4), ("b", 1)] * 5
-    assert all(isinstance(result, Measurement) and len(result.samples_s) == 30 for result in results.values())
+    turns = [(name, number) for name, repeats, number, _ in log_of(log) if repeats == 5]
+    assert turns == [("a", 4), ("b", 1)] * 12
+    assert all(isinstance(result, Measurement) and len(result.samples_s) == 60 for result in results.values())
+
+
+def test_rounds_go_on_until_the_time_is_known_well_enough(runner: LocalRunner, tmp_path: Path) -> None:
+    """`steps` are what its samples take, one after the other."""
+    settings = RunSettings(threads=1, warmup_s=0.0, precision=0.02)
+    libraries = {
+        "steady": write(tmp_path / "steady"),
+        "settles": write(tmp_path / "settles", steps=WAVERING_S[:60] + [1e-3] * 1000),
+        "never": write(tmp_path / "never", steps=WAVERING_S),
+    }
+    found = runner.run_many(libraries, settings)
+    assert isinstance(found["steady"], Measurement) and len(found["steady"].samples_s) == 60
+    assert isinstance(found["settles"], Measurement) and 60 < len(found["settles"].samples_s) < 300
+    never = found["never"]
+    assert isinstance(never, MeasureFailure)
+    assert never.stage == "noise"
+    assert never.reason.startswith("after 300 samples its time is known to ")
+
+
+def test_the_reference_kernel_is_timed_beside_all_others(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    reference = write(tmp_path / "reference", seconds=1e-4, log=str(log))
+    libraries = {name: write(tmp_path / name, log=str(log)) for name in ("a", "b")}
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner:
+        found = runner.run_many(libraries, SETTINGS)
+    turns = [(name, repeats, number) for name, repeats, number, _ in log_of(log)][-48:]
+    assert turns == [("reference", 1, 3), ("a", 5, 1), ("reference", 1, 3), ("b", 5, 1)] * 12
+    assert all(isinstance(taken, Measurement) and taken.reference_s == 1e-4 for taken in found.values())
+
+
+@pytest.mark.parametrize("wrong", [{"load": "raise"}, {"error": 1.0}, {"time": "raise"}])
+def test_a_reference_kernel_that_does_not_run_is_one_clear_error(tmp_path: Path, wrong: dict[str, object]) -> None:
+    reference = write(tmp_path / "reference", **wrong)
+    with (
+        LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner,
+        pytest.raises(MeasureError, match="the reference kernel cannot be timed"),
+    ):
+        runner.run("a", write(tmp_path / "a"), SETTINGS)
+
+
+def test_a_library_that_crashes_in_its_turn_is_blamed_and_not_the_reference(tmp_path: Path) -> None:
+    reference = write(tmp_path / "reference")
+    libraries = {"bad": write(tmp_path / "bad", time="crash"), "good": write(tmp_path / "good")}
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner:
+        found = runner.run_many(libraries, SETTINGS)
+    assert isinstance(found["bad"], MeasureFailure)
+    assert isinstance(found["good"], Measurement)
+
+
+def test_cold_caches_are_asked_of_the_library(runner: LocalRunner, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    taken = runner.run("a", write(tmp_path / "a", log=str(log)), RunSettings(threads=1, warmup_s=0.0, cache="cold"))
+    assert isinstance(taken, Measurement)
+    assert [state["cold"] for _, repeats, _, state in log_of(log) if repeats == 5] == [True] * 12
+
+
+def test_a_process_that_shares_its_cpu_is_noticed(runner: LocalRunner, tmp_path: Path) -> None:
+    """A sleeping library has as little of its CPU as one whose CPU another process takes."""
+    taken = runner.run("a", write(tmp_path / "a", sleep=0.01), SETTINGS)
+    assert isinstance(taken, Measurement)
+    assert taken.cpu_share < 0.5
+    noisy = write(tmp_path / "b", sleep=0.002, steps=WAVERING_S)
+    failed = runner.run("b", noisy, RunSettings(threads=1, warmup_s=0.0, precision=0.02))
+    assert isinstance(failed, MeasureFailure)
+    assert "; other processes took " in failed.reason
 
 
 def test_warming_up_goes_on_as_long_as_asked(runner: LocalRunner, tmp_path: Path) -> None:
@@ -112,7 +178,7 @@ def test_a_library_that_dies_fails_alone(
         ({"seconds": 0.0}, "run", "ValueError: a call took 0.0 seconds"),
         ({"seconds": -1.0}, "run", "ValueError: a call took -1.0 seconds"),
         ({"seconds": float("nan")}, "run", "ValueError: a call took nan seconds"),
-        ({"seconds": float("inf")}, "run", "the clock gave [inf, inf, inf] s for 6 samples"),
+        ({"seconds": float("inf")}, "run", "the clock gave [inf, inf, inf] s for 5 samples"),
         ({"check": "garbage"}, "run", "answered b'what?', which is no answer"),
         ({"check": "stale"}, "run", "answered another request"),
         ({"time": "flood"}, "run", "does not stop answering"),

@@ -1,0 +1,206 @@
+"""The tables that measurements and failures are kept in, and how they become values and rows again.
+
+Knows nothing of who may use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Engine, Index, insert, inspect, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from hwsparse import strictjson
+from hwsparse.errors import HwsparseError, MeasureError
+from hwsparse.latency.fingerprint import Device, Toolchain
+from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage
+from hwsparse.latency.workload import Workload
+from hwsparse.plan import parse_choice
+
+VERSION = 3
+
+
+# What brings the tables of each older version to the next one.
+UPDATES = (
+    # Did not say which kernel was timed.
+    ("ALTER TABLE measurements ADD COLUMN kernel VARCHAR",),
+    # Knew no reference kernel and no cold caches, and took as many samples as it was told.
+    (
+        "ALTER TABLE measurements ADD COLUMN reference_s FLOAT",
+        "ALTER TABLE measurements ADD COLUMN cpu_share FLOAT NOT NULL DEFAULT 1",
+        "ALTER TABLE measurements ADD COLUMN cache VARCHAR NOT NULL DEFAULT 'warm'",
+        "UPDATE measurements SET settings = "
+        "json_set(settings, '$.precision', NULL, '$.stretch', 1, '$.cache', 'warm') WHERE json_valid(settings)",
+    ),
+)
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Version(_Base):
+    __tablename__ = "hwsparse_records"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int]
+
+
+class Row:
+    """What rows of both kinds say: of what workload, on what device, by what toolchain, when."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workload: Mapped[str]
+    signature: Mapped[str]
+    choice: Mapped[str]
+    target: Mapped[str]
+    threads: Mapped[int]
+    kernel_version: Mapped[str]
+    device: Mapped[str]
+    device_digest: Mapped[str]
+    toolchain: Mapped[str]
+    taken_at: Mapped[str]  # ISO 8601, UTC
+
+
+class MeasurementRow(Row, _Base):
+    __tablename__ = "measurements"
+    __table_args__ = (Index("measurements_of_target", "target", "threads", "device_digest", "toolchain"),)
+    settings: Mapped[str]
+    samples: Mapped[str]
+    source: Mapped[str]
+    cache: Mapped[str]
+    kernel: Mapped[str | None]
+    reference_s: Mapped[float | None]
+    cpu_share: Mapped[float]
+
+
+class FailureRow(Row, _Base):
+    __tablename__ = "failures"
+    stage: Mapped[str]
+    reason: Mapped[str]
+
+
+R = TypeVar("R", MeasurementRow, FailureRow)
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    samples_s: tuple[float, ...]
+
+
+def prepare(engine: Engine, path: Path) -> None:
+    """Makes the tables of a new file, brings those of an older one up to date.
+
+    Raises:
+        MeasureError: the file is not ours, or of a later version.
+    """
+    with engine.begin() as connection:
+        tables = inspect(connection).get_table_names()
+        if not tables:
+            _Base.metadata.create_all(connection)
+            connection.execute(insert(_Version).values(id=1, version=VERSION))
+        elif _Version.__tablename__ not in tables:
+            raise MeasureError(f"records {path}: a database, but not of measurements; name another file")
+        version = connection.scalar(select(_Version.version))
+        if not isinstance(version, int) or not 1 <= version <= VERSION:
+            known = f"this hwsparse knows version {VERSION}"
+            raise MeasureError(f"records {path}: of version {version}; {known}; name another file")
+        for statement in (each for step in UPDATES[version - 1 :] for each in step):
+            connection.execute(text(statement))
+        if version < VERSION:
+            connection.execute(update(_Version).values(version=VERSION))
+
+
+def measurement_row(workload: Workload, taken: Measurement) -> MeasurementRow:
+    """The row of a measurement, not in any file yet."""
+    return MeasurementRow(
+        **_columns(workload, taken.device, taken.toolchain, taken.taken_at),
+        settings=strictjson.dumps(taken.settings),
+        samples=strictjson.dumps(_Samples(taken.samples_s)),
+        source=taken.source,
+        cache=taken.settings.cache,
+        kernel=taken.kernel,
+        reference_s=taken.reference_s,
+        cpu_share=taken.cpu_share,
+    )
+
+
+def failure_row(
+    workload: Workload, failure: MeasureFailure, device: Device, toolchain: Toolchain, taken_at: datetime
+) -> FailureRow:
+    """The row of a failure, not in any file yet."""
+    columns = _columns(workload, device, toolchain, taken_at)
+    return FailureRow(**columns, stage=failure.stage, reason=failure.reason)
+
+
+def workload_of(row: Row, path: Path) -> Workload:
+    """What a row is of; `path` is for the error.
+
+    Raises:
+        MeasureError: the row is malformed.
+    """
+    with _decoding(row, path):
+        workload = Workload(row.signature, parse_choice(row.choice), row.target, row.threads)
+        if workload.key != row.workload:
+            raise MeasureError(f"{row.workload!r} is not the key of its columns")
+        return workload
+
+
+def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
+    """The measurement of a row; `path` is for the error.
+
+    Raises:
+        MeasureError: the row is malformed.
+    """
+    with _decoding(row, path):
+        return Measurement(
+            key=row.workload,
+            samples_s=strictjson.loads(_Samples, row.samples, "samples").samples_s,
+            source=cast(Source, row.source),
+            settings=strictjson.loads(RunSettings, row.settings, "settings"),
+            device=strictjson.loads(Device, row.device, "device"),
+            toolchain=strictjson.loads(Toolchain, row.toolchain, "toolchain"),
+            taken_at=datetime.fromisoformat(row.taken_at),
+            kernel=row.kernel,
+            reference_s=row.reference_s,
+            cpu_share=row.cpu_share,
+        )
+
+
+def failure_of(row: FailureRow, path: Path) -> MeasureFailure:
+    """The failure of a row; `path` is for the error.
+
+    Raises:
+        MeasureError: the row is malformed.
+    """
+    with _decoding(row, path):
+        return MeasureFailure(row.workload, cast(Stage, row.stage), row.reason)
+
+
+@contextmanager
+def _decoding(row: Row, path: Path) -> Iterator[None]:
+    """Says which row is malformed."""
+    try:
+        yield
+    except (HwsparseError, ValueError, TypeError) as error:
+        where = f"records {path}: row {row.id} of {row.__tablename__}"
+        raise MeasureError(f"{where} is malformed: {error}") from None
+
+
+def _columns(workload: Workload, device: Device, toolchain: Toolchain, taken_at: datetime) -> dict[str, Any]:
+    return {
+        "workload": workload.key,
+        "signature": workload.signature,
+        "choice": str(workload.choice),
+        "target": workload.target_name,
+        "threads": workload.threads,
+        "kernel_version": toolchain.kernels,
+        "device": strictjson.dumps(device),
+        "device_digest": device.digest,
+        "toolchain": strictjson.dumps(toolchain),
+        "taken_at": taken_at.astimezone(timezone.utc).isoformat(),
+    }
