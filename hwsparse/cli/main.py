@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 import hwsparse
-from hwsparse.cli import interrupt, targets
+from hwsparse.cli import interrupt, records, targets
 from hwsparse.cli.audit import audit
+from hwsparse.cli.calibrate import calibrate
+from hwsparse.cli.measure import measure
 from hwsparse.cli.narrow import narrow
 from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
@@ -24,7 +26,7 @@ from hwsparse.cli.work import compile_, front, inspect, optimize, verify
 from hwsparse.errors import HwsparseError, InputError
 
 # Commands that, stopped, go on where they were.
-RESUMED = ("quickstart", "optimize", "compile", "tune")
+RESUMED = ("quickstart", "optimize", "compile", "tune", "calibrate")
 
 app = typer.Typer(
     name="hwsparse",
@@ -36,7 +38,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets.app, name="targets")
-for command in (quickstart, inspect, optimize, compile_, narrow, tune, front, audit, verify, serve, request, download):
+app.add_typer(records.app, name="records")
+COMMANDS = (
+    quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, front, audit, verify, serve, request,
+    download,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command(hidden=True)(job)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tvm
 import tvm_ffi
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from tvm import relax
 
@@ -61,15 +62,14 @@ class Library:
             self.inputs = tuple(_spec(item) for item in description["inputs"])
             self.outputs = tuple(_spec(item) for item in description["outputs"])
             self.kernels: dict[str, str] = description["kernels"]
-            arrays = load_file(directory / WEIGHTS)
-            parameters = [arrays[name] for name in description["parameters"]]
+            parameters = [_tensor(directory / WEIGHTS, name) for name in description["parameters"]]
             module = tvm.runtime.load_module(str(directory / LIBRARY))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"{directory} is not a compiled library: {one_line(error)}") from None
         tvm.get_global_func("runtime.config_threadpool")(1, threads)
         self.directory = directory
         self._machine = relax.VirtualMachine(module, tvm.cpu())
-        self._parameters = [tvm.runtime.tensor(array) for array in parameters]
+        self._parameters = parameters
 
     @classmethod
     def load(cls, directory: Path, threads: int) -> Library:
@@ -153,6 +153,12 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
     difference = float(np.max(np.abs(value.astype(np.float64) - reference), initial=0.0))
     scale = float(np.max(np.abs(reference), initial=0.0))
     return difference / max(scale, 1e-30) if np.isfinite(difference) else float("inf")
+
+
+def _tensor(path: Path, name: str) -> Any:
+    """One tensor of a file, which is let go of at once: held open for all, it would be in memory beside them."""
+    with safe_open(path, framework="numpy") as file:
+        return tvm.runtime.tensor(file.get_tensor(name))
 
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:

@@ -46,6 +46,17 @@ class CalibrationReport:
     failures: Mapping[Workload, MeasureFailure]
     measured: int  # of the table's entries: how many were not on record before
 
+    @property
+    def drift(self) -> float:
+        """By how much, relative, the clock was slower at its slowest than at its fastest."""
+        references = [taken.reference_s for taken in self.table.values() if taken.reference_s is not None]
+        return max(references) / min(references) - 1 if references else 0.0
+
+    @property
+    def cpu_share(self) -> float:
+        """The least share of its CPU that the process had; less than 1 on a machine under load."""
+        return min((taken.cpu_share for taken in self.table.values()), default=1.0)
+
 
 def calibrate(
     layers: Iterable[Layer],
@@ -84,7 +95,7 @@ def calibrate(
     signatures = {workload.signature: layer for workload, layer in wanted.items()}
     known = {
         workload: taken
-        for workload, taken in records.table(target.name, target.threads).items()
+        for workload, taken in records.table(target.name, target.threads, settings.cache).items()
         if workload.signature in signatures
         and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
     }

@@ -123,6 +123,28 @@ class LocalRunner:
                 progress(len(done), len(libraries))
         return {key: done[key] for key in libraries}
 
+    def peak_memory(self, key: str, directory: Path, settings: RunSettings) -> int | MeasureFailure:
+        """Bytes of memory that a library takes at most while it is loaded and runs, beyond what the runtime takes.
+
+        Raises:
+            MeasureError: the child process cannot be started, or this machine has too few CPUs.
+        """
+        worker = Worker(self._loader, settings.threads)
+        stage: Stage = "load"
+        try:
+            before: int = worker.ask(settings.timeout_s, do="memory")["held"]
+            worker.ask(settings.timeout_s, do="load", slot=0, directory=str(directory.absolute()))
+            stage = "run"
+            worker.ask(settings.timeout_s, do="time", slot=0, repeats=2, number=1)
+            most: int = worker.ask(settings.timeout_s, do="memory")["most"]
+            return max(0, most - before)
+        except RefusedError as refused:
+            return MeasureFailure(key, stage, str(refused))
+        except LostError as lost:
+            return MeasureFailure(key, lost.stage, lost.reason)
+        finally:
+            worker.close()
+
     def _attempt(self, libraries: Mapping[str, Path], settings: RunSettings) -> dict[str, Outcome]:
         """Times a batch; when a library takes the worker down, gives what failed until then and no more."""
         worker = self._empty_worker(settings.threads)

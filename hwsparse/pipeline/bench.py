@@ -49,7 +49,13 @@ class Bench:
     networks: LocalRunner
     clock: Clock
 
-    def calibrate(self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Steps) -> CalibrationReport:
+    def calibrate(
+        self,
+        model: Model,
+        options: Mapping[str, Sequence[Choice]],
+        progress: Steps,
+        settings: RunSettings | None = None,
+    ) -> CalibrationReport:
         """Measures the model's layers, dense and under `options` (by layer name), as far as not on record.
 
         Raises:
@@ -64,6 +70,7 @@ class Bench:
             self.layers,
             self.crew,
             self.clock,
+            settings=settings,
             progress=progress,
         )
 

@@ -1,0 +1,137 @@
+"""`hwsparse measure`: whole networks, timed side by side on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hwsparse import strictjson
+from hwsparse.artifact import Artifact
+from hwsparse.cli import options
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency import Device, LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A network's figures; seconds are of one call, of `batch` samples."""
+
+    path: str
+    runtime: str
+    batch: int
+    median_s: float
+    interval_s: tuple[float, float]  # 95 % of the median
+    quiet_s: float
+    samples_per_s: float
+    peak_memory_bytes: int | None
+    file_bytes: int
+    samples_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one command measured, and where."""
+
+    device: Device
+    settings: RunSettings
+    networks: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    runtime: str
+    directory: Path  # what the worker loads
+    batch: int
+    file_bytes: int
+
+
+def measure(
+    networks: list[Path] = typer.Argument(
+        metavar="NETWORK...", help="Artifacts' directories, and ONNX files, which onnxruntime runs as they are."
+    ),
+    threads: int = typer.Option(1, help="Threads that all of them run with."),
+    samples: int = typer.Option(60, help="Calls that are timed of each."),
+    shape: list[str] = options.SHAPE,
+    json: bool = typer.Option(False, "--json", help="Print everything as JSON, raw samples included."),
+) -> None:
+    """Times networks side by side, in turns: artifacts, and ONNX files in onnxruntime.
+
+    Beside latency: samples in a second, the most memory that a network takes beyond its runtime, and the size of what
+    is deployed. More samples in a call are asked for by the shapes that a model is compiled for.
+    """
+    from hwsparse.codegen import KERNEL_VERSION
+    from hwsparse.latency.contender import LOADER
+
+    if len(set(networks)) < len(networks):
+        raise InputError("a network is named twice; name each once")
+    settings = RunSettings(threads=threads, samples=max(samples, 6), rounds=min(12, max(samples, 6)), warmup_s=0.2)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
+        found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
+        toolchain = Toolchain(KERNEL_VERSION, "", "")
+        runner = stack.enter_context(LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER))
+        memory = {name: runner.peak_memory(name, network.directory, settings) for name, network in found.items()}
+        times = runner.run_many({name: network.directory for name, network in found.items()}, settings)
+    measured = []
+    for name, network in found.items():
+        taken, most = times[name], memory[name]
+        if not isinstance(taken, Measurement):
+            raise MeasureError(f"{name} could not be timed ({taken.stage}): {taken.reason}")
+        measured.append(
+            Measured(
+                name, network.runtime, network.batch, taken.median_s, taken.interval_s, taken.quiet_s,
+                network.batch / taken.median_s, None if isinstance(most, MeasureFailure) else most,
+                network.file_bytes, taken.samples_s,
+            )
+        )  # fmt: skip
+    report = Report(runner.device, settings, tuple(measured))
+    if json:
+        print(strictjson.dumps(report, indent=1))
+    else:
+        Console().print(_table(report))
+
+
+def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:
+    """An artifact, verified; or a model made ready for onnxruntime in `scratch`.
+
+    Raises:
+        InputError: it is neither.
+        ArtifactError, ModelError: it is not whole, or cannot be read.
+    """
+    from hwsparse.latency.contender import write_onnxruntime_contender
+    from hwsparse.model import import_onnx
+
+    if path.is_dir():
+        artifact = Artifact.load(path)
+        batch = artifact.manifest.inputs[0].shape[0] if artifact.manifest.inputs[0].shape else 1
+        return _Network("hwsparse", path, batch, sum(entry.size for entry in artifact.manifest.files))
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: neither an artifact's directory nor a file .onnx")
+    model = import_onnx(path, shapes=options.shapes(shape))
+    scratch.mkdir()
+    write_onnxruntime_contender(model, scratch)
+    return _Network("onnxruntime", scratch, model.inputs[0].shape[0] if model.inputs[0].shape else 1, len(model.proto))
+
+
+def _table(report: Report) -> Table:
+    table = Table(
+        "network", "runtime", "median", "95 % interval", "quiet", "samples/s", "memory", "files",
+        title=f"{report.settings.threads} thread{'s' if report.settings.threads > 1 else ''}",
+    )  # fmt: skip
+    for each in report.networks:
+        low, high = (1e3 * bound for bound in each.interval_s)
+        memory = "-" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes / 1e6:.1f} MB"
+        table.add_row(
+            escape(each.path), each.runtime, f"{1e3 * each.median_s:.3f} ms", f"{low:.3f} to {high:.3f}",
+            f"{1e3 * each.quiet_s:.3f}", f"{each.samples_per_s:.1f}", memory, f"{each.file_bytes / 1e6:.1f} MB",
+        )  # fmt: skip
+    return table

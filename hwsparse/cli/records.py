@@ -1,0 +1,124 @@
+"""`hwsparse records`: what was measured and kept; sharing it, and throwing away what is of no more use."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hwsparse.cli import options
+from hwsparse.errors import InputError, TargetError, writing
+from hwsparse.latency import Device, Toolchain
+from hwsparse.latency.exchange import read_lines, write_lines
+from hwsparse.latency.records import RecordGroup, RecordsFile
+from hwsparse.target import load_target
+
+app = typer.Typer(
+    help="Measurements: list them, write them out, take others' in, remove old ones.\n\n"
+    "Every measurement is kept with its raw samples, its device and what built the code. Only those of this device, "
+    "made with the kernels that are installed, are counted on.",
+    invoke_without_command=True,
+)
+TARGET = typer.Option(None, help="Only those of this device.")
+
+
+@app.callback()
+def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
+    """Lists what there is, and what of it is counted on here."""
+    if context.invoked_subcommand is not None:
+        return
+    table = Table("target", "source", "device", "kernels", "layers", "measured", "last", "used")
+    with RecordsFile(_existing(records)) as file:
+        for group in file.groups():
+            table.add_row(
+                escape(f"{group.target_name}, {group.threads} thread{'s' if group.threads > 1 else ''}"),
+                f"{group.source}, {group.cache}", escape(group.device.cpu), group.toolchain.kernels,
+                str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
+                "yes" if _usable(group) and group.source == "measured" else "no",
+            )  # fmt: skip
+    Console().print(table)
+
+
+@app.command()
+def export(
+    out: Path = typer.Argument(help="A file to write, a line of JSON for each measurement."),
+    target: str | None = TARGET,
+    records: Path = options.RECORDS,
+) -> None:
+    """Writes measurements out with their raw samples, to be shared or to be worked on elsewhere."""
+    if out.exists():
+        raise InputError(f"{out} is there already; name another file, or remove it")
+    scratch = out.with_name(f".{out.name}.part")
+    try:
+        with RecordsFile(_existing(records)) as kept, writing(out):
+            with open(scratch, "wb") as file:
+                count = write_lines(kept.every(target), file)
+            scratch.rename(out)
+    finally:
+        scratch.unlink(missing_ok=True)
+    Console().print(escape(f"wrote {count} measurements to {out}"))
+
+
+@app.command(name="import")
+def import_(
+    file: Path = typer.Argument(help="A file that `hwsparse records export` wrote."),
+    records: Path = options.RECORDS,
+) -> None:
+    """Takes measurements in that were made elsewhere: all of the file, or nothing.
+
+    They stay marked as imported, and are never mixed with what was measured here.
+    """
+    with RecordsFile(records) as kept:
+        added = kept.take_in(read_lines(file))
+    Console().print(escape(f"took {added} measurements from {file} into {records}"))
+
+
+@app.command()
+def prune(
+    older_than: int | None = typer.Option(None, help="Remove what was last measured more days ago than this."),
+    every: bool = typer.Option(False, "--all", help="Remove all, of this device and these kernels too."),
+    target: str | None = TARGET,
+    records: Path = options.RECORDS,
+) -> None:
+    """Removes measurements that are not counted on here: of other kernels, or of other devices that are old.
+
+    Without options that is what other kernels were measured at on this device.
+    """
+    if every and older_than is not None:
+        raise InputError("--all and --older-than: give one of the two")
+    limit = None if older_than is None else datetime.now(timezone.utc) - timedelta(days=older_than)
+    here = Device.probe().digest
+
+    def stays(group: RecordGroup) -> bool:
+        if target is not None and group.target_name != target:
+            return True
+        if every:
+            return False
+        if limit is not None:
+            return group.last >= limit
+        return group.device.digest != here or _usable(group)
+
+    with RecordsFile(_existing(records)) as file:
+        gone = file.remove(unless=stays)
+    Console().print(escape(f"removed {gone} measurements from {records}"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path}: there are no records yet; `hwsparse calibrate` makes some")
+    return path
+
+
+def _usable(group: RecordGroup) -> bool:
+    """Whether a group was measured on this device, by kernels as they are installed here."""
+    from hwsparse.codegen import KERNEL_VERSION
+
+    try:
+        current = Toolchain.of(load_target(group.target_name), KERNEL_VERSION)
+    except TargetError:  # a user's target that is no longer there
+        return False
+    return group.device.digest == Device.probe().digest and group.toolchain == current

@@ -1,0 +1,56 @@
+"""Measures a model's layers on a device in every way that it can be pruned, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hwsparse.codegen import refusal
+from hwsparse.latency import CalibrationReport, RunSettings
+from hwsparse.latency.calibrate import PRECISION
+from hwsparse.latency.measurement import Cache
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Steps, open_bench
+from hwsparse.pipeline.compilation import require_work
+from hwsparse.pipeline.survey import choices_of
+from hwsparse.sparsify import applicable
+from hwsparse.target import Target
+
+
+def calibrate_model(
+    model: Model,
+    target: Target,
+    records: Path,
+    *,
+    patterns: Sequence[str] = (),
+    ratios: Sequence[float],
+    cache: Cache = "warm",
+    on_step: Steps = lambda done, total: None,
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+) -> CalibrationReport:
+    """Measures what is not on record yet of a model's layers, dense and under every choice.
+
+    Args:
+        records: file that receives every measurement as it is made; of what it holds nothing is measured again.
+        patterns: of those that the target supports; all if empty.
+        ratios: of zeros, for the patterns that have no ratio of their own.
+        cache: whether a call finds its weights in the caches.
+        on_step: called with the steps done and the steps in all.
+
+    Raises:
+        UnsupportedError: the target cannot be timed from here, or lacks a pattern.
+        ModelError: the model has no prunable layers.
+        MeasureError: nothing can be timed, or the records cannot be written.
+    """
+    require_work(model, target)
+    choices = choices_of(target, patterns, ratios)
+    options = {
+        layer.name: [
+            choice for choice in choices if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None
+        ]
+        for layer in model.layers
+    }
+    with open_bench(target, records, clock) as bench:
+        settings = RunSettings(threads=target.threads, precision=PRECISION, cache=cache)
+        return bench.calibrate(model, options, on_step, settings)
