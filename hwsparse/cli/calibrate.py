@@ -69,7 +69,9 @@ def calibrate(
     for workload, failure in report.failures.items():
         console.print(escape(f"not measured: {workload.key} ({failure.stage}): {failure.reason}"))
     if report.drift > WORTH_SAYING:
-        console.print(f"The clock was up to {report.drift:.0%} slower than at its fastest; figures are corrected for it.")
+        console.print(
+            f"The clock was up to {report.drift:.0%} slower than at its fastest; figures are corrected for it."
+        )
     if report.cpu_share < 1 - WORTH_SAYING:
         console.print(
             f"Other processes took up to {1 - report.cpu_share:.0%} of the CPU: stop them and measure again for better "

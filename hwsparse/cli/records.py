@@ -36,9 +36,9 @@ def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
         for group in file.groups():
             table.add_row(
                 escape(f"{group.target_name}, {group.threads} thread{'s' if group.threads > 1 else ''}"),
-                f"{group.source}, {group.cache}", escape(group.device.cpu), group.toolchain.kernels,
-                str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
-                "yes" if _usable(group) and group.source == "measured" else "no",
+                f"{'imported' if group.imported else group.source}, {group.cache}", escape(group.device.cpu),
+                group.toolchain.kernels, str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
+                "yes" if _usable(group) and not group.imported else "no",
             )  # fmt: skip
     Console().print(table)
 

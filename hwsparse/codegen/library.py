@@ -38,7 +38,7 @@ LIBRARY, WEIGHTS, DESCRIPTION, REFERENCE = (
 EVICT = "hwsparse.evict"
 
 
-@tvm_ffi.register_global_func(EVICT)
+@tvm_ffi.register_global_func(EVICT)  # type: ignore[untyped-decorator]
 def evict(warm: tvm.runtime.Tensor, *others: tvm.runtime.Tensor) -> None:
     """Streams as much memory through the caches as drives out all that they hold; then reads `warm`."""
     # What is read alone is not kept everywhere: caches that take in what others drive out need more than their size.

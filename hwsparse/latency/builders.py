@@ -1,4 +1,4 @@
-"""Builds layers' libraries, several at a time, each in a process of its own: a compiler that crashes or hangs is a failure.
+"""Builds layers' libraries, several at a time, in processes: that a compiler crashes or hangs is a failure.
 
 Knows of code generation only whom to call.
 """

@@ -23,7 +23,6 @@ from hwsparse.latency.workload import Workload
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 
-
 # Of a layer's time, relative: that of a choice which is chosen is known as well as what it gains.
 PRECISION = 0.02
 
@@ -210,7 +209,9 @@ def _measure(
     }
     built = {entry.key: order.directory for entry, order in orders.items() if entry not in found}
     timed = runner.run_many(built, settings)
-    noisy = {key: built[key] for key, each in timed.items() if isinstance(each, MeasureFailure) and each.stage == "noise"}
+    noisy = {
+        key: built[key] for key, each in timed.items() if isinstance(each, MeasureFailure) and each.stage == "noise"
+    }
     if noisy:
         timed |= runner.run_many(noisy, settings)
     for entry in orders:

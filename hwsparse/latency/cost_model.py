@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency.drift import slowness, usual_reference
-from hwsparse.latency.measurement import Measurement, Source
+from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.network import Residual, fit_residual
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import Choice, Layer, Plan
@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # importing it would bring onnxruntime into the process that 
     from hwsparse.model import Model
 
 
+Origin = Literal["measured", "simulated", "imported", "predicted"]
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A latency and where it comes from; outside the domain the interval may not hold the truth."""
@@ -31,7 +34,7 @@ class Prediction:
     latency_s: float
     interval_s: tuple[float, float]  # 95 %
     in_domain: bool
-    source: Literal["measured", "simulated", "imported", "predicted"]
+    source: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class _Point:
     ratio: float
     latency_s: float
     interval_s: tuple[float, float]
-    source: Source
+    source: Origin
     kernel: str | None
 
 
@@ -70,7 +73,7 @@ class CostModel:
             raise MeasureError(
                 f"a cost model needs measurements on one target; these are on {sorted(targets) or 'none'}"
             )
-        if len({(taken.source, taken.settings.cache) for taken in table.values()}) != 1:
+        if len({(taken.source, taken.imported, taken.settings.cache) for taken in table.values()}) != 1:
             raise MeasureError(
                 "measured, simulated and imported latencies, or those with warm and cold caches, cannot be compared; "
                 "fit a cost model to one kind"
@@ -79,7 +82,7 @@ class CostModel:
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
             curves.setdefault(_curve(workload.signature, workload.choice), []).append(
-                _Point(workload.choice.ratio, *_at_usual_clock(taken, reference_s), taken.source, taken.kernel)
+                _Point(workload.choice.ratio, *_at_usual_clock(taken, reference_s), _origin(taken), taken.kernel)
             )
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
@@ -206,6 +209,10 @@ def _between(left: _Point, right: _Point, ratio: float) -> Prediction:
         in_domain=True,
         source="predicted",
     )
+
+
+def _origin(taken: Measurement) -> Origin:
+    return "imported" if taken.imported else taken.source
 
 
 def _at_usual_clock(taken: Measurement, reference_s: float | None) -> tuple[float, tuple[float, float]]:

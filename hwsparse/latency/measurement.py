@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from hwsparse.errors import MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
 
-Source = Literal["measured", "simulated", "imported"]
+Source = Literal["measured", "simulated"]
 Stage = Literal["build", "load", "check", "run", "timeout", "noise"]
 Cache = Literal["warm", "cold"]
 
@@ -65,7 +65,8 @@ class Measurement:
 
     `key` says of what: a workload's key, or a text naming a whole network's library. `kernel` is the kernel that ran
     a layer, None for a network, which has many. `reference_s` is the quiet time of the reference kernel in the same
-    run, and tells a slower clock from slower code; `cpu_share` how much of its CPU the process had.
+    run, and tells a slower clock from slower code; `cpu_share` how much of its CPU the process had. What is `imported`
+    comes from a file, and not from a device of ours.
     """
 
     key: str
@@ -78,6 +79,7 @@ class Measurement:
     kernel: str | None = None
     reference_s: float | None = None
     cpu_share: float = 1.0
+    imported: bool = False
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):

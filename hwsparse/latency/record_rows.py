@@ -34,6 +34,7 @@ UPDATES = (
         "ALTER TABLE measurements ADD COLUMN reference_s FLOAT",
         "ALTER TABLE measurements ADD COLUMN cpu_share FLOAT NOT NULL DEFAULT 1",
         "ALTER TABLE measurements ADD COLUMN cache VARCHAR NOT NULL DEFAULT 'warm'",
+        "ALTER TABLE measurements ADD COLUMN imported BOOLEAN NOT NULL DEFAULT 0",
         "UPDATE measurements SET settings = "
         "json_set(settings, '$.precision', NULL, '$.stretch', 1, '$.cache', 'warm') WHERE json_valid(settings)",
     ),
@@ -53,6 +54,7 @@ class _Version(_Base):
 class Row:
     """What rows of both kinds say: of what workload, on what device, by what toolchain, when."""
 
+    __tablename__: str
     id: Mapped[int] = mapped_column(primary_key=True)
     workload: Mapped[str]
     signature: Mapped[str]
@@ -76,6 +78,7 @@ class MeasurementRow(Row, _Base):
     kernel: Mapped[str | None]
     reference_s: Mapped[float | None]
     cpu_share: Mapped[float]
+    imported: Mapped[bool]
 
 
 class FailureRow(Row, _Base):
@@ -126,6 +129,7 @@ def measurement_row(workload: Workload, taken: Measurement) -> MeasurementRow:
         kernel=taken.kernel,
         reference_s=taken.reference_s,
         cpu_share=taken.cpu_share,
+        imported=taken.imported,
     )
 
 
@@ -168,6 +172,7 @@ def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
             kernel=row.kernel,
             reference_s=row.reference_s,
             cpu_share=row.cpu_share,
+            imported=row.imported,
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, final, get_args
+from typing import TypeVar, cast, final
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
@@ -77,18 +77,18 @@ class RecordsFile:
             MeasureError: the file cannot be read, or a row is malformed.
         """
         row = MeasurementRow
-        columns = (row.target, row.threads, row.source, row.cache, row.device, row.toolchain)
+        columns = (row.target, row.threads, row.source, row.imported, row.cache, row.device, row.toolchain)
         found = (func.count(), func.count(row.workload.distinct()), func.min(row.taken_at), func.max(row.taken_at))
         query = select(*columns, *found).group_by(*columns).order_by(*columns)
         with self._said("cannot be read"), Session(self._engine) as session:
             return tuple(
                 RecordGroup(
-                    target, threads, source, cache,
+                    target, threads, cast(Source, source), imported, cast(Cache, cache),
                     strictjson.loads(Device, device, f"records {self.path}"),
                     strictjson.loads(Toolchain, toolchain, f"records {self.path}"),
                     measurements, workloads, datetime.fromisoformat(first), datetime.fromisoformat(last),
                 )
-                for target, threads, source, cache, device, toolchain, measurements, workloads, first, last
+                for target, threads, source, imported, cache, device, toolchain, measurements, workloads, first, last
                 in session.execute(query)
             )  # fmt: skip
 
@@ -114,7 +114,7 @@ class RecordsFile:
         row, added = MeasurementRow, 0
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             for workload, taken in measurements:
-                fresh = measurement_row(workload, replace(taken, source="imported"))
+                fresh = measurement_row(workload, replace(taken, imported=True))
                 same = (row.workload == fresh.workload, row.taken_at == fresh.taken_at, row.samples == fresh.samples)
                 if session.scalar(select(row.id).where(*same).limit(1)) is None:
                     session.add(fresh)
@@ -136,6 +136,7 @@ class RecordsFile:
                 row.target == group.target_name,
                 row.threads == group.threads,
                 row.source == group.source,
+                row.imported == group.imported,
                 row.cache == group.cache,
                 row.device == strictjson.dumps(group.device),
                 row.toolchain == strictjson.dumps(group.toolchain),
@@ -156,6 +157,7 @@ class RecordGroup:
     target_name: str
     threads: int
     source: Source
+    imported: bool
     cache: Cache
     device: Device
     toolchain: Toolchain
@@ -183,16 +185,15 @@ class Records(RecordsFile):
         return self
 
     def table(
-        self, target_name: str, threads: int, cache: Cache = "warm", source: Source = "measured"
+        self, target_name: str, threads: int, cache: Cache = "warm", *, imported: bool = False
     ) -> dict[Workload, Measurement]:
-        """The latest measurement of every workload on a target, of one source.
+        """The latest measurement of every workload on a target: of those made here, or of those `imported`.
 
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
         row = MeasurementRow
-        others = {other for other in get_args(Source) if other != source}
-        query = self._query(row, target_name, threads).where(row.source.not_in(others), row.cache == cache)
+        query = self._query(row, target_name, threads).where(row.cache == cache, row.imported == imported)
         return {workload: measurement_of(each, self.path) for workload, each in self._latest(query).items()}
 
     def failures(self, target_name: str, threads: int) -> dict[Workload, MeasureFailure]:
@@ -228,7 +229,7 @@ class Records(RecordsFile):
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             session.add(row)
 
-    def _query(self, kind: type[R], target_name: str, threads: int) -> Select[tuple[R]]:
+    def _query(self, kind: type[R], target_name: str, threads: int) -> Select[R]:
         """Rows of a target, made on this device by this toolchain, the latest last."""
         return (
             select(kind)
@@ -241,7 +242,7 @@ class Records(RecordsFile):
             .order_by(kind.id)
         )
 
-    def _latest(self, query: Select[tuple[R]]) -> dict[Workload, R]:
+    def _latest(self, query: Select[R]) -> dict[Workload, R]:
         """The latest row of every workload."""
         with self._said("cannot be read"), Session(self._engine) as session:
             return {workload_of(row, self.path): row for row in session.scalars(query)}

@@ -177,9 +177,7 @@ class LocalRunner:
             raise
         reference_s = None if reference is None else quiet(reference.samples)
         return failures | {
-            key: self._outcome(key, taken, settings, reference_s)
-            for key, taken in turns.items()
-            if key not in failures
+            key: self._outcome(key, taken, settings, reference_s) for key, taken in turns.items() if key not in failures
         }
 
     def _outcome(self, key: str, taken: _Turns, settings: RunSettings, reference_s: float | None) -> Outcome:

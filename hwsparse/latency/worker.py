@@ -100,7 +100,9 @@ def _memory(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, 
     """Bytes of memory that the process holds, and the most that it held since it was last asked; Linux tells."""
     try:
         with open("/proc/self/status") as status:
-            sizes = {name: text.split()[0] for name, _, text in (line.partition(":") for line in status) if text.split()}
+            sizes = {
+                name: text.split()[0] for name, _, text in (line.partition(":") for line in status) if text.split()
+            }
         with open("/proc/self/clear_refs", "w") as forget:
             forget.write("5")
         return {"held": int(sizes["VmRSS"]) << 10, "most": int(sizes["VmHWM"]) << 10}

@@ -23,7 +23,7 @@ class TuningSettings:
     the first `ramp` of its steps; any other keeps the mask that it starts with. What is judged and given is the mean of
     the steps' weights, each of which counts `averaging` times what the next one does (0: the last step's alone). The
     training ends early after `patience` epochs without a better validation quality, and gives the best epoch's
-    weights. Images are moved and mixed as `augment` says; what is mixed has no label, but the dense module answers to it.
+    weights. Images are moved and mixed as `augment` says; what is mixed has no label, but the dense module answers it.
     """
 
     epochs: int = 8

@@ -19,6 +19,9 @@ from tests.cli.test_cli import home, model, run  # noqa: F401
 from tests.example_artifact import example_artifact
 from tests.latency.examples import NOON, matmul, measurement
 
+COMPILE = "compile model.onnx --choice dense --threads 1 --records r.sqlite"
+CALIBRATE = "calibrate model.onnx --threads 1 --pattern block4x1 --ratio 0.5 --ratio 0.9 --records r.sqlite"
+
 
 @pytest.fixture
 def here() -> tuple[Device, Toolchain]:
@@ -36,7 +39,7 @@ def test_a_model_is_calibrated_once_and_shown(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = "calibrate model.onnx --threads 1 --pattern block4x1 --ratio 0.5 --ratio 0.9 --records r.sqlite".split()
+    line = CALIBRATE.split()
     code, out, _ = run(monkeypatch, capsys, *line)
     assert code == 0
     assert "dense" in out and "block4x1" in out
@@ -89,17 +92,17 @@ def test_records_travel_and_stay_marked(
     here: tuple[Device, Toolchain],
 ) -> None:
     add(home / "r.sqlite", *here)
-    assert run(monkeypatch, capsys, *"records export out.jsonl --records r.sqlite".split())[0] == 0
+    assert run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])[0] == 0
     (line,) = (home / "out.jsonl").read_text().splitlines()
     assert json.loads(line)["samples_s"] == [1.0] * 6
-    code, _, error = run(monkeypatch, capsys, *"records export out.jsonl --records r.sqlite".split())
+    code, _, error = run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
     assert code == 2 and "is there already" in error
     for added in (1, 0):
-        code, out, _ = run(monkeypatch, capsys, *"records import out.jsonl --records other.sqlite".split())
+        code, out, _ = run(monkeypatch, capsys, *["records", "import", "out.jsonl", "--records", "other.sqlite"])
         assert code == 0 and f"took {added} measurements" in out
-    _, out, _ = run(monkeypatch, capsys, *"records --records r.sqlite".split())
+    _, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
     assert "measured, warm" in out and "yes" in out
-    _, out, _ = run(monkeypatch, capsys, *"records --records other.sqlite".split())
+    _, out, _ = run(monkeypatch, capsys, *["records", "--records", "other.sqlite"])
     assert "imported, warm" in out and "yes" not in out
     with Records(home / "other.sqlite", *here) as records:
         assert records.table("x86-local", load_target("x86-local").threads) == {}
@@ -112,10 +115,10 @@ def test_a_bad_line_imports_nothing(
     here: tuple[Device, Toolchain],
 ) -> None:
     add(home / "r.sqlite", *here)
-    run(monkeypatch, capsys, *"records export out.jsonl --records r.sqlite".split())
+    run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
     with open(home / "out.jsonl", "a") as file:
         file.write("{}\n")
-    code, _, error = run(monkeypatch, capsys, *"records import out.jsonl --records other.sqlite".split())
+    code, _, error = run(monkeypatch, capsys, *["records", "import", "out.jsonl", "--records", "other.sqlite"])
     assert code == 2 and "out.jsonl, line 2" in error
     with RecordsFile(home / "other.sqlite") as other:
         assert list(other.every()) == []
@@ -133,7 +136,7 @@ def test_a_full_disk_leaves_no_half_an_export(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hwsparse.cli.records.write_lines", full)
-    code, _, error = run(monkeypatch, capsys, *"records export out.jsonl --records r.sqlite".split())
+    code, _, error = run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
     assert code == 1 and "No space left on device" in error
     assert not list(home.glob("*out.jsonl*")) and not list(home.glob(".out*"))
 
@@ -179,7 +182,7 @@ def test_networks_are_timed_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made = run(monkeypatch, capsys, *"compile model.onnx --choice dense --threads 1 --records r.sqlite".split())
+    made = run(monkeypatch, capsys, *COMPILE.split())
     assert made[0] == 0
     (artifact,) = (home / "hwsparse-out" / "artifacts").iterdir()
     line = ["measure", str(artifact), "model.onnx", "--samples", "12"]

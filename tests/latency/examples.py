@@ -94,7 +94,7 @@ measurements = st.builds(
     Measurement,
     key=texts,
     samples_s=st.lists(seconds, min_size=6, max_size=40).map(tuple),
-    source=st.sampled_from(["measured", "simulated", "imported"]),
+    source=st.sampled_from(["measured", "simulated"]),
     settings=settings,
     device=devices,
     toolchain=toolchains,
@@ -102,4 +102,5 @@ measurements = st.builds(
     kernel=st.none() | texts,
     reference_s=st.none() | seconds,
     cpu_share=st.floats(0, 1),
+    imported=st.booleans(),
 )

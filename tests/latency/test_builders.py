@@ -57,7 +57,9 @@ def test_orders_of_one_kernel_are_built_by_one_process_and_all_are_counted(crew:
     counted: list[threading.Thread] = []
     assert crew.build_many(asked, lambda: counted.append(threading.current_thread())) == dict.fromkeys(asked)
     assert counted == [threading.current_thread()] * 5
-    builders_of = {kernel: {(each.directory / "pid").read_text() for each in asked if each.kernel == kernel} for kernel in "ab"}
+    builders_of = {
+        kernel: {(each.directory / "pid").read_text() for each in asked if each.kernel == kernel} for kernel in "ab"
+    }
     assert all(len(pids) == 1 for pids in builders_of.values())
 
 

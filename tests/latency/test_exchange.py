@@ -13,8 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hwsparse.errors import InputError
-from hwsparse.latency import Measurement, Workload
-from hwsparse.latency import exchange
+from hwsparse.latency import Measurement, Workload, exchange
 from hwsparse.latency.exchange import read_lines, write_lines
 from hwsparse.pattern import Block
 from hwsparse.plan import Choice
@@ -24,9 +23,8 @@ HALF = Workload.of(matmul(), Choice(Block(4), 0.5), TARGET)
 
 
 def fitting(workload: Workload, taken: Measurement) -> tuple[Workload, Measurement]:
-    return workload, replace(
-        taken, key=workload.key, settings=replace(taken.settings, threads=workload.threads)
-    )
+    threads = replace(taken.settings, threads=workload.threads)
+    return workload, replace(taken, key=workload.key, settings=threads, imported=False)
 
 
 @given(st.lists(st.builds(fitting, workloads, measurements), max_size=4))

@@ -59,7 +59,7 @@ def test_what_is_added_is_found_as_it_was(workload: Workload, taken: Measurement
         with opened(path, taken.device, taken.toolchain) as records:
             records.add(workload, taken)
         with opened(path, taken.device, taken.toolchain) as records:
-            found = records.table(workload.target_name, workload.threads, taken.settings.cache, taken.source)
+            found = records.table(workload.target_name, workload.threads, taken.settings.cache, imported=taken.imported)
             assert found == {workload: taken}
 
 
@@ -117,13 +117,10 @@ def test_cold_and_warm_measurements_and_those_of_others_are_kept_apart(tmp_path:
     with opened(tmp_path / "r.db") as records:
         records.add(HALF, measurement(HALF, 1.0))
         records.add(HALF, measurement(HALF, 2.0, settings=cold))
-        records.add(HALF, measurement(HALF, 3.0, source="simulated"))
-        assert records.take_in([(HALF, measurement(HALF, 4.0))]) == 1
-        found = [
-            records.table(TARGET.name, 1, cache, source)[HALF].median_s
-            for cache, source in (("warm", "measured"), ("cold", "measured"), ("warm", "simulated"), ("warm", "imported"))
-        ]
-    assert found == [1.0, 2.0, 3.0, 4.0]
+        assert records.take_in([(HALF, measurement(HALF, 3.0))]) == 1
+        assert records.table(TARGET.name, 1)[HALF].median_s == 1.0
+        assert records.table(TARGET.name, 1, "cold")[HALF].median_s == 2.0
+        assert records.table(TARGET.name, 1, imported=True)[HALF] == measurement(HALF, 3.0, imported=True)
 
 
 def test_what_is_taken_in_twice_counts_once(tmp_path: Path) -> None:
@@ -154,7 +151,9 @@ def test_groups_say_what_there_is_and_others_can_be_removed(tmp_path: Path) -> N
     with opened(tmp_path / "r.db", elsewhere) as records:
         records.add(HALF, measurement(HALF, 9.0, device=elsewhere))
     with RecordsFile(tmp_path / "r.db") as file:
-        found = {group.device.cpu: (group.measurements, group.workloads, group.first, group.last) for group in file.groups()}
+        found = {
+            group.device.cpu: (group.measurements, group.workloads, group.first, group.last) for group in file.groups()
+        }
         assert found == {
             DEVICE.cpu: (3, 2, NOON, NOON + timedelta(hours=1)),
             "another": (1, 1, NOON, NOON),
@@ -231,7 +230,7 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     path = tmp_path / "r.db"
     with opened(path) as records:
         records.add(HALF, measurement(HALF, 1.0))
-    for column in ("kernel", "reference_s", "cpu_share", "cache"):
+    for column in ("kernel", "reference_s", "cpu_share", "cache", "imported"):
         change(path, f"ALTER TABLE measurements DROP COLUMN {column}")
     settings = (
         '{"threads": 1, "samples": 30, "rounds": 5, "warmup_s": 0.02, "min_sample_s": 0.0001, "timeout_s": 60.0, '
