@@ -6,6 +6,7 @@ Knows no tables.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from hwsparse.errors import HwsparseError
 
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S, BUSY_WAIT_S = 30.0, 0.01
 
 
 def sqlite_engine(path: Path, *, keep_open: bool = True) -> Engine:
@@ -35,7 +36,7 @@ def sqlite_engine(path: Path, *, keep_open: bool = True) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None  # sqlite3 would commit behind SQLAlchemy's back
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_writes_ahead(connection)
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
@@ -43,6 +44,19 @@ def sqlite_engine(path: Path, *, keep_open: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _log_writes_ahead(connection: sqlite3.Connection) -> None:
+    """Sets the journal's mode, which SQLite waits for nobody to do: others that open a new file may be at it."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_WAIT_S)
 
 
 @contextmanager
