@@ -27,7 +27,7 @@ from hwsparse.probe import ALLOWED_CPUS, cpu_flags, machine, probe_hardware
 KINDS = ("cpu", "gpu", "fpga")
 # How code on a target is timed; this version can do those in CAN_TIME.
 RUNNERS = ("local", "rpc", "cuda", "simulator")
-CAN_TIME = ("local",)
+CAN_TIME = ("local", "rpc")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 MAX_DESCRIPTOR_BYTES = 1 << 20
 PATH_VARIABLE = "HWSPARSE_TARGETS"
@@ -130,8 +130,8 @@ class Target:
                 + (f"in {choice.dtype} it can run {have}" if have else f"it has nothing in {choice.dtype}")
             )
 
-    def require_timing(self) -> None:
-        """Refuses a target that cannot be timed from here.
+    def require_timing(self, *, board: bool = False) -> None:
+        """Refuses a target that cannot be timed from here; one that runs on a `board` needs one to be named.
 
         Raises:
             UnsupportedError: no runner for it in this version, its code is not this machine's, or it runs with
@@ -143,6 +143,13 @@ class Target:
                 f"target {self.name} is timed by the runner {self.runner!r}, which this version does not have; "
                 f"targets that it can time: {names}"
             )
+        if board != (self.runner == "rpc"):
+            raise UnsupportedError(
+                f"target {self.name} is timed by the runner {self.runner!r}, "
+                + ("which needs no tracker" if board else "on a board: its tracker is missing")
+            )
+        if board:
+            return
         triple = json.loads(self.tvm_target).get("mtriple", "")
         if triple and (code := machine(triple.partition("-")[0])) != machine():
             raise UnsupportedError(f"target {self.name} is timed where it runs, on {code}; this machine is {machine()}")

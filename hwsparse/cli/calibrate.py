@@ -14,7 +14,7 @@ from rich.table import Table
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
-from hwsparse.latency import CalibrationReport, CostModel, Workload
+from hwsparse.latency import Address, CalibrationReport, CostModel, Workload
 from hwsparse.plan import Choice, Layer
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def calibrate(
     ),
     threads: int | None = options.THREADS,
     shape: list[str] = options.SHAPE,
+    tracker: str | None = typer.Option(None, help="HOST:PORT where boards of the device are registered."),
+    priority: int = typer.Option(1, help="Before others who wait for a board: the higher, the earlier."),
     records: Path = options.RECORDS,
 ) -> None:
     """Measures what every pattern and ratio of zeros costs each layer of a model on a device.
@@ -49,7 +51,8 @@ def calibrate(
     from hwsparse.pipeline.calibration import calibrate_model
 
     device = options.device(target, threads)
-    device.require_timing()
+    board = Address.parse(tracker, device.name, priority) if tracker else None
+    device.require_timing(board=board is not None)
     if not all(0 < each < 1 for each in ratio):
         raise InputError(f"--ratio: shares of zeros lie between 0 and 1, not {ratio}")
     network = import_onnx(model, shapes=options.shapes(shape))
@@ -62,6 +65,7 @@ def calibrate(
             patterns=pattern,
             ratios=sorted(set(ratio)),
             cache="cold" if cold else "warm",
+            board=board,
             on_step=lambda done, total: progress("layers", done, total, ()),
         )
     console.print(_table(network, device, report, CostModel.fit(report.table)))

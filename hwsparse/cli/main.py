@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 import hwsparse
-from hwsparse.cli import interrupt, records, targets
+from hwsparse.cli import device, interrupt, records, targets
 from hwsparse.cli.audit import audit
 from hwsparse.cli.calibrate import calibrate
 from hwsparse.cli.measure import measure
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(targets.app, name="targets")
 app.add_typer(records.app, name="records")
+app.add_typer(device.app, name="device")
 COMMANDS = (
     quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, front, audit, verify, serve, request,
     download,

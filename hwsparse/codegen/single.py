@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwsparse.codegen.build import compile_module, export, write_parameters
-from hwsparse.codegen.library import LIBRARY, REFERENCE, Library, random_inputs
+from hwsparse.codegen.library import LIBRARY, REFERENCE, random_inputs
 from hwsparse.codegen.lowering import lower
 from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
@@ -34,10 +34,11 @@ OPSET = 17
 
 def build_layer(
     layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str | None = None, seed: int = 0
-) -> Library:
-    """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`.
+) -> None:
+    """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`: a `Library`.
 
-    onnxruntime's answer on random inputs is stored beside it, for `Library.check`.
+    onnxruntime's answer on random inputs is stored beside it, for `Library.check`. Nothing is loaded: the code may be
+    another machine's.
 
     Args:
         kernel: one of `kernels_for`; the first of them if None.
@@ -66,7 +67,6 @@ def build_layer(
     }
     with writing(directory / REFERENCE):
         save_file(reference, directory / REFERENCE)
-    return Library.load(directory, target.threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Latency: how long layers and networks take on a device, measured once, kept, and predicted from there."""
 
+from hwsparse.latency.board import Address
 from hwsparse.latency.builders import Crew
 from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate
 from hwsparse.latency.cost_model import CostModel, Prediction
@@ -7,11 +8,13 @@ from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
 from hwsparse.latency.network import Residual
 from hwsparse.latency.records import Records
-from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runner
+from hwsparse.latency.runner import BoardRunner, Clock, LocalRunner, Outcome, Progress, Runner
 from hwsparse.latency.workload import REFERENCE, Workload
 
 __all__ = [
     "REFERENCE",
+    "Address",
+    "BoardRunner",
     "CalibrationReport",
     "Clock",
     "Codegen",

@@ -33,7 +33,7 @@ class RunSettings:
     """How a library is timed, in seconds; `timeout_s` is for each step: load, check, a turn of timing.
 
     With a `precision`, rounds go on beyond `samples` until the quiet time's interval is within it, relative, or
-    `stretch` times as many are taken. With a `cold` cache nothing but its input is in any cache when a call begins.
+    `stretch` times as many are taken. With a `cold` cache a call finds nothing in any cache.
     """
 
     threads: int

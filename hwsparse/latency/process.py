@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +58,14 @@ class Worker:
     """A running worker process, by default with `threads` CPUs of its own to run on."""
 
     def __init__(
-        self, loader: str, threads: int, interpreter: Interpreter | None = None, *, pinned: bool = True
+        self,
+        loader: str,
+        threads: int,
+        interpreter: Interpreter | None = None,
+        *,
+        pinned: bool = True,
+        options: Mapping[str, Any] | None = None,
+        start_s: float = START_TIMEOUT_S,
     ) -> None:
         """Starts the process.
 
@@ -66,6 +73,8 @@ class Worker:
             loader: "module:class" of the library class.
             interpreter: of an environment that has what the loader imports; by default this one.
             pinned: to CPUs of its own, or free to run on any.
+            options: what the class is made with, where it does not load libraries itself, but its instances do.
+            start_s: how long it may take to start.
 
         Raises:
             MeasureError: it does not start, or this machine has too few CPUs.
@@ -76,6 +85,8 @@ class Worker:
         numbers = map(str, (threads, os.getpid(), *(choose_cpus(threads) if pinned else ())))
         # By its file: as a module it would import its package first, and with that all that we need.
         command = [python.executable, str(Path(__file__).with_name("worker.py")), loader, *numbers]
+        if options is not None:
+            command += ["--options", json.dumps(options)]
         pipe, env = subprocess.PIPE, _environment(threads, python.path)
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
@@ -89,7 +100,7 @@ class Worker:
         self._prints = self._process.stderr
         self._received, self._printed, self._asked = b"", b"", 0
         try:
-            greeting = self._receive(START_TIMEOUT_S)
+            greeting = self._receive(start_s)
         except LostError as lost:
             raise MeasureError(f"the process that times libraries did not start: {lost.reason}") from None
         if "failed" in greeting:

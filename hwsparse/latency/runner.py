@@ -1,4 +1,4 @@
-"""Times compiled libraries on this machine, in a process of their own.
+"""Times compiled libraries in a process of their own: on this machine, or from it on a board.
 
 Knows directories that hold libraries, not what they compute.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
 
-from hwsparse.errors import MeasureError
+from hwsparse import strictjson
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency.board import LOADER, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import (
     QUIET,
@@ -31,7 +34,7 @@ from hwsparse.latency.process import LostError, RefusedError, Worker
 
 # Libraries that are in memory together, and take turns.
 BATCH = 16
-UNLOAD_TIMEOUT_S = 10.0
+UNLOAD_TIMEOUT_S, ASK_TIMEOUT_S = 10.0, 30.0
 # Where the reference kernel sits beside them, and how long it runs to tell how fast the clock is.
 REFERENCE_SLOT, REFERENCE_S = -1, 3e-4
 # A process that has less of its CPU than this shares it with others.
@@ -40,6 +43,9 @@ FULL_SHARE = 0.95
 Outcome = Measurement | MeasureFailure
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Clock = Callable[[], datetime]  # with a time zone
+
+
+R = TypeVar("R", bound="ProcessRunner")
 
 
 class Runner(Protocol):
@@ -51,36 +57,43 @@ class Runner(Protocol):
         """Times each library, given as key: directory; drift hits all alike."""
 
 
-@final
-class LocalRunner:
-    """Times libraries in a child process with pinned threads; a context manager that leaves no process."""
+class ProcessRunner:
+    """Times libraries in a child process; a context manager that leaves none."""
 
-    def __init__(
-        self,
-        toolchain: Toolchain,
-        clock: Clock,
-        device: Device | None = None,
-        loader: str = "hwsparse.codegen:Library",
-        reference: Path | None = None,
-    ) -> None:
+    # How often a library may take the process down before it is to blame.
+    chances = 1
+
+    def __init__(self, toolchain: Toolchain, clock: Clock, reference: Path | None = None) -> None:
         """Starts nothing yet.
 
         Args:
             toolchain: what built the libraries.
             clock: tells the time for `taken_at`.
-            device: goes into the measurements, as does the toolchain; this machine unless given.
-            loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
-                to be timed with a cold cache, `time(repeats, number, cold=True)` too.
             reference: a library that is timed now and then beside all others, to tell how fast the clock is.
         """
         self.toolchain = toolchain
-        self.device = device or Device.probe()
         self._clock = clock
-        self._loader = loader
         self._reference = reference
         self._worker: Worker | None = None
 
-    def __enter__(self) -> LocalRunner:
+    @property
+    def device(self) -> Device:
+        """What runs the libraries; goes into the measurements.
+
+        Raises:
+            MeasureError: it has to be asked, and does not answer.
+        """
+        raise NotImplementedError
+
+    def start(self, threads: int) -> Worker:
+        """A new child process.
+
+        Raises:
+            MeasureError: it cannot be started.
+        """
+        raise NotImplementedError
+
+    def __enter__(self: R) -> R:
         return self
 
     def __exit__(
@@ -113,11 +126,12 @@ class LocalRunner:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
         done: dict[str, Outcome] = {}
+        lost: Counter[str] = Counter()
         keys = iter(libraries)
         while batch := list(islice(keys, BATCH)):
             left = batch
             while left:
-                done |= self._attempt({key: libraries[key] for key in left}, settings)
+                done |= self._attempt({key: libraries[key] for key in left}, settings, lost)
                 left = [key for key in batch if key not in done]
             if progress is not None:
                 progress(len(done), len(libraries))
@@ -129,7 +143,7 @@ class LocalRunner:
         Raises:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
-        worker = Worker(self._loader, settings.threads)
+        worker = self.start(settings.threads)
         stage: Stage = "load"
         try:
             before: int = worker.ask(settings.timeout_s, do="memory")["held"]
@@ -145,7 +159,7 @@ class LocalRunner:
         finally:
             worker.close()
 
-    def _attempt(self, libraries: Mapping[str, Path], settings: RunSettings) -> dict[str, Outcome]:
+    def _attempt(self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str]) -> dict[str, Outcome]:
         """Times a batch; when a library takes the worker down, gives what failed until then and no more."""
         worker = self._empty_worker(settings.threads)
         failures: dict[str, Outcome] = {}
@@ -169,9 +183,12 @@ class LocalRunner:
                         turns[at].take(worker, settings, math.ceil(settings.samples / settings.rounds))
                     except (RefusedError, _ClockError) as error:
                         failures[at] = MeasureFailure(at, "run", str(error))
-        except LostError as lost:
+        except LostError as loss:
             self.close()
-            return {**failures, at: MeasureFailure(at, lost.stage, lost.reason)}
+            lost[at] += 1
+            if lost[at] < self.chances:
+                return failures
+            return {**failures, at: MeasureFailure(at, loss.stage, loss.reason)}
         except BaseException:  # Ctrl-C
             self.close()
             raise
@@ -208,8 +225,73 @@ class LocalRunner:
             except (LostError, RefusedError):
                 pass  # nobody waits for an answer: another worker will do
             self.close()
-        self._worker = Worker(self._loader, threads)
+        self._worker = self.start(threads)
         return self._worker
+
+
+@final
+class LocalRunner(ProcessRunner):
+    """Times libraries on this machine, with pinned threads."""
+
+    def __init__(
+        self,
+        toolchain: Toolchain,
+        clock: Clock,
+        device: Device | None = None,
+        loader: str = "hwsparse.codegen:Library",
+        reference: Path | None = None,
+    ) -> None:
+        """Starts nothing yet; arguments are those of `ProcessRunner`, and
+
+        Args:
+            device: this machine unless given.
+            loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
+                to be timed with a cold cache, `time(repeats, number, cold=True)` too.
+        """
+        super().__init__(toolchain, clock, reference)
+        self._device = device or Device.probe()
+        self._loader = loader
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def start(self, threads: int) -> Worker:
+        return Worker(self._loader, threads)
+
+
+@final
+class BoardRunner(ProcessRunner):
+    """Times libraries on a board that is reached over the network.
+
+    A board that vanishes is waited for, and a library that was at it then gets a second chance: a kernel that crashes
+    takes its session down as well.
+    """
+
+    chances = 2
+
+    def __init__(self, toolchain: Toolchain, clock: Clock, address: Address, reference: Path | None = None) -> None:
+        """Starts nothing yet; arguments are those of `ProcessRunner`, and the board's address."""
+        super().__init__(toolchain, clock, reference)
+        self.address = address
+        self._device: Device | None = None
+
+    @property
+    def device(self) -> Device:
+        if self._device is None:
+            self._device = self._ask_device()
+        return self._device
+
+    def _ask_device(self) -> Device:
+        worker = self._empty_worker(threads=1)
+        try:
+            return strictjson.decode(Device, worker.ask(ASK_TIMEOUT_S, do="describe")["device"], "the board's device")
+        except (LostError, RefusedError, InputError) as error:
+            raise MeasureError(f"board {self.address.key!r} does not say what it is: {error}") from None
+
+    def start(self, threads: int) -> Worker:
+        wait_s = self.address.wait_s
+        return Worker(LOADER, threads, pinned=False, options=asdict(self.address), start_s=wait_s + ASK_TIMEOUT_S)
 
 
 @dataclass(slots=True)

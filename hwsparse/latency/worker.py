@@ -43,6 +43,8 @@ def main() -> int:
             os.sched_setaffinity(0, arguments.cpus)
         module, _, name = arguments.loader.partition(":")
         loader = getattr(importlib.import_module(module), name)
+        if arguments.options:
+            loader = loader(**json.loads(arguments.options))
     except Exception as error:  # whatever an import raises
         _answer(answers, {"failed": f"{type(error).__name__}: {one_line(error)}"})
         return 1
@@ -92,8 +94,13 @@ def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
     samples = library.time(request["repeats"], request["number"], **cold)
     worked, took = time.thread_time() - worked, time.perf_counter() - began
     # Clocks of threads are coarse.
-    share = min(1.0, worked / took) if took > LEAST_SHARED_S else 1.0
+    told = took > LEAST_SHARED_S and not getattr(library, "elsewhere", False)
+    share = min(1.0, worked / took) if told else 1.0
     return {"samples": [float(sample) for sample in samples], "share": share}
+
+
+def _describe(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    return {"device": loader.describe()}
 
 
 def _memory(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
@@ -122,6 +129,7 @@ ACTIONS: dict[str, Action] = {
     "warm": _warm,
     "time": _time,
     "memory": _memory,
+    "describe": _describe,
     "clear": _clear,
 }
 
@@ -132,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("threads", type=int)
     parser.add_argument("parent", type=int, help="process to end with")
     parser.add_argument("cpus", type=int, nargs="*", help="to run on; none: any")
+    parser.add_argument("--options", help="what the loader class is made with, as JSON; without them it loads itself")
     return parser.parse_args()
 
 

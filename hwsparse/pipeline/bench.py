@@ -16,6 +16,8 @@ from hwsparse import codegen
 from hwsparse.errors import MeasureError
 from hwsparse.latency import (
     REFERENCE,
+    Address,
+    BoardRunner,
     CalibrationReport,
     Crew,
     LocalRunner,
@@ -26,6 +28,7 @@ from hwsparse.latency import (
     calibrate,
 )
 from hwsparse.latency.contender import LOADER
+from hwsparse.latency.runner import ProcessRunner
 from hwsparse.model import Model
 from hwsparse.plan import Choice
 from hwsparse.target import Target
@@ -45,8 +48,8 @@ class Bench:
     target: Target
     records: Records
     crew: Crew
-    layers: LocalRunner
-    networks: LocalRunner
+    layers: ProcessRunner
+    networks: ProcessRunner
     clock: Clock
 
     def calibrate(
@@ -99,19 +102,25 @@ class Bench:
 
 
 @contextmanager
-def open_bench(target: Target, records: Path, clock: Clock) -> Iterator[Bench]:
-    """A bench on this machine.
+def open_bench(target: Target, records: Path, clock: Clock, board: Address | None = None) -> Iterator[Bench]:
+    """A bench on this machine, or with a board where its target is timed.
 
     Raises:
         UnsupportedError: the target cannot be timed from here.
-        MeasureError: the records cannot be opened.
+        MeasureError: the records cannot be opened, or there is no such board.
     """
-    target.require_timing()
+    target.require_timing(board=board is not None)
     toolchain = Toolchain.of(target, codegen.KERNEL_VERSION)
     with ExitStack() as stack:
         reference = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-reference-")))
         codegen.build_layer(REFERENCE, Choice(), target, reference)
-        layers = stack.enter_context(LocalRunner(toolchain, clock, reference=reference))
-        networks = stack.enter_context(LocalRunner(toolchain, clock, layers.device, LOADER, reference))
+        layers: ProcessRunner
+        if board is None:
+            layers = LocalRunner(toolchain, clock, reference=reference)
+            networks: ProcessRunner = LocalRunner(toolchain, clock, layers.device, LOADER, reference)
+        else:
+            layers = networks = BoardRunner(toolchain, clock, board, reference)
+        stack.enter_context(layers)
+        stack.enter_context(networks)
         kept = stack.enter_context(Records(records, layers.device, toolchain))
         yield Bench(target, kept, stack.enter_context(Crew()), layers, networks, clock)

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from hwsparse.codegen import refusal
-from hwsparse.latency import CalibrationReport, RunSettings
+from hwsparse.latency import Address, CalibrationReport, RunSettings
 from hwsparse.latency.calibrate import PRECISION
 from hwsparse.latency.measurement import Cache
 from hwsparse.model import Model
@@ -26,6 +26,7 @@ def calibrate_model(
     patterns: Sequence[str] = (),
     ratios: Sequence[float],
     cache: Cache = "warm",
+    board: Address | None = None,
     on_step: Steps = lambda done, total: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> CalibrationReport:
@@ -36,6 +37,7 @@ def calibrate_model(
         patterns: of those that the target supports; all if empty.
         ratios: of zeros, for the patterns that have no ratio of their own.
         cache: whether a call finds its weights in the caches.
+        board: where to find one, of a target that is timed on boards.
         on_step: called with the steps done and the steps in all.
 
     Raises:
@@ -43,7 +45,7 @@ def calibrate_model(
         ModelError: the model has no prunable layers.
         MeasureError: nothing can be timed, or the records cannot be written.
     """
-    require_work(model, target)
+    require_work(model, target, board=board is not None)
     choices = choices_of(target, patterns, ratios)
     options = {
         layer.name: [
@@ -51,6 +53,6 @@ def calibrate_model(
         ]
         for layer in model.layers
     }
-    with open_bench(target, records, clock) as bench:
+    with open_bench(target, records, clock, board) as bench:
         settings = RunSettings(threads=target.threads, precision=PRECISION, cache=cache)
         return bench.calibrate(model, options, on_step, settings)

@@ -148,7 +148,8 @@ def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
 @pytest.mark.parametrize("text", ["dense", "unstructured@0.9", "block16x1@0.6", "2:4x4"])
 @pytest.mark.parametrize("layer", [conv(1, 8, (9, 9), 32, (3, 3)), product((1, 20), 16, 32)], ids=["conv", "product"])
 def test_a_layer_alone_agrees_with_onnxruntime(layer, text: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    library = build_layer(layer, parse_choice(text), CPU, tmp_path)
+    build_layer(layer, parse_choice(text), CPU, tmp_path)
+    library = Library.load(tmp_path, CPU.threads)
     error = library.check()
     assert error is not None and error < 1e-4
     assert all(seconds > 0 for seconds in library.time(3, 2))
@@ -165,7 +166,8 @@ def test_a_layer_alone_agrees_with_onnxruntime_by_every_kernel_that_serves_it(te
     for kernel in kernels:
         directory = tmp_path / kernel
         directory.mkdir()
-        library = build_layer(WIDE, choice, CPU, directory, kernel)
+        build_layer(WIDE, choice, CPU, directory, kernel)
+        library = Library.load(directory, CPU.threads)
         assert library.kernels == {"layer": kernel}
         error = library.check()
         assert error is not None and error < 1e-4
@@ -194,14 +196,16 @@ def test_a_network_is_built_of_the_kernels_asked_for(model: Model, tmp_path: Pat
 
 
 def test_a_wrong_answer_is_noticed(tmp_path: Path) -> None:
-    library = build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    library = Library.load(tmp_path, CPU.threads)
     library._parameters[-1] = tvm.runtime.tensor(np.full(32, 100, np.float32))  # another bias
     error = library.check()
     assert error is not None and error > 0.1
 
 
 def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    library = build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    build_layer(product((1, 20), 16, 32), Choice(), CPU, tmp_path)
+    library = Library.load(tmp_path, CPU.threads)
     with pytest.raises(InputError, match="inputs are x; got none"):
         library.run({})
     with pytest.raises(InputError, match=r"float32 \(1, 20, 16\); got float64"):
@@ -291,7 +295,8 @@ def test_a_library_without_room_says_so(model: Model, tmp_path: Path, monkeypatc
 
 def test_pattern_names_the_kernel(tmp_path: Path) -> None:
     layer = conv(1, 16, (8, 8), 32, (1, 1))
-    library = build_layer(layer, Choice(parse_pattern("block8x1"), 0.5), CPU, tmp_path)
+    build_layer(layer, Choice(parse_pattern("block8x1"), 0.5), CPU, tmp_path)
+    library = Library.load(tmp_path, CPU.threads)
     assert library.kernels["layer"].startswith("shared_index_r8")
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ import hwsparse.codegen
 import hwsparse.compiler
 from hwsparse.artifact import Artifact
 from hwsparse.cli.job import STAGE_ENDS
-from hwsparse.codegen import Library, build_layer, relative_error
+from hwsparse.codegen import Library, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset, write_npz
 from hwsparse.errors import (
     ArtifactError,
-    CompileError,
     DataError,
     InputError,
     MeasureError,
@@ -36,6 +35,8 @@ from hwsparse.errors import (
     StudyError,
     UnsupportedError,
 )
+from hwsparse.latency import Crew
+from hwsparse.latency.builders import Order
 from hwsparse.model import Model
 from hwsparse.pipeline import (
     Goal,
@@ -49,12 +50,12 @@ from hwsparse.pipeline import (
 )
 from hwsparse.pipeline.ceiling import unstructured_plan
 from hwsparse.pipeline.judges import appoint_judges
-from hwsparse.plan import Choice, Layer, Plan, parse_choice
+from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report, read_report, words
 from hwsparse.report.audit import audit
 from hwsparse.search import Candidate
 from hwsparse.sparsify import Sizes, narrowed_shape
-from hwsparse.target import Target, load_target
+from hwsparse.target import load_target
 from tests.sparsify.test_quality import classifier
 
 GOAL = Goal(trials=5, finalists=2, max_drop=0.2, patterns=("unstructured", "block4x1"), ratios=(0.5, 0.9))
@@ -192,12 +193,14 @@ def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome, data:
 def test_a_second_run_measures_and_tries_nothing_again(
     outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(layer: Layer, *rest: Any) -> object:
-        if layer in model.layers:
-            raise AssertionError("a layer was built again")
-        return build_layer(layer, *rest)  # of a small dense network that another latency asks for
+    build_many = Crew.build_many
 
-    monkeypatch.setattr(hwsparse.codegen, "build_layer", refuse)
+    def refuse(crew: Crew, orders: Iterable[Order], on_built: Callable[[], None]) -> Mapping[Order, str | None]:
+        asked = list(orders)  # of a small dense network that another latency asks for
+        assert not [order for order in asked if order.layer in model.layers], "a layer was built again"
+        return build_many(crew, asked, on_built)
+
+    monkeypatch.setattr(Crew, "build_many", refuse)
     again = optimize(model, data, TARGET, GOAL, workspace)
     assert [c.plan for c in again.candidates] == [c.plan for c in outcome.candidates]
     assert finished(workspace.study) == GOAL.trials
@@ -206,13 +209,16 @@ def test_a_second_run_measures_and_tries_nothing_again(
 def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
     outcome: Outcome, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> object:
-        if str(choice.pattern) == "unstructured":
-            raise CompileError("not today")
-        return build_layer(layer, choice, target, directory, kernel)
+    build_many = Crew.build_many
+
+    def build(crew: Crew, orders: Iterable[Order], on_built: Callable[[], None]) -> Mapping[Order, str | None]:
+        asked = list(orders)
+        refused = [order for order in asked if str(order.choice.pattern) == "unstructured"]
+        built = build_many(crew, [order for order in asked if order not in refused], on_built)
+        return {**built, **dict.fromkeys(refused, "not today")}
 
     copy = Workspace(Path(shutil.copytree(workspace.directory, tmp_path / "out")), tmp_path / "records.sqlite")
-    monkeypatch.setattr(hwsparse.codegen, "build_layer", build)
+    monkeypatch.setattr(Crew, "build_many", build)
     known, stages = list[tuple[Candidate, ...]](), dict[str, None]()
 
     def on_progress(stage: str, done: int, total: int, found: tuple[Candidate, ...]) -> None:
@@ -402,10 +408,10 @@ def test_a_goal_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_layer_that_cannot_be_measured_is_named(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> None:
-        raise CompileError("the linker fell over")
+    def broken(crew: Crew, orders: Iterable[Order], on_built: Callable[[], None]) -> Mapping[Order, str | None]:
+        return dict.fromkeys(orders, "the linker fell over")
 
-    monkeypatch.setattr(hwsparse.codegen, "build_layer", broken)
+    monkeypatch.setattr(Crew, "build_many", broken)
     plan = Plan.of(model.digest, {"head": parse_choice("2:4")})
     with pytest.raises(MeasureError, match=r"layer 'head', dense, cannot be measured \(build\): the linker fell over"):
         compile_plan(model, plan, TARGET, Workspace(tmp_path / "out", tmp_path / "records.sqlite"))

@@ -1,0 +1,156 @@
+"""A device that is reached over the network, by TVM's RPC: seen from here (`Board`), and on the device (`serve_board`).
+
+A tracker knows which boards there are, under which key, and gives each to one user at a time, by priority. Whoever
+reaches a board can run any code on it: boards and trackers belong into networks of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsparse import strictjson
+from hwsparse.errors import InputError, MeasureError, one_line
+from hwsparse.latency.fingerprint import Device
+
+if TYPE_CHECKING:
+    from hwsparse.codegen import Library
+
+LOADER = "hwsparse.latency.board:Board"
+DESCRIBE = "hwsparse.device"
+# How often to look whether a board has come (back); ports that a board may listen on.
+LOOK_EVERY_S, CONNECT_S = 1.0, 5.0
+PORTS = range(9091, 9200)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A tracker, and the key under which boards of one kind are registered there; several users go by priority."""
+
+    host: str
+    port: int
+    key: str
+    priority: int = 1
+    wait_s: float = 120.0  # for a board that is in use, away or starting
+
+    @classmethod
+    def parse(cls, tracker: str, key: str, priority: int = 1) -> Address:
+        """Reads a tracker's HOST:PORT.
+
+        Raises:
+            InputError: it is none.
+        """
+        host, colon, port = tracker.rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise InputError(f"tracker {tracker!r}: give it as HOST:PORT")
+        return cls(host, int(port), key, priority)
+
+
+class Board:
+    """What a timing process loads libraries by: they go to the board, and are run there."""
+
+    def __init__(self, **address: Any) -> None:
+        """Waits for a board to be free, and takes it until this process ends.
+
+        Raises:
+            MeasureError: no tracker, or no board within the time.
+        """
+        self.address = Address(**address)
+        self._session = _request(self.address)
+
+    def load(self, directory: Path, threads: int) -> Remote:
+        """Loads a library on the board."""
+        from hwsparse.codegen import Library
+
+        with self.watched():
+            return Remote(self, Library.load(directory, threads, self._session))
+
+    def describe(self) -> dict[str, Any]:
+        """The board's `Device`, as JSON data."""
+        return dict(json.loads(self._session.get_function(DESCRIBE)()))
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Ends this process when something fails because the board is gone: no library is to blame."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.describe()
+            except Exception:
+                sys.exit(f"board {self.address.key!r} is gone: {one_line(error)}")
+            raise
+
+
+class Remote:
+    """A library on a board."""
+
+    elsewhere = True  # what this process gets of its CPU says nothing of the board's
+
+    def __init__(self, board: Board, library: Library) -> None:
+        self._board, self._library = board, library
+
+    def check(self) -> float | None:
+        with self._board.watched():
+            return self._library.check()
+
+    def time(self, repeats: int, number: int = 1, *, cold: bool = False) -> tuple[float, ...]:
+        with self._board.watched():
+            return self._library.time(repeats, number, cold=cold)
+
+
+def _request(address: Address) -> Any:
+    from tvm import rpc
+
+    deadline = time.monotonic() + address.wait_s
+    where = f"the tracker at {address.host}:{address.port}"
+    while True:
+        try:
+            # By itself it would try for a minute.
+            socket.create_connection((address.host, address.port), CONNECT_S).close()
+            tracker = rpc.connect_tracker(address.host, address.port)
+            known = {server["key"].partition(":")[2] for server in tracker.summary()["server_info"]}
+        except (OSError, RuntimeError) as error:
+            raise MeasureError(f"{where} cannot be reached: {one_line(error)}") from None
+        if address.key in known:
+            return tracker.request(address.key, priority=address.priority, max_retry=1)
+        if time.monotonic() > deadline:
+            have = f"there are {', '.join(sorted(known))}" if known else "there are none"
+            raise MeasureError(f"{where} knows no board {address.key!r}; {have}")
+        time.sleep(LOOK_EVERY_S)
+
+
+def serve_board(tracker: Address, host: str, say: Callable[[str], None]) -> None:
+    """Offers this machine as a board, for ever: sessions one after the other, each in a process of its own.
+
+    Args:
+        host: that this machine listens on, and is reached by.
+        say: told in a line what happens.
+    """
+    import tvm_ffi
+    from tvm.rpc.server import PopenRPCServerState
+
+    from hwsparse.codegen import Library  # noqa: F401  (what it registers, sessions find)
+
+    # What is registered here is there in the processes of sessions only if they are copies of this one.
+    multiprocessing.set_start_method("fork", force=True)
+    tvm_ffi.register_global_func(DESCRIBE, lambda: strictjson.dumps(Device.probe()), override=True)
+    while True:
+        server = PopenRPCServerState(
+            host, PORTS.start, PORTS.stop, tracker_addr=(tracker.host, tracker.port), key=tracker.key,
+            custom_addr=host, silent=True,
+        )  # fmt: skip
+        say(f"board {tracker.key!r} listens on {host}:{server.port}")
+        # Ends when a session crashed, as kernels may, or the tracker cannot be found.
+        server.thread.join()
+        server.sock.close()
+        say("a session ended badly, or the tracker is away: starting again")
+        time.sleep(LOOK_EVERY_S)

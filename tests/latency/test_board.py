@@ -1,0 +1,150 @@
+"""Boards over loopback: TVM's own tracker and server, this machine for the board."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hwsparse.codegen import build_layer
+from hwsparse.codegen.library import REFERENCE
+from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency import Address, BoardRunner, Device, MeasureFailure, Measurement, RunSettings
+from hwsparse.plan import Choice
+from hwsparse.target import load_target
+from tests.latency.examples import TOOLCHAIN, Clock, conv
+
+KEY = "test-board"
+STARTING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hwsparse.cli import main; main()"
+)
+QUICK = RunSettings(threads=1, samples=12, rounds=3, warmup_s=0.0)
+
+
+@contextmanager
+def command(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A running `hwsparse` that has said its first line, in a process group of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert process.stdout is not None
+        assert "listens on" in process.stdout.readline()
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Pulls the plug: the process and all that it started are gone at once."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with command("device", "tracker", "--port", str(port)):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def board(tracker: str) -> Iterator[subprocess.Popen[str]]:
+    with command("device", "serve", "--tracker", tracker, "--key", KEY) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("library")
+    build_layer(conv(), Choice(), load_target("x86-local").with_threads(1), directory)
+    return directory
+
+
+def runner(tracker: str, wait_s: float = 60.0, reference: Path | None = None) -> BoardRunner:
+    host, _, port = tracker.partition(":")
+    return BoardRunner(TOOLCHAIN, Clock(), Address(host, int(port), KEY, wait_s=wait_s), reference)
+
+
+def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for path in library.iterdir():
+        (wrong / path.name).write_bytes(path.read_bytes())
+    other = load_file(library / REFERENCE)
+    save_file({name: value + np.float32(name.startswith("out")) for name, value in other.items()}, wrong / REFERENCE)
+    with board(tracker), runner(tracker, reference=library) as timed:
+        found = timed.run_many({"right": library, "wrong": wrong, "none": tmp_path / "none"}, QUICK)
+        cold = timed.run("cold", library, RunSettings(threads=1, samples=12, rounds=3, warmup_s=0.0, cache="cold"))
+        assert timed.device == Device.probe()
+    right = found["right"]
+    assert isinstance(right, Measurement)
+    assert (right.device, len(right.samples_s), right.cpu_share) == (Device.probe(), 12, 1.0)
+    assert right.reference_s is not None and right.reference_s > 0
+    assert isinstance(found["wrong"], MeasureFailure) and found["wrong"].stage == "check"
+    assert isinstance(found["none"], MeasureFailure) and found["none"].stage == "load"
+    assert isinstance(cold, Measurement)
+
+
+def test_a_board_that_vanishes_and_comes_back_costs_nothing_but_time(tracker: str, library: Path) -> None:
+    settings = RunSettings(threads=1, samples=40, rounds=40, warmup_s=0.0, min_sample_s=0.05)
+    found: dict[str, object] = {}
+    with runner(tracker) as timed:
+        with board(tracker) as first:
+            assert timed.device == Device.probe()
+            work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, settings)))
+            work.start()
+            time.sleep(3)
+            end(first)
+        with board(tracker):
+            work.join(120)
+        assert not work.is_alive()
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+
+
+def test_a_board_that_stays_away_is_one_clear_error(tracker: str, library: Path) -> None:
+    with board(tracker) as only, runner(tracker, wait_s=2.0) as timed:
+        assert isinstance(timed.run("a", library, QUICK), Measurement)
+        end(only)
+        with pytest.raises(MeasureError, match=r"knows no board 'test-board'; there are none"):
+            timed.run("a", library, QUICK)
+
+
+def test_a_tracker_that_is_not_there_is_one_clear_error(library: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{free.getsockname()[1]}"
+    with (
+        runner(nowhere) as timed,
+        pytest.raises(MeasureError, match=r"the tracker at 127\.0\.0\.1:\d+ cannot be reached"),
+    ):
+        timed.run("a", library, QUICK)
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":9190", "host:port", "host:0", "host:65536", "host:-1"])
+def test_an_address_is_a_host_and_a_port(text: str) -> None:
+    with pytest.raises(InputError, match="give it as HOST:PORT"):
+        Address.parse(text, KEY)
+    assert Address.parse("host:9190", KEY, 3) == Address("host", 9190, KEY, 3)
