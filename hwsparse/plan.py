@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -75,6 +76,47 @@ class Layer:
         w = self.window
         pads = "_".join(f"{begin},{end}" for begin, end in w.pads)
         return f"conv {sizes} s{_by_x(w.strides)} p{pads} d{_by_x(w.dilations)} g{w.groups} {self.dtype}"
+
+
+_SIZES = r"\d+(?:x\d+)*"
+_MATMUL = re.compile(rf"matmul ({_SIZES}) w(\d+x\d+) (\w+)")
+_CONV = re.compile(rf"conv ({_SIZES}) w({_SIZES}) s({_SIZES}) p(\d+,\d+(?:_\d+,\d+)*) d({_SIZES}) g(\d+) (\w+)")
+
+
+def parse_signature(text: str) -> Layer:
+    """A layer, without names, of which `signature` is this text.
+
+    Raises:
+        PlanError: it is no signature, or one of no layer that there can be.
+    """
+    if found := _MATMUL.fullmatch(text):
+        inputs, weight = _sizes(found[1]), _sizes(found[2])
+        if inputs[-1] != weight[1]:
+            raise PlanError(f"{text!r}: products of {inputs[-1]} by {weight[1]}")
+        outputs = (*inputs[:-1], weight[0])
+        return Layer("", "MatMul", "", weight, inputs, outputs, math.prod(outputs) * weight[1], dtype=found[3])
+    found = _CONV.fullmatch(text)
+    if not found:
+        raise PlanError(f"{text!r} is no layer's signature")
+    inputs, weight, strides, dilations = (_sizes(found[at]) for at in (1, 2, 3, 5))
+    pads = tuple((int(begin), int(end)) for begin, end in (pair.split(",") for pair in found[4].split("_")))
+    axes, groups = len(inputs) - 2, int(found[6])
+    if axes < 1 or {len(weight) - 2, len(strides), len(pads), len(dilations)} != {axes} or min(strides) < 1:
+        raise PlanError(f"{text!r}: not as many sizes for each axis, or a stride of 0")
+    if groups < 1 or inputs[1] != weight[1] * groups or weight[0] % groups:
+        raise PlanError(f"{text!r}: {inputs[1]} channels in {groups} groups of {weight[1]}, for {weight[0]} outputs")
+    axis = zip(inputs[2:], weight[2:], strides, pads, dilations, strict=True)
+    spatial = (
+        (size + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, dilation in axis
+    )
+    outputs = (inputs[0], weight[0], *spatial)
+    macs = math.prod(outputs) * math.prod(weight[1:])
+    window = Window(strides, pads, dilations, groups)
+    return Layer("", "Conv", "", weight, inputs, outputs, macs, window, dtype=found[7])
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("x")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from random import Random
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwsparse.errors import PatternError, PlanError
 from hwsparse.pattern import NM, Block, Dense, Pattern
-from hwsparse.plan import Choice, Layer, Plan, Window, parse_choice
+from hwsparse.plan import Choice, Layer, Plan, Window, parse_choice, parse_signature
 from tests.test_pattern import PATTERNS
 
 # The text of a ratio has six digits: one with a rounding error is written as the ratio that was meant.
@@ -146,6 +147,44 @@ def test_a_ratio_that_the_pattern_cannot_have_is_refused() -> None:
         Choice(NM(2, 4), 0.6)
     with pytest.raises(PatternError, match="dense has ratio 0"):
         Choice(Dense(), 0.5)
+
+
+LAYERS = st.builds(
+    lambda batch, ins, outs, groups, axes, sizes, kernel, stride, pad, dilation: Layer(
+        "", "Conv", "", (outs * groups, ins, *(kernel,) * axes), (batch, ins * groups, *sizes[:axes]),
+        (batch, outs * groups, *((n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for n in sizes[:axes])),
+        batch * outs * groups * ins * kernel**axes
+        * math.prod((n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for n in sizes[:axes]),
+        Window((stride,) * axes, ((pad, pad),) * axes, (dilation,) * axes, groups),
+    ),
+    st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3),
+    st.tuples(*[st.integers(9, 20)] * 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2),
+) | st.builds(
+    lambda tokens, ins, outs: Layer(
+        "", "MatMul", "", (outs, ins), (*tokens, ins), (*tokens, outs), math.prod(tokens) * ins * outs
+    ),
+    st.lists(st.integers(1, 50), min_size=1, max_size=3), st.integers(1, 99), st.integers(1, 99),
+)  # fmt: skip
+
+
+@given(LAYERS)
+def test_a_signature_stands_for_all_that_costs_depend_on(layer: Layer) -> None:
+    assert parse_signature(layer.signature) == layer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "conv", "matmul 1x8 w4x9 float32", "matmul 1x8 w4 float32", "matmul -1x8 w4x8 float32",
+        "matmul 0x8 w4x8 float32",
+        "conv 1x8x9x9 w8x4x3x3 s1x1 p1,1_1,1 d1x1 g1 float32", "conv 1x8x9x9 w8x8x3x3 s1 p1,1_1,1 d1x1 g1 float32",
+        "conv 1x8x9x9 w8x8x3x3 s0x1 p1,1_1,1 d1x1 g1 float32", "conv 1x8x9x9 w8x8x12x12 s1x1 p0,0_0,0 d1x1 g1 float32",
+        "conv 1x8 w8x8 s1 p1,1 d1 g1 float32", "conv 1x8x9x9 w8x8x3x3 s1x1 p1,1_1,1 d1x1 g1 float32; rm",
+    ],
+)  # fmt: skip
+def test_what_is_no_signature_is_refused(text: str) -> None:
+    with pytest.raises(PlanError):
+        parse_signature(text)
 
 
 def test_a_signature_tells_all_that_costs_depend_on_and_no_name() -> None:

@@ -2,6 +2,7 @@
 
 from hwsparse.codegen.build import build_model
 from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
+from hwsparse.codegen.cpu.work import work
 from hwsparse.codegen.library import Library, random_inputs, relative_error
 from hwsparse.codegen.lowering import require_compilable
 from hwsparse.codegen.single import build_layer
@@ -20,4 +21,5 @@ __all__ = [
     "refusal",
     "relative_error",
     "require_compilable",
+    "work",
 ]

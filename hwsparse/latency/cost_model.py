@@ -1,22 +1,25 @@
 """What any layer under any choice costs on one target, and any network: measured if it was, else predicted.
 
-Latency is not monotone in sparsity: between two measured ratios the truth may lie anywhere near both,
-and beyond the last one nothing is known. Knows nothing of how measurements are made or kept.
+Latency is not monotone in sparsity: between two measured ratios the truth may lie anywhere near both, and beyond the
+last one nothing is known, nor of layers that were not measured, until the model has learned from what was (`learn`).
+Knows nothing of how measurements are made or kept.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency.drift import slowness, usual_reference
+from hwsparse.latency.learned import Describe, Known, Learned
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.network import Residual, fit_residual
 from hwsparse.latency.workload import Workload
+from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.target import Target
 
@@ -32,7 +35,7 @@ class Prediction:
     """A latency and where it comes from; outside the domain the interval may not hold the truth."""
 
     latency_s: float
-    interval_s: tuple[float, float]  # 95 %
+    interval_s: tuple[float, float]  # 95 % where measured; where learned, 90 %
     in_domain: bool
     source: Origin
 
@@ -53,13 +56,14 @@ Curve = tuple[str, str, str]  # layer signature, pattern, dtype
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Latencies on one target; made by `fit`, completed by `fit_network`."""
+    """Latencies on one target; made by `fit`, completed by `learn` and `fit_network`."""
 
     target_name: str
     threads: int
     _curves: Mapping[Curve, tuple[_Point, ...]]
     _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
+    _learned: Learned | None = None
 
     @classmethod
     def fit(cls, table: Mapping[Workload, Measurement]) -> CostModel:
@@ -88,6 +92,15 @@ class CostModel:
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
         return cls(target_name, threads, MappingProxyType(ordered), reference_s)
 
+    def learn(self, describe: Describe) -> CostModel:
+        """This cost model, able to predict what was not measured.
+
+        Raises:
+            MeasureError: too few layers were measured.
+        """
+        curves = [(curve[0], _known(curve, points)) for curve, points in self._curves.items()]
+        return replace(self, _learned=Learned.fit(curves, describe))
+
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
         return _curve(layer.signature, choice) in self._curves
@@ -107,29 +120,39 @@ class CostModel:
         return found
 
     def predict(self, workload: Workload) -> Prediction:
-        """A layer's latency: its measurement, or a line between the measured ratios on either side.
+        """A layer's latency: its measurement, or what was learned from others.
 
-        Out of the measured range: the nearest measurement, and not in the domain.
+        Where nothing was learned: a line between the measured ratios on either side; out of the measured range the
+        nearest measurement, and not in the domain.
 
         Raises:
-            MeasureError: another target, or nothing was measured of this layer and pattern.
+            MeasureError: another target, or nothing was measured of this layer and pattern, nor learned.
         """
         if (workload.target_name, workload.threads) != (self.target_name, self.threads):
             model = f"{self.target_name} with {self.threads} threads"
             raise MeasureError(f"{workload.key}: this cost model is of {model}; calibrate for that target")
         choice = workload.choice
-        points = self._curves.get(_curve(workload.signature, choice))
-        if points is None:
+        points = self._curves.get(_curve(workload.signature, choice), ())
+        exact = next((point for point in points if point.ratio == choice.ratio), None)
+        if exact is not None:
+            return Prediction(exact.latency_s, exact.interval_s, True, exact.source)
+        if self._learned is not None:
+            return self._guess(self._learned, workload, points)
+        if not points:
             what = f"{workload.signature} as {choice.pattern} ({choice.dtype})"
             raise MeasureError(f"{what} was never measured on {self.target_name}; calibrate with it")
         above = bisect.bisect_left(points, choice.ratio, key=lambda point: point.ratio)
-        if above < len(points) and points[above].ratio == choice.ratio:
-            exact = points[above]
-            return Prediction(exact.latency_s, exact.interval_s, True, exact.source)
         if above in (0, len(points)):
             nearest = points[0] if above == 0 else points[-1]
             return Prediction(nearest.latency_s, nearest.interval_s, False, "predicted")
         return _between(points[above - 1], points[above], choice.ratio)
+
+    def _guess(self, learned: Learned, workload: Workload, points: Sequence[_Point]) -> Prediction:
+        known = _known(_curve(workload.signature, workload.choice), points)
+        guess = learned.guess(workload.signature, workload.choice, known)
+        if guess is None:
+            raise MeasureError(f"{workload.key}: no kernel serves it")
+        return Prediction(guess.seconds, guess.interval_s, guess.in_domain, "predicted")
 
     def pays(self, layer: Layer, choice: Choice, target: Target) -> bool:
         """Whether the choice is faster than dense beyond noise: the intervals do not touch.
@@ -195,6 +218,12 @@ class CostModel:
             in_domain=layers.in_domain and residual.covers(layers.latency_s),
             source="predicted",
         )
+
+
+def _known(curve: Curve, points: Iterable[_Point]) -> list[Known]:
+    _, pattern, dtype = curve
+    parsed = parse_pattern(pattern)
+    return [Known(Choice(parsed, point.ratio, dtype), point.latency_s, point.kernel) for point in points]
 
 
 def _between(left: _Point, right: _Point, ratio: float) -> Prediction:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,8 @@ def command(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def end(process: subprocess.Popen[str]) -> None:
     """Pulls the plug: the process and all that it started are gone at once."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     if process.stdout is not None:
         process.stdout.close()

@@ -11,7 +11,8 @@ from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency import CostModel, Measurement, Prediction, Workload
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Block, Unstructured
-from hwsparse.plan import Choice, Layer, Plan
+from hwsparse.plan import Choice, Layer, Plan, parse_signature
+from hwsparse.work import Work
 from tests.latency.examples import TARGET, conv, matmul, measurement
 
 
@@ -231,3 +232,38 @@ def test_plans_that_do_not_belong_to_the_network_are_errors() -> None:
     empty = model()
     with pytest.raises(MeasureError, match="no prunable layers"):
         COSTS.predict_model(empty, Plan(empty.digest))
+
+
+def described(signature: str, choice: Choice, kernel: str | None) -> Work | None:
+    """Work of the tests' products: their multiply-adds."""
+    layer = parse_signature(signature)
+    if layer.window is not None:
+        return None
+    return Work("product", {"multiply-adds": layer.macs * (1 - choice.ratio)}, {"rows": layer.outputs})
+
+
+def test_what_was_not_measured_is_learned_from_what_was() -> None:
+    table = dict(
+        entry(matmul(outputs=outputs), block(ratio), 1e-9 * outputs * 16 * (1 - ratio))
+        for outputs in (8, 16, 24, 32, 40, 48, 56, 64)
+        for ratio in (0.3, 0.5, 0.7, 0.9)
+    )
+    costs = CostModel.fit(table)
+    with pytest.raises(MeasureError, match="never measured"):
+        predict(costs, matmul(outputs=20), block(0.5))
+    learned = costs.learn(described)
+    exact = predict(learned, matmul(outputs=16), block(0.5))
+    assert (exact.source, exact) == ("measured", predict(costs, matmul(outputs=16), block(0.5)))
+    for layer, ratio in ((matmul(outputs=20), 0.5), (matmul(outputs=16), 0.6)):
+        guess = predict(learned, layer, block(ratio))
+        assert (guess.source, guess.in_domain) == ("predicted", True)
+        assert guess.latency_s == pytest.approx(1e-9 * layer.outputs * 16 * (1 - ratio), rel=0.1)
+        assert guess.interval_s[0] <= guess.latency_s <= guess.interval_s[1]
+    assert not predict(learned, matmul(outputs=8000), block(0.5)).in_domain
+    with pytest.raises(MeasureError, match="no kernel serves it"):
+        predict(learned, conv(), block(0.5))
+
+
+def test_too_few_layers_teach_nothing() -> None:
+    with pytest.raises(MeasureError, match="1 layers are measured"):
+        COSTS.learn(described)

@@ -8,7 +8,8 @@ import hwsparse.latency
 
 def test_the_public_names() -> None:
     assert sorted(hwsparse.latency.__all__) == [
-        "Address", "BoardRunner", "CalibrationReport", "Clock", "Codegen", "CostModel", "Crew", "Device", "LocalRunner", "MeasureFailure",
+        "Address", "BoardRunner", "CalibrationReport", "Clock", "Codegen", "CostModel", "Crew", "Device",
+        "LocalRunner", "MeasureFailure",
         "Measurement", "Outcome", "Prediction", "Progress", "Records", "Residual", "RunSettings", "Runner",
         "Toolchain", "Workload", "calibrate", "median_interval",
     ]  # fmt: skip

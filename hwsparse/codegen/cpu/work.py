@@ -1,0 +1,127 @@
+"""What a kernel does, counted without compiling it: what a cost model learns the time of a layer from.
+
+Counts are of one call; they follow from the layer's sizes, the kernel's form and how many weights are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
+from hwsparse.codegen.cpu.select import shared_rows
+from hwsparse.plan import Choice, Layer
+from hwsparse.target import Target
+from hwsparse.work import Work
+
+SHARED_INDEX = re.compile(r"shared_index_r(\d+)v(\d+)k(\d+)(w?)")
+WINOGRAD = re.compile(r"winograd_f(\d+)x(\d+)")
+FEW_POSITIONS = re.compile(r"few_positions_r(\d+)")
+
+
+def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
+    """What a kernel of `kernels_for` does on its busiest thread."""
+    geometry = Geometry.of(layer)
+    traits = {
+        "rows": geometry.rows,
+        "columns": geometry.columns / geometry.groups,
+        "positions": geometry.positions * geometry.batch,
+        "taps": geometry.kernel_h * geometry.kernel_w,
+        "strides": geometry.stride_h * geometry.stride_w,
+        "groups": geometry.groups,
+        "row length": geometry.out_w,
+        "density": 1 - choice.ratio,
+        "rows of a block": shared_rows(choice.pattern),
+        "input": FLOAT_BYTES * math.prod(layer.input_shape) / max(target.l2_bytes, 1),
+        "output": FLOAT_BYTES * math.prod(layer.output_shape) / max(target.l2_bytes, 1),
+    }
+    parts = {
+        "calls": 1.0,
+        "input bytes": FLOAT_BYTES * math.prod(layer.input_shape),
+        "output bytes": FLOAT_BYTES * math.prod(layer.output_shape),
+    }
+    if found := SHARED_INDEX.fullmatch(kernel):
+        variant = Variant(int(found[2]), int(found[3]), found[4] == "w")
+        more, told = _shared_index(geometry, choice, target, int(found[1]), variant)
+        family = "tokens" if geometry.tokens else f"rows {min(int(found[1]), 2)}"
+        return Work(family, parts | more, traits | told)
+    if found := WINOGRAD.fullmatch(kernel):
+        scheme = winograd.Scheme(int(found[1]), int(found[2]), geometry.stride_h)
+        return Work("winograd", parts | _winograd(geometry, scheme), traits)
+    if found := FEW_POSITIONS.fullmatch(kernel):
+        return Work("few positions", parts | _few_positions(geometry, choice, int(found[1])), traits)
+    vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
+    return Work("depthwise", parts | {"multiply-adds": geometry.rows * traits["taps"] * vectors}, traits)
+
+
+def _shared_index(
+    geometry: Geometry, choice: Choice, target: Target, shared: int, variant: Variant
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Parts and traits of a shared-index kernel."""
+    tiling = tiling_of(geometry, shared, variant, target)
+    tiles = geometry.batch * tiling.count
+    share = _busiest(tiles, target.threads) if tiling.chunks == 1 else 1 / tiling.chunks
+    groups = -(-geometry.rows // shared)
+    entries = groups * geometry.columns / geometry.groups * (1 - choice.ratio)
+    blocks = -(-geometry.channels // tiling.panel.channels)
+    vectors = geometry.batch * _vectors(tiling)
+    stored = entries * (FLOAT_BYTES * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
+    panel = FLOAT_BYTES * tiling.panel.channels * tiling.panel.lines * tiling.panel.pitch
+    parts = {
+        "multiply-adds": share * entries * shared * vectors,
+        "loads": share * entries * (vectors + shared * tiles),
+        "visits": share * groups * blocks * tiles,  # of a row group to a tile: each opens and stores its sums
+        "bytes of lists": share * stored * tiles,
+        "bytes of panels": panel * blocks * tiles * (share if tiling.chunks == 1 else 1),
+    }
+    traits = {
+        "shared rows": shared,
+        "vectors": variant.vectors,
+        "whole lines": variant.whole_lines,
+        "blocks": blocks,
+        "entries of a visit": entries / (groups * blocks),
+        "panel in L1": panel / max(target.l1d_bytes, 1),
+        "panel in L2": panel / max(target.l2_bytes, 1),
+        "lists in L1": stored / max(target.l1d_bytes, 1),
+        "lists in L2": stored / max(target.l2_bytes, 1),
+        "lanes in use": geometry.positions / _lanes(tiling),
+    }
+    return parts, {name: float(value) for name, value in traits.items()}
+
+
+def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
+    patches = geometry.batch * math.prod(scheme.patches(geometry))
+    channels, places = scheme.channels(geometry), scheme.side**2
+    return {
+        "multiply-adds": places * geometry.rows * channels * patches,
+        "bytes of panels": FLOAT_BYTES * places * channels * patches,
+        "visits": places * geometry.rows * patches,
+        "bytes of lists": FLOAT_BYTES * places * geometry.rows * channels,
+    }
+
+
+def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, float]:
+    # A column is kept where one of the blocks that share a vector keeps it.
+    kept = 1 - choice.ratio ** max(1.0, lanes / shared_rows(choice.pattern))
+    groups = -(-geometry.rows // lanes)
+    entries = groups * geometry.columns * kept
+    return {
+        "multiply-adds": entries * geometry.positions,
+        "visits": groups,
+        "bytes of lists": FLOAT_BYTES * entries * lanes,
+    }
+
+
+def _busiest(tiles: int, threads: int) -> float:
+    """The share of all tiles that the busiest thread has."""
+    return -(-tiles // threads) / tiles
+
+
+def _vectors(tiling: Tiling) -> float:
+    """Vectors of an image; a narrower one counts by half."""
+    return (tiling.count - 1) * tiling.tile.vectors + tiling.last.vectors + (tiling.last.rest > 0) / 2
+
+
+def _lanes(tiling: Tiling) -> float:
+    return (tiling.count - 1) * tiling.tile.size(tiling.lanes) + tiling.last.size(tiling.lanes)

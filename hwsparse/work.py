@@ -1,0 +1,30 @@
+"""What running a layer takes, in counts: how code generation tells a cost model what kernels do.
+
+Knows neither kernels nor seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwsparse.errors import MeasureError
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Counts of one call of a layer.
+
+    `family` names kernels whose time follows one law; `parts` are what takes time in proportion, as multiply-adds and
+    bytes that are moved; `traits` tell layers apart in all else, as what fits into which cache.
+    """
+
+    family: str
+    parts: Mapping[str, float]
+    traits: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for name, count in (*self.parts.items(), *self.traits.items()):
+            if not (math.isfinite(count) and count >= 0):
+                raise MeasureError(f"{self.family}: {name} is {count}; a count is finite and not negative")

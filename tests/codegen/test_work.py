@@ -1,0 +1,79 @@
+"""Counts of work, against counting by hand and against what kernels are really given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hwsparse.codegen import build_layer, kernels_for, work
+from hwsparse.plan import parse_choice
+from hwsparse.target import load_target
+from tests.codegen.layers import conv, product
+
+CPU = load_target("x86-avx512")
+LAYERS = {
+    "1x1": conv(1, 64, (28, 28), 96, (1, 1)),
+    "3x3": conv(1, 32, (20, 20), 48, (3, 3), pads=((1, 1), (1, 1))),
+    "strided": conv(2, 16, (17, 19), 24, (3, 3), strides=(2, 2)),
+    "grouped": conv(1, 32, (12, 12), 32, (3, 3), groups=4),
+    "depthwise": conv(1, 32, (12, 12), 32, (3, 3), groups=32),
+    "tokens": product((1, 50), 64, 48),
+    "vector": product((1,), 256, 100),
+}
+
+
+@pytest.mark.parametrize("text", ["dense", "unstructured@0.75", "block4x1@0.75", "2:4"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_kernel_is_described(name: str, text: str) -> None:
+    layer, choice = LAYERS[name], parse_choice(text)
+    for kernel in kernels_for(layer, choice, CPU):
+        found = work(layer, choice, CPU, kernel)
+        assert found.parts["multiply-adds"] > 0
+        assert found.parts["input bytes"] == 4 * np.prod(layer.input_shape)
+        assert found.parts["output bytes"] == 4 * np.prod(layer.output_shape)
+
+
+@pytest.mark.parametrize("name", ["1x1", "3x3", "strided", "tokens"])
+def test_the_lists_counted_are_those_that_a_kernel_is_given(name: str, tmp_path: Path) -> None:
+    """With random weights as many are kept as counted, but for the rounding of groups."""
+    layer, choice = LAYERS[name], parse_choice("unstructured@0.5")
+    target = load_target("x86-local").with_threads(1)
+    for kernel in kernels_for(layer, choice, target):
+        directory = tmp_path / kernel
+        directory.mkdir()
+        build_layer(layer, choice, target, directory, kernel)
+        arrays = load_file(directory / "weights.safetensors")
+        given = arrays["layer/2"].nbytes + arrays["layer/3"].nbytes  # offsets and values of `Packed`
+        described = work(layer, choice, target, kernel)
+        tiles = described.parts["bytes of lists"] / given
+        assert tiles == pytest.approx(round(tiles), rel=0.02) and tiles >= 0.98
+
+
+def test_multiply_adds_of_a_pointwise_layer_are_those_of_whole_vectors() -> None:
+    layer = conv(1, 64, (32, 32), 96, (1, 1))  # 1024 positions: 64 vectors of 16 lanes, without a rest
+    (kernel, *_) = kernels_for(layer, parse_choice("block4x1@0.75"), CPU)
+    found = work(layer, parse_choice("block4x1@0.75"), CPU, kernel)
+    assert found.parts["multiply-adds"] == pytest.approx(96 * 64 * 0.25 * 64, rel=0.15)
+    assert found.family == "rows 2"
+
+
+def test_sparser_layers_do_less_and_more_threads_less_each() -> None:
+    layer = LAYERS["3x3"]
+    (kernel, *_) = kernels_for(layer, parse_choice("block4x1@0.5"), CPU)
+    half, most = (work(layer, parse_choice(f"block4x1@{ratio}"), CPU, kernel) for ratio in (0.5, 0.9))
+    for part in ("multiply-adds", "loads", "bytes of lists"):
+        assert most.parts[part] == pytest.approx(half.parts[part] / 5)
+    assert most.parts["visits"] == half.parts["visits"]
+    shared = work(layer, parse_choice("block4x1@0.5"), replace(CPU, threads=2), kernel)
+    assert shared.parts["multiply-adds"] < half.parts["multiply-adds"]
+
+
+def test_columns_that_one_of_many_rows_keeps_are_kept_for_all() -> None:
+    layer = LAYERS["vector"]
+    (kernel,) = kernels_for(layer, parse_choice("unstructured@0.9"), CPU)
+    single, blocks = (work(layer, parse_choice(text), CPU, kernel) for text in ("unstructured@0.9", "block16x1@0.9"))
+    assert single.parts["multiply-adds"] / blocks.parts["multiply-adds"] == pytest.approx((1 - 0.9**16) / 0.1)
