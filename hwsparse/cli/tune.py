@@ -52,6 +52,10 @@ def tune(
     augment: str = typer.Option(
         DEFAULTS.augment, help="Of images: none, flip, crop-flip, or crop-flip-mix, which adds each to another as well."
     ),
+    averaging: float = typer.Option(
+        DEFAULTS.averaging,
+        help="Of the mean of weights that is kept, the share that each step leaves; 0: no mean.",
+    ),
     patience: int = typer.Option(
         DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
     ),
@@ -84,7 +88,7 @@ def tune(
     settings = TuningSettings(
         epochs=epochs, batch=batch, learning_rate=learning_rate, optimizer=chosen_optimizer,
         distillation=distillation, temperature=temperature, hints=hints, gradual=gradual, patience=patience,
-        augment=chosen_augment, seed=seed,
+        augment=chosen_augment, averaging=averaging, seed=seed,
     )  # fmt: skip
     runs_on = options.device(target, threads)
     runs_on.require_timing()

@@ -24,6 +24,8 @@ from hwsparse.tuning import TuningSettings
         ("temperature", float("inf")),
         ("hints", -1.0),
         ("hints", float("inf")),
+        ("averaging", 1.0),
+        ("averaging", -0.1),
         ("ramp", 0.0),
         ("ramp", 1.5),
         ("seed", -1),

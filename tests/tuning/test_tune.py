@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Evaluator, apply_plan
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
-from hwsparse.tuning.tune import Tuned, tune
+from hwsparse.tuning.tune import Tuned, _Training, tune
 from tests.disk import small_files
 from tests.tuning.modules import classifier, embedder, pictures, plan_of, pruned, sentences
 
@@ -89,6 +90,27 @@ def test_hints_draw_layers_to_what_they_hand_on_in_the_dense_module() -> None:
             )
         errors.append(float((found - wanted).square().sum() / wanted.square().sum()))
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.3, 0.999])
+def test_what_is_given_is_the_running_mean_of_the_steps(averaging: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the sum by hand, of which few steps are a mean of their own."""
+    taken: list[torch.Tensor] = []
+    step = _Training._step
+
+    def noted(self: _Training, *arguments: Any) -> float:
+        loss = step(self, *arguments)
+        taken.append(self._student.get_parameter("first.weight").detach().clone())
+        return loss
+
+    monkeypatch.setattr(_Training, "_step", noted)
+    monkeypatch.setattr(_Training, "_best_of", lambda self, epochs: epochs[-1])
+    found = train(TuningSettings(epochs=3, batch=32, learning_rate=0.05, averaging=averaging))
+    mean = taken[0]
+    for number, new in enumerate(taken[1:], 1):
+        kept = min(averaging, (1 + number) / (10 + number))
+        mean = kept * mean + (1 - kept) * new
+    torch.testing.assert_close(found.module.get_parameter("first.weight").detach(), mean, rtol=1e-5, atol=1e-6)
 
 
 def test_few_steps_are_enough_for_all_zeros() -> None:
