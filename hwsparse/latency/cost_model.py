@@ -163,6 +163,10 @@ class CostModel:
         sparse, dense = (self.predict(Workload.of(layer, each, target)) for each in (choice, Choice()))
         return sparse.in_domain and sparse.interval_s[1] < dense.interval_s[0]
 
+    def at_usual_clock(self, taken: Measurement) -> float:
+        """The quiet time of a measurement, in seconds, as it would be at the device's usual clock."""
+        return _at_usual_clock(taken, self._reference_s)[0]
+
     def fit_network(self, model: Model, measured: Iterable[tuple[Plan, Measurement]]) -> CostModel:
         """This cost model, with what lies between a network's layers fitted to plans measured end to end.
 
@@ -172,10 +176,7 @@ class CostModel:
             MeasureError: no plan was measured, or a layer of one was not.
             PlanError: a plan is of another model.
         """
-        pairs = [
-            (self.sum_layers(model, plan).latency_s, _at_usual_clock(taken, self._reference_s)[0])
-            for plan, taken in measured
-        ]
+        pairs = [(self.sum_layers(model, plan).latency_s, self.at_usual_clock(taken)) for plan, taken in measured]
         return replace(self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)}))
 
     def sum_layers(self, model: Model, plan: Plan) -> Prediction:

@@ -1,0 +1,328 @@
+"""How far predicted latencies are off: of layers never measured, of whole networks, of the same thing once more.
+
+    layers     every distinct layer of the networks is measured under every pattern and ratio; each is predicted from
+               measurements of other layers alone (in ten parts, and once more network by network)
+    networks   random plans are built and timed end to end; some fit what lies between layers, the others are predicted
+    repeats    some layers are measured anew, in fresh processes, again and again
+
+What is measured is kept in `--records FILE` and not measured again, but for repeats and whole networks. With
+`--plot FILE` predicted is drawn against measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from benchmarks.networks import NETWORKS
+from hwsparse.codegen import build_model, kernels_for, refusal, work
+from hwsparse.latency import CostModel, Measurement, RunSettings, Workload, calibrate
+from hwsparse.latency.calibrate import PRECISION
+from hwsparse.latency.drift import slowness, usual_reference
+from hwsparse.latency.learned import Describe
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.plan import Choice, Plan, parse_choice, parse_signature
+from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.target import Target, load_target
+from hwsparse.work import Work
+
+PATTERNS = ("unstructured", "block2x1", "block4x1", "block8x1", "block16x1")
+RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+FOLDS = 10
+# Of the random plans, those that what lies between layers is fitted to; repeats are of so many workloads.
+FITTED, REPEATED = 8, 30
+PARTS = ("layers", "networks", "repeats")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prediction, and what was measured of the same thing afterwards or apart from it."""
+
+    what: str
+    predicted_s: float
+    interval_s: tuple[float, float]
+    in_domain: bool
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative."""
+        return self.predicted_s / self.measured_s - 1
+
+    @property
+    def covered(self) -> bool:
+        return self.interval_s[0] <= self.measured_s <= self.interval_s[1]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only this benchmark asks for."""
+    parser.add_argument("--target", default="x86-local")
+    parser.add_argument("--models", nargs="+", choices=sorted(NETWORKS), default=sorted(NETWORKS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--plans", type=int, default=40, help="random plans of each network that are predicted")
+    parser.add_argument("--repeats", type=int, default=5, help="separate runs of the same workloads")
+    parser.add_argument("--records", type=Path, help="file of measurements to go on with; by default none")
+    parser.add_argument("--plot", type=Path, help="picture to draw, as latency.png")
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
+    """Measures, predicts and compares."""
+    console, target = Console(), load_target(arguments.target)
+    target = target.with_threads(arguments.threads or 1)
+    networks = {name: NETWORKS[name].build(1) for name in arguments.models}
+    figures = dict.fromkeys(KEYS, math.nan)
+    pairs: dict[str, list[Pair]] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
+        records = arguments.records or scratch / "records.sqlite"
+        bench = stack.enter_context(open_bench(target, records, partial(datetime.now, timezone.utc)))
+        progress = stack.enter_context(Progress(console=console, transient=True))
+        table: dict[str, Mapping[Workload, Measurement]] = {}
+        for name, model in networks.items():
+            began = time.monotonic()
+            table[name] = _measured(model, bench, progress, console)
+            took = time.monotonic() - began
+            console.print(f"{name}: {len(table[name])} workloads in {took:.0f} s")
+            figures["table_s"] = took if name == "resnet50" else figures["table_s"]
+        describe = partial(_describe, target)
+        if "layers" in arguments.parts:
+            pairs["layers"] = _layers(table, describe)
+            figures |= _layer_figures(pairs["layers"])
+            for name in networks if len(networks) > 1 else ():
+                pairs[f"layers of {name}, from the others"] = _of_one(name, table, describe)
+        if "networks" in arguments.parts:
+            for name, model in networks.items():
+                costs = CostModel.fit(table[name])
+                pairs[name] = _networks(model, costs, bench, arguments.plans, arguments.seed, scratch, progress)
+            figures |= _network_figures([pairs[name] for name in networks])
+        if "repeats" in arguments.parts:
+            figures["repeat_spread"] = _repeats(table, target, arguments, scratch, progress, console)
+    console.print(_table(pairs))
+    if arguments.plot is not None:
+        _draw(pairs, arguments.plot)
+    return figures, {name: [_told(pair) for pair in found] for name, found in pairs.items()}
+
+
+KEYS = (
+    "layer_rmspe", "layer_within10", "coverage90", "model_median_err", "model_within10", "model_rank_corr",
+    "repeat_spread", "table_s",
+)  # fmt: skip
+
+
+def _measured(model: Model, bench: Bench, progress: Progress, console: Console) -> Mapping[Workload, Measurement]:
+    """Every distinct layer, dense and in every way that it can be pruned."""
+    choices = _choices()
+    wanted = {
+        layer.name: [
+            each for each in choices if applicable(layer, each.pattern) is None and refusal(layer, each) is None
+        ]
+        for layer in model.layers
+    }
+    task = progress.add_task(f"{model.name}: layers")
+    report = bench.calibrate(model, wanted, lambda done, total: progress.update(task, completed=done, total=total))
+    for failure in report.failures.values():
+        console.print(f"not measured: {failure.key} ({failure.stage}): {failure.reason}")
+    return report.table
+
+
+def _describe(target: Target, signature: str, choice: Choice, kernel: str | None) -> Work | None:
+    layer = parse_signature(signature)
+    if refusal(layer, choice):
+        return None
+    return work(layer, choice, target, kernel or kernels_for(layer, choice, target)[0])
+
+
+def _layers(table: Mapping[str, Mapping[Workload, Measurement]], describe: Describe) -> list[Pair]:
+    """All layers, each predicted from others: in ten parts, drawn by signature."""
+    every = {workload: taken for each in table.values() for workload, taken in each.items()}
+    signatures = sorted({workload.signature for workload in every})
+    np.random.default_rng(0).shuffle(signatures)
+    found = []
+    for part in range(FOLDS):
+        left_out = set(signatures[part::FOLDS])
+        found += _predicted(every, left_out, describe)
+    return found
+
+
+def _of_one(name: str, table: Mapping[str, Mapping[Workload, Measurement]], describe: Describe) -> list[Pair]:
+    """A network's layers, predicted from those of all others that are not among them."""
+    every = {workload: taken for each in table.values() for workload, taken in each.items()}
+    return _predicted(every, {workload.signature for workload in table[name]}, describe)
+
+
+def _predicted(every: Mapping[Workload, Measurement], left_out: set[str], describe: Describe) -> list[Pair]:
+    known = {workload: taken for workload, taken in every.items() if workload.signature not in left_out}
+    costs = CostModel.fit(known).learn(describe)
+    whole = CostModel.fit(every)
+    found = []
+    for workload in every:
+        if workload.signature in left_out:
+            guess, truth = costs.predict(workload), whole.predict(workload)
+            found.append(Pair(workload.key, guess.latency_s, guess.interval_s, guess.in_domain, truth.latency_s))
+    return found
+
+
+def _networks(
+    model: Model, costs: CostModel, bench: Bench, count: int, seed: int, scratch: Path, progress: Progress
+) -> list[Pair]:
+    """Random plans of a network: some fit its residual, the others are predicted and measured."""
+    rng = np.random.default_rng(seed)
+    plans = [Plan(model.digest), *(_random_plan(model, costs, rng) for _ in range(FITTED + count - 1))]
+    directories: dict[str, Path] = {}
+    task = progress.add_task(f"{model.name}: whole networks", total=len(plans))
+    for number, plan in enumerate(plans):
+        directory = scratch / f"{model.digest[:8]}-{number}"
+        directory.mkdir()
+        build_model(model, plan, apply_plan(model, plan), bench.target, directory, costs.kernels(model, plan))
+        directories[str(number)] = directory
+        progress.advance(task)
+    times = bench.time_networks(directories)
+    measured = [(plan, times[str(number)]) for number, plan in enumerate(plans)]
+    fitted = costs.fit_network(model, measured[:FITTED])
+    pairs = []
+    for number, (plan, taken) in enumerate(measured[FITTED:], FITTED):
+        guess = fitted.predict_model(model, plan)
+        truth = fitted.at_usual_clock(taken)
+        pairs.append(Pair(f"plan {number}", guess.latency_s, guess.interval_s, guess.in_domain, truth))
+    return pairs
+
+
+def _random_plan(model: Model, costs: CostModel, rng: np.random.Generator) -> Plan:
+    """A fifth of the layers dense, every other one pruned in one of the ways that it was measured in."""
+    choices = {}
+    for layer in model.layers:
+        known = [choice for choice in _choices() if costs.knows(layer, choice)]
+        if known and rng.random() > 0.2:
+            choices[layer.name] = known[rng.integers(len(known))]
+    return Plan.of(model.digest, choices)
+
+
+def _choices() -> list[Choice]:
+    return [parse_choice(f"{pattern}@{ratio}") for pattern in PATTERNS for ratio in RATIOS]
+
+
+def _repeats(
+    table: Mapping[str, Mapping[Workload, Measurement]],
+    target: Target,
+    arguments: argparse.Namespace,
+    scratch: Path,
+    progress: Progress,
+    console: Console,
+) -> float:
+    """The median over workloads of how far apart separate runs are, relative; prints what it is for most."""
+    every = sorted({workload for each in table.values() for workload in each}, key=lambda workload: workload.key)
+    picked = np.random.default_rng(arguments.seed).choice(len(every), min(REPEATED, len(every)), replace=False)
+    options: dict[str, list[Choice]] = {}
+    for at in picked:
+        options.setdefault(every[at].signature, []).append(every[at].choice)
+    layers = [parse_signature(signature) for signature in options]
+    task = progress.add_task("repeats", total=arguments.repeats)
+    taken: dict[Workload, list[Measurement]] = {}
+    for number in range(arguments.repeats):
+        clock = partial(datetime.now, timezone.utc)
+        with open_bench(target, scratch / f"repeat-{number}.sqlite", clock) as bench:
+            settings = RunSettings(threads=target.threads, precision=PRECISION)
+            report = calibrate(
+                layers, options, target, bench.records, bench.layers, bench.crew, clock, settings=settings
+            )
+        for workload, each in report.table.items():
+            taken.setdefault(workload, []).append(each)
+        progress.advance(task)
+    usual_s = usual_reference(each for runs in taken.values() for each in runs)
+    spreads = []
+    for runs in taken.values():
+        times = [each.quiet_s / slowness(each, usual_s) for each in runs]
+        spreads.append((max(times) - min(times)) / statistics.median(times))
+    console.print(
+        f"{arguments.repeats} runs of {len(spreads)} workloads lie {statistics.median(spreads):.1%} apart in the "
+        f"median, 95 % of them at most {np.quantile(spreads, 0.95):.1%}"
+    )
+    return statistics.median(spreads)
+
+
+def _layer_figures(pairs: Sequence[Pair]) -> dict[str, float]:
+    errors = np.array([pair.error for pair in pairs])
+    return {
+        "layer_rmspe": 100 * float(np.sqrt((errors**2).mean())),
+        "layer_within10": 100 * float((np.abs(errors) <= 0.1).mean()),
+        "coverage90": 100 * statistics.mean(pair.covered for pair in pairs),
+    }
+
+
+def _network_figures(networks: Sequence[Sequence[Pair]]) -> dict[str, float]:
+    """Of the network that is predicted worst."""
+    errors = [np.abs([pair.error for pair in pairs]) for pairs in networks]
+    return {
+        "model_median_err": 100 * max(float(np.median(each)) for each in errors),
+        "model_within10": 100 * min(float((each <= 0.1).mean()) for each in errors),
+        "model_rank_corr": min(_rank_correlation(pairs) for pairs in networks),
+    }
+
+
+def _rank_correlation(pairs: Sequence[Pair]) -> float:
+    """Spearman's."""
+    return float(spearmanr([pair.predicted_s for pair in pairs], [pair.measured_s for pair in pairs]).statistic)
+
+
+def _table(pairs: Mapping[str, Sequence[Pair]]) -> Table:
+    table = Table("", "predictions", "in domain", "RMSPE", "median error", "within 10 %", "in the interval", "rank")
+    for name, found in pairs.items():
+        for title, some in ((name, found), ("  in domain", [pair for pair in found if pair.in_domain])):
+            if len(some) < 2:
+                continue
+            errors = np.array([pair.error for pair in some])
+            table.add_row(
+                title,
+                str(len(some)),
+                f"{statistics.mean(pair.in_domain for pair in some):.0%}",
+                f"{np.sqrt((errors**2).mean()):.1%}",
+                f"{np.median(np.abs(errors)):.1%}",
+                f"{(np.abs(errors) <= 0.1).mean():.1%}",
+                f"{statistics.mean(pair.covered for pair in some):.1%}",
+                f"{_rank_correlation(some):.4f}",
+            )
+    return table
+
+
+def _draw(pairs: Mapping[str, Sequence[Pair]], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 5), squeeze=False)
+    for (name, found), axis in zip(pairs.items(), axes[0], strict=True):
+        measured, predicted = (
+            [1e3 * getattr(pair, which) for pair in found] for which in ("measured_s", "predicted_s")
+        )
+        ends = [min(measured), max(measured)]
+        axis.loglog(measured, predicted, ".", alpha=0.5)
+        axis.loglog(ends, ends, "k-", linewidth=0.8)
+        axis.fill_between(ends, [0.9 * end for end in ends], [1.1 * end for end in ends], alpha=0.15)
+        axis.set(title=name, xlabel="measured, ms", ylabel="predicted, ms")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _told(pair: Pair) -> dict[str, object]:
+    return {
+        "what": pair.what,
+        "predicted_s": pair.predicted_s,
+        "interval_s": list(pair.interval_s),
+        "in_domain": pair.in_domain,
+        "measured_s": pair.measured_s,
+    }
