@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
-from hwsparse.errors import InputError
+from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Address, CalibrationReport, CostModel, Workload
 from hwsparse.plan import Choice, Layer
 
@@ -68,18 +68,20 @@ def calibrate(
             board=board,
             on_step=lambda done, total: progress("layers", done, total, ()),
         )
-    console.print(_table(network, device, report, CostModel.fit(report.table)))
-    console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     for workload, failure in report.failures.items():
         console.print(escape(f"not measured: {workload.key} ({failure.stage}): {failure.reason}"))
+    if report.table:
+        console.print(_table(network, device, report, CostModel.fit(report.table)))
+    console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     if report.drift > WORTH_SAYING:
-        console.print(
-            f"The clock was up to {report.drift:.0%} slower than at its fastest; figures are corrected for it."
-        )
+        console.print(f"The clock was up to {report.drift:.0%} slower at times; figures are corrected for it.")
     if report.cpu_share < 1 - WORTH_SAYING:
         console.print(
-            f"Other processes took up to {1 - report.cpu_share:.0%} of the CPU: stop them and measure again for better "
-            "figures."
+            f"Other processes took up to {1 - report.cpu_share:.0%} of the CPU: figures are surer without them."
+        )
+    if report.failures:
+        raise MeasureError(
+            f"{len(report.failures)} could not be measured, for the reasons above; the same command tries them again"
         )
 
 
@@ -109,8 +111,10 @@ def _pays(
         key=lambda choice: choice.ratio,
     )
     curve = [choice for choice in measured if str(choice.pattern) == pattern]
-    paying = [choice for choice in curve if dense_s is not None and costs.pays(layer, choice, target)]
-    if not curve or not paying or dense_s is None:
-        return "never" if curve else "-"
+    paying = [] if dense_s is None else [choice for choice in curve if costs.pays(layer, choice, target)]
+    if not curve or dense_s is None:
+        return "-"
+    if not paying:
+        return "never"
     last = costs.predict(Workload.of(layer, paying[-1], target)).latency_s
     return f"from {paying[0].ratio:.0%}: {dense_s / last:.2g}x at {paying[-1].ratio:.0%}"

@@ -19,6 +19,7 @@ from hwsparse.artifact import Artifact
 from hwsparse.cli import options
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Device, LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
+from hwsparse.latency.measurement import MIN_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def measure(
         metavar="NETWORK...", help="Artifacts' directories, and ONNX files, which onnxruntime runs as they are."
     ),
     threads: int = typer.Option(1, help="Threads that all of them run with."),
-    samples: int = typer.Option(60, help="Calls that are timed of each."),
+    samples: int = typer.Option(60, min=MIN_SAMPLES, max=10_000, help="Calls that are timed of each."),
     shape: list[str] = options.SHAPE,
     json: bool = typer.Option(False, "--json", help="Print everything as JSON, raw samples included."),
 ) -> None:
@@ -73,7 +74,7 @@ def measure(
 
     if len(set(networks)) < len(networks):
         raise InputError("a network is named twice; name each once")
-    settings = RunSettings(threads=threads, samples=max(samples, 6), rounds=min(12, max(samples, 6)), warmup_s=0.2)
+    settings = RunSettings(threads=threads, samples=samples, rounds=min(12, samples), warmup_s=0.2)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
         found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
@@ -81,11 +82,12 @@ def measure(
         runner = stack.enter_context(LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER))
         memory = {name: runner.peak_memory(name, network.directory, settings) for name, network in found.items()}
         times = runner.run_many({name: network.directory for name, network in found.items()}, settings)
-    measured = []
+    measured, failed = [], list[str]()
     for name, network in found.items():
         taken, most = times[name], memory[name]
         if not isinstance(taken, Measurement):
-            raise MeasureError(f"{name} could not be timed ({taken.stage}): {taken.reason}")
+            failed.append(f"{name} could not be timed ({taken.stage}): {taken.reason}")
+            continue
         measured.append(
             Measured(
                 name, network.runtime, network.batch, taken.median_s, taken.interval_s, taken.quiet_s,
@@ -98,6 +100,8 @@ def measure(
         print(strictjson.dumps(report, indent=1))
     else:
         Console().print(_table(report))
+    if failed:
+        raise MeasureError("; ".join(failed))
 
 
 def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:

@@ -31,7 +31,7 @@ def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
     """Lists what there is, and what of it is counted on here."""
     if context.invoked_subcommand is not None:
         return
-    table = Table("target", "source", "device", "kernels", "layers", "measured", "last", "used")
+    table = Table("target", "source", "device", "kernels", "layers", "measured", "last", "used here")
     with RecordsFile(_existing(records)) as file:
         for group in file.groups():
             table.add_row(
@@ -79,15 +79,14 @@ def import_(
 
 @app.command()
 def prune(
-    older_than: int | None = typer.Option(None, help="Remove what was last measured more days ago than this."),
+    older_than: int | None = typer.Option(
+        None, min=0, max=36500, help="Remove what was last measured more days ago than this, of any device."
+    ),
     every: bool = typer.Option(False, "--all", help="Remove all, of this device and these kernels too."),
     target: str | None = TARGET,
     records: Path = options.RECORDS,
 ) -> None:
-    """Removes measurements that are not counted on here: of other kernels, or of other devices that are old.
-
-    Without options that is what other kernels were measured at on this device.
-    """
+    """Removes measurements: without options those of this device that other kernels were measured at."""
     if every and older_than is not None:
         raise InputError("--all and --older-than: give one of the two")
     limit = None if older_than is None else datetime.now(timezone.utc) - timedelta(days=older_than)

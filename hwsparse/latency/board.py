@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import socket
 import sys
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LOADER = "hwsparse.latency.board:Board"
 DESCRIBE = "hwsparse.device"
+# The longest that a board is one user's at a time: after so long it is free again, even if a kernel hangs there.
+SESSION_S = 600.0
 # How often to look whether a board has come (back); ports that a board may listen on.
 LOOK_EVERY_S, CONNECT_S = 1.0, 5.0
 PORTS = range(9091, 9200)
@@ -118,13 +121,15 @@ def _request(address: Address) -> Any:
             socket.create_connection((address.host, address.port), CONNECT_S).close()
             tracker = rpc.connect_tracker(address.host, address.port)
             known = {server["key"].partition(":")[2] for server in tracker.summary()["server_info"]}
-        except (OSError, RuntimeError) as error:
-            raise MeasureError(f"{where} cannot be reached: {one_line(error)}") from None
-        if address.key in known:
-            return tracker.request(address.key, priority=address.priority, max_retry=1)
+            trouble = f"{where} knows no board {address.key!r}; " + (
+                f"there are {', '.join(sorted(known))}" if known else "there are none"
+            )
+            if address.key in known:
+                return tracker.request(address.key, address.priority, SESSION_S, max_retry=1)
+        except (OSError, RuntimeError) as error:  # a board may vanish just then
+            trouble = f"{where} cannot be reached, or its board: {one_line(error)}"
         if time.monotonic() > deadline:
-            have = f"there are {', '.join(sorted(known))}" if known else "there are none"
-            raise MeasureError(f"{where} knows no board {address.key!r}; {have}")
+            raise MeasureError(trouble)
         time.sleep(LOOK_EVERY_S)
 
 
@@ -143,6 +148,7 @@ def serve_board(tracker: Address, host: str, say: Callable[[str], None]) -> None
     # What is registered here is there in the processes of sessions only if they are copies of this one.
     multiprocessing.set_start_method("fork", force=True)
     tvm_ffi.register_global_func(DESCRIBE, lambda: strictjson.dumps(Device.probe()), override=True)
+    home = os.getcwd()
     while True:
         server = PopenRPCServerState(
             host, PORTS.start, PORTS.stop, tracker_addr=(tracker.host, tracker.port), key=tracker.key,
@@ -152,5 +158,6 @@ def serve_board(tracker: Address, host: str, say: Callable[[str], None]) -> None
         # Ends when a session crashed, as kernels may, or the tracker cannot be found.
         server.thread.join()
         server.sock.close()
+        os.chdir(home)  # a session that crashed leaves this process in its directory, which is gone
         say("a session ended badly, or the tracker is away: starting again")
         time.sleep(LOOK_EVERY_S)

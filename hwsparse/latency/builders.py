@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,14 +122,23 @@ class Crew:
         for future in futures:
             future.add_done_callback(built.put)
         found: dict[Order, str | None] = {}
-        while futures:
-            done = built.get()
-            if done is None:
-                on_built()
-            else:
-                assert isinstance(done, Future)
-                found |= done.result()
-                futures.remove(done)
+        left = set(futures)
+        try:
+            while left:
+                done = built.get()
+                if done is None:
+                    on_built()
+                else:
+                    assert isinstance(done, Future)
+                    left.remove(done)
+                    found |= done.result()
+        except BaseException:  # Ctrl-C, or a full disk: nothing may be written any more when this returns
+            for future in left:
+                future.cancel()
+            for worker in self._workers:
+                worker.kill()
+            wait(left)
+            raise
         return found
 
     def _build(self, orders: Sequence[Order], on_built: Callable[[], None]) -> dict[Order, str | None]:

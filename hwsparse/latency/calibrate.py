@@ -43,18 +43,23 @@ class CalibrationReport:
 
     table: Mapping[Workload, Measurement]
     failures: Mapping[Workload, MeasureFailure]
-    measured: int  # of the table's entries: how many were not on record before
+    fresh: frozenset[Workload]  # of the table: what was not on record before
+
+    @property
+    def measured(self) -> int:
+        """How many of the table's entries were measured now."""
+        return len(self.fresh)
 
     @property
     def drift(self) -> float:
-        """By how much, relative, the clock was slower at its slowest than at its fastest."""
+        """By how much, relative, the clock was slower at its slowest than at its fastest, of all in the table."""
         references = [taken.reference_s for taken in self.table.values() if taken.reference_s is not None]
         return max(references) / min(references) - 1 if references else 0.0
 
     @property
     def cpu_share(self) -> float:
-        """The least share of its CPU that the process had; less than 1 on a machine under load."""
-        return min((taken.cpu_share for taken in self.table.values()), default=1.0)
+        """The least share of its CPU that the process had now; less than 1 on a machine under load."""
+        return min((self.table[workload].cpu_share for workload in self.fresh), default=1.0)
 
 
 def calibrate(
@@ -72,8 +77,8 @@ def calibrate(
     """Measures every distinct (layer signature, choice) that is not on record; dense always among them.
 
     Each batch is built, then timed while nothing is built, then recorded: a calibration that is killed loses
-    one batch at most. A choice that failed in an earlier calibration is tried again, and at once what was timed
-    beside too much noise.
+    one batch at most. What another calibration has recorded meanwhile is not measured again. A choice that failed in
+    an earlier calibration is tried again, and at once what was timed beside too much noise.
 
     Args:
         options: choices by layer signature or layer name.
@@ -92,26 +97,41 @@ def calibrate(
         workload: tuple(codegen.kernels_for(layer, workload.choice, target)) for workload, layer in wanted.items()
     }
     signatures = {workload.signature: layer for workload, layer in wanted.items()}
-    known = {
-        workload: taken
-        for workload, taken in records.table(target.name, target.threads, settings.cache).items()
-        if workload.signature in signatures
-        and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
-    }
+
+    def on_record() -> dict[Workload, Measurement]:
+        """Of these layers, what is known as well as is wanted, of kernels that there are."""
+        return {
+            workload: taken
+            for workload, taken in records.table(target.name, target.threads, settings.cache).items()
+            if workload.signature in signatures
+            and _as_good(taken, settings)
+            and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
+        }
+
+    known = on_record()
     table = {workload: known[workload] for workload in wanted if workload in known}
     missing = {workload: layer for workload, layer in wanted.items() if workload not in known}
     contest = Contest(kernels, missing, known)
     rivals = sum(len(kernels[workload]) - 1 for workload in contest.leaders)
     steps = _Steps(2 * (len(wanted) + rivals), 2 * len(table), progress)
     outcomes: dict[Workload, Outcome] = {}
-    for batch in _batches(missing, contest):
+    for planned in _batches(missing, contest):
+        others = {workload: taken for workload, taken in on_record().items() if workload in planned}
+        table |= others
+        contest.learn(others)
+        if others:
+            steps.advance(2 * len(others))
+        batch = {workload: layer for workload, layer in planned.items() if workload not in others}
         entries = [
             _Entry(workload, layer, kernel)
             for workload, layer in batch.items()
             for kernel in contest.entrants(workload)
         ]
-        # Where a leader could not be timed, others hold the contest.
-        steps.total += 2 * sum(len(contest.entrants(each)) - 1 for each in batch if each not in contest.leaders)
+        # Where a leader could not be timed, others hold the contest; where others have held it, nobody does.
+        held = sum(len(contest.entrants(each)) - 1 for each in batch)
+        steps.total += 2 * (held - sum(len(kernels[each]) - 1 for each in planned if each in contest.leaders))
+        if not entries:
+            continue
         with tempfile.TemporaryDirectory(prefix="hwsparse-calibrate-") as scratch:
             timed = _measure(entries, target, runner, codegen, settings, Path(scratch), steps)
         for workload in batch:
@@ -123,7 +143,13 @@ def calibrate(
             outcomes[workload] = outcome
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
     failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}
-    return CalibrationReport(table | fresh, failed, len(fresh))
+    return CalibrationReport(table | fresh, failed, frozenset(fresh))
+
+
+def _as_good(taken: Measurement, wanted: RunSettings) -> bool:
+    """Whether a measurement is as precise as one that would be made now."""
+    had = taken.settings.precision
+    return wanted.precision is None or (had is not None and had <= wanted.precision)
 
 
 @dataclass(slots=True)

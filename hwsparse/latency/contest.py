@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
+from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.runner import Outcome
 from hwsparse.latency.workload import Workload
@@ -47,6 +48,10 @@ class Contest:
         # The workloads to time first: the middle ratio of each curve, for all others to profit from.
         self.leaders = frozenset(same[len(same) // 2] for same in ordered)
 
+    def learn(self, known: Mapping[Workload, Measurement]) -> None:
+        """What others have measured meanwhile decides contests too."""
+        self._fastest |= {_curve(workload): taken.kernel for workload, taken in known.items() if taken.kernel}
+
     def entrants(self, workload: Workload) -> tuple[str, ...]:
         """The kernels to time: the winner of the workload's curve, or all as long as there is none."""
         winner = self._fastest.get(_curve(workload))
@@ -57,9 +62,9 @@ class Contest:
         timed = [outcome for outcome in outcomes if isinstance(outcome, Measurement)]
         if not timed:
             return outcomes[0]
-        winner = min(timed, key=lambda taken: taken.quiet_s)
-        if timed[0].quiet_s <= winner.quiet_s * (1 + MARGIN):
-            winner = timed[0]
+        usual_s = usual_reference(timed)
+        times = [taken.quiet_s / slowness(taken, usual_s) for taken in timed]
+        winner = timed[0] if times[0] <= min(times) * (1 + MARGIN) else timed[times.index(min(times))]
         if winner.kernel is not None:
             self._fastest[_curve(workload)] = winner.kernel
         return winner

@@ -16,10 +16,10 @@ from hwsparse.errors import HwsparseError, InputError
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import Measurement, RunSettings, Source
 from hwsparse.latency.workload import Workload
-from hwsparse.plan import parse_choice
+from hwsparse.plan import parse_choice, parse_signature
 
 FORMAT = 1
-MAX_LINE_BYTES, MAX_LINES = 1 << 20, 1_000_000
+MAX_LINE_BYTES, MAX_LINES = 1 << 20, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,15 @@ def _measurement(line: _Line, where: str) -> tuple[Workload, Measurement]:
         raise InputError(f"{where}: has the format {line.format}; this hwsparse reads {FORMAT}")
     try:
         workload = Workload(line.signature, parse_choice(line.choice), line.target, line.threads)
+        parse_signature(line.signature)
         taken_at = datetime.fromisoformat(line.taken_at)
+        if taken_at.utcoffset() is not None:
+            taken_at = taken_at.astimezone(timezone.utc)
         taken = Measurement(
             workload.key, line.samples_s, line.source, line.settings, line.device, line.toolchain, taken_at,
             line.kernel, line.reference_s, line.cpu_share,
         )  # fmt: skip
-    except (HwsparseError, ValueError) as error:
+    except (HwsparseError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from None
     if line.settings.threads != line.threads:
         raise InputError(f"{where}: measured with {line.settings.threads} threads, said to be of {line.threads}")

@@ -17,6 +17,8 @@ from hwsparse.latency.predictor import Example, Predictor, conformal
 from hwsparse.plan import Choice
 from hwsparse.work import Work
 
+# Of the layers, one part after the other is left out to tell how far guesses between measured ratios are off.
+PARTS = 5
 # What a kernel, the expected one if None, does for a layer of a signature; None: no kernel serves it.
 Describe = Callable[[str, Choice, str | None], Work | None]
 
@@ -60,14 +62,20 @@ class Learned:
             for known in points
             if (work := describe(signature, known.choice, known.kernel)) is not None
         ]
-        learned = cls(Predictor.fit(examples), describe, math.inf)
-        errors = [
-            abs(math.log(guess.seconds / points[at].seconds))
-            for signature, points in curves
-            for at in range(1, len(points) - 1)
-            if (guess := learned.guess(signature, points[at].choice, [*points[:at], *points[at + 1 :]])) is not None
-        ]
-        return cls(learned.predictor, describe, min(conformal(errors), learned.predictor.spread))
+        predictor, errors = Predictor.fit(examples), list[float]()
+        layers = sorted({signature for signature, _ in curves})
+        for part in range(PARTS):
+            left_out = set(layers[part::PARTS])
+            known = [example for example in examples if example.layer not in left_out]
+            learned = cls(Predictor(known), describe, math.inf)
+            errors += [
+                abs(math.log(guess.seconds / points[at].seconds))
+                for signature, points in curves
+                if signature in left_out
+                for at in range(1, len(points) - 1)
+                if (guess := learned.guess(signature, points[at].choice, [*points[:at], *points[at + 1 :]])) is not None
+            ]
+        return cls(predictor, describe, conformal(errors))
 
     def guess(self, signature: str, choice: Choice, known: Sequence[Known]) -> Guess | None:
         """A layer's time under a choice; None: no kernel serves it.
@@ -94,6 +102,6 @@ class Learned:
         )
 
     def _seconds(self, signature: str, known: Known, kernel: str | None) -> float:
-        """What is predicted of a measured point, with the kernel that the guess is made with."""
+        """What is predicted of a measured point, by its own kernel if that is known."""
         work = self.describe(signature, known.choice, known.kernel or kernel)
         return known.seconds if work is None else self.predictor.seconds(work)

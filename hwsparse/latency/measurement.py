@@ -134,7 +134,7 @@ def quiet(samples: Sequence[float]) -> float:
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
-    """The two samples that enclose the median with at least 95 % confidence, whatever the distribution.
+    """The two of independent samples that enclose the median with at least 95 % confidence, whatever the distribution.
 
     Raises:
         MeasureError: fewer than 6 samples.
@@ -145,7 +145,7 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
 
 
 def quantile_interval(samples: Sequence[float], quantile: float) -> tuple[float, float]:
-    """The two samples that enclose a quantile with at least 95 % confidence, whatever the distribution.
+    """The two of independent samples that enclose a quantile with 95 % confidence, whatever the distribution.
 
     Where none lies beyond it surely enough, as below the 10 % quantile with fewer than 36, the outermost stands in.
     """
@@ -164,7 +164,8 @@ def _ranks(count: int, quantile: float) -> tuple[int, int]:
     miss, at_most = (1 - CONFIDENCE) / 2, 0.0
     low, high = 0, count - 1
     for below in range(count):
-        at_most += math.comb(count, below) * quantile**below * (1 - quantile) ** (count - below)
+        ways = math.lgamma(count + 1) - math.lgamma(below + 1) - math.lgamma(count - below + 1)
+        at_most += math.exp(ways + below * math.log(quantile) + (count - below) * math.log1p(-quantile))
         if at_most <= miss:
             low = below
         if 1 - at_most <= miss:

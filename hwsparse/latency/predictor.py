@@ -27,6 +27,7 @@ MIN_LAYERS = 5
 TREES = {"n_estimators": 300, "max_depth": 3, "learning_rate": 0.05, "subsample": 0.7, "random_state": 0}
 # How far beyond what was seen, as a factor, a trait or part still counts as seen.
 MARGIN = 1.25
+LEAST = 1e-3  # counts below are alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,12 @@ class Predictor:
             family: _rates(self._matrix([works[at] for at in rows]), seconds[rows])
             for family, rows in _by_family(works).items()
         }
+        self._ends = {
+            family: (places.min(axis=0), places.max(axis=0))
+            for family, rows in _by_family(works).items()
+            for places in [self._places([works[at] for at in rows])]
+        }
         columns = self._columns(works)
-        self._low, self._high = columns.min(axis=0), columns.max(axis=0)
         self._trees = GradientBoostingRegressor(**TREES).fit(columns, np.log(seconds / self._sums(works)))
         self.spread = math.inf
 
@@ -85,17 +90,16 @@ class Predictor:
         return float(self._sums([work])[0] * math.exp(float(self._trees.predict(self._columns([work]))[0])))
 
     def interval(self, work: Work) -> tuple[float, float]:
-        """Seconds that enclose the time of nine layers out of ten like those learned from."""
+        """Seconds that enclose the time nine times out of ten, of layers like those learned from."""
         seconds = self.seconds(work)
         return seconds * math.exp(-self.spread), seconds * math.exp(self.spread)
 
     def covers(self, work: Work) -> bool:
         """Whether layers like this one were learned from: of the family, and none of its counts beyond theirs."""
-        if work.family not in self._rates:
+        if work.family not in self._ends:
             return False
-        (column,) = self._columns([work])
-        margin = math.log(MARGIN)
-        return bool((column >= self._low - margin).all() and (column <= self._high + margin).all())
+        (low, high), (place,) = self._ends[work.family], self._places([work])
+        return bool((place >= low - math.log(MARGIN)).all() and (place <= high + math.log(MARGIN)).all())
 
     def _matrix(self, works: Sequence[Work]) -> np.ndarray:
         """Parts: (works, parts)."""
@@ -109,6 +113,14 @@ class Predictor:
             for each in works
         ]
         return np.array(rows)
+
+    def _places(self, works: Sequence[Work]) -> np.ndarray:
+        """Where works lie among each other: plain logarithms of parts and traits."""
+        rows = [
+            [each.parts.get(name, 0.0) for name in self._parts] + [each.traits.get(name, 0.0) for name in self._traits]
+            for each in works
+        ]
+        return np.asarray(np.log(np.maximum(np.array(rows), LEAST)))
 
     def _sums(self, works: Sequence[Work]) -> np.ndarray:
         """What the parts take together; by the rates of all families where the own one is unknown."""

@@ -147,7 +147,7 @@ def workload_of(row: Row, path: Path) -> Workload:
     Raises:
         MeasureError: the row is malformed.
     """
-    with _decoding(row, path):
+    with decoding(_where(row, path)):
         workload = Workload(row.signature, parse_choice(row.choice), row.target, row.threads)
         if workload.key != row.workload:
             raise MeasureError(f"{row.workload!r} is not the key of its columns")
@@ -160,7 +160,7 @@ def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
     Raises:
         MeasureError: the row is malformed.
     """
-    with _decoding(row, path):
+    with decoding(_where(row, path)):
         return Measurement(
             key=row.workload,
             samples_s=strictjson.loads(_Samples, row.samples, "samples").samples_s,
@@ -182,18 +182,25 @@ def failure_of(row: FailureRow, path: Path) -> MeasureFailure:
     Raises:
         MeasureError: the row is malformed.
     """
-    with _decoding(row, path):
+    with decoding(_where(row, path)):
         return MeasureFailure(row.workload, cast(Stage, row.stage), row.reason)
 
 
 @contextmanager
-def _decoding(row: Row, path: Path) -> Iterator[None]:
-    """Says which row is malformed."""
+def decoding(where: str) -> Iterator[None]:
+    """Says which rows are malformed.
+
+    Raises:
+        MeasureError: what is done within shows that they are.
+    """
     try:
         yield
-    except (HwsparseError, ValueError, TypeError) as error:
-        where = f"records {path}: row {row.id} of {row.__tablename__}"
+    except (HwsparseError, ValueError, TypeError, OverflowError) as error:
         raise MeasureError(f"{where} is malformed: {error}") from None
+
+
+def _where(row: Row, path: Path) -> str:
+    return f"records {path}: row {row.id} of {row.__tablename__}"
 
 
 def _columns(workload: Workload, device: Device, toolchain: Toolchain, taken_at: datetime) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, cast, final
+from typing import Any, TypeVar, final
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
@@ -26,6 +26,7 @@ from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, Sou
 from hwsparse.latency.record_rows import (
     FailureRow,
     MeasurementRow,
+    decoding,
     failure_of,
     failure_row,
     measurement_of,
@@ -76,34 +77,49 @@ class RecordsFile:
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
-        row = MeasurementRow
-        columns = (row.target, row.threads, row.source, row.imported, row.cache, row.device, row.toolchain)
-        found = (func.count(), func.count(row.workload.distinct()), func.min(row.taken_at), func.max(row.taken_at))
-        query = select(*columns, *found).group_by(*columns).order_by(*columns)
         with self._said("cannot be read"), Session(self._engine) as session:
-            return tuple(
-                RecordGroup(
-                    target, threads, cast(Source, source), imported, cast(Cache, cache),
-                    strictjson.loads(Device, device, f"records {self.path}"),
-                    strictjson.loads(Toolchain, toolchain, f"records {self.path}"),
+            return tuple(group for _, group in self._groups(session))
+
+    def _groups(self, session: Session) -> list[tuple[dict[str, Any], RecordGroup]]:
+        """Groups, each with the columns that are the same for all its rows."""
+        row, found = MeasurementRow, []
+        names = ("target", "threads", "source", "imported", "cache", "device", "toolchain")
+        columns = [getattr(row, name) for name in names]
+        counts = (func.count(), func.count(row.workload.distinct()), func.min(row.taken_at), func.max(row.taken_at))
+        for *values, measurements, workloads, first, last in session.execute(
+            select(*columns, *counts).group_by(*columns).order_by(*columns)
+        ):
+            common = dict(zip(names, values, strict=True))
+            with decoding(f"records {self.path}: rows of {common['target']}"):
+                group = RecordGroup(
+                    common["target"], common["threads"], common["source"], common["imported"], common["cache"],
+                    strictjson.loads(Device, common["device"], "device"),
+                    strictjson.loads(Toolchain, common["toolchain"], "toolchain"),
                     measurements, workloads, datetime.fromisoformat(first), datetime.fromisoformat(last),
-                )
-                for target, threads, source, imported, cache, device, toolchain, measurements, workloads, first, last
-                in session.execute(query)
-            )  # fmt: skip
+                )  # fmt: skip
+            found.append((common, group))
+        return found
 
     def every(self, target_name: str | None = None) -> Iterator[tuple[Workload, Measurement]]:
         """All measurements, in the order in which they came; of one target, if it is named.
 
+        Others may write meanwhile: rows are read some at a time.
+
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
-        query = select(MeasurementRow).order_by(MeasurementRow.id)
-        if target_name is not None:
-            query = query.where(MeasurementRow.target == target_name)
-        with self._said("cannot be read"), Session(self._engine) as session:
-            for row in session.scalars(query.execution_options(yield_per=CHUNK)):
-                yield workload_of(row, self.path), measurement_of(row, self.path)
+        row, last = MeasurementRow, 0
+        while True:
+            query = select(row).where(row.id > last).order_by(row.id).limit(CHUNK)
+            if target_name is not None:
+                query = query.where(row.target == target_name)
+            with self._said("cannot be read"), Session(self._engine) as session:
+                rows = session.scalars(query).all()
+            if not rows:
+                return
+            for each in rows:
+                yield workload_of(each, self.path), measurement_of(each, self.path)
+            last = rows[-1].id
 
     def take_in(self, measurements: Iterable[tuple[Workload, Measurement]]) -> int:
         """Adds what others measured, all or nothing, as imported; gives how many were not there yet.
@@ -112,12 +128,15 @@ class RecordsFile:
             MeasureError: the file cannot be written.
         """
         row, added = MeasurementRow, 0
+        fresh = [measurement_row(workload, replace(taken, imported=True)) for workload, taken in measurements]
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-            for workload, taken in measurements:
-                fresh = measurement_row(workload, replace(taken, imported=True))
-                same = (row.workload == fresh.workload, row.taken_at == fresh.taken_at, row.samples == fresh.samples)
+            for each in fresh:
+                same = [
+                    getattr(row, name) == getattr(each, name)
+                    for name in ("target", "threads", "device_digest", "toolchain", "workload", "taken_at", "samples")
+                ]
                 if session.scalar(select(row.id).where(*same).limit(1)) is None:
-                    session.add(fresh)
+                    session.add(each)
                     session.flush()
                     added += 1
         return added
@@ -129,21 +148,12 @@ class RecordsFile:
             MeasureError: the file cannot be read or written.
         """
         row, gone = MeasurementRow, 0
-        for group in self.groups():
-            if unless(group):
-                continue
-            query = delete(row).where(
-                row.target == group.target_name,
-                row.threads == group.threads,
-                row.source == group.source,
-                row.imported == group.imported,
-                row.cache == group.cache,
-                row.device == strictjson.dumps(group.device),
-                row.toolchain == strictjson.dumps(group.toolchain),
-            )
-            with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-                session.execute(query)
-            gone += group.measurements
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            for common, group in self._groups(session):
+                if not unless(group):
+                    same = [getattr(row, name) == value for name, value in common.items()]
+                    session.execute(delete(row).where(*same))
+                    gone += group.measurements
         return gone
 
     def _said(self, what: str) -> AbstractContextManager[None]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -19,7 +21,7 @@ from typing import Protocol, TypeVar, final
 
 from hwsparse import strictjson
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency.board import LOADER, Address
+from hwsparse.latency.board import LOADER, SESSION_S, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import (
     QUIET,
@@ -36,7 +38,7 @@ from hwsparse.latency.process import LostError, RefusedError, Worker
 BATCH = 16
 UNLOAD_TIMEOUT_S, ASK_TIMEOUT_S = 10.0, 30.0
 # Where the reference kernel sits beside them, and how long it runs to tell how fast the clock is.
-REFERENCE_SLOT, REFERENCE_S = -1, 3e-4
+REFERENCE, REFERENCE_SLOT, REFERENCE_S = "", -1, 3e-4
 # A process that has less of its CPU than this shares it with others.
 FULL_SHARE = 0.95
 
@@ -60,8 +62,10 @@ class Runner(Protocol):
 class ProcessRunner:
     """Times libraries in a child process; a context manager that leaves none."""
 
-    # How often a library may take the process down before it is to blame.
+    # How often a library may take the process down before it is to blame. (A board that vanishes takes it down too.)
     chances = 1
+    # How old a process may be that a batch is begun in.
+    renewed_s = math.inf
 
     def __init__(self, toolchain: Toolchain, clock: Clock, reference: Path | None = None) -> None:
         """Starts nothing yet.
@@ -75,6 +79,7 @@ class ProcessRunner:
         self._clock = clock
         self._reference = reference
         self._worker: Worker | None = None
+        self._started = 0.0
 
     @property
     def device(self) -> Device:
@@ -164,11 +169,9 @@ class ProcessRunner:
         worker = self._empty_worker(settings.threads)
         failures: dict[str, Outcome] = {}
         turns: dict[str, _Turns] = {}
-        reference: _Turns | None = None
-        at = ""
+        at = REFERENCE
         try:
-            if self._reference is not None:
-                reference = _reference_turns(worker, settings, self._reference)
+            reference = None if self._reference is None else _Reference(worker, settings, self._reference)
             for slot, (at, directory) in enumerate(libraries.items()):
                 number = _prepare(worker, settings, at, slot, directory)
                 if isinstance(number, MeasureFailure):
@@ -176,9 +179,11 @@ class ProcessRunner:
                 else:
                     turns[at] = _Turns(slot, number)
             while waiting := [key for key in turns if key not in failures and not turns[key].suffice(settings)]:
-                for at in waiting:
+                for key in waiting:
                     if reference is not None:
-                        reference.take(worker, settings, 1)
+                        at = REFERENCE
+                        reference.take(beside=turns[key])
+                    at = key
                     try:
                         turns[at].take(worker, settings, math.ceil(settings.samples / settings.rounds))
                     except (RefusedError, _ClockError) as error:
@@ -186,18 +191,19 @@ class ProcessRunner:
         except LostError as loss:
             self.close()
             lost[at] += 1
-            if lost[at] < self.chances:
+            if loss.stage != "timeout" and lost[at] < self.chances:
                 return failures
+            if at == REFERENCE:
+                raise MeasureError(f"the reference kernel cannot be timed ({loss.stage}): {loss.reason}") from None
             return {**failures, at: MeasureFailure(at, loss.stage, loss.reason)}
         except BaseException:  # Ctrl-C
             self.close()
             raise
-        reference_s = None if reference is None else quiet(reference.samples)
         return failures | {
-            key: self._outcome(key, taken, settings, reference_s) for key, taken in turns.items() if key not in failures
+            key: self._outcome(key, taken, settings) for key, taken in turns.items() if key not in failures
         }
 
-    def _outcome(self, key: str, taken: _Turns, settings: RunSettings, reference_s: float | None) -> Outcome:
+    def _outcome(self, key: str, taken: _Turns, settings: RunSettings) -> Outcome:
         """The measurement, or that there was too much noise for one."""
         share = statistics.median(taken.shares)
         if settings.precision is not None and taken.spread > settings.precision:
@@ -209,7 +215,7 @@ class ProcessRunner:
             return MeasureFailure(key, "noise", reason + busy)
         return Measurement(
             key, tuple(taken.samples), "measured", settings, self.device, self.toolchain, self._clock(),
-            reference_s=reference_s, cpu_share=share,
+            reference_s=quiet(taken.reference) if taken.reference else None, cpu_share=share,
         )  # fmt: skip
 
     def _empty_worker(self, threads: int) -> Worker:
@@ -219,13 +225,14 @@ class ProcessRunner:
         """
         if self._worker is not None:
             try:
-                if self._worker.threads == threads and self._worker.starter is threading.current_thread():
+                own = self._worker.threads == threads and self._worker.starter is threading.current_thread()
+                if own and time.monotonic() - self._started < self.renewed_s:
                     self._worker.ask(UNLOAD_TIMEOUT_S, do="clear")
                     return self._worker
             except (LostError, RefusedError):
                 pass  # nobody waits for an answer: another worker will do
             self.close()
-        self._worker = self.start(threads)
+        self._worker, self._started = self.start(threads), time.monotonic()
         return self._worker
 
 
@@ -269,6 +276,7 @@ class BoardRunner(ProcessRunner):
     """
 
     chances = 2
+    renewed_s = SESSION_S / 2
 
     def __init__(self, toolchain: Toolchain, clock: Clock, address: Address, reference: Path | None = None) -> None:
         """Starts nothing yet; arguments are those of `ProcessRunner`, and the board's address."""
@@ -279,19 +287,27 @@ class BoardRunner(ProcessRunner):
     @property
     def device(self) -> Device:
         if self._device is None:
-            self._device = self._ask_device()
+            self._empty_worker(threads=1)
+        assert self._device is not None
         return self._device
-
-    def _ask_device(self) -> Device:
-        worker = self._empty_worker(threads=1)
-        try:
-            return strictjson.decode(Device, worker.ask(ASK_TIMEOUT_S, do="describe")["device"], "the board's device")
-        except (LostError, RefusedError, InputError) as error:
-            raise MeasureError(f"board {self.address.key!r} does not say what it is: {error}") from None
 
     def start(self, threads: int) -> Worker:
         wait_s = self.address.wait_s
-        return Worker(LOADER, threads, pinned=False, options=asdict(self.address), start_s=wait_s + ASK_TIMEOUT_S)
+        worker = Worker(LOADER, threads, pinned=False, options=asdict(self.address), start_s=wait_s + ASK_TIMEOUT_S)
+        try:
+            told = worker.ask(ASK_TIMEOUT_S, do="describe")["device"]
+            device = strictjson.decode(Device, told, "the board's device")
+        except (LostError, RefusedError, InputError) as error:
+            worker.close()
+            raise MeasureError(f"board {self.address.key!r} does not say what it is: {error}") from None
+        if self._device is not None and device.digest != self._device.digest:
+            worker.close()
+            raise MeasureError(
+                f"board {self.address.key!r} is another device than before, {device.cpu or device.machine}; boards "
+                "under one key must be alike: give this one a key, and a target, of its own"
+            )
+        self._device = device
+        return worker
 
 
 @dataclass(slots=True)
@@ -302,6 +318,7 @@ class _Turns:
     number: int
     samples: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)  # of its CPU, that the process had in each turn
+    reference: list[float] = field(default_factory=list)  # what the reference kernel took before each turn
 
     def take(self, worker: Worker, settings: RunSettings, repeats: int) -> None:
         """One turn more.
@@ -334,26 +351,44 @@ class _Turns:
 
     @property
     def spread(self) -> float:
-        """Half the width of the quiet time's 95 % interval, relative to it."""
+        """How far the ends of the quiet time's 95 % interval are from it at most, relative to it."""
         low, high = quantile_interval(self.samples, QUIET)
-        return (high - low) / 2 / quiet(self.samples)
+        usual = quiet(self.samples)
+        return max(high - usual, usual - low) / usual
 
 
 class _ClockError(Exception):
     """A time is no time."""
 
 
-def _reference_turns(worker: Worker, settings: RunSettings, directory: Path) -> _Turns:
-    """The reference kernel, ready to be timed.
+class _Reference:
+    """The reference kernel in a worker, to be timed before each turn of others.
 
-    Raises:
-        LostError: the worker's.
-        MeasureError: it does not run.
+    Its caches are warm, whatever those of others are: it is to tell the clock's speed.
     """
-    number = _prepare(worker, replace(settings, min_sample_s=REFERENCE_S), "reference", REFERENCE_SLOT, directory)
-    if isinstance(number, MeasureFailure):
-        raise MeasureError(f"the reference kernel cannot be timed ({number.stage}): {number.reason}")
-    return _Turns(REFERENCE_SLOT, number)
+
+    def __init__(self, worker: Worker, settings: RunSettings, directory: Path) -> None:
+        """Makes it ready.
+
+        Raises:
+            LostError: the worker's.
+            MeasureError: it does not run.
+        """
+        self._worker, self._settings = worker, replace(settings, min_sample_s=REFERENCE_S, cache="warm")
+        number = _prepare(worker, self._settings, "reference", REFERENCE_SLOT, directory)
+        if isinstance(number, MeasureFailure):
+            raise MeasureError(f"the reference kernel cannot be timed ({number.stage}): {number.reason}")
+        self._turns = _Turns(REFERENCE_SLOT, number)
+
+    def take(self, beside: _Turns) -> None:
+        """Times it once, for what is timed next; a reading that is none is left out.
+
+        Raises:
+            LostError: the worker's.
+        """
+        with suppress(RefusedError, _ClockError):
+            self._turns.take(self._worker, self._settings, 1)
+            beside.reference.append(self._turns.samples[-1])
 
 
 def _prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path) -> int | MeasureFailure:

@@ -82,7 +82,7 @@ def _warm(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
         if not each > 0:
             raise ValueError(f"a call took {each} seconds")
         spent, number = spent + each * number, number * 2
-        steady = abs(each - before) <= STEADY * before
+        steady = before < math.inf and abs(each - before) <= STEADY * before
         if spent >= request["seconds"] * (1 if steady else MOST_WARMING):
             return {"seconds": float(each)}
         before = each

@@ -351,7 +351,9 @@ class _Taps:
 
 
 def _running_mean(decay: float, mean: Tensor, new: Tensor, steps: int | Tensor) -> Tensor:
-    """The mean after one more step; after few of them it is of those few."""
+    """The mean after one more step; after few of them it is of those few. Whole numbers, as counters, have none."""
+    if not mean.is_floating_point():
+        return new
     kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
     return mean * kept + new * (1 - kept)
 

@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_no_half_an_export(
     ("options", "left"),
     [
         ("", {"here", "elsewhere", "old"}),
-        ("--older-than 100000", {"here", "elsewhere", "old", "earlier"}),
+        ("--older-than 36500", {"here", "elsewhere", "old", "earlier"}),
         ("--older-than 0", set()),
         ("--all --target other", {"here", "elsewhere", "old", "earlier"}),
         ("--all", set()),

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from hwsparse.codegen import build_layer, kernels_for, work
+from hwsparse.errors import CompileError
 from hwsparse.plan import parse_choice
 from hwsparse.target import load_target
 from tests.codegen.layers import conv, product
@@ -59,6 +60,11 @@ def test_multiply_adds_of_a_pointwise_layer_are_those_of_whole_vectors() -> None
     found = work(layer, parse_choice("block4x1@0.75"), CPU, kernel)
     assert found.parts["multiply-adds"] == pytest.approx(96 * 64 * 0.25 * 64, rel=0.15)
     assert found.family == "rows 2"
+
+
+def test_a_kernel_that_there_is_not_is_said() -> None:
+    with pytest.raises(CompileError, match="there is no kernel 'fast'"):
+        work(LAYERS["1x1"], parse_choice("dense"), CPU, "fast")
 
 
 def test_sparser_layers_do_less_and_more_threads_less_each() -> None:

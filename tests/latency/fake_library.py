@@ -3,6 +3,7 @@
     seconds   what one call takes, as its clock tells
     steps     what each sample takes instead, one after the other
     sleep     how long each call of `time` sleeps
+    dies_after   how many calls of `time` it lives through
     error     what `check` gives
     load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
     log       a file that each call of `time` is noted in
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import signal
 import stat
@@ -34,7 +36,7 @@ def write(directory: Path, **fake: Any) -> Path:
 
 class FakeLibrary:
     def __init__(self, fake: dict[str, Any]) -> None:
-        self.fake = fake
+        self.fake, self.calls = fake, 0
 
     @classmethod
     def load(cls, directory: Path, threads: int) -> FakeLibrary:
@@ -48,6 +50,9 @@ class FakeLibrary:
 
     def time(self, repeats: int, number: int = 1, *, cold: bool = False) -> tuple[float, ...]:
         self.misbehave("time")
+        self.calls += 1
+        if self.calls > self.fake.get("dies_after", math.inf):
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.fake.get("sleep", 0))
         if "log" in self.fake:
             with open(self.fake["log"], "a") as log:

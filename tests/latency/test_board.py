@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hwsparse.codegen import build_layer
 from hwsparse.codegen.library import REFERENCE
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Address, BoardRunner, Device, MeasureFailure, Measurement, RunSettings
+from hwsparse.latency.process import Worker
 from hwsparse.plan import Choice
 from hwsparse.target import load_target
 from tests.latency.examples import TOOLCHAIN, Clock, conv
@@ -106,20 +108,67 @@ def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, 
     assert isinstance(cold, Measurement)
 
 
+LONG = RunSettings(threads=1, samples=40, rounds=40, warmup_s=0.0, min_sample_s=0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+@contextmanager
+def timing(timed: BoardRunner, library: Path, found: dict[str, object]) -> Iterator[None]:
+    """Two libraries are being timed while the context lasts, and to the end of it."""
+    starts, start = list[int](), timed.start
+
+    def noted(threads: int) -> Worker:
+        starts.append(threads)
+        return start(threads)
+
+    timed.start = noted  # type: ignore[method-assign]
+    work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, LONG)))
+    work.start()
+    while not starts or timed._worker is None:
+        time.sleep(0.05)
+    time.sleep(1.0)  # of the four seconds that timing takes
+    yield
+    work.join(120)
+    assert not work.is_alive()
+    assert len(starts) == 2  # the first session was lost
+
+
 def test_a_board_that_vanishes_and_comes_back_costs_nothing_but_time(tracker: str, library: Path) -> None:
-    settings = RunSettings(threads=1, samples=40, rounds=40, warmup_s=0.0, min_sample_s=0.05)
     found: dict[str, object] = {}
-    with runner(tracker) as timed:
-        with board(tracker) as first:
-            assert timed.device == Device.probe()
-            work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, settings)))
-            work.start()
-            time.sleep(3)
+    with ExitStack() as stack:
+        timed = stack.enter_context(runner(tracker))
+        first = stack.enter_context(board(tracker))
+        with timing(timed, library, found):
             end(first)
-        with board(tracker):
-            work.join(120)
-        assert not work.is_alive()
+            stack.enter_context(board(tracker))
     assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+
+
+def test_a_session_that_crashes_does_not_end_the_board(tracker: str, library: Path) -> None:
+    """As a kernel's crash does, for the second time too."""
+    found: dict[str, object] = {}
+    with board(tracker) as only, runner(tracker) as timed:
+        with timing(timed, library, found):
+            (session,) = children(only.pid)
+            os.kill(session, signal.SIGKILL)
+        assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+        timed.close()
+        assert isinstance(timed.run("a", library, QUICK), Measurement)
+        (session,) = children(only.pid)
+        os.kill(session, signal.SIGKILL)
+        assert isinstance(timed.run("a", library, QUICK), Measurement)
+
+
+def test_another_device_under_the_same_key_is_refused(tracker: str, library: Path) -> None:
+    with board(tracker), runner(tracker) as timed:
+        timed._device = replace(Device.probe(), cpu="another")
+        with pytest.raises(MeasureError, match="board 'test-board' is another device than before"):
+            timed.run("a", library, QUICK)
 
 
 def test_a_board_that_stays_away_is_one_clear_error(tracker: str, library: Path) -> None:

@@ -296,6 +296,36 @@ def test_no_layers_is_an_empty_report(records: Records) -> None:
     assert (report.table, report.failures, report.measured) == ({}, {}, 0)
 
 
+def test_what_another_calibration_records_meanwhile_is_not_measured_again(records: Records) -> None:
+    class Slow(Rivals):
+        """Another calibration finishes while the first batch is timed."""
+
+        def run_many(
+            self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
+        ) -> dict[str, Outcome]:
+            if not self.others:
+                self.others = True
+                run(Rivals(first=1.0, second=0.5, third=0.9), records, [conv()], {"conv": [HALF, MOST]})
+            return super().run_many(libraries, settings)
+
+        others = False
+
+    bench, seen = Slow(first=1.0, second=0.5, third=0.9), list[tuple[int, int]]()
+    options = {"fc": [HALF], "conv": [HALF, MOST]}
+    report = run(bench, records, [matmul(), conv()], options, progress=lambda *step: seen.append(step))
+    assert not [event for event in bench.events if "Conv" in event]
+    assert (report.measured, len(report.table)) == (2, 5)
+    assert report.table[Workload.of(conv(), MOST, TARGET)].kernel == "second"
+    assert seen[-1][0] == seen[-1][1]
+    assert len(list(records.every())) == 5
+
+
+def test_what_is_less_precise_than_wanted_is_measured_again(records: Records) -> None:
+    rough, fine = (RunSettings(threads=1, warmup_s=0.0, precision=precision) for precision in (0.1, 0.02))
+    for settings, measured in ((rough, 1), (rough, 0), (fine, 1), (fine, 0), (rough, 0)):
+        assert run(Bench(), records, [matmul()], {}, settings=settings).measured == measured
+
+
 def test_it_works_with_real_processes(records: Records) -> None:
     class Fakes(Bench):
         def build_layer(self, layer: Layer, choice: Choice, target: Target, directory: Path, kernel: str) -> None:

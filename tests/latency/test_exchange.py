@@ -56,6 +56,8 @@ def line(**changed: Any) -> str:
         ({"threads": 0}, "at least 1 is needed"),
         ({"taken_at": "yesterday"}, "yesterday"),
         ({"taken_at": "2026-01-01T00:00:00"}, "lacks its time zone"),
+        ({"taken_at": "0001-01-01T00:00:00+23:59"}, "out of range"),
+        ({"signature": "anything"}, "is no layer's signature"),
         ({"source": "assumed"}, "source"),
         ({"device": {"machine": "x"}}, "device"),
         ({"reference_s": -1.0}, "no number of seconds"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from hwsparse import strictjson
 from hwsparse.errors import MeasureError
@@ -21,6 +22,7 @@ from hwsparse.latency import (
     Workload,
     median_interval,
 )
+from hwsparse.latency.measurement import QUIET, quantile_interval, quiet
 from hwsparse.plan import Choice
 from tests.latency.examples import devices, measurement, measurements, seconds, settings, toolchains
 
@@ -55,6 +57,21 @@ def test_the_interval_covers_95_percent_and_no_narrower_one_does(count: int) -> 
     assert coverage(int(rank) + 1) < 0.95
 
 
+@pytest.mark.parametrize("count", [36, 60, 300, 5000])
+def test_the_interval_of_the_quiet_time_covers_95_percent(count: int) -> None:
+    """Against the binomial distribution of scipy."""
+    low, high = quantile_interval(range(count), QUIET)
+    below = binom(count, QUIET)
+    assert below.cdf(low) <= 0.025 and below.sf(high) <= 0.025
+    assert low == 0 or below.cdf(low + 1) > 0.025
+    assert below.sf(high - 1) > 0.025
+
+
+def test_the_quiet_time_is_the_tenth_of_the_samples_at_its_slow_end() -> None:
+    assert quiet([float(sample) for sample in range(60, 0, -1)]) == 6.0
+    assert quiet([3.0, 1.0, 2.0]) == 1.0
+
+
 def test_the_interval_of_thirty_samples_is_the_tables() -> None:
     """Conover, Practical Nonparametric Statistics: the 10th and the 21st of 30."""
     assert median_interval(range(1, 31)) == (10, 21)
@@ -87,8 +104,9 @@ def test_a_measurement_says_what_it_must() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"threads": 0}, {"rounds": 0}, {"samples": 5}, {"timeout_s": 0.0}, {"timeout_s": math.inf},
-        {"warmup_s": -1.0}, {"min_sample_s": math.nan}, {"tolerance": -1e-3},
+        {"threads": 0}, {"rounds": 0}, {"samples": 5}, {"precision": 0.0}, {"precision": math.nan}, {"stretch": 0},
+        {"cache": "lukewarm"}, {"timeout_s": 0.0}, {"timeout_s": math.inf}, {"warmup_s": -1.0},
+        {"min_sample_s": math.nan}, {"tolerance": -1e-3},
     ],
 )  # fmt: skip
 def test_settings_are_checked(bad: dict[str, float]) -> None:

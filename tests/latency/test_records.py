@@ -314,6 +314,20 @@ def test_a_malformed_row_is_said_not_used(tmp_path: Path, column: str, value: ob
         table(records)
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("device", "{}"), ("toolchain", "x"), ("taken_at", "now"), ("taken_at", 5)]
+)
+def test_a_malformed_group_is_said(tmp_path: Path, column: str, value: object) -> None:
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    change(tmp_path / "r.db", f"UPDATE measurements SET {column} = ?", value)
+    with (
+        RecordsFile(tmp_path / "r.db") as file,
+        pytest.raises(MeasureError, match=r"r\.db: rows of test-cpu is malformed"),
+    ):
+        file.groups()
+
+
 def test_a_malformed_failure_is_said_not_used(tmp_path: Path) -> None:
     with opened(tmp_path / "r.db") as records:
         records.add_failure(HALF, MeasureFailure(HALF.key, "run", "no"), NOON)

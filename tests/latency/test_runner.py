@@ -81,7 +81,10 @@ def test_the_reference_kernel_is_timed_beside_all_others(tmp_path: Path) -> None
     assert all(isinstance(taken, Measurement) and taken.reference_s == 1e-4 for taken in found.values())
 
 
-@pytest.mark.parametrize("wrong", [{"load": "raise"}, {"error": 1.0}, {"time": "raise"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"load": "raise"}, {"error": 1.0}, {"time": "raise"}, {"load": "crash"}, {"check": "killed"}, {"time": "exit"}],
+)
 def test_a_reference_kernel_that_does_not_run_is_one_clear_error(tmp_path: Path, wrong: dict[str, object]) -> None:
     reference = write(tmp_path / "reference", **wrong)
     with (
@@ -89,6 +92,35 @@ def test_a_reference_kernel_that_does_not_run_is_one_clear_error(tmp_path: Path,
         pytest.raises(MeasureError, match="the reference kernel cannot be timed"),
     ):
         runner.run("a", write(tmp_path / "a"), SETTINGS)
+
+
+def test_a_reference_kernel_that_is_lost_between_turns_is_no_librarys_fault(tmp_path: Path) -> None:
+    reference = write(tmp_path / "reference", dies_after=20)
+    with (
+        LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner,
+        pytest.raises(MeasureError, match=r"the reference kernel cannot be timed \(run\): killed by SIGKILL"),
+    ):
+        runner.run_many({name: write(tmp_path / name) for name in "ab"}, SETTINGS)
+
+
+def test_a_reading_of_the_reference_kernel_that_is_none_is_left_out(tmp_path: Path) -> None:
+    """A clock that jumps, for once."""
+    reference = write(tmp_path / "reference", steps=[1e-4] * 5 + [-1.0] + [2e-4] * 100)
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner:
+        taken = runner.run("a", write(tmp_path / "a"), SETTINGS)
+    assert isinstance(taken, Measurement)
+    assert taken.reference_s in (1e-4, 2e-4)
+
+
+def test_each_library_has_the_reference_of_its_own_turns(tmp_path: Path) -> None:
+    """The clock is halved when `short` has had all its turns."""
+    reference = write(tmp_path / "reference", steps=[1e-4] * 25 + [2e-4] * 1000)
+    libraries = {"short": write(tmp_path / "short"), "long": write(tmp_path / "long", steps=WAVERING_S)}
+    settings = RunSettings(threads=1, warmup_s=0.0, precision=0.02)
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner:
+        found = runner.run_many(libraries, settings)
+    short = found["short"]
+    assert isinstance(short, Measurement) and short.reference_s == 1e-4
 
 
 def test_a_library_that_crashes_in_its_turn_is_blamed_and_not_the_reference(tmp_path: Path) -> None:
@@ -123,6 +155,18 @@ def test_warming_up_goes_on_as_long_as_asked(runner: LocalRunner, tmp_path: Path
     directory = write(tmp_path / "a", seconds=1e-3, log=str(log))
     runner.run("a", directory, RunSettings(threads=1, warmup_s=0.02))
     assert sum(number for _, repeats, number, _ in log_of(log) if repeats == 1) >= 20
+
+
+def test_warming_up_goes_on_until_calls_take_as_long_as_before(runner: LocalRunner, tmp_path: Path) -> None:
+    """Stretches of 3, 6, 12 and 24 calls: the last takes as long as the one before it."""
+    log = tmp_path / "log"
+    directory = write(tmp_path / "a", steps=[9e-3, 5e-3, 1e-3, 1e-3] + [1e-3] * 1000, log=str(log))
+    runner.run("a", directory, RunSettings(threads=1, warmup_s=0.05))
+    assert [number for _, repeats, number, _ in log_of(log) if repeats == 1] == [3, 6, 12, 24]
+    log.unlink()
+    restless = write(tmp_path / "b", steps=[1e-3, 2e-3] * 500, log=str(log))
+    runner.run("b", restless, RunSettings(threads=1, warmup_s=0.01))
+    assert sum(repeats == 1 for _, repeats, _, _ in log_of(log)) < 8  # and then it is given up
 
 
 def test_the_worker_is_pinned_and_its_thread_counts_are_set(runner: LocalRunner, tmp_path: Path) -> None:

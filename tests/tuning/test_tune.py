@@ -113,6 +113,12 @@ def test_what_is_given_is_the_running_mean_of_the_steps(averaging: float, monkey
     torch.testing.assert_close(found.module.get_parameter("first.weight").detach(), mean, rtol=1e-5, atol=1e-6)
 
 
+def test_what_counts_is_not_averaged() -> None:
+    found = train(TuningSettings(epochs=3, batch=32, learning_rate=0.05))
+    counted = dict(found.module.named_buffers())["first_norm.num_batches_tracked"]
+    assert int(counted) == found.best.number * 6  # 192 images
+
+
 def test_few_steps_are_enough_for_all_zeros() -> None:
     settings = TuningSettings(epochs=1, batch=192, gradual=True, ramp=1.0)
     assert train(settings).best.ratio == pytest.approx(0.8, abs=0.01)

@@ -11,6 +11,7 @@ import re
 from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import shared_rows
+from hwsparse.errors import CompileError
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from hwsparse.work import Work
@@ -21,7 +22,11 @@ FEW_POSITIONS = re.compile(r"few_positions_r(\d+)")
 
 
 def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
-    """What a kernel of `kernels_for` does on its busiest thread."""
+    """What a kernel of `kernels_for` does: on its busiest thread, where work is counted tile by tile.
+
+    Raises:
+        CompileError: no kernel is called so.
+    """
     geometry = Geometry.of(layer)
     traits = {
         "rows": geometry.rows,
@@ -51,6 +56,8 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         return Work("winograd", parts | _winograd(geometry, scheme), traits)
     if found := FEW_POSITIONS.fullmatch(kernel):
         return Work("few positions", parts | _few_positions(geometry, choice, int(found[1])), traits)
+    if kernel != "depthwise":
+        raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
     return Work("depthwise", parts | {"multiply-adds": geometry.rows * traits["taps"] * vectors}, traits)
 
