@@ -54,7 +54,7 @@ def timed(latency_s: float) -> Measurement:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     records = tmp_path_factory.mktemp("bench") / "records.sqlite"
     with open_bench(TARGET, records, lambda: datetime.now(timezone.utc)) as real:
-        yield ByWeight(real.target, real.records, real.layers, real.networks, real.clock)
+        yield ByWeight(real.target, real.records, real.crew, real.layers, real.networks, real.clock)
 
 
 def chain() -> Model:
