@@ -26,7 +26,7 @@ from hwsparse.report.view import OURS, STYLES, TRIAL_COLOUR, WINNER, Group, View
 INK, FAINT_INK, GRID = "#1e293b", "#64748b", "#e6eaf0"
 _DASHES = (0, (4, 3))
 INCHES, DPI = (9.0, 5.4), 200
-NAME_SHARE = 0.2  # of the width that a name takes
+NAME_SHARE = 0.36  # of the width that a name takes
 
 
 def front_png(report: FrontReport, path: Path) -> None:
@@ -39,7 +39,7 @@ def front_png(report: FrontReport, path: Path) -> None:
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=INCHES, dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.082, 0.19, 0.898, 0.58))
+        axes = figure.add_axes((0.082, 0.19, 0.7, 0.58))  # the legend is to its right
         shown = view(report)
         _frame(axes, report, shown)
         _lines(axes, shown)
@@ -173,16 +173,15 @@ def _legend(axes: Axes, shown: View) -> None:
             [], [], linestyle="none", marker=WINNER.matplotlib_marker, color=WINNER.colour, markersize=10
         )
     for group in reversed(shown.groups):  # timed before predicted: one entry for a shape
-        entries.setdefault(_clipped(group.name, 40), _key(group))
+        entries.setdefault(_clipped(group.name, 24), _key(group))
     if shown.front:
         entries["front"] = Line2D([], [], color=OURS.colour, linewidth=2.0)
     if shown.predicted_front:
         entries["front, predicted"] = Line2D([], [], color=TRIAL_COLOUR, linewidth=1.2, linestyle=_DASHES)
-    legend = axes.legend(
-        list(entries.values()), list(entries), loc="lower right", fontsize=9, labelcolor=INK, frameon=True,
-        framealpha=0.85, edgecolor="none", handlelength=1.9, borderaxespad=0.8,
+    axes.legend(
+        list(entries.values()), list(entries), loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5,
+        labelcolor=INK, frameon=False, handlelength=1.9, borderaxespad=0.6,
     )  # fmt: skip
-    legend.set_zorder(10)
 
 
 def _key(group: Group) -> Line2D:
