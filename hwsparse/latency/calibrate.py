@@ -97,18 +97,7 @@ def calibrate(
         workload: tuple(codegen.kernels_for(layer, workload.choice, target)) for workload, layer in wanted.items()
     }
     signatures = {workload.signature: layer for workload, layer in wanted.items()}
-
-    def on_record() -> dict[Workload, Measurement]:
-        """Of these layers, what is known as well as is wanted, of kernels that there are."""
-        return {
-            workload: taken
-            for workload, taken in records.table(target.name, target.threads, settings.cache).items()
-            if workload.signature in signatures
-            and _as_good(taken, settings)
-            and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
-        }
-
-    known = on_record()
+    known = _on_record(records, signatures, target, codegen, settings)
     table = {workload: known[workload] for workload in wanted if workload in known}
     missing = {workload: layer for workload, layer in wanted.items() if workload not in known}
     contest = Contest(kernels, missing, known)
@@ -116,7 +105,8 @@ def calibrate(
     steps = _Steps(2 * (len(wanted) + rivals), 2 * len(table), progress)
     outcomes: dict[Workload, Outcome] = {}
     for planned in _batches(missing, contest):
-        others = {workload: taken for workload, taken in on_record().items() if workload in planned}
+        by_now = _on_record(records, signatures, target, codegen, settings)
+        others = {workload: taken for workload, taken in by_now.items() if workload in planned}
         table |= others
         contest.learn(others)
         if others:
@@ -144,6 +134,19 @@ def calibrate(
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
     failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}
     return CalibrationReport(table | fresh, failed, frozenset(fresh))
+
+
+def _on_record(
+    records: Records, signatures: Mapping[str, Layer], target: Target, codegen: Codegen, settings: RunSettings
+) -> dict[Workload, Measurement]:
+    """Of layers by their signatures, what is known as well as is wanted, of kernels that there are."""
+    return {
+        workload: taken
+        for workload, taken in records.table(target.name, target.threads, settings.cache).items()
+        if workload.signature in signatures
+        and _as_good(taken, settings)
+        and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
+    }
 
 
 def _as_good(taken: Measurement, wanted: RunSettings) -> bool:

@@ -9,6 +9,7 @@ import math
 import statistics
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -59,7 +60,7 @@ class Runner(Protocol):
         """Times each library, given as key: directory; drift hits all alike."""
 
 
-class ProcessRunner:
+class ProcessRunner(ABC):
     """Times libraries in a child process; a context manager that leaves none."""
 
     # How often a library may take the process down before it is to blame. (A board that vanishes takes it down too.)
@@ -82,21 +83,21 @@ class ProcessRunner:
         self._started = 0.0
 
     @property
+    @abstractmethod
     def device(self) -> Device:
         """What runs the libraries; goes into the measurements.
 
         Raises:
             MeasureError: it has to be asked, and does not answer.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, threads: int) -> Worker:
         """A new child process.
 
         Raises:
             MeasureError: it cannot be started.
         """
-        raise NotImplementedError
 
     def __enter__(self: R) -> R:
         return self
