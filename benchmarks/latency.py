@@ -1,7 +1,9 @@
 """How far predicted latencies are off: of layers never measured, of whole networks, of the same thing once more.
 
     layers     every distinct layer of the networks is measured under every pattern and ratio; each is predicted from
-               measurements of other layers alone (in ten parts, and once more network by network)
+               measurements of other layers alone (in ten parts, and once more network by network), and the same with so
+               few of its own that the rest is to be known within `--within`
+    second     a network of the family, ResNet-34, measured no further than that, then in full
     networks   random plans are built and timed end to end; some fit what lies between layers, the others are predicted
     repeats    some layers are measured anew, in fresh processes, again and again
 
@@ -29,25 +31,26 @@ from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from benchmarks.models.resnet import resnet34
 from benchmarks.networks import NETWORKS
-from hwsparse.codegen import build_model, kernels_for, refusal, work
-from hwsparse.latency import CostModel, Measurement, RunSettings, Workload, calibrate
-from hwsparse.latency.calibrate import PRECISION
+from hwsparse.codegen import build_model, refusal
+from hwsparse.latency import CostModel, Measurement, Workload, calibrate, layer_settings
 from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.bench import Bench, Steps, open_bench
+from hwsparse.pipeline.thrift import describe, measure_layers
 from hwsparse.plan import Choice, Plan, parse_choice, parse_signature
 from hwsparse.sparsify import applicable, apply_plan
 from hwsparse.target import Target, load_target
-from hwsparse.work import Work
 
 PATTERNS = ("unstructured", "block2x1", "block4x1", "block8x1", "block16x1")
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FOLDS = 10
 # Of the random plans, those that what lies between layers is fitted to; repeats are of so many workloads.
 FITTED, REPEATED = 8, 30
-PARTS = ("layers", "networks", "repeats")
+PARTS = ("layers", "second", "networks", "repeats")
+AIDED = ", some of their own measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="x86-local")
     parser.add_argument("--models", nargs="+", choices=sorted(NETWORKS), default=sorted(NETWORKS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--within", type=float, default=0.08, help="how surely layers are to be predicted, relative")
     parser.add_argument("--plans", type=int, default=40, help="random plans of each network that are predicted")
     parser.add_argument("--repeats", type=int, default=5, help="separate runs of the same workloads")
     parser.add_argument("--records", type=Path, help="file of measurements to go on with; by default none")
@@ -100,12 +104,20 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             took = time.monotonic() - began
             console.print(f"{name}: {len(table[name])} workloads in {took:.0f} s")
             figures["table_s"] = took if name == "resnet50" else figures["table_s"]
-        describe = partial(_describe, target)
         if "layers" in arguments.parts:
-            pairs["layers"] = _layers(table, describe)
-            figures |= _layer_figures(pairs["layers"])
-            for name in networks if len(networks) > 1 else ():
-                pairs[f"layers of {name}, from the others"] = _of_one(name, table, describe)
+            every = {workload: taken for each in table.values() for workload, taken in each.items()}
+            parts = {"layers": _tenths(every)}
+            if len(networks) > 1:
+                parts |= {f"layers of {name}": [{each.signature for each in table[name]}] for name in networks}
+            for name, left_out in parts.items():
+                alone, aided = _layers(every, left_out, describe(target), arguments.within)
+                pairs[name], pairs[f"{name}{AIDED}"] = alone, aided
+            figures |= _layer_figures(pairs[f"layers{AIDED}"])
+            figures["layer_share"] = 1 - len(pairs[f"layers{AIDED}"]) / len(every)
+        if "second" in arguments.parts:
+            second = resnet34()
+            pairs[second.name], more = _second(second, bench, arguments.within, progress, console)
+            figures |= more
         if "networks" in arguments.parts:
             for name, model in networks.items():
                 costs = CostModel.fit(table[name])
@@ -120,62 +132,90 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
 
 
 KEYS = (
-    "layer_rmspe", "layer_within10", "coverage90", "model_median_err", "model_within10", "model_rank_corr",
-    "repeat_spread", "table_s",
+    "layer_rmspe", "layer_within10", "coverage90", "layer_share", "second_rmspe", "second_s", "model_median_err",
+    "model_within10", "model_rank_corr", "repeat_spread", "table_s",
 )  # fmt: skip
 
 
 def _measured(model: Model, bench: Bench, progress: Progress, console: Console) -> Mapping[Workload, Measurement]:
     """Every distinct layer, dense and in every way that it can be pruned."""
-    choices = _choices()
-    wanted = {
-        layer.name: [
-            each for each in choices if applicable(layer, each.pattern) is None and refusal(layer, each) is None
-        ]
-        for layer in model.layers
-    }
-    task = progress.add_task(f"{model.name}: layers")
-    report = bench.calibrate(model, wanted, lambda done, total: progress.update(task, completed=done, total=total))
+    report = bench.calibrate(model, _wanted(model), _bar(progress, f"{model.name}: layers"))
     for failure in report.failures.values():
         console.print(f"not measured: {failure.key} ({failure.stage}): {failure.reason}")
     return report.table
 
 
-def _describe(target: Target, signature: str, choice: Choice, kernel: str | None) -> Work | None:
-    layer = parse_signature(signature)
-    if refusal(layer, choice):
-        return None
-    return work(layer, choice, target, kernel or kernels_for(layer, choice, target)[0])
+def _wanted(model: Model) -> dict[str, list[Choice]]:
+    """What every layer can be pruned to, by layer name."""
+    choices = _choices()
+    return {
+        layer.name: [
+            each for each in choices if applicable(layer, each.pattern) is None and refusal(layer, each) is None
+        ]
+        for layer in model.layers
+    }
 
 
-def _layers(table: Mapping[str, Mapping[Workload, Measurement]], describe: Describe) -> list[Pair]:
-    """All layers, each predicted from others: in ten parts, drawn by signature."""
-    every = {workload: taken for each in table.values() for workload, taken in each.items()}
+def _bar(progress: Progress, title: str) -> Steps:
+    task = progress.add_task(title)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _tenths(every: Mapping[Workload, Measurement]) -> list[set[str]]:
+    """All layers' signatures in ten parts, drawn at random."""
     signatures = sorted({workload.signature for workload in every})
     np.random.default_rng(0).shuffle(signatures)
-    found = []
-    for part in range(FOLDS):
-        left_out = set(signatures[part::FOLDS])
-        found += _predicted(every, left_out, describe)
-    return found
+    return [set(signatures[part::FOLDS]) for part in range(FOLDS)]
 
 
-def _of_one(name: str, table: Mapping[str, Mapping[Workload, Measurement]], describe: Describe) -> list[Pair]:
-    """A network's layers, predicted from those of all others that are not among them."""
-    every = {workload: taken for each in table.values() for workload, taken in each.items()}
-    return _predicted(every, {workload.signature for workload in table[name]}, describe)
+def _layers(
+    every: Mapping[Workload, Measurement], parts: Sequence[set[str]], describe: Describe, within: float
+) -> tuple[list[Pair], list[Pair]]:
+    """Layers of each part, predicted from those of all others; the same with some of their own measured."""
+    truth, alone, aided = CostModel.fit(every), list[Pair](), list[Pair]()
+    for part in parts:
+        known = {workload: taken for workload, taken in every.items() if workload.signature not in part}
+        costs = CostModel.fit(known).learn(describe)
+        assert costs.learned is not None
+        left_out: dict[str, dict[Choice, Workload]] = {}
+        for workload in every:
+            if workload.signature in part:
+                left_out.setdefault(workload.signature, {})[workload.choice] = workload
+        own = {
+            ways[choice]: every[ways[choice]]
+            for signature, ways in left_out.items()
+            for choice in costs.learned.wanted(signature, list(ways), [], within)
+        }
+        better = CostModel.fit(known | own, costs.learned)
+        for workload in (each for ways in left_out.values() for each in ways.values()):
+            alone.append(_pair(workload, costs, truth))
+            if workload not in own:
+                aided.append(_pair(workload, better, truth))
+    return alone, aided
 
 
-def _predicted(every: Mapping[Workload, Measurement], left_out: set[str], describe: Describe) -> list[Pair]:
-    known = {workload: taken for workload, taken in every.items() if workload.signature not in left_out}
-    costs = CostModel.fit(known).learn(describe)
-    whole = CostModel.fit(every)
-    found = []
-    for workload in every:
-        if workload.signature in left_out:
-            guess, truth = costs.predict(workload), whole.predict(workload)
-            found.append(Pair(workload.key, guess.latency_s, guess.interval_s, guess.in_domain, truth.latency_s))
-    return found
+def _pair(workload: Workload, costs: CostModel, truth: CostModel) -> Pair:
+    guess = costs.predict(workload)
+    return Pair(workload.key, guess.latency_s, guess.interval_s, guess.in_domain, truth.predict(workload).latency_s)
+
+
+def _second(
+    model: Model, bench: Bench, within: float, progress: Progress, console: Console
+) -> tuple[list[Pair], dict[str, float]]:
+    """Another network: what it takes to measure what the others do not tell, and how far off the rest is."""
+    began = time.monotonic()
+    times = measure_layers(
+        bench, model, _wanted(model), within, _bar(progress, f"{model.name}: some layers"), layer_settings(bench.target)
+    )
+    took, costs = time.monotonic() - began, times.costs
+    every = _measured(model, bench, progress, console)
+    truth = CostModel.fit(every)
+    pairs = [_pair(workload, costs, truth) for workload in every if workload not in times.table]
+    console.print(
+        f"{model.name}: {times.report.measured} workloads measured in {took:.0f} s tell the other {len(pairs)}; "
+        f"{len(every) - len(pairs) - times.report.measured} were on record"
+    )
+    return pairs, {"second_s": took, "second_rmspe": _layer_figures(pairs)["layer_rmspe"]}
 
 
 def _networks(
@@ -237,10 +277,7 @@ def _repeats(
     for number in range(arguments.repeats):
         clock = partial(datetime.now, timezone.utc)
         with open_bench(target, scratch / f"repeat-{number}.sqlite", clock) as bench:
-            settings = RunSettings(threads=target.threads, precision=PRECISION)
-            report = calibrate(
-                layers, options, target, bench.records, bench.layers, bench.crew, clock, settings=settings
-            )
+            report = calibrate(layers, options, target, bench.records, bench.layers, bench.crew, clock)
         for workload, each in report.table.items():
             taken.setdefault(workload, []).append(each)
         progress.advance(task)

@@ -77,7 +77,7 @@ LAYERS: Mapping[str, Callable[[Sequence[Layer]], Sequence[Layer]]] = MappingProx
 
 
 def _resnet50(batch: int) -> Model:
-    from benchmarks.models.resnet50 import resnet50
+    from benchmarks.models.resnet import resnet50
 
     return resnet50(batch)
 

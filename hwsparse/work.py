@@ -17,14 +17,18 @@ class Work:
     """Counts of one call of a layer.
 
     `family` names kernels whose time follows one law; `parts` are what takes time in proportion, as multiply-adds and
-    bytes that are moved; `traits` tell layers apart in all else, as what fits into which cache.
+    bytes that are moved; `traits` tell layers apart in all else, as what fits into which cache. `place` says where a
+    layer's choice lies among its others: what lies near behaves alike.
     """
 
     family: str
     parts: Mapping[str, float]
     traits: Mapping[str, float]
+    place: tuple[float, ...]
 
     def __post_init__(self) -> None:
         for name, count in (*self.parts.items(), *self.traits.items()):
             if not (math.isfinite(count) and count >= 0):
                 raise MeasureError(f"{self.family}: {name} is {count}; a count is finite and not negative")
+        if not all(map(math.isfinite, self.place)):
+            raise MeasureError(f"{self.family}: {self.place} is no place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,12 @@ from rich.table import Table
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Address, CalibrationReport, CostModel, Workload
+from hwsparse.latency import Address, CostModel, Workload
 from hwsparse.plan import Choice, Layer
 
 if TYPE_CHECKING:
     from hwsparse.model import Model
+    from hwsparse.pipeline.thrift import LayerTimes
     from hwsparse.target import Target
 
 # Ratios from 0 to nearly all: curves jump, so that between two of them nothing is certain.
@@ -32,6 +34,7 @@ def calibrate(
     target: str = options.TARGET,
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     ratio: list[float] = typer.Option(RATIOS, help="Shares of zeros to measure; may be repeated."),
+    within: float | None = options.WITHIN,
     cold: bool = typer.Option(
         False, "--cold", help="Empty the caches before every call: what a layer takes whose weights come from memory."
     ),
@@ -45,7 +48,9 @@ def calibrate(
 
     Prints, for each layer shape and pattern, from which ratio on it is faster than dense, and how much faster at the
     highest. A search measures what it needs by itself; this measures all, to be looked at, shared (`hwsparse
-    records export`), or used by searches to come. Stopped in the middle, the same command goes on where it was.
+    records export`), or used by searches to come. With `--within 0.1` a third or less is measured, chosen so that it
+    tells the rest: the less, the more is on record of the device, of whatever models. Stopped in the middle, the same
+    command goes on where it was.
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline.calibration import calibrate_model
@@ -58,20 +63,24 @@ def calibrate(
     network = import_onnx(model, shapes=options.shapes(shape))
     console = Console()
     with StageProgress(console) as progress:
-        report = calibrate_model(
+        times = calibrate_model(
             network,
             device,
             records,
             patterns=pattern,
             ratios=sorted(set(ratio)),
+            within=within,
             cache="cold" if cold else "warm",
             board=board,
             on_step=lambda done, total: progress("layers", done, total, ()),
         )
+    report = times.report
     for workload, failure in report.failures.items():
         console.print(escape(f"not measured: {workload.key} ({failure.stage}): {failure.reason}"))
     if report.table:
-        console.print(_table(network, device, report, CostModel.fit(report.table)))
+        console.print(_table(network, device, times))
+    if predicted := _predicted(network, device, times):
+        console.print(f"{predicted} are predicted from what is on record, nine in ten to be within {within:.0%}")
     console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     if report.drift > WORTH_SAYING:
         console.print(f"The clock was up to {report.drift:.0%} slower at times; figures are corrected for it.")
@@ -85,36 +94,38 @@ def calibrate(
         )
 
 
-def _table(model: Model, target: Target, report: CalibrationReport, costs: CostModel) -> Table:
+def _predicted(model: Model, target: Target, times: LayerTimes) -> int:
+    """How many choices of distinct layers were not measured, but are known."""
+    known = {Workload.of(layer, choice, target) for layer in model.layers for choice in times.known(layer, target)}
+    return len(known - times.table.keys())
+
+
+def _table(model: Model, target: Target, times: LayerTimes) -> Table:
     """A row for every layer shape, a column for every pattern."""
-    patterns = list(dict.fromkeys(str(workload.choice.pattern) for workload in report.table if workload.choice.ratio))
-    alike: dict[str, list[Layer]] = defaultdict(list)
+    costs, alike = times.costs, defaultdict[str, list[Layer]](list)
     for layer in model.layers:
         alike[layer.signature].append(layer)
+    known = {signature: times.known(layers[0], target) for signature, layers in alike.items()}
+    patterns = list(dict.fromkeys(str(each.pattern) for found in known.values() for each in found if not each.is_dense))
     table = Table("layers", "shape", "dense", *patterns, title=escape(f"{model.name} on {target.name}"))
-    for layers in alike.values():
+    for signature, layers in alike.items():
+        cells = [_pays(layers[0], pattern, target, known[signature], costs) for pattern in patterns]
         layer = layers[0]
-        dense_workload = Workload.of(layer, Choice(), target)
-        dense = costs.predict(dense_workload).latency_s if dense_workload in report.table else None
-        cells = [_pays(layer, pattern, target, report, costs, dense) for pattern in patterns]
+        dense = "-"
+        if Choice() in known[signature]:
+            dense = f"{1e3 * costs.predict(Workload.of(layer, Choice(), target)).latency_s:.3g} ms"
         shape = f"{'x'.join(map(str, layer.weight_shape))} on {'x'.join(map(str, layer.input_shape))}"
-        table.add_row(str(len(layers)), shape, "-" if dense is None else f"{1e3 * dense:.3g} ms", *cells)
+        table.add_row(str(len(layers)), shape, dense, *cells)
     return table
 
 
-def _pays(
-    layer: Layer, pattern: str, target: Target, report: CalibrationReport, costs: CostModel, dense_s: float | None
-) -> str:
+def _pays(layer: Layer, pattern: str, target: Target, known: Sequence[Choice], costs: CostModel) -> str:
     """From which ratio on a pattern is faster, and by how much at most."""
-    measured = sorted(
-        (workload.choice for workload in report.table if workload.signature == layer.signature),
-        key=lambda choice: choice.ratio,
-    )
-    curve = [choice for choice in measured if str(choice.pattern) == pattern]
-    paying = [] if dense_s is None else [choice for choice in curve if costs.pays(layer, choice, target)]
-    if not curve or dense_s is None:
+    curve = sorted((each for each in known if str(each.pattern) == pattern), key=lambda choice: choice.ratio)
+    if not curve or Choice() not in known:
         return "-"
+    paying = [choice for choice in curve if costs.pays(layer, choice, target)]
     if not paying:
         return "never"
-    last = costs.predict(Workload.of(layer, paying[-1], target)).latency_s
-    return f"from {paying[0].ratio:.0%}: {dense_s / last:.2g}x at {paying[-1].ratio:.0%}"
+    dense, last = (costs.predict(Workload.of(layer, choice, target)).latency_s for choice in (Choice(), paying[-1]))
+    return f"from {paying[0].ratio:.0%}: {dense / last:.2g}x at {paying[-1].ratio:.0%}"

@@ -49,6 +49,12 @@ ROBUSTNESS: Any = typer.Option(
     help="Judge what is built under corruptions too: noise, blur and less contrast for images, typos for text. They "
     "report, and choose nothing.",
 )
+WITHIN: Any = typer.Option(
+    None,
+    min=0.01,
+    max=1.0,
+    help="Measure only so many choices that all others can be predicted this surely: 0.1 for nine in ten within 10 %.",
+)
 LIMIT: Any = typer.Option(None, help="Use only so many samples, drawn by the seed.")
 RECORDS: Any = typer.Option(CACHE / "records.sqlite", help="Where measurements are kept, so that none is made twice.")
 

@@ -53,6 +53,7 @@ def optimize(
     ),
     max_latency_ms: float | None = typer.Option(None, help="The winner may take no longer."),
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
+    within: float | None = options.WITHIN,
     threads: int | None = options.THREADS,
     seed: int = options.SEED,
     shape: list[str] = options.SHAPE,
@@ -84,6 +85,7 @@ def optimize(
         max_drop=max_drop,
         max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
         patterns=tuple(pattern),
+        within=within,
     )
     console = Console()
     with StageProgress(console) as progress:

@@ -2,7 +2,7 @@
 
 from hwsparse.latency.board import Address
 from hwsparse.latency.builders import Crew
-from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate
+from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate, layer_settings
 from hwsparse.latency.cost_model import CostModel, Prediction
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
@@ -34,5 +34,6 @@ __all__ = [
     "Toolchain",
     "Workload",
     "calibrate",
+    "layer_settings",
     "median_interval",
 ]

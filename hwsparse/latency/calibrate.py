@@ -16,7 +16,7 @@ from typing import Protocol
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency.builders import Order
 from hwsparse.latency.contest import Contest
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings
+from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, RunSettings
 from hwsparse.latency.records import Records
 from hwsparse.latency.runner import BATCH, Clock, Outcome, Progress, Runner
 from hwsparse.latency.workload import Workload
@@ -25,6 +25,11 @@ from hwsparse.target import Target
 
 # Of a layer's time, relative: that of a choice which is chosen is known as well as what it gains.
 PRECISION = 0.02
+
+
+def layer_settings(target: Target, cache: Cache = "warm") -> RunSettings:
+    """How layers are timed on a target."""
+    return RunSettings(threads=target.threads, precision=PRECISION, cache=cache)
 
 
 class Codegen(Protocol):
@@ -89,7 +94,7 @@ def calibrate(
         InputError: `options` names no layer.
         MeasureError: records cannot be written, no library can be timed, or the disk is full.
     """
-    settings = settings or RunSettings(threads=target.threads, precision=PRECISION)
+    settings = settings or layer_settings(target)
     if settings.threads != target.threads:
         raise MeasureError(f"settings say {settings.threads} threads, target {target.name} {target.threads}")
     wanted = _workloads(layers, options, target)

@@ -8,7 +8,7 @@ Knows nothing of how measurements are made or kept.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -63,11 +63,14 @@ class CostModel:
     _curves: Mapping[Curve, tuple[_Point, ...]]
     _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
-    _learned: Learned | None = None
+    learned: Learned | None = None
 
     @classmethod
-    def fit(cls, table: Mapping[Workload, Measurement]) -> CostModel:
+    def fit(cls, table: Mapping[Workload, Measurement], learned: Learned | None = None) -> CostModel:
         """A model of everything in a table of measurements: of quiet times, as they are at the device's usual clock.
+
+        Args:
+            learned: from measurements on the same target, as another cost model learned it.
 
         Raises:
             MeasureError: the table is empty, of more than one target, or mixes measured with simulated.
@@ -90,7 +93,7 @@ class CostModel:
             )
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
-        return cls(target_name, threads, MappingProxyType(ordered), reference_s)
+        return cls(target_name, threads, MappingProxyType(ordered), reference_s, learned=learned)
 
     def learn(self, describe: Describe) -> CostModel:
         """This cost model, able to predict what was not measured.
@@ -98,8 +101,18 @@ class CostModel:
         Raises:
             MeasureError: too few layers were measured.
         """
-        curves = [(curve[0], _known(curve, points)) for curve, points in self._curves.items()]
-        return replace(self, _learned=Learned.fit(curves, describe))
+        signatures = dict.fromkeys(signature for signature, _, _ in self._curves)
+        known = {signature: self.known(signature) for signature in signatures}
+        return replace(self, learned=Learned.fit(known, describe))
+
+    def known(self, signature: str) -> list[Known]:
+        """What was measured of a layer."""
+        return [
+            Known(Choice(parse_pattern(pattern), point.ratio, dtype), point.latency_s, point.kernel)
+            for (of, pattern, dtype), points in self._curves.items()
+            if of == signature
+            for point in points
+        ]
 
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
@@ -136,8 +149,8 @@ class CostModel:
         exact = next((point for point in points if point.ratio == choice.ratio), None)
         if exact is not None:
             return Prediction(exact.latency_s, exact.interval_s, True, exact.source)
-        if self._learned is not None:
-            return self._guess(self._learned, workload, points)
+        if self.learned is not None:
+            return self._guess(self.learned, workload)
         if not points:
             what = f"{workload.signature} as {choice.pattern} ({choice.dtype})"
             raise MeasureError(f"{what} was never measured on {self.target_name}; calibrate with it")
@@ -147,9 +160,8 @@ class CostModel:
             return Prediction(nearest.latency_s, nearest.interval_s, False, "predicted")
         return _between(points[above - 1], points[above], choice.ratio)
 
-    def _guess(self, learned: Learned, workload: Workload, points: Sequence[_Point]) -> Prediction:
-        known = _known(_curve(workload.signature, workload.choice), points)
-        guess = learned.guess(workload.signature, workload.choice, known)
+    def _guess(self, learned: Learned, workload: Workload) -> Prediction:
+        guess = learned.guess(workload.signature, workload.choice, self.known(workload.signature))
         if guess is None:
             raise MeasureError(f"{workload.key}: no kernel serves it")
         return Prediction(guess.seconds, guess.interval_s, guess.in_domain, "predicted")
@@ -219,12 +231,6 @@ class CostModel:
             in_domain=layers.in_domain and residual.covers(layers.latency_s),
             source="predicted",
         )
-
-
-def _known(curve: Curve, points: Iterable[_Point]) -> list[Known]:
-    _, pattern, dtype = curve
-    parsed = parse_pattern(pattern)
-    return [Known(Choice(parsed, point.ratio, dtype), point.latency_s, point.kernel) for point in points]
 
 
 def _between(left: _Point, right: _Point, ratio: float) -> Prediction:

@@ -1,31 +1,35 @@
-"""What was learned of layers from those measured: between the measured ratios of one, and of layers never measured.
+"""What was learned of layers from those measured: of a layer's choices from its others, and of layers never measured.
 
-A curve's own measurements correct the prediction around them: the factor by which it is off at the measured ratios is
-carried over, along a line, to those between them.
+A predictor tells what a layer takes from what it does; what was measured of the layer corrects that, the more the
+nearer the choices are. Intervals are conformal: as wide as was needed, in cross-validation over whole layers, to hold
+nine in ten (Vovk, Cross-conformal predictors, 2015).
 """
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hwsparse.latency.predictor import Example, Predictor, conformal
+from hwsparse.latency.field import Field
+from hwsparse.latency.predictor import Example, Predictor, misses
 from hwsparse.plan import Choice
 from hwsparse.work import Work
 
-# Of the layers, one part after the other is left out to tell how far guesses between measured ratios are off.
-PARTS = 5
+CONFIDENCE = 0.9
+# Of a layer's choices so many are taken as known, where intervals are tried out.
+TRIED = (0, 1, 2, 4, 8)
+# As a logarithm: an interval that reaches a thousandfold each way says that nothing is known.
+WIDEST = math.log(1e3)
 # What a kernel, the expected one if None, does for a layer of a signature; None: no kernel serves it.
 Describe = Callable[[str, Choice, str | None], Work | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A measured point of a curve."""
+    """What was measured of a layer."""
 
     choice: Choice
     seconds: float
@@ -43,65 +47,134 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A predictor of layers, and how far it is off between measured ratios of a curve."""
+    """A predictor of layers, and the field of what it is off by over a layer's choices."""
 
     predictor: Predictor
+    field: Field
     describe: Describe
-    spread: float  # logarithm of the factor
+    # Half of an interval's width, as a multiple of the field's standard deviation, by how much is known of a layer.
+    widths: Mapping[int, float]
 
     @classmethod
-    def fit(cls, curves: Sequence[tuple[str, Sequence[Known]]], describe: Describe) -> Learned:
-        """Learns from curves: a layer's signature, and what was measured of it under one pattern, by rising ratio.
+    def fit(cls, layers: Mapping[str, Sequence[Known]], describe: Describe) -> Learned:
+        """Learns from what was measured of layers, by signature.
 
         Raises:
-            MeasureError: they are of too few layers.
+            MeasureError: they are too few.
         """
         examples = [
             Example(signature, work, known.seconds)
-            for signature, points in curves
+            for signature, points in layers.items()
             for known in points
             if (work := describe(signature, known.choice, known.kernel)) is not None
         ]
-        predictor, errors = Predictor.fit(examples), list[float]()
-        layers = sorted({signature for signature, _ in curves})
-        for part in range(PARTS):
-            left_out = set(layers[part::PARTS])
-            known = [example for example in examples if example.layer not in left_out]
-            learned = cls(Predictor(known), describe, math.inf)
-            errors += [
-                abs(math.log(guess.seconds / points[at].seconds))
-                for signature, points in curves
-                if signature in left_out
-                for at in range(1, len(points) - 1)
-                if (guess := learned.guess(signature, points[at].choice, [*points[:at], *points[at + 1 :]])) is not None
-            ]
-        return cls(predictor, describe, conformal(errors))
+        missed = misses(examples)
+        groups: dict[tuple[str, str], list[int]] = {}
+        for at, example in enumerate(examples):
+            groups.setdefault((example.layer, example.work.family), []).append(at)
+        places = {name: np.array([examples[at].work.place for at in rows]) for name, rows in groups.items()}
+        deviations = {name: np.array([missed[at].deviation for at in rows]) for name, rows in groups.items()}
+        covered = [name for name, rows in groups.items() if all(missed[at].covered for at in rows)]
+        field = Field.fit([(places[name], deviations[name]) for name in covered or groups])
+        widths = {
+            count: conformal(
+                [
+                    score
+                    for name in (groups if count else covered)
+                    for score in _scores(field, places[name], deviations[name], count, vague=name not in covered)
+                ]
+            )
+            for count in TRIED
+        }
+        return cls(Predictor(examples), field, describe, widths)
 
     def guess(self, signature: str, choice: Choice, known: Sequence[Known]) -> Guess | None:
         """A layer's time under a choice; None: no kernel serves it.
 
         Args:
-            known: what was measured of the layer under the choice's pattern, by rising ratio; may be nothing.
+            known: what was measured of the layer; may be nothing.
         """
-        ratios = [each.choice.ratio for each in known]
-        above = bisect.bisect_left(ratios, choice.ratio)
-        nearest = min(known, key=lambda each: abs(each.choice.ratio - choice.ratio), default=None)
-        kernel = nearest.kernel if nearest is not None else None
-        work = self.describe(signature, choice, kernel)
+        work = self.describe(signature, choice, _kernel(choice, known))
         if work is None:
             return None
-        factors = [math.log(each.seconds / self._seconds(signature, each, kernel)) for each in known]
-        factor = float(np.interp(choice.ratio, ratios, factors)) if known else 0.0
-        between = 0 < above < len(known)
-        seconds = self.predictor.seconds(work) * math.exp(factor)
-        spread = self.spread if between else self.predictor.spread
-        return Guess(
-            seconds,
-            (seconds * math.exp(-spread), seconds * math.exp(spread)),
-            between or self.predictor.covers(work),
+        near = self._near(signature, work.family, known)
+        covered = self.predictor.covers(work)
+        likely_s, *near_s = self.predictor.seconds([work, *(each for each, _ in near)])
+        (mean,), (spread,) = self.field.estimate(
+            np.array([work.place]),
+            np.array([each.place for each, _ in near]),
+            np.array([math.log(taken_s / likely) for (_, taken_s), likely in zip(near, near_s, strict=True)]),
+            vague=not covered,
         )
+        seconds = float(likely_s * math.exp(mean))
+        width = self._width(spread, len(near))
+        interval_s = seconds * math.exp(-width), seconds * math.exp(width)
+        return Guess(seconds, interval_s, covered or bool(near))
 
-    def _seconds(self, signature: str, known: Known, kernel: str | None) -> float:
-        """What is predicted of a measured point, by its own kernel if that is known."""
-        work = self.describe(signature, known.choice, known.kernel or kernel)
-        return known.seconds if work is None else self.predictor.seconds(work)
+    def wanted(self, signature: str, choices: Sequence[Choice], known: Sequence[Known], within: float) -> list[Choice]:
+        """Of a layer's choices those to measure, for the intervals of all others to be narrower: dense always.
+
+        One after the other is taken that least is known of; what its time is makes no difference to how surely it
+        tells the others.
+
+        Args:
+            known: what was measured of the layer already.
+            within: how far, relative, intervals may reach from the likeliest time.
+        """
+        families: dict[str, list[tuple[Choice, Work]]] = {}
+        measured = {each.choice for each in known}
+        for choice in choices:
+            work = self.describe(signature, choice, _kernel(choice, known))
+            if work is not None and choice not in measured:
+                families.setdefault(work.family, []).append((choice, work))
+        found: list[Choice] = []
+        for family, group in families.items():
+            near = [work for work, _ in self._near(signature, family, known)]
+            places = np.array([work.place for work in (*near, *(work for _, work in group))])
+            vague = not all(self.predictor.covers(work) for _, work in group)
+            at = [each for each in range(len(places)) if each < len(near) or group[each - len(near)][0].is_dense]
+            while len(at) < len(places) and self._widest(places, at, vague) > math.log1p(within):
+                at.append(self.field.most_telling(places, at, vague))
+            found += [group[each - len(near)][0] for each in at[len(near) :]]
+        return found
+
+    def _width(self, spread: float, known: int) -> float:
+        """Half of an interval, as a logarithm, where so many choices are known; finite, whatever was learned."""
+        told = [count for count, width in self.widths.items() if count <= known and width < math.inf]
+        return min(WIDEST, self.widths[max(told)] * spread) if told else WIDEST
+
+    def _widest(self, places: np.ndarray, known: Sequence[int], vague: bool) -> float:
+        """The width of the widest interval of a group of places, as a logarithm."""
+        _, spreads = self.field.estimate(places, places[list(known)], np.zeros(len(known)), vague)
+        spreads[list(known)] = 0
+        return self._width(float(spreads.max()), len(known))
+
+    def _near(self, signature: str, family: str, known: Iterable[Known]) -> list[tuple[Work, float]]:
+        """What was measured of a layer with kernels of a family: work and seconds."""
+        found = ((self.describe(signature, each.choice, each.kernel), each.seconds) for each in known)
+        return [(work, seconds) for work, seconds in found if work is not None and work.family == family]
+
+
+def _kernel(choice: Choice, known: Sequence[Known]) -> str | None:
+    """The kernel that a choice would be compiled with: that of the nearest measured ratio of its pattern."""
+    alike = [each for each in known if (each.choice.pattern, each.choice.dtype) == (choice.pattern, choice.dtype)]
+    nearest = min(alike, key=lambda each: abs(each.choice.ratio - choice.ratio), default=None)
+    return None if nearest is None else nearest.kernel
+
+
+def _scores(field: Field, places: np.ndarray, deviations: np.ndarray, count: int, vague: bool) -> list[float]:
+    """How far off the field is where it is not known, in its own standard deviations, with `count` places known."""
+    if count >= len(places):
+        return []
+    known: list[int] = []
+    for _ in range(count):
+        known.append(field.most_telling(places, known, vague))
+    others = [at for at in range(len(places)) if at not in known]
+    means, spreads = field.estimate(places[others], places[known], deviations[known], vague)
+    return [float(score) for score in np.abs(means - deviations[others]) / spreads]
+
+
+def conformal(errors: Sequence[float]) -> float:
+    """The error that so many of new ones stay below as `CONFIDENCE` says."""
+    rank = math.ceil(CONFIDENCE * (len(errors) + 1))
+    return math.inf if rank > len(errors) else sorted(errors)[rank - 1]

@@ -3,8 +3,7 @@
 A layer's parts each take their time, the same for all layers of a kernel family: a non-negative least-squares fit
 (Lawson and Hanson, Solving Least Squares Problems, 1974) of relative errors. What is left, caches and the like, is
 learned by gradient-boosted trees (Friedman, Greedy function approximation, 2001) from parts and traits, as the
-logarithm of a factor. How far predictions are off is told by layers that took no part: intervals are conformal, by
-cross-validation over whole layers (Vovk, Cross-conformal predictors, 2015).
+logarithm of a factor. How far predictions are off is told by layers that took no part.
 
 Knows counts and seconds only: no layers, kernels or devices.
 """
@@ -20,11 +19,10 @@ import numpy as np
 from hwsparse.errors import MeasureError
 from hwsparse.work import Work
 
-CONFIDENCE = 0.9
 FOLDS = 10
 # With fewer layers nothing can be said about others.
 MIN_LAYERS = 5
-TREES = {"n_estimators": 300, "max_depth": 3, "learning_rate": 0.05, "subsample": 0.7, "random_state": 0}
+TREES = {"n_estimators": 150, "max_depth": 3, "learning_rate": 0.1, "subsample": 0.7, "random_state": 0}
 # How far beyond what was seen, as a factor, a trait or part still counts as seen.
 MARGIN = 1.25
 LEAST = 1e-3  # counts below are alike
@@ -40,10 +38,10 @@ class Example:
 
 
 class Predictor:
-    """Predicts seconds from work; made by `fit`."""
+    """Predicts seconds from work."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        """Learns from all examples; use `fit`, which tells how far off that is."""
+        """Learns from examples, of several layers."""
         # Not at the top: to import it takes a second, and few who import this predict.
         from sklearn.ensemble import GradientBoostingRegressor
 
@@ -62,37 +60,10 @@ class Predictor:
         }
         columns = self._columns(works)
         self._trees = GradientBoostingRegressor(**TREES).fit(columns, np.log(seconds / self._sums(works)))
-        self.spread = math.inf
 
-    @classmethod
-    def fit(cls, examples: Sequence[Example]) -> Predictor:
-        """Learns from examples, and from how well parts of them predict the others how far off predictions are.
-
-        Raises:
-            MeasureError: they are of too few layers.
-        """
-        from sklearn.model_selection import GroupKFold
-
-        layers = [example.layer for example in examples]
-        if len(set(layers)) < MIN_LAYERS:
-            raise MeasureError(f"{len(set(layers))} layers are measured; predicting others takes at least {MIN_LAYERS}")
-        errors = []
-        for known, left_out in GroupKFold(min(FOLDS, len(set(layers)))).split(examples, groups=layers):
-            part = cls([examples[at] for at in known])
-            others = [examples[at] for at in left_out]
-            errors += [abs(math.log(part.seconds(each.work) / each.seconds)) for each in others]
-        whole = cls(examples)
-        whole.spread = conformal(errors)
-        return whole
-
-    def seconds(self, work: Work) -> float:
-        """The time that is most likely."""
-        return float(self._sums([work])[0] * math.exp(float(self._trees.predict(self._columns([work]))[0])))
-
-    def interval(self, work: Work) -> tuple[float, float]:
-        """Seconds that enclose the time nine times out of ten, of layers like those learned from."""
-        seconds = self.seconds(work)
-        return seconds * math.exp(-self.spread), seconds * math.exp(self.spread)
+    def seconds(self, works: Sequence[Work]) -> np.ndarray:
+        """The times that are most likely: (works,)."""
+        return np.asarray(self._sums(works) * np.exp(self._trees.predict(self._columns(works))))
 
     def covers(self, work: Work) -> bool:
         """Whether layers like this one were learned from: of the family, and none of its counts beyond theirs."""
@@ -129,6 +100,34 @@ class Predictor:
         return np.asarray(np.maximum((self._matrix(works) * rates).sum(axis=1), 1e-12))
 
 
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """How far off the prediction of an example was that had no part in it."""
+
+    deviation: float  # logarithm of what was measured over what was predicted
+    covered: bool
+
+
+def misses(examples: Sequence[Example]) -> list[Miss]:
+    """Of each example, what is predicted from other layers alone: in `FOLDS` parts, each of whole layers.
+
+    Raises:
+        MeasureError: they are of too few layers.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    layers = [example.layer for example in examples]
+    if len(set(layers)) < MIN_LAYERS:
+        raise MeasureError(f"{len(set(layers))} layers are measured; predicting others takes at least {MIN_LAYERS}")
+    found: dict[int, Miss] = {}
+    for known, left_out in GroupKFold(min(FOLDS, len(set(layers)))).split(examples, groups=layers):
+        predictor = Predictor([examples[at] for at in known])
+        predicted_s = predictor.seconds([examples[at].work for at in left_out])
+        for at, likely_s in zip(left_out, predicted_s, strict=True):
+            found[at] = Miss(math.log(examples[at].seconds / likely_s), predictor.covers(examples[at].work))
+    return [found[at] for at in range(len(examples))]
+
+
 def _by_family(works: Sequence[Work]) -> Mapping[str, list[int]]:
     found: dict[str, list[int]] = {}
     for at, each in enumerate(works):
@@ -147,9 +146,3 @@ def _rates(parts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 def _logarithm(count: float | None) -> float:
     return -1.0 if count is None else math.log1p(count)
-
-
-def conformal(errors: Sequence[float]) -> float:
-    """The error that so many of new ones stay below as `CONFIDENCE` says."""
-    rank = math.ceil(CONFIDENCE * (len(errors) + 1))
-    return math.inf if rank > len(errors) else sorted(errors)[rank - 1]

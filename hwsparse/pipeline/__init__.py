@@ -1,6 +1,7 @@
 """The whole job as one function: a model, data and a device in; a front and artifacts out.
 
     survey.py   what every choice costs each layer on the device, and harms on calibration data
+    thrift.py   layers measured, all or as few as tell the others
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
@@ -100,6 +101,7 @@ class Goal:
     sampler: SamplerName = "tpe"
     patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
     ratios: tuple[float, ...] = RATIOS
+    within: float | None = None  # how surely layers' times may be predicted, relative, instead of being measured
 
     def __post_init__(self) -> None:
         for what, count in (("trials", self.trials), ("finalists", self.finalists)):
@@ -113,6 +115,8 @@ class Goal:
             raise InputError(f"latency: a limit above 0 ms, not {1e3 * self.max_latency_s:g} ms")
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise InputError("ratios of zeros lie between 0 and 1")
+        if self.within is not None and not 0 < self.within <= 1:
+            raise InputError(f"within: a share above 0, as 0.1 for 10 %, not {self.within:g}")
         for text in self.patterns:
             parse_pattern(text)
 
@@ -168,7 +172,7 @@ def optimize(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed)
         weights = database.weights
-        offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage)
+        offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
         anchors = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)

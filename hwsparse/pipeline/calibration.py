@@ -7,13 +7,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from hwsparse.codegen import refusal
-from hwsparse.latency import Address, CalibrationReport, RunSettings
-from hwsparse.latency.calibrate import PRECISION
+from hwsparse.latency import Address, layer_settings
 from hwsparse.latency.measurement import Cache
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps, open_bench
 from hwsparse.pipeline.compilation import require_work
 from hwsparse.pipeline.survey import choices_of
+from hwsparse.pipeline.thrift import LayerTimes, measure_layers
 from hwsparse.sparsify import applicable
 from hwsparse.target import Target
 
@@ -25,17 +25,19 @@ def calibrate_model(
     *,
     patterns: Sequence[str] = (),
     ratios: Sequence[float],
+    within: float | None = None,
     cache: Cache = "warm",
     board: Address | None = None,
     on_step: Steps = lambda done, total: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
-) -> CalibrationReport:
+) -> LayerTimes:
     """Measures what is not on record yet of a model's layers, dense and under every choice.
 
     Args:
         records: file that receives every measurement as it is made; of what it holds nothing is measured again.
         patterns: of those that the target supports; all if empty.
         ratios: of zeros, for the patterns that have no ratio of their own.
+        within: how surely, relative, choices may be predicted from others instead of being measured.
         cache: whether a call finds its weights in the caches.
         board: where to find one, of a target that is timed on boards.
         on_step: called with the steps done and the steps in all.
@@ -54,5 +56,4 @@ def calibrate_model(
         for layer in model.layers
     }
     with open_bench(target, records, clock, board) as bench:
-        settings = RunSettings(threads=target.threads, precision=PRECISION, cache=cache)
-        return bench.calibrate(model, options, on_step, settings)
+        return measure_layers(bench, model, options, within, on_step, layer_settings(target, cache))

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from hwsparse.codegen import refusal
 from hwsparse.errors import MeasureError, UnsupportedError
-from hwsparse.latency import CalibrationReport, CostModel, Workload
+from hwsparse.latency import CalibrationReport, CostModel, Workload, layer_settings
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.thrift import measure_layers
 from hwsparse.plan import Choice, Layer
 from hwsparse.search import Offer, SettledChoices, unpaid
 from hwsparse.sparsify import LayerDatabase, applicable
@@ -51,6 +52,7 @@ def survey(
     settled: SettledChoices | None,
     bench: Bench,
     on_stage: OnStage,
+    within: float | None = None,
 ) -> tuple[dict[str, list[Offer]], CostModel]:
     """Measures the layers on the device, and prunes them, as far as that makes them faster, to see what it harms.
 
@@ -59,6 +61,7 @@ def survey(
         choices: what every layer is to be measured with, where it is large enough to repay it.
         settled: of a study that goes on; its choices are measured instead.
         on_stage: called with the stage, steps done and steps in all.
+        within: how surely, relative, choices may be predicted from others instead of being measured.
 
     Returns:
         Offers by layer name, dense first, for `build_space`, and the cost model of what was measured.
@@ -67,27 +70,30 @@ def survey(
         MeasureError: a dense layer could not be measured.
     """
     dense = bench.calibrate(model, {}, lambda done, total: on_stage("dense layers", done, total))
-    times = _dense_times(model, target, dense)
-    total_s = sum(times.values())
-    small = {name: time / total_s for name, time in times.items() if time < MIN_SHARE * total_s}
-    asked = dict.fromkeys(times, choices)
+    dense_s = _dense_times(model, target, dense)
+    total_s = sum(dense_s.values())
+    small = {name: time / total_s for name, time in dense_s.items() if time < MIN_SHARE * total_s}
+    asked = dict.fromkeys(dense_s, choices)
     if settled is not None:
-        small, asked = {}, {name: settled.sparse(name) for name in times}
+        small, asked = {}, {name: settled.sparse(name) for name in dense_s}
     refused = {
         layer.name: {choice: _refusal(layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
     }
     wanted = {
         name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
     }
-    report = bench.calibrate(
+    times = measure_layers(
+        bench,
         model,
         {name: asked for name, asked in wanted.items() if asked},
+        within,
         lambda done, total: on_stage("sparse layers", done, total),
+        layer_settings(target),
     )
-    costs = CostModel.fit(report.table)
+    costs = times.costs
     offers = {
         layer.name: [
-            _offer(layer, choice, reason, target, report, costs)
+            _offer(layer, choice, reason, target, times.report, costs)
             for choice, reason in ({Choice(): None} | refused[layer.name]).items()
         ]
         for layer in model.layers
@@ -137,14 +143,14 @@ def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | Non
 def _offer(
     layer: Layer, choice: Choice, reason: str | None, target: Target, report: CalibrationReport, costs: CostModel
 ) -> Offer:
-    """What was measured, as if it harmed nothing."""
+    """What is known of a choice's time, as if it harmed nothing."""
     if reason is not None:
         return Offer(choice, refused=reason)
     workload = Workload.of(layer, choice, target)
     if failure := report.failures.get(workload):
         return Offer(choice, refused=f"could not be measured ({failure.stage}): {failure.reason}")
-    measured = costs.predict(workload)
-    return Offer(choice, measured.latency_s, measured.interval_s, error=0.0)
+    known = costs.predict(workload)
+    return Offer(choice, known.latency_s, known.interval_s, error=0.0)
 
 
 def _if_paid(offer: Offer, dense: Offer) -> Offer:

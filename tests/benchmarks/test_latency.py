@@ -48,11 +48,14 @@ def test_a_layer_is_predicted_from_others_alone() -> None:
             workload = Workload.of(matmul(outputs=outputs), parse_choice(f"block4x1@{ratio}"), TARGET)
             seconds = 1e-9 * outputs * (1 - ratio) * (2 if outputs == 96 else 1)
             every[workload] = measurement(workload, seconds)
-    pairs = {each.what: each for each in latency._layers({"net": every}, described)}
+    alone, aided = latency._layers(every, latency._tenths(every), described, 0.05)
+    pairs = {each.what: each for each in alone}
     assert set(pairs) == {workload.key for workload in every}
     odd = [each.error for what, each in pairs.items() if what.startswith(matmul(outputs=96).signature)]
     assert len(odd) == 3 and max(odd) < -0.3
     assert np.median([abs(each.error) for each in pairs.values()]) < 0.05
+    # What was measured of a layer itself is not predicted.
+    assert {each.what for each in aided} < set(pairs)
 
 
 def test_random_plans_hold_what_was_measured_and_nothing_else() -> None:
@@ -79,4 +82,4 @@ def test_its_options_and_figures() -> None:
     latency.options(parser)
     given = parser.parse_args(["--models", "minilm", "--parts", "layers"])
     assert (given.models, given.parts, given.plans, given.repeats) == (["minilm"], ["layers"], 40, 5)
-    assert len(set(KEYS)) == 8
+    assert len(set(KEYS)) == len(KEYS) == 11

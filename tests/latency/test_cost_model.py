@@ -239,7 +239,7 @@ def described(signature: str, choice: Choice, kernel: str | None) -> Work | None
     layer = parse_signature(signature)
     if layer.window is not None:
         return None
-    return Work("product", {"multiply-adds": layer.macs * (1 - choice.ratio)}, {"rows": layer.outputs})
+    return Work("product", {"multiply-adds": layer.macs * (1 - choice.ratio)}, {"rows": layer.outputs}, (choice.ratio,))
 
 
 def test_what_was_not_measured_is_learned_from_what_was() -> None:

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from hwsparse.latency import CalibrationReport, MeasureFailure, Measurement, Workload
+from hwsparse.latency import CalibrationReport, MeasureFailure, Measurement, RunSettings, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.survey import survey
@@ -27,7 +27,11 @@ class _Timed:
     """A bench that knows how long each choice takes, of whatever layer."""
 
     def calibrate(
-        self, model: Model, options: Mapping[str, Sequence[Choice]], progress: Callable[[int, int], None]
+        self,
+        model: Model,
+        options: Mapping[str, Sequence[Choice]],
+        progress: Callable[[int, int], None],
+        settings: RunSettings | None = None,
     ) -> CalibrationReport:
         table: dict[Workload, Measurement] = {}
         failures: dict[Workload, MeasureFailure] = {}
@@ -38,7 +42,7 @@ class _Timed:
                     table[workload] = measurement(workload, TIMES_S[choice])
                 else:
                     failures[workload] = MeasureFailure(workload.key, "build", "not today")
-        return CalibrationReport(table, failures, len(table))
+        return CalibrationReport(table, failures, frozenset(table))
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         CompileError: no kernel is called so.
     """
     geometry = Geometry.of(layer)
+    # Of a layer without weights kept, as of one with a thousandth of them.
+    place = (math.log2(shared_rows(choice.pattern)), -math.log2(max(1 - choice.ratio, 1e-3)))
     traits = {
         "rows": geometry.rows,
         "columns": geometry.columns / geometry.groups,
@@ -50,16 +52,16 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         variant = Variant(int(found[2]), int(found[3]), found[4] == "w")
         more, told = _shared_index(geometry, choice, target, int(found[1]), variant)
         family = "tokens" if geometry.tokens else f"rows {min(int(found[1]), 2)}"
-        return Work(family, parts | more, traits | told)
+        return Work(family, parts | more, traits | told, place)
     if found := WINOGRAD.fullmatch(kernel):
         scheme = winograd.Scheme(int(found[1]), int(found[2]), geometry.stride_h)
-        return Work("winograd", parts | _winograd(geometry, scheme), traits)
+        return Work("winograd", parts | _winograd(geometry, scheme), traits, place)
     if found := FEW_POSITIONS.fullmatch(kernel):
-        return Work("few positions", parts | _few_positions(geometry, choice, int(found[1])), traits)
+        return Work("few positions", parts | _few_positions(geometry, choice, int(found[1])), traits, place)
     if kernel != "depthwise":
         raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
-    return Work("depthwise", parts | {"multiply-adds": geometry.rows * traits["taps"] * vectors}, traits)
+    return Work("depthwise", parts | {"multiply-adds": geometry.rows * traits["taps"] * vectors}, traits, place)
 
 
 def _shared_index(

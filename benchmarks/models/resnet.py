@@ -1,6 +1,6 @@
-"""ResNet-50 with random weights, for timing: the published ones are not to be had from a package.
+"""ResNet-50 and ResNet-34 with random weights, for timing: the published ones are not to be had from a package.
 
-The network of He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1, with the stride in
+The networks of He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, table 1, with the stride in
 the 3x3 convolution of a block. Input 1x3x224x224, output 1000 logits. Sparse kernels' time depends on where zeros
 are, not on what the other weights are.
 """
@@ -14,7 +14,6 @@ from hwsparse.model import Model, import_torch
 
 # Blocks, and channels of their 3x3 convolutions, of each stage.
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
-EXPANSION = 4
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -25,19 +24,22 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
     )
 
 
-class Bottleneck(nn.Module):
-    """Three convolutions beside a shortcut."""
+class Block(nn.Module):
+    """Convolutions beside a shortcut: two, or of a bottleneck three, whose last has four times the channels."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        outputs = width * EXPANSION
-        self.body = nn.Sequential(
-            convolution(inputs, width, 1),
-            nn.ReLU(),
-            convolution(width, width, 3, stride),
-            nn.ReLU(),
-            convolution(width, outputs, 1),
-        )
+        outputs = width * 4 if bottleneck else width
+        if bottleneck:
+            steps = [
+                convolution(inputs, width, 1),
+                convolution(width, width, 3, stride),
+                convolution(width, outputs, 1),
+            ]
+        else:
+            steps = [convolution(inputs, width, 3, stride), convolution(width, outputs, 3)]
+        activated = [part for step in steps[:-1] for part in (step, nn.ReLU())]
+        self.body = nn.Sequential(*activated, steps[-1])
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else convolution(inputs, outputs, 1, stride)
 
@@ -46,17 +48,17 @@ class Bottleneck(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class ResNet50(nn.Module):
+class ResNet(nn.Module):
     """Images to 1000 logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, bottleneck: bool) -> None:
         super().__init__()
         self.stem = nn.Sequential(convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         blocks, inputs = [], 64
         for stage, (count, width) in enumerate(STAGES):
             for index in range(count):
-                blocks.append(Bottleneck(inputs, width, 2 if stage and not index else 1))
-                inputs = width * EXPANSION
+                blocks.append(Block(inputs, width, 2 if stage and not index else 1, bottleneck))
+                inputs = width * 4 if bottleneck else width
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(inputs, 1000)
 
@@ -67,6 +69,15 @@ class ResNet50(nn.Module):
 
 
 def resnet50(batch: int = 1) -> Model:
-    """The network as a model for `batch` images, the same weights every time."""
+    """The network of bottlenecks as a model for `batch` images, the same weights every time."""
+    return _resnet("resnet50", True, batch)
+
+
+def resnet34(batch: int = 1) -> Model:
+    """The one without, of the same stages."""
+    return _resnet("resnet34", False, batch)
+
+
+def _resnet(name: str, bottleneck: bool, batch: int) -> Model:
     torch.manual_seed(0)
-    return import_torch(ResNet50(), (torch.zeros(batch, 3, 224, 224),), name="resnet50")
+    return import_torch(ResNet(bottleneck), (torch.zeros(batch, 3, 224, 224),), name=name)

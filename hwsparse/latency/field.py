@@ -1,0 +1,93 @@
+"""How far off a law is at one place, from how far off it is nearby: a Gaussian process over places.
+
+What lies near each other is off alike (kriging; Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
+chapter 2, with the exponential kernel). How near is learned from groups of places that have nothing to do with each
+other. Knows no layers and no seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # to import it takes a second
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
+
+# Variances and lengths that a fit starts from and stays between.
+SHARED, VARYING, NOISE = (0.003, (1e-6, 1.0)), (0.003, (1e-6, 1.0)), (1e-4, (1e-5, 1e-2))
+LENGTH = (2.0, (0.1, 100.0))
+# The variance of what all places of a group share, where nothing about the group is known: a factor of e^2.
+VAGUE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Deviations are one that a group's places share, one that varies from place to place, and noise."""
+
+    shared: float
+    varying: float
+    lengths: tuple[float, ...]  # along each coordinate: what lies much farther apart than this is off independently
+    noise: float
+
+    @classmethod
+    def fit(cls, groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> Field:
+        """The field that makes all groups' deviations likeliest.
+
+        Args:
+            groups: places, (count, coordinates), and how far off each is, (count,); at least one group.
+        """
+        from scipy.optimize import minimize
+
+        coordinates = groups[0][0].shape[1]
+        start = cls(SHARED[0], VARYING[0], (LENGTH[0],) * coordinates, NOISE[0])
+        processes = [start._process().fit(*group) for group in groups]
+
+        def unlikeliness(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            found = [each.log_marginal_likelihood(theta, eval_gradient=True, clone_kernel=False) for each in processes]
+            return -sum(value for value, _ in found), -np.sum([slope for _, slope in found], axis=0)
+
+        kernel = processes[0].kernel_
+        best = minimize(unlikeliness, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds)
+        shared, varying, *lengths, noise = np.exp(best.x)
+        return cls(float(shared), float(varying), tuple(map(float, lengths)), float(noise))
+
+    def estimate(
+        self, places: np.ndarray, known: np.ndarray, deviations: np.ndarray, vague: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest deviations at places of a group, and their standard deviations: (places,) each.
+
+        Args:
+            known: the group's places where it is known, (count, coordinates); may be none.
+            deviations: how far off it is there, (count,).
+            vague: nothing is known of what the group's places share but what is known here.
+        """
+        process = self._process(vague)
+        if len(known) == 0:
+            return np.zeros(len(places)), np.sqrt(process.kernel.diag(places))
+        means, spreads = process.fit(known, deviations).predict(places, return_std=True)
+        return means, spreads
+
+    def most_telling(self, places: np.ndarray, known: Sequence[int], vague: bool = False) -> int:
+        """Which place to look at next: where least is known; the first is the one that tells most of all others."""
+        if not known:
+            alike = self._kernel(vague)(places)
+            return int(np.argmax((alike**2).sum(axis=1)))
+        _, spreads = self.estimate(places, places[list(known)], np.zeros(len(known)), vague)
+        spreads[list(known)] = 0
+        return int(np.argmax(spreads))
+
+    def _kernel(self, vague: bool) -> Kernel:
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        shared = ConstantKernel(VAGUE if vague else self.shared, SHARED[1])
+        varying = ConstantKernel(self.varying, VARYING[1]) * Matern(self.lengths, LENGTH[1], nu=0.5)
+        return shared + varying + WhiteKernel(self.noise, NOISE[1])
+
+    def _process(self, vague: bool = False) -> GaussianProcessRegressor:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
+        return GaussianProcessRegressor(self._kernel(vague), optimizer=None)

@@ -1,0 +1,128 @@
+"""Measures layers on a device, or of them as few as tell all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from hwsparse.codegen import kernels_for, refusal, work
+from hwsparse.errors import MeasureError
+from hwsparse.latency import CalibrationReport, CostModel, Measurement, RunSettings, Workload
+from hwsparse.latency.learned import Describe, Learned
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench, Steps
+from hwsparse.plan import Choice, Layer, parse_signature
+from hwsparse.target import Target
+from hwsparse.work import Work
+
+# Where too little is on record to learn from, so many of a model's layer shapes are measured in every way first.
+TEACHERS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """What was measured when layers were asked for, and what is known of them from there."""
+
+    asked: Mapping[str, Sequence[Choice]]  # by layer name, beside dense
+    report: CalibrationReport
+    table: Mapping[Workload, Measurement]
+    learned: Learned | None
+
+    @property
+    def costs(self) -> CostModel:
+        """What the layers cost.
+
+        Raises:
+            MeasureError: none of them could be measured.
+        """
+        return CostModel.fit(self.table, self.learned)
+
+    def known(self, layer: Layer, target: Target) -> list[Choice]:
+        """Of what was asked of a layer, dense first, all that was measured or can be predicted."""
+        found = []
+        for choice in (Choice(), *self.asked.get(layer.name, ())):
+            workload = Workload.of(layer, choice, target)
+            if workload in self.table or (self.learned is not None and workload not in self.report.failures):
+                found.append(choice)
+        return found
+
+
+def measure_layers(
+    bench: Bench,
+    model: Model,
+    options: Mapping[str, Sequence[Choice]],
+    within: float | None,
+    progress: Steps,
+    settings: RunSettings,
+) -> LayerTimes:
+    """Measures a model's layers, dense and under `options` (by layer name), as far as not on record.
+
+    Args:
+        within: if given, only so many are measured that the 90 % intervals of the others reach no farther than this,
+            relative; those are predicted, from all that is on record of the target.
+
+    Raises:
+        InputError: `options` names no layer.
+        MeasureError: nothing can be timed, or the records cannot be written.
+    """
+    if within is not None:
+        costs = _taught(bench, settings)
+        if costs is None:
+            bench.calibrate(model, _of_teachers(model, options), progress, settings)
+            costs = _taught(bench, settings)
+        if costs is not None:
+            report = bench.calibrate(model, wanted(model, options, costs, within), progress, settings)
+            return LayerTimes(options, report, {**_on_record(bench, settings), **report.table}, costs.learned)
+    report = bench.calibrate(model, options, progress, settings)
+    return LayerTimes(options, report, report.table, None)
+
+
+def wanted(
+    model: Model, options: Mapping[str, Sequence[Choice]], costs: CostModel, within: float
+) -> dict[str, list[Choice]]:
+    """Of options by layer name, those that are measured, or are to be, for the cost model to tell all others."""
+    if costs.learned is None:
+        raise MeasureError("this cost model has learned nothing, and cannot tell what it needs to know")
+    every: dict[str, dict[Choice, None]] = {}
+    for layer in model.layers:
+        every.setdefault(layer.signature, {Choice(): None}).update(dict.fromkeys(options.get(layer.name, ())))
+    chosen = {}
+    for signature, choices in every.items():
+        known = costs.known(signature)
+        measured = {each.choice for each in known}
+        missing = set(costs.learned.wanted(signature, list(choices), known, within))
+        chosen[signature] = [choice for choice in choices if choice in measured or choice in missing]
+    return {layer.name: chosen[layer.signature] for layer in model.layers}
+
+
+def describe(target: Target) -> Describe:
+    """What kernels do for layers on a target."""
+    return lru_cache(maxsize=None)(partial(_describe, target))
+
+
+def _describe(target: Target, signature: str, choice: Choice, kernel: str | None) -> Work | None:
+    layer = parse_signature(signature)
+    if refusal(layer, choice):
+        return None
+    return work(layer, choice, target, kernel or kernels_for(layer, choice, target)[0])
+
+
+def _taught(bench: Bench, settings: RunSettings) -> CostModel | None:
+    """What is on record of the target, learned; None: that is too little."""
+    table = _on_record(bench, settings)
+    if len({workload.signature for workload in table}) < TEACHERS:
+        return None
+    return CostModel.fit(table).learn(describe(bench.target))
+
+
+def _of_teachers(model: Model, options: Mapping[str, Sequence[Choice]]) -> dict[str, Sequence[Choice]]:
+    """Options of layers that are spread over the model, from its first to its last."""
+    names = list({layer.signature: layer.name for layer in reversed(model.layers)}.values())[::-1]
+    last = len(names) - 1
+    picked = {names[round(last * at / (TEACHERS - 1))] for at in range(TEACHERS)}
+    return {name: choices for name, choices in options.items() if name in picked}
+
+
+def _on_record(bench: Bench, settings: RunSettings) -> dict[Workload, Measurement]:
+    return bench.records.table(bench.target.name, bench.target.threads, settings.cache)

@@ -1,0 +1,164 @@
+"""Which layers are measured and which predicted, on a bench whose times follow from what kernels do."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from hwsparse.errors import MeasureError
+from hwsparse.latency import (
+    CalibrationReport,
+    CostModel,
+    MeasureFailure,
+    Measurement,
+    RunSettings,
+    Workload,
+    layer_settings,
+)
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.thrift import TEACHERS, LayerTimes, describe, measure_layers, wanted
+from hwsparse.plan import Choice, Layer, parse_choice
+from hwsparse.target import load_target
+from tests.latency.examples import matmul, measurement
+from tests.latency.test_cost_model import model
+
+TARGET = load_target("x86-avx512").with_threads(1)
+CHOICES = [
+    parse_choice(f"{pattern}@{ratio}")
+    for pattern in ("unstructured", "block4x1", "block8x1")
+    for ratio in (0.5, 0.7, 0.8, 0.9)
+]
+BROKEN = parse_choice("block8x1@0.9")
+
+
+def seconds(workload: Workload) -> float:
+    """By what kernels do, but for a factor that each layer has for itself."""
+    work = describe(TARGET)(workload.signature, workload.choice, None)
+    assert work is not None
+    own = 1 + 0.2 * math.sin(zlib.crc32(workload.signature.encode()))
+    return own * (1e-6 + 1e-9 * work.parts["multiply-adds"] + 1e-10 * work.parts["bytes of lists"])
+
+
+class Timed:
+    """A bench that keeps what it has measured, and counts it."""
+
+    target = TARGET
+
+    def __init__(self, broken: Choice | None = None) -> None:
+        self.table: dict[Workload, Measurement] = {}
+        self.records = SimpleNamespace(table=lambda name, threads, cache: dict(self.table))
+        self.broken = broken
+        self.done: list[int] = []
+
+    def calibrate(
+        self,
+        net: Model,
+        options: Mapping[str, Sequence[Choice]],
+        progress: Callable[[int, int], None],
+        settings: RunSettings,
+    ) -> CalibrationReport:
+        asked = {
+            Workload.of(layer, choice, TARGET): choice
+            for layer in net.layers
+            for choice in (Choice(), *options.get(layer.name, ()))
+        }
+        failed = {each for each, choice in asked.items() if choice == self.broken}
+        fresh = asked.keys() - self.table.keys() - failed
+        self.table |= {each: measurement(each, seconds(each)) for each in fresh}
+        self.done.append(len(fresh))
+        return CalibrationReport(
+            {each: self.table[each] for each in asked.keys() - failed},
+            {each: MeasureFailure(each.key, "check", "wrong") for each in failed},
+            frozenset(fresh),
+        )
+
+
+def network(sizes: Sequence[int]) -> Model:
+    return model(*(matmul(f"layer{at}", inputs=64, outputs=size) for at, size in enumerate(sizes)))
+
+
+def asked(net: Model) -> dict[str, list[Choice]]:
+    return {layer.name: CHOICES for layer in net.layers}
+
+
+def measured(bench: Timed, net: Model, within: float | None) -> LayerTimes:
+    return measure_layers(cast(Bench, bench), net, asked(net), within, lambda *step: None, layer_settings(TARGET))
+
+
+FIRST, SECOND = network(range(64, 1600, 64)), network(range(80, 800, 64))
+ALL = len(CHOICES) + 1
+
+
+@pytest.fixture(scope="module")
+def bench() -> Timed:
+    found = Timed()
+    measured(found, FIRST, None)
+    return found
+
+
+def test_without_a_limit_everything_is_measured(bench: Timed) -> None:
+    assert bench.done == [len(FIRST.layers) * ALL]
+
+
+def test_a_second_network_takes_less_for_times_as_sure_as_was_asked(bench: Timed) -> None:
+    own = Timed()
+    own.table = dict(bench.table)
+    times = measured(own, SECOND, 0.1)
+    (fresh,) = own.done
+    assert len(SECOND.layers) <= fresh < 0.6 * len(SECOND.layers) * ALL
+    misses = []
+    for layer in SECOND.layers:
+        assert times.known(layer, TARGET) == [Choice(), *CHOICES]
+        for choice in CHOICES:
+            workload = Workload.of(layer, choice, TARGET)
+            guess = times.costs.predict(workload)
+            assert guess.source == ("measured" if workload in times.report.table else "predicted")
+            assert guess.interval_s[1] <= guess.latency_s * 1.12
+            misses.append(not guess.interval_s[0] <= seconds(workload) <= guess.interval_s[1])
+    assert sum(misses) < 0.15 * len(misses)
+    # The same again takes nothing.
+    measured(own, SECOND, 0.1)
+    assert own.done[1:] == [0]
+
+
+def test_where_nothing_is_on_record_some_layers_teach_the_others() -> None:
+    own = Timed()
+    times = measured(own, FIRST, 0.1)
+    assert own.done[0] == TEACHERS * len(CHOICES) + len(FIRST.layers)
+    assert sum(own.done) < 0.8 * len(FIRST.layers) * ALL
+    assert times.learned is not None
+
+
+def test_a_network_of_few_layers_is_measured_in_full() -> None:
+    own, few = Timed(), network((64, 128, 192))
+    times = measured(own, few, 0.1)
+    assert sum(own.done) == 3 * ALL
+    assert times.learned is None
+
+
+def test_what_failed_is_not_predicted(bench: Timed) -> None:
+    own, (layer, *_) = Timed(BROKEN), SECOND.layers
+    report = own.calibrate(SECOND, {layer.name: [BROKEN]}, lambda *step: None, layer_settings(TARGET))
+    learned = CostModel.fit(bench.table).learn(describe(TARGET)).learned
+    times = LayerTimes({layer.name: CHOICES}, report, bench.table, learned)
+    assert times.known(layer, TARGET) == [Choice(), *CHOICES[:-1]]
+
+
+def test_a_model_that_has_learned_nothing_cannot_choose(bench: Timed) -> None:
+    with pytest.raises(MeasureError, match="has learned nothing"):
+        wanted(SECOND, asked(SECOND), CostModel.fit(bench.table), 0.1)
+
+
+def test_choices_of_layers_of_one_shape_are_put_together() -> None:
+    layers: list[Layer] = [matmul("a", inputs=64, outputs=96), matmul("b", inputs=64, outputs=96)]
+    net, full = model(*layers), Timed()
+    measured(full, FIRST, None)
+    costs = CostModel.fit(full.table).learn(describe(TARGET))
+    found = wanted(net, {"a": CHOICES[:2], "b": CHOICES[2:]}, costs, 0.01)
+    assert found["a"] == found["b"] and found["a"][0] == Choice()
