@@ -4,7 +4,8 @@
                measurements of other layers alone (in ten parts, and once more network by network), and the same with so
                few of its own that the rest is to be known within `--within`
     second     a network of the family, ResNet-34, measured no further than that, then in full
-    networks   random plans are built and timed end to end; some fit what lies between layers, the others are predicted
+    networks   random plans are built, timed end to end and weighed; some fit what lies between layers, the others are
+               predicted: latency, bytes of files and of memory
     repeats    some layers are measured anew, in fresh processes, again and again
 
 What is measured is kept in `--records FILE` and not measured again, but for repeats and whole networks. With
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,13 +37,14 @@ from scipy.stats import spearmanr
 from benchmarks.models.resnet import resnet34
 from benchmarks.networks import NETWORKS
 from hwsparse.codegen import build_model, refusal
-from hwsparse.latency import CostModel, Measurement, Workload, calibrate, layer_settings
+from hwsparse.latency import CostModel, Footprints, Measurement, Workload, calibrate, layer_settings, stored_bytes
 from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
 from hwsparse.pipeline.thrift import describe, measure_layers
 from hwsparse.plan import Choice, Plan, parse_choice, parse_signature
+from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import applicable, apply_plan
 from hwsparse.target import Target, load_target
 
@@ -55,7 +59,7 @@ AIDED = ", some of their own measured"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prediction, and what was measured of the same thing afterwards or apart from it."""
+    """A prediction, and what was measured of the same thing afterwards or apart from it; of bytes without interval."""
 
     what: str
     predicted_s: float
@@ -121,8 +125,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         if "networks" in arguments.parts:
             for name, model in networks.items():
                 costs = CostModel.fit(table[name])
-                pairs[name] = _networks(model, costs, bench, arguments.plans, arguments.seed, scratch, progress)
+                plans = _built(model, costs, bench, arguments.plans, arguments.seed, scratch, progress)
+                pairs[name] = _networks(model, costs, bench, plans)
+                pairs |= _weighed(model, costs, bench, plans)
             figures |= _network_figures([pairs[name] for name in networks])
+            for what in ("files", "memory"):
+                figures[f"{what}_median_err"] = max(_median_error(pairs[f"{what} of {name}"]) for name in networks)
         if "repeats" in arguments.parts:
             figures["repeat_spread"] = _repeats(table, target, arguments, scratch, progress, console)
     console.print(_table(pairs))
@@ -133,7 +141,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
 
 KEYS = (
     "layer_rmspe", "layer_within10", "coverage90", "layer_share", "second_rmspe", "second_s", "model_median_err",
-    "model_within10", "model_rank_corr", "repeat_spread", "table_s",
+    "model_within10", "model_rank_corr", "files_median_err", "memory_median_err", "repeat_spread", "table_s",
 )  # fmt: skip
 
 
@@ -218,28 +226,68 @@ def _second(
     return pairs, {"second_s": took, "second_rmspe": _layer_figures(pairs)["layer_rmspe"]}
 
 
-def _networks(
+def _built(
     model: Model, costs: CostModel, bench: Bench, count: int, seed: int, scratch: Path, progress: Progress
-) -> list[Pair]:
-    """Random plans of a network: some fit its residual, the others are predicted and measured."""
+) -> dict[Plan, Path]:
+    """Libraries of the dense network and of random plans, built side by side, by their plans."""
     rng = np.random.default_rng(seed)
     plans = [Plan(model.digest), *(_random_plan(model, costs, rng) for _ in range(FITTED + count - 1))]
-    directories: dict[str, Path] = {}
-    task = progress.add_task(f"{model.name}: whole networks", total=len(plans))
-    for number, plan in enumerate(plans):
-        directory = scratch / f"{model.digest[:8]}-{number}"
-        directory.mkdir()
-        build_model(model, plan, apply_plan(model, plan), bench.target, directory, costs.kernels(model, plan))
-        directories[str(number)] = directory
-        progress.advance(task)
-    times = bench.time_networks(directories)
-    measured = [(plan, times[str(number)]) for number, plan in enumerate(plans)]
+    directories = {plan: scratch / plan.digest[:16] for plan in plans}
+    task = progress.add_task(f"{model.name}: whole networks", total=len(directories))
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(ALLOWED_CPUS), spawned, initializer=_hold, initargs=(model,)) as pool:
+        built = [
+            pool.submit(_build, plan, bench.target, directory, costs.kernels(model, plan))
+            for plan, directory in directories.items()
+        ]
+        for each in as_completed(built):
+            each.result()
+            progress.advance(task)
+    return directories
+
+
+_held: list[Model] = []  # by a process that builds: a model is large
+
+
+def _hold(model: Model) -> None:
+    _held.append(model)
+
+
+def _build(plan: Plan, target: Target, directory: Path, kernels: Mapping[str, str]) -> None:
+    (model,) = _held
+    directory.mkdir()
+    build_model(model, plan, apply_plan(model, plan), target, directory, kernels)
+
+
+def _networks(model: Model, costs: CostModel, bench: Bench, plans: Mapping[Plan, Path]) -> list[Pair]:
+    """Some plans fit the network's residual, the others are predicted and measured."""
+    times = bench.time_networks({plan.digest: directory for plan, directory in plans.items()})
+    measured = [(plan, times[plan.digest]) for plan in plans]
     fitted = costs.fit_network(model, measured[:FITTED])
     pairs = []
-    for number, (plan, taken) in enumerate(measured[FITTED:], FITTED):
+    for plan, taken in measured[FITTED:]:
         guess = fitted.predict_model(model, plan)
         truth = fitted.at_usual_clock(taken)
-        pairs.append(Pair(f"plan {number}", guess.latency_s, guess.interval_s, guess.in_domain, truth))
+        pairs.append(Pair(plan.digest[:16], guess.latency_s, guess.interval_s, guess.in_domain, truth))
+    return pairs
+
+
+def _weighed(model: Model, costs: CostModel, bench: Bench, plans: Mapping[Plan, Path]) -> dict[str, list[Pair]]:
+    """The same plans fit what files and memory take beyond layers, and are predicted, in bytes."""
+    weighed = bench.weigh_networks({plan.digest: directory for plan, directory in plans.items()})
+    tell = describe(bench.target)
+    stored = [stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans]
+    found = list(zip(plans, stored, (weighed[plan.digest] for plan in plans), strict=True))
+    footprints = Footprints.fit((stored, footprint) for _, stored, footprint in found[:FITTED])
+    pairs: dict[str, list[Pair]] = {f"files of {model.name}": [], f"memory of {model.name}": []}
+    for plan, layers, truth in found[FITTED:]:
+        guess = footprints.predict(layers)
+        for what, one, other in (
+            ("files", guess.file_bytes, truth.file_bytes),
+            ("memory", guess.memory_bytes, truth.memory_bytes),
+        ):
+            if one is not None and other is not None:
+                pairs[f"{what} of {model.name}"].append(Pair(plan.digest[:16], one, (one, one), True, other))
     return pairs
 
 
@@ -306,10 +354,15 @@ def _network_figures(networks: Sequence[Sequence[Pair]]) -> dict[str, float]:
     """Of the network that is predicted worst."""
     errors = [np.abs([pair.error for pair in pairs]) for pairs in networks]
     return {
-        "model_median_err": 100 * max(float(np.median(each)) for each in errors),
+        "model_median_err": max(map(_median_error, networks)),
         "model_within10": 100 * min(float((each <= 0.1).mean()) for each in errors),
         "model_rank_corr": min(_rank_correlation(pairs) for pairs in networks),
     }
+
+
+def _median_error(pairs: Sequence[Pair]) -> float:
+    """In percent."""
+    return 100 * float(np.median([abs(pair.error) for pair in pairs]))
 
 
 def _rank_correlation(pairs: Sequence[Pair]) -> float:

@@ -247,11 +247,12 @@ def _proof(
 
 
 def _known_s(costs: CostModel, workload: Workload) -> float | None:
-    """What a layer costs; None where it was never measured, as for a choice that has no kernel."""
+    """What a layer costs; None where that was not measured, as for a choice that has no kernel."""
     try:
-        return costs.predict(workload).latency_s
+        known = costs.predict(workload)
     except MeasureError:
         return None
+    return None if known.source == "predicted" else known.latency_s
 
 
 def latency_figure(measurement: Measurement) -> LatencyFigure:

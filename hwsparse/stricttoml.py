@@ -20,7 +20,14 @@ else:
     import tomli as tomllib
 
 MAX_INT = 2**63 - 1  # what TOML promises to hold
-_NAMES = {str: "text", int: "integer", float: "finite number", list: "list of texts", dict: "table"}
+_NAMES = {
+    str: "text",
+    bool: "truth value",
+    int: "integer",
+    float: "finite number",
+    list: "list of texts",
+    dict: "table",
+}
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def known(name: str, names: Iterable[str]) -> str:
 
 
 def value(table: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
-    """The value of a key: str, int (of 64 bits), float (finite; integers are taken), dict, or list (of texts).
+    """The value of a key: str, bool, int (of 64 bits), float (finite; integers are taken), dict, or list (of texts).
 
     Raises:
         InputError: missing, or of another type.

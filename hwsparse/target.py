@@ -79,6 +79,7 @@ class Target:
     l1d_bytes: int = 0
     l2_bytes: int = 0
     isa: tuple[str, ...] = ()  # CPU flags that its code needs, as /proc/cpuinfo names them
+    pipelined: bool = False  # layers work side by side on one sample after the other: the slowest sets the pace
 
     def __post_init__(self) -> None:
         # The name is a file's name too, in target directories and in records.
@@ -228,6 +229,7 @@ def format_target(target: Target) -> str:
         "[run]",
         f"runner = {toml(target.runner)}",
         f"threads = {target.threads}",
+        f"pipelined = {toml(target.pipelined)}",
         "",
         "[hardware]",
         *(f"{key} = {toml(kind(getattr(target, key)))}" for key, kind in _HARDWARE.items()),
@@ -242,7 +244,7 @@ def _target(data: Mapping[str, Any]) -> Target:
     value, only = stricttoml.value, stricttoml.only
     only(data, ("name", "kind", "description", "compile", "run", "hardware", "supported"))
     run = value(data, "run", dict)
-    only(run, ("runner", "threads"), "[run] ")
+    only(run, ("runner", "threads", "pipelined"), "[run] ")
     runner = value(run, "runner", str, "[run] ")
     probed = data.get("hardware") == PROBE
     if probed and runner != "local":
@@ -262,6 +264,7 @@ def _target(data: Mapping[str, Any]) -> Target:
         runner=runner,
         supported=_supported(value(data, "supported", dict)),
         threads=threads,
+        pipelined="pipelined" in run and value(run, "pipelined", bool, "[run] "),
         isa=tuple(value(code, "isa", list, "[compile] ")) if "isa" in code else (),
         **figures,
     )

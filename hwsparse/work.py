@@ -25,9 +25,10 @@ class Work:
     parts: Mapping[str, float]
     traits: Mapping[str, float]
     place: tuple[float, ...]
+    stored_bytes: float  # of weights, and of what tells where they belong
 
     def __post_init__(self) -> None:
-        for name, count in (*self.parts.items(), *self.traits.items()):
+        for name, count in (*self.parts.items(), *self.traits.items(), ("stored bytes", self.stored_bytes)):
             if not (math.isfinite(count) and count >= 0):
                 raise MeasureError(f"{self.family}: {name} is {count}; a count is finite and not negative")
         if not all(map(math.isfinite, self.place)):

@@ -53,6 +53,7 @@ def test_a_written_descriptor_reads_back(
         description=description,
         cores=cores,
         threads=min(threads, cores),
+        pipelined=cores % 2 == 0,
         peak_flops=peak,
         tvm_target=json.dumps({**options, "kind": "llvm"}, sort_keys=True),
     )
@@ -71,6 +72,7 @@ def test_a_written_descriptor_reads_back(
         ("\ncores = 4", "\ncores = 2000000", "cores must be 1 to 1e"),
         ("\ncores = 4", "\ncores = 1" + "0" * 5000, "not TOML"),
         ("threads = 1", "threads = 5", "threads must not be more than the 4 cores"),
+        ("pipelined = false", "pipelined = 1", "pipelined must be of type truth value, not 1"),
         ("peak_flops = 460800000000.0", "peak_flops = nan", "peak_flops must be of type finite number"),
         ("peak_flops = 460800000000.0", "peak_flops = 1" + "0" * 400, "peak_flops must be of type finite number"),
         ("l2_bytes = 524288", "l2_bytes = -1", "l2_bytes must be 0 to"),

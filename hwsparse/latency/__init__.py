@@ -5,6 +5,7 @@ from hwsparse.latency.builders import Crew
 from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate, layer_settings
 from hwsparse.latency.cost_model import CostModel, Prediction
 from hwsparse.latency.fingerprint import Device, Toolchain
+from hwsparse.latency.footprint import Footprint, Footprints, stored_bytes
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
 from hwsparse.latency.network import Residual
 from hwsparse.latency.records import Records
@@ -21,6 +22,8 @@ __all__ = [
     "CostModel",
     "Crew",
     "Device",
+    "Footprint",
+    "Footprints",
     "LocalRunner",
     "MeasureFailure",
     "Measurement",
@@ -36,4 +39,5 @@ __all__ = [
     "calibrate",
     "layer_settings",
     "median_interval",
+    "stored_bytes",
 ]

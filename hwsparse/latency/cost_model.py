@@ -64,13 +64,17 @@ class CostModel:
     _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
     learned: Learned | None = None
+    pipelined: bool = False
 
     @classmethod
-    def fit(cls, table: Mapping[Workload, Measurement], learned: Learned | None = None) -> CostModel:
+    def fit(
+        cls, table: Mapping[Workload, Measurement], learned: Learned | None = None, *, pipelined: bool = False
+    ) -> CostModel:
         """A model of everything in a table of measurements: of quiet times, as they are at the device's usual clock.
 
         Args:
             learned: from measurements on the same target, as another cost model learned it.
+            pipelined: whether a network's pace is that of its slowest layer, and not of all together.
 
         Raises:
             MeasureError: the table is empty, of more than one target, or mixes measured with simulated.
@@ -93,7 +97,9 @@ class CostModel:
             )
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
-        return cls(target_name, threads, MappingProxyType(ordered), reference_s, learned=learned)
+        return cls(
+            target_name, threads, MappingProxyType(ordered), reference_s, learned=learned, pipelined=pipelined
+        )  # fmt: skip
 
     def learn(self, describe: Describe) -> CostModel:
         """This cost model, able to predict what was not measured.
@@ -188,11 +194,11 @@ class CostModel:
             MeasureError: no plan was measured, or a layer of one was not.
             PlanError: a plan is of another model.
         """
-        pairs = [(self.sum_layers(model, plan).latency_s, self.at_usual_clock(taken)) for plan, taken in measured]
+        pairs = [(self.compose(model, plan).latency_s, self.at_usual_clock(taken)) for plan, taken in measured]
         return replace(self, residuals=MappingProxyType({**self.residuals, model.digest: fit_residual(pairs)}))
 
-    def sum_layers(self, model: Model, plan: Plan) -> Prediction:
-        """The time of a network's prunable layers, each alone.
+    def compose(self, model: Model, plan: Plan) -> Prediction:
+        """The time of a network's prunable layers, each alone: their sum; of a pipeline, the slowest stage's.
 
         Raises:
             MeasureError: nothing was measured of a layer under its choice's pattern, or no layer is prunable.
@@ -207,21 +213,27 @@ class CostModel:
             raise MeasureError(f"model {model.name} has no prunable layers, so nothing to predict its latency from")
         asked = ((layer.signature, choices.get(layer.name, Choice())) for layer in model.layers)
         parts = [self.predict(Workload(*each, self.target_name, self.threads)) for each in asked]
+        together = max if self.pipelined else sum
         return Prediction(
-            latency_s=sum(part.latency_s for part in parts),
-            interval_s=(sum(part.interval_s[0] for part in parts), sum(part.interval_s[1] for part in parts)),
+            latency_s=together(part.latency_s for part in parts),
+            interval_s=(
+                together(part.interval_s[0] for part in parts),
+                together(part.interval_s[1] for part in parts),
+            ),
             in_domain=all(part.in_domain for part in parts),
             source="predicted",
         )
 
     def predict_model(self, model: Model, plan: Plan) -> Prediction:
-        """A whole network's latency; until `fit_network` saw the model: its layers' sum, out of the domain.
+        """A whole network's latency; until `fit_network` saw the model: its layers', out of the domain.
+
+        Of a pipeline it is the time from one sample to the next.
 
         Raises:
             MeasureError: nothing was measured of a layer under its choice's pattern, or no layer is prunable.
             PlanError: the plan is of another model, or names a layer that the model lacks.
         """
-        layers = self.sum_layers(model, plan)
+        layers = self.compose(model, plan)
         residual = self.residuals.get(model.digest)
         if residual is None:
             return replace(layers, in_domain=False)

@@ -1,7 +1,7 @@
-"""From the sum of a network's layers to its latency: what lies between the layers, fitted to whole networks.
+"""From a network's layers to the network: what lies between the layers, fitted to whole networks.
 
 A layer alone and a layer in a network differ in cache state, dispatch and fusion (the scale); what is
-not prunable runs too (the offset). Knows no layers, plans or devices: pairs of seconds only.
+not prunable runs too (the offset). Bytes are as seconds. Knows no layers, plans or devices: pairs of figures only.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """latency = scale * sum of layers + offset, with the relative spread of what that leaves unexplained."""
+    """figure = scale * that of layers + offset, with the relative spread of what that leaves unexplained."""
 
     scale: float
-    offset_s: float
+    offset: float
     spread: float | None  # 95 % of new networks lie within +- spread; None: fewer than 3 were measured
-    fitted_s: tuple[float, float]  # smallest and largest sum of layers that it was fitted to
+    fitted: tuple[float, float]  # least and most of layers that it was fitted to
 
-    def apply(self, sum_s: float) -> float:
-        """The latency, in seconds, of a network whose layers take `sum_s` alone."""
-        return max(self.scale * sum_s + self.offset_s, FLOOR * self.scale * sum_s)
+    def apply(self, layers: float) -> float:
+        """The figure of a network whose layers have this one."""
+        return max(self.scale * layers + self.offset, FLOOR * self.scale * layers)
 
-    def apply_interval(self, sum_s: float, interval_s: tuple[float, float]) -> tuple[float, float]:
-        """The latency's interval, given that of the sum; the two uncertainties are independent."""
-        latency_s, between_s = self.apply(sum_s), (self.spread or 0.0) * self.apply(sum_s)
-        low = math.hypot(latency_s - self.apply(interval_s[0]), between_s)
-        high = math.hypot(self.apply(interval_s[1]) - latency_s, between_s)
-        return max(0.0, latency_s - low), latency_s + high
+    def apply_interval(self, layers: float, interval: tuple[float, float]) -> tuple[float, float]:
+        """The figure's interval, given that of the layers; the two uncertainties are independent."""
+        whole, between = self.apply(layers), (self.spread or 0.0) * self.apply(layers)
+        low = math.hypot(whole - self.apply(interval[0]), between)
+        high = math.hypot(self.apply(interval[1]) - whole, between)
+        return max(0.0, whole - low), whole + high
 
-    def covers(self, sum_s: float) -> bool:
+    def covers(self, layers: float) -> bool:
         """Whether a network like this one is among those fitted to, and the spread is known."""
-        return self.spread is not None and self.fitted_s[0] <= sum_s <= self.fitted_s[1]
+        return self.spread is not None and self.fitted[0] <= layers <= self.fitted[1]
 
 
 def fit_residual(pairs: Sequence[tuple[float, float]]) -> Residual:
-    """Fits (sum of layers, measured latency) pairs, in seconds, by least squares of the relative error.
+    """Fits (layers, network) pairs, of seconds or bytes, by least squares of the relative error.
 
-    One pair fits the offset alone; if the network is faster than its layers' sum, the scale, because a
+    One pair fits the offset alone; if the network has less than its layers, the scale, because a
     negative offset would take more from sparse networks than they have.
 
     Raises:
         MeasureError: no pairs, or one that is not two positive numbers.
     """
     if not pairs or not all(math.isfinite(value) and value > 0 for pair in pairs for value in pair):
-        raise MeasureError("a network's residual is fitted to at least one measured network, in positive seconds")
+        raise MeasureError("a network's residual is fitted to at least one measured network, in positive figures")
     sums, measured = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     weights = [1 / value**2 for value in measured]
     mean_sum, mean_measured = _mean(sums, weights), _mean(measured, weights)
@@ -66,16 +66,16 @@ def fit_residual(pairs: Sequence[tuple[float, float]]) -> Residual:
     else:
         scale = min(1.0, mean_measured / mean_sum)
     scale = min(max(scale, SCALE_RANGE[0]), SCALE_RANGE[1])
-    offset_s = mean_measured - scale * mean_sum
-    return Residual(scale, offset_s, _spread(pairs, scale, offset_s), (min(sums), max(sums)))
+    offset = mean_measured - scale * mean_sum
+    return Residual(scale, offset, _spread(pairs, scale, offset), (min(sums), max(sums)))
 
 
-def _spread(pairs: Sequence[tuple[float, float]], scale: float, offset_s: float) -> float | None:
+def _spread(pairs: Sequence[tuple[float, float]], scale: float, offset: float) -> float | None:
     """Half the width of a 95 % prediction interval, relative to the latency."""
     freedom = len(pairs) - 2
     if freedom < 1:
         return None
-    squares = sum(((y - scale * x - offset_s) / y) ** 2 for x, y in pairs)
+    squares = sum(((y - scale * x - offset) / y) ** 2 for x, y in pairs)
     quantile = T_QUANTILES[min(freedom, len(T_QUANTILES)) - 1]
     return quantile * math.sqrt(squares / freedom * (1 + 1 / len(pairs)))
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError
-from hwsparse.latency import CostModel, Measurement
+from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
@@ -52,6 +53,7 @@ from hwsparse.pipeline.finals import Limits, Workshop, finalist_plans
 from hwsparse.pipeline.judges import appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
+from hwsparse.pipeline.thrift import describe, measure_plans
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
 from hwsparse.search import (
@@ -175,7 +177,7 @@ def optimize(
         offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
-        anchors = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)
+        anchors, footprints = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, anchors)
 
         def on_trial(trial: TrialOutcome) -> None:
@@ -193,12 +195,15 @@ def optimize(
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)
-        shop = Workshop(model, target, corrected, costs, bench, judges, judges.sample, scratch, goal.seed)
+        proven = costs
+        if goal.within is not None:
+            proven = measure_plans(bench, model, plans.values(), costs, partial(on_stage, "finalists' layers"))
+        shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
         limits = Limits(goal.max_drop, goal.min_quality, goal.max_latency_s)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
-        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals,
+        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints,
     )  # fmt: skip
 
 
@@ -212,8 +217,11 @@ def _anchors(
     inputs: Mapping[str, np.ndarray],
     scratch: Path,
     on_stage: Callable[[str, int, int], None],
-) -> list[tuple[Plan, Measurement]]:
-    """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to."""
+) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
+    """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to.
+
+    The same networks are weighed, and tell what others take.
+    """
     front = surrogate_plans(space)
     steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
     plans = dict.fromkeys((Plan(model.digest), *(front[step] for step in steps)))
@@ -225,6 +233,9 @@ def _anchors(
         kernels = costs.kernels(model, plan)
         library = compiler.build(model, plan, weights(plan), target, kernels, inputs, directory)
         directories[plan.digest] = library.directory
-    times = bench.time_networks(directories)
+    times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
+    tell = describe(target)
+    stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
+    footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)
-    return [(plan, times[plan.digest]) for plan in plans]
+    return [(plan, times[plan.digest]) for plan in plans], footprints

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hwsparse import codegen
+from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS
 from hwsparse.errors import MeasureError
 from hwsparse.latency import (
     REFERENCE,
@@ -20,7 +21,9 @@ from hwsparse.latency import (
     BoardRunner,
     CalibrationReport,
     Crew,
+    Footprint,
     LocalRunner,
+    MeasureFailure,
     Measurement,
     Records,
     RunSettings,
@@ -98,6 +101,19 @@ class Bench:
             if not isinstance(outcome, Measurement):
                 raise MeasureError(f"{key} could not be timed ({outcome.stage}): {outcome.reason}")
             found[key] = outcome
+        return found
+
+    def weigh_networks(self, directories: Mapping[str, Path]) -> dict[str, Footprint]:
+        """The bytes of compiled libraries, each alone: of what is deployed, and of memory at most.
+
+        Args:
+            directories: of the networks, by a key of the caller's.
+        """
+        settings, found = RunSettings(threads=self.target.threads), {}
+        for key, directory in directories.items():
+            files = sum((directory / name).stat().st_size for name in (LIBRARY, WEIGHTS, DESCRIPTION))
+            memory = self.networks.peak_memory(key, directory, settings)
+            found[key] = Footprint(files, None if isinstance(memory, MeasureFailure) else memory)
         return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hwsparse.latency import Measurement
+from hwsparse.latency import Footprint, Measurement, stored_bytes
 from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
+from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method, words
 from hwsparse.report.front import PointKind
@@ -30,11 +32,12 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     model, target, baselines = outcome.model, outcome.target, outcome.baselines
     sizes, budget = Sizes(model), Budget(outcome.fitted_on)
     method, spent = _terms(outcome)
-    points = [_predicted(candidate, sizes, budget) for candidate in outcome.candidates]
+    weigh = _scales(outcome)
+    points = [_predicted(candidate, sizes, budget, weigh(candidate.plan)) for candidate in outcome.candidates]
     if baselines.quality is not None:
-        dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest))
+        dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest), footprint=baselines.footprint)
         points.append(_point(DENSE, "dense", baselines.dense, baselines.quality, dense))
-        dense = replace(dense, plan=None)
+        dense = replace(dense, plan=None, footprint=None)
         points.append(_point(ONNXRUNTIME, "external", baselines.onnxruntime, baselines.quality, dense))
     rivals = outcome.rivals
     if rivals is not None and isinstance(rivals.small_dense, SmallDense):
@@ -48,7 +51,8 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
             terms = (method, spent) if finalist.plan.choices else (AS_TRAINED, NOTHING)
             place = ArtifactPlace(finalist.artifact.digest, directory)
-            row = _Row(sizes.of_weights(outcome.weights(finalist.plan)), *terms, finalist.plan, place)
+            size = sizes.of_weights(outcome.weights(finalist.plan))
+            row = _Row(size, *terms, finalist.plan, place, finalist.footprint)
             points.append(_point(finalist.label, kind, finalist.latency, finalist.quality, row))
     winner = outcome.winner
     return FrontReport(
@@ -82,18 +86,33 @@ class _Row:
     budget: Budget
     plan: Plan | None = None
     artifact: ArtifactPlace | None = None
+    footprint: Footprint | None = None
 
 
-def _predicted(candidate: Candidate, sizes: Sizes, budget: Budget) -> FrontPoint:
+def _scales(outcome: Outcome) -> Callable[[Plan], Footprint | None]:
+    """What tells how large a plan's files and memory are predicted to be."""
+    model, footprints, tell = outcome.model, outcome.footprints, describe(outcome.target)
+    if footprints is None:
+        return lambda plan: None
+    return lambda plan: footprints.predict(stored_bytes(model, plan, outcome.costs.kernels(model, plan), tell))
+
+
+def _weighed(point: FrontPoint, footprint: Footprint | None) -> FrontPoint:
+    if footprint is None:
+        return point
+    memory = None if footprint.memory_bytes is None else round(footprint.memory_bytes)
+    return replace(point, file_bytes=round(footprint.file_bytes), memory_bytes=memory)
+
+
+def _predicted(candidate: Candidate, sizes: Sizes, budget: Budget, footprint: Footprint | None) -> FrontPoint:
     size = sizes.of_plan(candidate.plan)
     method, spent = (TRIED, budget) if candidate.plan.choices else (AS_TRAINED, NOTHING)
-    return replace(
-        FrontPoint.of(candidate), macs=size.macs, parameters=size.parameters, method=method, budget=spent
-    )  # fmt: skip
+    point = _weighed(FrontPoint.of(candidate), footprint)
+    return replace(point, macs=size.macs, parameters=size.parameters, method=method, budget=spent)
 
 
 def _point(label: str, kind: PointKind, latency: Measurement, quality: QualityReport, row: _Row) -> FrontPoint:
-    return FrontPoint(
+    point = FrontPoint(
         label=label,
         kind=kind,
         latency_s=latency.median_s,
@@ -110,6 +129,7 @@ def _point(label: str, kind: PointKind, latency: Measurement, quality: QualityRe
         method=row.method,
         budget=row.budget,
     )
+    return _weighed(point, row.footprint)
 
 
 def _robustness(outcome: Outcome) -> dict[str, Robustness]:
@@ -161,9 +181,9 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     missing = _missing(outcome.rivals)
     if outcome.recovery is not None:
         return (f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome), *missing)
+    layers = "measured layers" if outcome.costs.learned is None else "layers measured or predicted from others"
     notes = [
-        "Trials: latency predicted from measured layers, quality on calibration data. "
-        f"Finalists and baselines: {timed}",
+        f"Trials: latency predicted from {layers}, quality on calibration data. Finalists and baselines: {timed}",
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",

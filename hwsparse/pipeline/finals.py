@@ -143,11 +143,13 @@ def package_finalists(
         ArtifactError: an artifact cannot be written.
     """
     judges = shop.judges
+    weighed = shop.bench.weigh_networks({label: each.library.directory for label, each in built.items()})
     baselines = Baselines(
         times[DENSE],
         times[ONNXRUNTIME],
         judges.reporting.evaluate({}) if judges else None,
         judges.robustness({}) if judges else None,
+        weighed[DENSE],
     )
     finalists = []
     for label, each in built.items():
@@ -162,11 +164,11 @@ def package_finalists(
         # Named by the plan asked for: two of them may ship as the same plan, each with its own proof.
         artifact = replace_artifact(artifacts / each.asked.digest[:16], package)
         robustness = judges.robustness(shop.weights(each.plan)) if judges else None
-        finalists.append(
-            Finalist(
-                label, each.asked, each.plan, each.refused, times[label], each.chosen_by, quality, artifact, robustness
-            )
-        )
+        finalist = Finalist(
+            label, each.asked, each.plan, each.refused, times[label], each.chosen_by, quality, artifact,
+            robustness, weighed[label],
+        )  # fmt: skip
+        finalists.append(finalist)
     return baselines, tuple(finalists)
 
 

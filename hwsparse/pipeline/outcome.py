@@ -11,7 +11,7 @@ import numpy as np
 
 from hwsparse.artifact import Artifact
 from hwsparse.compiler import Refusal
-from hwsparse.latency import CostModel, Measurement
+from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, SearchSpace
@@ -43,6 +43,7 @@ class Finalist:
     quality: QualityReport | None
     artifact: Artifact
     robustness: Robustness | None = None  # on the held-out samples, corrupted; None if that was not asked for
+    footprint: Footprint | None = None
 
     def faster_than(self, other: Measurement) -> bool:
         """Whether it is faster beyond noise."""
@@ -62,6 +63,7 @@ class Baselines:
     onnxruntime: Measurement
     quality: QualityReport | None
     robustness: Robustness | None = None
+    footprint: Footprint | None = None  # of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +124,4 @@ class Outcome:
     fitted_on: int
     rivals: Rivals | None = None  # None: there was no finalist, or no comparison was asked for
     recovery: Recovery | None = None  # None: nothing was trained
+    footprints: Footprints | None = None  # None: no network was weighed before its finalists

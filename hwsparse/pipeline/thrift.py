@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from hwsparse.codegen import kernels_for, refusal, work
 from hwsparse.errors import MeasureError
-from hwsparse.latency import CalibrationReport, CostModel, Measurement, RunSettings, Workload
+from hwsparse.latency import CalibrationReport, CostModel, Measurement, RunSettings, Workload, layer_settings
 from hwsparse.latency.learned import Describe, Learned
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
-from hwsparse.plan import Choice, Layer, parse_signature
+from hwsparse.plan import Choice, Layer, Plan, parse_signature
 from hwsparse.target import Target
 from hwsparse.work import Work
 
@@ -28,6 +28,7 @@ class LayerTimes:
     report: CalibrationReport
     table: Mapping[Workload, Measurement]
     learned: Learned | None
+    pipelined: bool
 
     @property
     def costs(self) -> CostModel:
@@ -36,7 +37,7 @@ class LayerTimes:
         Raises:
             MeasureError: none of them could be measured.
         """
-        return CostModel.fit(self.table, self.learned)
+        return CostModel.fit(self.table, self.learned, pipelined=self.pipelined)
 
     def known(self, layer: Layer, target: Target) -> list[Choice]:
         """Of what was asked of a layer, dense first, all that was measured or can be predicted."""
@@ -73,9 +74,27 @@ def measure_layers(
             costs = _taught(bench, settings)
         if costs is not None:
             report = bench.calibrate(model, wanted(model, options, costs, within), progress, settings)
-            return LayerTimes(options, report, {**_on_record(bench, settings), **report.table}, costs.learned)
+            table = {**_on_record(bench, settings), **report.table}
+            return LayerTimes(options, report, table, costs.learned, bench.target.pipelined)
     report = bench.calibrate(model, options, progress, settings)
-    return LayerTimes(options, report, report.table, None)
+    return LayerTimes(options, report, report.table, None, bench.target.pipelined)
+
+
+def measure_plans(bench: Bench, model: Model, plans: Iterable[Plan], costs: CostModel, progress: Steps) -> CostModel:
+    """The cost model, with every choice of some plans measured: what ships rests on no prediction.
+
+    Raises:
+        MeasureError: nothing can be timed, or the records cannot be written.
+    """
+    options: dict[str, list[Choice]] = {}
+    for plan in plans:
+        for name, choice in plan.choices:
+            options.setdefault(name, []).append(choice)
+    settings = layer_settings(bench.target)
+    report = bench.calibrate(model, options, progress, settings)
+    return CostModel.fit(
+        {**_on_record(bench, settings), **report.table}, costs.learned, pipelined=bench.target.pipelined
+    )
 
 
 def wanted(

@@ -71,6 +71,8 @@ class FrontPoint:
     drop_interval: tuple[float, float] | None = None
     macs: int | None = None  # multiply-adds with weights that are not zero; FLOPs are twice as many
     parameters: int | None = None  # those that are not zero
+    file_bytes: int | None = None  # of what is deployed, but for the runtime
+    memory_bytes: int | None = None  # at most, while it runs, beyond the runtime's own
     method: Method | None = None
     budget: Budget | None = None
 
@@ -83,8 +85,9 @@ class FrontPoint:
         for low, high in (self.latency_interval_s, self.quality_interval, drops):
             if low > high:
                 raise InputError(f"point {self.label!r}: the interval {low} to {high} is upside down")
-        if any(count is not None and count < 0 for count in (self.macs, self.parameters)):
-            raise InputError(f"point {self.label!r}: multiply-adds and parameters are not negative")
+        counts = (self.macs, self.parameters, self.file_bytes, self.memory_bytes)
+        if any(count is not None and count < 0 for count in counts):
+            raise InputError(f"point {self.label!r}: multiply-adds, parameters and bytes are not negative")
 
     @property
     def structure(self) -> Structure | None:

@@ -117,6 +117,8 @@ def _points_section(report: FrontReport) -> str:
         ("Source", False),
         ("FLOPs", True),
         ("Parameters", True),
+        ("Files", True),
+        ("Memory", True),
         ("Speed-up", True),
         (words.metric_name(report.metric), True),
         ("Change", True),
@@ -126,8 +128,10 @@ def _points_section(report: FrontReport) -> str:
     return f"""<h2>Points</h2>
 <p class="faint">● on the front, ★ the winner. Below each plan the category of its method and its artifact, below each
 figure its 95 % interval. FLOPs, two for each multiply-add with a weight, and parameters are those that are left;
-products of activations, as of attention, are not counted. Speed-up and change are against our own dense model; the
-interval of a change is that of the difference, sample by sample{_ROBUST if report.judges_robustness else ""}.</p>
+products of activations, as of attention, are not counted. Files are what is deployed, and memory is the most that it
+takes while it runs, but for the runtime; where latency is predicted, so are they. Speed-up and change are against our
+own dense model; the interval of a change is that of the difference, sample by
+sample{_ROBUST if report.judges_robustness else ""}.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 
@@ -145,6 +149,7 @@ def _point_row(report: FrontReport, point: FrontPoint, on_front: bool) -> str:
 <td>{escape(point.label)}<small>{summary}</small></td>
 <td class="number">{latency}</td><td class="{point.latency_source}">{point.latency_source}</td>
 <td class="number">{words.flops(point)}</td><td class="number">{words.parameters(point)}</td>
+<td class="number">{words.files(point)}</td><td class="number">{words.memory(point)}</td>
 <td class="number">{words.speedup(report, point)}</td><td class="number">{quality}</td>
 <td class="number">{change}</td>{robust}</tr>
 """

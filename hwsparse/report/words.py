@@ -101,6 +101,16 @@ def parameters(point: FrontPoint) -> str:
     return "" if point.parameters is None else count(point.parameters)
 
 
+def files(point: FrontPoint) -> str:
+    """The bytes of what is deployed, as in `1.21 MB`; empty if not known."""
+    return "" if point.file_bytes is None else f"{count(point.file_bytes)}B"
+
+
+def memory(point: FrontPoint) -> str:
+    """The most memory that it takes, as in `4.5 MB`; empty if not known."""
+    return "" if point.memory_bytes is None else f"{count(point.memory_bytes)}B"
+
+
 def sizes(point: FrontPoint) -> str:
     """As in `84.2 M FLOPs, 180 k parameters`; empty if not known."""
     figures = (flops(point), "FLOPs"), (parameters(point), "parameters")

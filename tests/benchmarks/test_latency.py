@@ -82,4 +82,4 @@ def test_its_options_and_figures() -> None:
     latency.options(parser)
     given = parser.parse_args(["--models", "minilm", "--parts", "layers"])
     assert (given.models, given.parts, given.plans, given.repeats) == (["minilm"], ["layers"], 40, 5)
-    assert len(set(KEYS)) == len(KEYS) == 11
+    assert len(set(KEYS)) == len(KEYS) == 13

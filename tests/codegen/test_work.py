@@ -54,6 +54,22 @@ def test_the_lists_counted_are_those_that_a_kernel_is_given(name: str, tmp_path:
         assert tiles == pytest.approx(round(tiles), rel=0.02) and tiles >= 0.98
 
 
+@pytest.mark.parametrize("text", ["dense", "unstructured@0.5", "unstructured@0.9"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_bytes_stored_are_those_of_the_weights_file(name: str, text: str, tmp_path: Path) -> None:
+    """But for biases, an order of rows, and where each group's list begins: some words a row."""
+    layer, choice = LAYERS[name], parse_choice(text)
+    target = load_target("x86-local").with_threads(1)
+    for kernel in kernels_for(layer, choice, target):
+        directory = tmp_path / kernel
+        directory.mkdir()
+        build_layer(layer, choice, target, directory, kernel)
+        given = sum(array.nbytes for array in load_file(directory / "weights.safetensors").values())
+        stored = work(layer, choice, target, kernel).stored_bytes
+        words = 4 * layer.outputs * (3 + 9 * (kernel not in ("depthwise",)))
+        assert 0.98 * stored <= given <= 1.05 * stored + words + 200
+
+
 def test_multiply_adds_of_a_pointwise_layer_are_those_of_whole_vectors() -> None:
     layer = conv(1, 64, (32, 32), 96, (1, 1))  # 1024 positions: 64 vectors of 16 lanes, without a rest
     (kernel, *_) = kernels_for(layer, parse_choice("block4x1@0.75"), CPU)

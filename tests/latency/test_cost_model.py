@@ -163,7 +163,7 @@ def test_a_choice_pays_when_it_is_faster_beyond_noise() -> None:
 def test_a_networks_layers_add_up() -> None:
     net = model(*LAYERS)
     plan = Plan.of(net.digest, {"a": block(0.9), "b": Choice(NM(2, 4), 0.5)})
-    total = COSTS.sum_layers(net, plan)
+    total = COSTS.compose(net, plan)
     assert total.latency_s == pytest.approx(1.1 + 6.0 + 4.1)
     assert total.interval_s == pytest.approx((1.0 + 6.0 + 4.0, 1.2 + 6.0 + 4.2))
     assert total.in_domain
@@ -189,7 +189,7 @@ def fitted(net: Model, scale: float, offset_s: float) -> CostModel:
     pairs = []
     for choices in PLANS:
         plan = Plan.of(net.digest, choices)
-        taken = scale * COSTS.sum_layers(net, plan).latency_s + offset_s
+        taken = scale * COSTS.compose(net, plan).latency_s + offset_s
         pairs.append((plan, measurement(Workload("whole", Choice(), TARGET.name, 1), taken)))
     return COSTS.fit_network(net, pairs)
 
@@ -220,7 +220,7 @@ def test_a_ratio_with_rounding_error_is_the_measured_one() -> None:
     net = model(matmul("a"))
     plan = Plan(net.digest, (("a", block(0.3 * 3)),))
     assert 0.3 * 3 != 0.9
-    assert COSTS.sum_layers(net, plan).in_domain
+    assert COSTS.compose(net, plan).in_domain
 
 
 def test_plans_that_do_not_belong_to_the_network_are_errors() -> None:
@@ -234,12 +234,28 @@ def test_plans_that_do_not_belong_to_the_network_are_errors() -> None:
         COSTS.predict_model(empty, Plan(empty.digest))
 
 
+def test_a_pipelines_pace_is_that_of_its_slowest_stage() -> None:
+    first, second = matmul("a"), matmul("b", outputs=64)
+    net = model(first, second)
+    table = dict(
+        entry(layer, choice, seconds)
+        for layer, times in ((first, (1.0, 0.5)), (second, (3.0, 0.8)))
+        for choice, seconds in zip((Choice(), block(0.5)), times, strict=True)
+    )
+    costs = CostModel.fit(table, pipelined=True)
+    assert costs.compose(net, Plan(net.digest)).latency_s == 3.0
+    assert costs.compose(net, Plan.of(net.digest, {"b": block(0.5)})).latency_s == 1.0
+    assert costs.compose(net, Plan.of(net.digest, {"a": block(0.5)})).latency_s == 3.0
+    assert CostModel.fit(table).compose(net, Plan(net.digest)).latency_s == 4.0
+
+
 def described(signature: str, choice: Choice, kernel: str | None) -> Work | None:
     """Work of the tests' products: their multiply-adds."""
     layer = parse_signature(signature)
     if layer.window is not None:
         return None
-    return Work("product", {"multiply-adds": layer.macs * (1 - choice.ratio)}, {"rows": layer.outputs}, (choice.ratio,))
+    kept = layer.macs * (1 - choice.ratio)
+    return Work("product", {"multiply-adds": kept}, {"rows": layer.outputs}, (choice.ratio,), 4 * kept)
 
 
 def test_what_was_not_measured_is_learned_from_what_was() -> None:

@@ -31,7 +31,7 @@ def test_it_is_the_weighted_least_squares_line() -> None:
     y = np.array([1.6, 2.4, 3.7, 5.4])
     offset, scale = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones(4), rcond=None)[0]
     residual = fit_residual(list(zip(x, y, strict=True)))
-    assert (residual.scale, residual.offset_s) == pytest.approx((scale, offset))
+    assert (residual.scale, residual.offset) == pytest.approx((scale, offset))
     errors = (y - scale * x - offset) / y
     expected = 4.303 * math.sqrt(float(np.sum(errors**2)) / 2 * 1.25)
     assert residual.spread == pytest.approx(expected)
@@ -39,12 +39,12 @@ def test_it_is_the_weighted_least_squares_line() -> None:
 
 def test_one_network_fits_the_offset_alone() -> None:
     residual = fit_residual([(2.0, 3.0)])
-    assert (residual.scale, residual.offset_s, residual.spread) == (1.0, 1.0, None)
+    assert (residual.scale, residual.offset, residual.spread) == (1.0, 1.0, None)
 
 
 def test_one_network_faster_than_its_layers_fits_the_scale() -> None:
     residual = fit_residual([(4.0, 3.0)])
-    assert (residual.scale, residual.offset_s) == (0.75, 0.0)
+    assert (residual.scale, residual.offset) == (0.75, 0.0)
 
 
 @given(st.lists(st.tuples(sums, sums), min_size=1, max_size=8), sums, sums)

@@ -17,7 +17,7 @@ RATIOS = (0.0, 0.5, 0.75, 0.9)
 
 def layer_work(size: float, ratio: float, family: str = "a") -> Work:
     parts = {"calls": 1.0, "multiply-adds": size * (1 - ratio), "bytes": 40 * math.sqrt(size)}
-    return Work(family, parts, {"size": size, "density": 1 - ratio}, (0.0, -math.log2(1 - ratio)))
+    return Work(family, parts, {"size": size, "density": 1 - ratio}, (0.0, -math.log2(1 - ratio)), 0.0)
 
 
 def seconds(work: Work) -> float:
@@ -83,9 +83,9 @@ def test_too_few_layers_teach_nothing() -> None:
 @pytest.mark.parametrize("count", [-1.0, math.nan, math.inf])
 def test_a_count_is_finite_and_not_negative(count: float) -> None:
     with pytest.raises(MeasureError, match="a count is finite"):
-        Work("a", {"multiply-adds": count}, {}, (0.0,))
+        Work("a", {"multiply-adds": count}, {}, (0.0,), 0.0)
 
 
 def test_a_place_is_somewhere() -> None:
     with pytest.raises(MeasureError, match="is no place"):
-        Work("a", {}, {}, (1.0, math.inf))
+        Work("a", {}, {}, (1.0, math.inf), 0.0)

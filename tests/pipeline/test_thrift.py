@@ -22,8 +22,8 @@ from hwsparse.latency import (
 )
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
-from hwsparse.pipeline.thrift import TEACHERS, LayerTimes, describe, measure_layers, wanted
-from hwsparse.plan import Choice, Layer, parse_choice
+from hwsparse.pipeline.thrift import TEACHERS, LayerTimes, describe, measure_layers, measure_plans, wanted
+from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.target import load_target
 from tests.latency.examples import matmul, measurement
 from tests.latency.test_cost_model import model
@@ -146,8 +146,19 @@ def test_what_failed_is_not_predicted(bench: Timed) -> None:
     own, (layer, *_) = Timed(BROKEN), SECOND.layers
     report = own.calibrate(SECOND, {layer.name: [BROKEN]}, lambda *step: None, layer_settings(TARGET))
     learned = CostModel.fit(bench.table).learn(describe(TARGET)).learned
-    times = LayerTimes({layer.name: CHOICES}, report, bench.table, learned)
+    times = LayerTimes({layer.name: CHOICES}, report, bench.table, learned, pipelined=False)
     assert times.known(layer, TARGET) == [Choice(), *CHOICES[:-1]]
+
+
+def test_what_plans_choose_is_measured(bench: Timed) -> None:
+    own = Timed()
+    own.table = dict(bench.table)
+    costs = measured(own, SECOND, 0.5).costs
+    plan = Plan.uniform(SECOND.digest, SECOND.layers, CHOICES[5])
+    proven = measure_plans(cast(Bench, own), SECOND, [plan, Plan(SECOND.digest)], costs, lambda *step: None)
+    found = {proven.predict(Workload.of(layer, CHOICES[5], TARGET)).source for layer in SECOND.layers}
+    assert found == {"measured"}
+    assert proven.learned is costs.learned
 
 
 def test_a_model_that_has_learned_nothing_cannot_choose(bench: Timed) -> None:

@@ -10,7 +10,7 @@ import re
 
 from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
-from hwsparse.codegen.cpu.select import shared_rows
+from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
 from hwsparse.errors import CompileError
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
@@ -18,6 +18,7 @@ from hwsparse.work import Work
 
 SHARED_INDEX = re.compile(r"shared_index_r(\d+)v(\d+)k(\d+)(w?)")
 WINOGRAD = re.compile(r"winograd_f(\d+)x(\d+)")
+OFFSET_BYTES = 2
 FEW_POSITIONS = re.compile(r"few_positions_r(\d+)")
 
 
@@ -50,24 +51,30 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
     }
     if found := SHARED_INDEX.fullmatch(kernel):
         variant = Variant(int(found[2]), int(found[3]), found[4] == "w")
-        more, told = _shared_index(geometry, choice, target, int(found[1]), variant)
+        more, told, stored = _shared_index(geometry, choice, target, int(found[1]), variant)
         family = "tokens" if geometry.tokens else f"rows {min(int(found[1]), 2)}"
-        return Work(family, parts | more, traits | told, place)
+        return Work(family, parts | more, traits | told, place, stored)
     if found := WINOGRAD.fullmatch(kernel):
         scheme = winograd.Scheme(int(found[1]), int(found[2]), geometry.stride_h)
-        return Work("winograd", parts | _winograd(geometry, scheme), traits, place)
+        more = _winograd(geometry, scheme)
+        # Beside each product's rows, in dense blocks of them, stands where its channel lies.
+        stored = more["bytes of lists"] * (1 + OFFSET_BYTES / (FLOAT_BYTES * DENSE_ROWS))
+        return Work("winograd", parts | more, traits, place, stored)
     if found := FEW_POSITIONS.fullmatch(kernel):
-        return Work("few positions", parts | _few_positions(geometry, choice, int(found[1])), traits, place)
+        more = _few_positions(geometry, choice, int(found[1]))
+        return Work("few positions", parts | more, traits, place, more["bytes of lists"])
     if kernel != "depthwise":
         raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
-    return Work("depthwise", parts | {"multiply-adds": geometry.rows * traits["taps"] * vectors}, traits, place)
+    weights = geometry.rows * traits["taps"]
+    more = {"multiply-adds": weights * vectors}
+    return Work("depthwise", parts | more, traits, place, FLOAT_BYTES * weights)
 
 
 def _shared_index(
     geometry: Geometry, choice: Choice, target: Target, shared: int, variant: Variant
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Parts and traits of a shared-index kernel."""
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Parts and traits of a shared-index kernel, and bytes of its lists."""
     tiling = tiling_of(geometry, shared, variant, target)
     tiles = geometry.batch * tiling.count
     share = _busiest(tiles, target.threads) if tiling.chunks == 1 else 1 / tiling.chunks
@@ -96,7 +103,7 @@ def _shared_index(
         "lists in L2": stored / max(target.l2_bytes, 1),
         "lanes in use": geometry.positions / _lanes(tiling),
     }
-    return parts, {name: float(value) for name, value in traits.items()}
+    return parts, {name: float(value) for name, value in traits.items()}, stored
 
 
 def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
@@ -111,10 +118,12 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
 
 
 def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, float]:
-    # A column is kept where one of the blocks that share a vector keeps it.
-    kept = 1 - choice.ratio ** max(1.0, lanes / shared_rows(choice.pattern))
-    groups = -(-geometry.rows // lanes)
-    entries = groups * geometry.columns * kept
+    # A column is kept where one of the blocks that share a vector keeps it; the last vector may have fewer.
+    whole, rest = divmod(geometry.rows, lanes)
+    sizes = {lanes: whole, rest: 1} if rest else {lanes: whole}
+    kept = {size: 1 - choice.ratio ** max(1.0, size / shared_rows(choice.pattern)) for size in sizes}
+    groups = sum(sizes.values())
+    entries = geometry.columns * sum(count * kept[size] for size, count in sizes.items())
     return {
         "multiply-adds": entries * geometry.positions,
         "visits": groups,
