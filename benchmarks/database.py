@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.tasks import TRAIN_PAIRS, data_option, efficientnet_lite0, minilm
 from hwsparse.data import Dataset
 from hwsparse.model import Model
+from hwsparse.pipeline.compilation import PRUNER
 from hwsparse.pipeline.survey import choices_of
 from hwsparse.plan import Plan
 from hwsparse.sparsify import LayerDatabase, applicable
@@ -30,7 +31,6 @@ from hwsparse.sparsify.layer_database import RATIOS
 from hwsparse.target import load_target
 
 THREADS = 2
-PRUNER = "regroup"  # a search's
 
 
 def _sentences(data: Path | None, seed: int) -> tuple[Model, Dataset]:

@@ -30,6 +30,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import InputError
 from hwsparse.model import Model, import_torch
 from hwsparse.pattern import Unstructured
+from hwsparse.pipeline.compilation import PRUNER
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import PRUNERS, Evaluator, QualityReport, applicable, apply_plan, collect_statistics, correct
 from hwsparse.sparsify.allocation import erdos_renyi_kernel
@@ -88,6 +89,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=TuningSettings().learning_rate)
     parser.add_argument("--hints", type=float, default=TuningSettings().hints)
     parser.add_argument("--distillation", type=float, default=TuningSettings().distillation)
+    parser.add_argument("--averaging", type=float, default=TuningSettings().averaging, help="of weights; 0 for none")
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="crop-flip")
     parser.add_argument("--batch", type=int, default=TuningSettings().batch)
     parser.add_argument("--gradual", action="store_true", help="start dense, and let zeros grow")
@@ -119,6 +121,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             hints=arguments.hints,
             distillation=arguments.distillation,
             gradual=arguments.gradual,
+            averaging=arguments.averaging,
             augment=arguments.augment,
             seed=seed,
         )
@@ -155,7 +158,7 @@ def _one_shot(model: Model, plan: Plan, train: Dataset, threads: int, seed: int)
     fitting, _ = train.split(FITTING / len(train), seed)
     layers = [model.layer(name) for name, _ in plan.choices]
     moments = collect_statistics(model, fitting, layers, max_samples=SAMPLES, threads=threads, seed=seed)
-    return correct(model, apply_plan(model, plan, PRUNERS["regroup"], moments), fitting, threads=threads, seed=seed)
+    return correct(model, apply_plan(model, plan, PRUNERS[PRUNER], moments), fitting, threads=threads, seed=seed)
 
 
 def _trained(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hwsparse.errors import ModelError, TuningError
+from hwsparse.errors import DataError, ModelError, TuningError
 from hwsparse.pattern import Unstructured
 from hwsparse.pipeline.bench import Steps
 from hwsparse.pipeline.judges import Judges
@@ -45,7 +45,7 @@ def find_ceiling(
     database.build({name: [choice] for name, choice in loose.choices}, lambda stage, done, total: on_step(0, 1))
     try:
         return judges.reporting.evaluate(weights(loose))
-    except (ModelError, TuningError) as error:
+    except (ModelError, TuningError, DataError) as error:
         return str(error)
     finally:
         on_step(1, 1)

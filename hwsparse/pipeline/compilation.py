@@ -14,7 +14,7 @@ import numpy as np
 
 from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
-from hwsparse.errors import MeasureError, ModelError, PlanError
+from hwsparse.errors import DataError, MeasureError, ModelError, PlanError
 from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -149,17 +149,31 @@ def built_alone(
 
 
 def layer_database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:
+    """The workspace's pruned layers, fitted to the judges' fitting data.
+
+    Raises:
+        StorageError: it cannot be made.
+        DataError: the data do not fit the model.
+    """
     return LayerDatabase(workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores)
 
 
 def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:
-    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so."""
+    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so.
+
+    What it gives raises DataError where onnxruntime cannot run a sample, or the plain weights' answers are not finite.
+    """
 
     @cache  # the few that are built are asked for again
     def weights(plan: Plan) -> Mapping[str, np.ndarray]:
         plain = database.weights(plan)
         fitted = correct(model, plain, judges.fitting, threads=target.cores, seed=seed)
-        return max((plain, fitted), key=lambda each: judges.choosing.evaluate(each).value)
+        worth = judges.choosing.evaluate(plain).value
+        try:
+            better = judges.choosing.evaluate(fitted).value > worth
+        except DataError:  # its answers are not finite
+            better = False
+        return fitted if better else plain
 
     return weights
 

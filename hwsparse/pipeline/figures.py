@@ -21,6 +21,8 @@ BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-
 TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
 GROWN = Method("gradual magnitude pruning", "during", "dense-to-sparse", "dynamic")
 NOTHING = Budget(0)
+# With fewer samples than this to fit weights on, a report says so.
+FEW = 32
 
 
 def front_report(outcome: Outcome, dataset: str) -> FrontReport:
@@ -189,6 +191,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         "then. Nothing was trained end to end.",
         *missing,
     ]
+    if outcome.fitted_on < FEW:
+        notes.append(f"Weights were fitted on {outcome.fitted_on} samples only: with more, plans lose less.")
     if outcome.winner is None:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."

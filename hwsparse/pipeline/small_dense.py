@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hwsparse import compiler
 from hwsparse.codegen import Library
-from hwsparse.errors import CompileError, MeasureError, ModelError, TuningError
+from hwsparse.errors import CompileError, DataError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps
@@ -50,11 +50,7 @@ def narrow_to(
     on_step: Steps,
     train: Trainer | None = None,
 ) -> Narrowed | str:
-    """The network narrowed to the latency of one that was built; why not, where it cannot be.
-
-    Raises:
-        DataError: onnxruntime cannot run a sample.
-    """
+    """The network narrowed to the latency of one that was built; why not, where it cannot be."""
     times = shop.bench.time_networks({label: each.library.directory for label, each in built.items()})
     on_step(1, STEPS)
     label = aim(times)
@@ -65,7 +61,7 @@ def narrow_to(
         if share is None:
             return f"no narrower network comes nearer to the latency of {label} than the dense one"
         return _fitted(shop, judges, share, on_step, train)
-    except (ModelError, CompileError, MeasureError, TuningError) as error:
+    except (ModelError, CompileError, MeasureError, TuningError, DataError) as error:
         return str(error)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hwsparse.errors import DataError
 from hwsparse.latency import Measurement
 from hwsparse.pipeline.ceiling import find_ceiling
 from hwsparse.pipeline.finals import (
@@ -23,7 +24,7 @@ from hwsparse.pipeline.finals import (
 )
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Finalist, Rivals, SmallDense
-from hwsparse.pipeline.small_dense import Trainer, narrow_to
+from hwsparse.pipeline.small_dense import Narrowed, Trainer, narrow_to
 from hwsparse.plan import Plan
 from hwsparse.sparsify import LayerDatabase
 
@@ -76,12 +77,16 @@ def reach_verdict(
     subject = subject_of(finalists, winner)
     if subject is None:
         return Verdict(baselines, finalists, winner, None)
-    small: SmallDense | str
-    if isinstance(narrowed, str):
-        small = narrowed
-    else:
-        model = narrowed.model
-        quality, robustness = judges.reporting.evaluate_other(model), judges.robustness_of(model)
-        small = SmallDense(model, narrowed.keep, narrowed.trained, times[SMALL_DENSE], quality, robustness)
+    small = narrowed if isinstance(narrowed, str) else _judged(narrowed, times[SMALL_DENSE], judges)
     ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
     return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))
+
+
+def _judged(narrowed: Narrowed, latency: Measurement, judges: Judges) -> SmallDense | str:
+    """The small dense network with what it is worth; why not, if its answers are not finite."""
+    model = narrowed.model
+    try:
+        quality, robustness = judges.reporting.evaluate_other(model), judges.robustness_of(model)
+    except DataError as error:
+        return str(error)
+    return SmallDense(model, narrowed.keep, narrowed.trained, latency, quality, robustness)

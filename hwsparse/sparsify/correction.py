@@ -64,8 +64,7 @@ def correct(
                 dense = model.weight(step.name)
                 bias = None if step.bias is None else model.constant(step.bias)
                 current = corrected.get(step.name, dense)
-                if np.isfinite(moments.own).all():  # or the pruned network runs away: whoever judges it will say so
-                    corrected |= named(step, *fitted(dense, bias, current, moments))
+                corrected |= named(step, *fitted(dense, bias, current, moments))
             progress(done, len(steps))
     return corrected
 
@@ -80,11 +79,15 @@ def fitted(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The weight and bias that answer to x' as the dense ones do to x; weights where `current` is not zero.
 
+    Where a network runs away, so that x' is not finite, they stay as they are: whoever judges it will say so.
+
     Args:
         dense: canonical, the rows that are left.
         bias: of the same rows, in any shape; None stays None.
         current: canonical, of as many rows; its columns are those of x'.
     """
+    if not (np.isfinite(moments.own).all() and np.isfinite(moments.cross).all()):
+        return current, bias
     groups = len(moments.own)
     wide = dense.reshape(groups, dense.shape[0] // groups, -1)
     powers = np.diagonal(moments.own, axis1=1, axis2=2).mean(axis=1)[:, None, None]

@@ -137,10 +137,13 @@ class LayerDatabase:
         """Makes what is missing of these choices, by layer name; what is made is on disk at once.
 
         Raises:
+            ModelError: there is no such layer.
             PlanError: a layer cannot have a choice, or holds a value that is not finite.
             DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it.
             StorageError: the database cannot be written.
         """
+        for name in wanted:
+            self._model.layer(name)
         known = self.entries()
         missing = {
             name: [choice for choice in dict.fromkeys(choices) if (name, choice) not in known]

@@ -117,7 +117,7 @@ class Evaluator:
         Resamples are the same for all weights, so that what is told of a difference is told of pairs.
 
         Raises:
-            PlanError: a weight does not have its layer's shape.
+            ModelError: a weight does not have its layer's shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
         samples = len(self.dataset)
@@ -138,7 +138,7 @@ def mean_resampled(evaluators: Sequence[Evaluator], weights: Mapping[str, np.nda
     """The mean of what evaluators of the same samples, each corrupted in another way, find: as `Evaluator.resampled`.
 
     Raises:
-        PlanError, DataError: as there.
+        ModelError, DataError: as there.
     """
     return np.asarray(np.mean([evaluator.resampled(weights) for evaluator in evaluators], axis=0))
 

@@ -88,6 +88,8 @@ def collect_statistics(
         DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it, or too large
             to square.
     """
+    if max_samples < 1:
+        raise DataError(f"statistics need at least 1 sample, not {max_samples}")
     sources = _sources(model, layers)
     samples = np.random.default_rng(seed).permutation(dataset.rows)[:max_samples].tolist()
     turns = list(passes(layers))

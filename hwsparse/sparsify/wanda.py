@@ -13,19 +13,17 @@ from hwsparse.sparsify.mask import make_mask
 from hwsparse.sparsify.statistics import LayerStatistics
 
 
-def wanda_mask(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
-    """Where a canonical weight is kept; without statistics, by magnitude alone.
+def wanda(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
+    """A canonical weight with what is worth least set to zero; without statistics, by magnitude alone.
+
+    Args:
+        weight: canonical, (outputs, inputs of a group, ...).
 
     Raises:
         PatternError: the weight's shape cannot have the pattern.
     """
-    if statistics is None:
-        return make_mask(np.abs(weight), choice, groups)
-    sizes = np.sqrt(statistics.diagonal)
-    rows = np.abs(weight).reshape(groups, weight.shape[0] // groups, -1)
-    return make_mask((rows * sizes[:, None, :]).reshape(weight.shape), choice, groups)
-
-
-def wanda(weight: np.ndarray, statistics: LayerStatistics | None, choice: Choice, groups: int = 1) -> np.ndarray:
-    """A canonical weight with what `wanda_mask` drops set to zero."""
-    return np.where(wanda_mask(weight, statistics, choice, groups), weight, np.float32(0))
+    scores = np.abs(weight)
+    if statistics is not None:
+        rows = scores.reshape(groups, weight.shape[0] // groups, -1)
+        scores = (rows * np.sqrt(statistics.diagonal)[:, None, :]).reshape(weight.shape)
+    return np.where(make_mask(scores, choice, groups), weight, np.float32(0))

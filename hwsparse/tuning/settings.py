@@ -15,7 +15,7 @@ OPTIMIZERS, AUGMENTATIONS = get_args(Optimizer), get_args(Augmentation)
 
 @dataclass(frozen=True, slots=True)
 class TuningSettings:
-    """What a training does, whatever the module and the data; equal settings give equal weights on one machine.
+    """What a training does, whatever the module and the data; equal settings give equal weights on one CPU.
 
     The learning rate falls along a cosine to 0. Of the loss, `distillation` is how far the answers are from the dense
     module's, at `temperature`; the rest is told by labels. `hints` weighs what is added to it: how far that what pruned

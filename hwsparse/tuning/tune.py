@@ -47,7 +47,6 @@ class Tuned:
     module: nn.Module
     epochs: tuple[Epoch, ...]
     best: Epoch
-    stopped_early: bool
 
 
 def tune(
@@ -186,8 +185,7 @@ class _Training:
             progress(step, self._steps)
         self._student.load_state_dict(self._best)
         self._hints.close()
-        best = self._best_of(epochs)
-        return Tuned(self._student.eval(), tuple(epochs), best, step < self._steps)
+        return Tuned(self._student.eval(), tuple(epochs), self._best_of(epochs))
 
     def _step(self, step: int, labels: np.ndarray) -> float:
         """Learns from one batch; its loss."""

@@ -73,3 +73,16 @@ def test_what_is_unstructured_is_its_own_ceiling(judges: Judges, tmp_path: Path)
     database.build({"head": [parse_choice("unstructured@0.5")]})
     own = judges.reporting.evaluate(database.weights(plan))
     assert find_ceiling(plan, database, database.weights, judges, lambda done, total: None) == own
+
+
+def test_answers_that_are_not_finite_are_no_ceiling_and_said(judges: Judges, tmp_path: Path) -> None:
+    model = classifier()
+    database = LayerDatabase(tmp_path, model, judges.fitting, pruner="regroup")
+    plan = plan_of(model, conv="unstructured@0.5")
+    weight = apply_plan(model, plan)["conv"]
+
+    def overflowing(plan: Plan) -> dict[str, np.ndarray]:
+        return {"conv": np.where(weight != 0, np.float32(3e38), np.float32(0))}
+
+    found = find_ceiling(plan, database, overflowing, judges, lambda done, total: None)
+    assert isinstance(found, str) and "not finite" in found

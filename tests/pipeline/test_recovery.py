@@ -21,6 +21,7 @@ from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
 from hwsparse.pipeline import Outcome, SmallDense, Workspace, front_report, school, uniform_plan
 from hwsparse.pipeline.ceiling import unstructured_plan
+from hwsparse.pipeline.compilation import corrected_weights, layer_database
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.recovery import recover
 from hwsparse.pipeline.school import School
@@ -31,7 +32,7 @@ from hwsparse.sparsify import Narrower
 from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
-from hwsparse.tuning.tune import Tuned
+from hwsparse.tuning.tune import Tuned, tune
 from tests.tuning.modules import Wide, pictures, separable, wide
 
 TARGET = replace(load_target("x86-local"), threads=1)
@@ -100,7 +101,7 @@ def test_weights_that_training_made_no_better_do_not_ship(
     with torch.no_grad():
         ruined.last.weight.zero_()
     epochs = (Epoch(0, None, 0.9, 0.9), Epoch(1, 0.1, 1.0, 0.9))
-    monkeypatch.setattr(school, "tune", lambda *given, **more: Tuned(ruined, epochs, epochs[1], False))
+    monkeypatch.setattr(school, "tune", lambda *given, **more: Tuned(ruined, epochs, epochs[1]))
     own = Workspace(tmp_path / "out", workspace.records)
     found = recover(module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, SETTINGS, own, rivals=False)
     assert found.recovery is not None and not found.recovery.taken
@@ -136,6 +137,15 @@ def test_what_it_is_held_to_was_trained_alike(
     loose = unstructured_plan(finalist.plan, outcome.weights(finalist.plan))
     weights = outcome.weights(loose)
     assert rivals.ceiling == judges.reporting.evaluate(weights)
+    # Trained from what it was in one shot, as far as that makes it better.
+    database = layer_database(workspace, model, judges, TARGET, SETTINGS.seed)
+    start = corrected_weights(database, model, judges, TARGET, SETTINGS.seed)(loose)
+    trained = tune(
+        module, model, loose, pictures(96, 6), judges.choosing.dataset, SETTINGS, start=start
+    ).module  # fmt: skip
+    changed = model.changes_to(school.imported(trained, model, judges.sample))
+    better = judges.choosing.evaluate(changed).value >= judges.choosing.evaluate(start).value
+    np.testing.assert_allclose(weights["second"], (changed if better else start)["second"], rtol=1e-3, atol=1e-5)
     assert np.mean(weights["second"] == 0) == pytest.approx(0.9, abs=0.01)
     report = front_report(outcome, "pictures")
     (note,) = (note for note in report.notes if note.startswith("By the same settings were trained"))

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, PlanError, StorageError
+from hwsparse.errors import DataError, ModelError, PlanError, StorageError
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.sparsify import LayerDatabase, alps, collect_statistics, output_error
+from hwsparse.sparsify import LayerDatabase, alps, collect_statistics, output_error, pruned_model
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from tests.sparsify.networks import classifier, embedder, images, sentences
 
@@ -119,12 +119,35 @@ def test_what_was_made_before_a_stop_is_kept(
     assert done == [2, 2] and len(database.entries()) == 4
 
 
-@pytest.mark.parametrize("changed", ["model", "data", "pruner", "seed"])
+def retrained(model: Model) -> Model:
+    """The same layers with other weights."""
+    return pruned_model(model, {"last": 2 * model.weight("last")})
+
+
+def test_a_model_whose_weights_have_changed_gets_its_own(directory: Path, model: Model, dataset: Dataset) -> None:
+    plan, other = Plan.of(model.digest, {"last": HALF}), retrained(model)
+    before = LayerDatabase(directory, model, dataset).weights(plan)["last"]
+    changed = LayerDatabase(directory, other, dataset)
+    changed.build({"last": [HALF]})
+    np.testing.assert_allclose(
+        changed.weights(Plan.of(other.digest, {"last": HALF}))["last"], 2 * before, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(LayerDatabase(directory, model, dataset).weights(plan)["last"], before)
+
+
+def test_a_layer_that_is_not_there_is_an_error(tmp_path: Path, model: Model, dataset: Dataset) -> None:
+    with pytest.raises(ModelError, match="no prunable layer 'nonsense'"):
+        LayerDatabase(tmp_path, model, dataset).build({"last": [HALF], "nonsense": [HALF]})
+
+
+@pytest.mark.parametrize("changed", ["weights", "model", "data", "pruner", "samples", "seed"])
 def test_another_basis_has_entries_of_its_own(directory: Path, model: Model, dataset: Dataset, changed: str) -> None:
     other = {
+        "weights": lambda: LayerDatabase(directory, retrained(model), dataset),
         "model": lambda: LayerDatabase(directory, embedder(), sentences(3)),
         "data": lambda: LayerDatabase(directory, model, images(12, seed=1)),
         "pruner": lambda: LayerDatabase(directory, model, dataset, pruner="magnitude"),
+        "samples": lambda: LayerDatabase(directory, model, dataset, samples=5),
         "seed": lambda: LayerDatabase(directory, model, dataset, seed=1),
     }[changed]()
     assert other.entries() == {}

@@ -36,14 +36,23 @@ def by_brute_force(weight: np.ndarray, kept: np.ndarray, moment: np.ndarray) -> 
     return fixed
 
 
-def test_the_updates_are_those_of_brute_force() -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("columns", [4, 128])  # that share a choice of mask: several slices, and one
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("text", ["unstructured@0.5", "block2x1@0.5", "2:4", "2:4x2"])
+def test_the_updates_are_those_of_brute_force(
+    text: str, groups: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sparsegpt.__globals__, "COLUMNS", columns)
+    for seed in range(3):
         rng = np.random.default_rng(seed)
-        weight = rng.standard_normal((4, 9)).astype(np.float32)
-        statistics = statistics_of(correlated(rng, 1, 9, 200))
-        pruned = sparsegpt(weight, statistics, parse_choice("unstructured@0.5"))
-        exact = by_brute_force(weight, pruned != 0, damped(statistics)[0])
-        np.testing.assert_allclose(pruned, exact, rtol=1e-3, atol=1e-3)
+        weight = rng.standard_normal((4 * groups, 12)).astype(np.float32)
+        statistics = statistics_of(correlated(rng, groups, 12, 200))
+        pruned = sparsegpt(weight, statistics, parse_choice(text), groups)
+        moments = damped(statistics)
+        for group in range(groups):
+            rows = slice(4 * group, 4 * (group + 1))
+            exact = by_brute_force(weight[rows], pruned[rows] != 0, moments[group])
+            np.testing.assert_allclose(pruned[rows], exact, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("text", ["unstructured@0.5", "block2x1@0.5", "2:4"])
