@@ -52,8 +52,7 @@ class Learned:
     predictor: Predictor
     field: Field
     describe: Describe
-    # Half of an interval's width, as a multiple of the field's standard deviation, by how much is known of a layer.
-    widths: Mapping[int, float]
+    widths: Mapping[tuple[bool, int], float]  # see `_widths`
 
     @classmethod
     def fit(cls, layers: Mapping[str, Sequence[Known]], describe: Describe) -> Learned:
@@ -76,17 +75,8 @@ class Learned:
         deviations = {name: np.array([missed[at].deviation for at in rows]) for name, rows in groups.items()}
         covered = [name for name, rows in groups.items() if all(missed[at].covered for at in rows)]
         field = Field.fit([(places[name], deviations[name]) for name in covered or groups])
-        widths = {
-            count: conformal(
-                [
-                    score
-                    for name in (groups if count else covered)
-                    for score in _scores(field, places[name], deviations[name], count, vague=name not in covered)
-                ]
-            )
-            for count in TRIED
-        }
-        return cls(Predictor(examples), field, describe, widths)
+        found = [(places[name], deviations[name], name in covered) for name in groups]
+        return cls(Predictor(examples), field, describe, _widths(field, found))
 
     def guess(self, signature: str, choice: Choice, known: Sequence[Known]) -> Guess | None:
         """A layer's time under a choice; None: no kernel serves it.
@@ -107,7 +97,7 @@ class Learned:
             vague=not covered,
         )
         seconds = float(likely_s * math.exp(mean))
-        width = self._width(spread, len(near))
+        width = self._width(spread, covered, len(near))
         interval_s = seconds * math.exp(-width), seconds * math.exp(width)
         return Guess(seconds, interval_s, covered or bool(near))
 
@@ -131,23 +121,23 @@ class Learned:
         for family, group in families.items():
             near = [work for work, _ in self._near(signature, family, known)]
             places = np.array([work.place for work in (*near, *(work for _, work in group))])
-            vague = not all(self.predictor.covers(work) for _, work in group)
+            covered = all(self.predictor.covers(work) for _, work in group)
             at = [each for each in range(len(places)) if each < len(near) or group[each - len(near)][0].is_dense]
-            while len(at) < len(places) and self._widest(places, at, vague) > math.log1p(within):
-                at.append(self.field.most_telling(places, at, vague))
+            while len(at) < len(places) and self._widest(places, at, covered) > math.log1p(within):
+                at.append(self.field.most_telling(places, at, vague=not covered))
             found += [group[each - len(near)][0] for each in at[len(near) :]]
         return found
 
-    def _width(self, spread: float, known: int) -> float:
+    def _width(self, spread: float, covered: bool, known: int) -> float:
         """Half of an interval, as a logarithm, where so many choices are known; finite, whatever was learned."""
-        told = [count for count, width in self.widths.items() if count <= known and width < math.inf]
-        return min(WIDEST, self.widths[max(told)] * spread) if told else WIDEST
+        told = [count for (of, count), width in self.widths.items() if of == covered and count <= known]
+        return min(WIDEST, self.widths[covered, max(told)] * spread) if told else WIDEST
 
-    def _widest(self, places: np.ndarray, known: Sequence[int], vague: bool) -> float:
+    def _widest(self, places: np.ndarray, known: Sequence[int], covered: bool) -> float:
         """The width of the widest interval of a group of places, as a logarithm."""
-        _, spreads = self.field.estimate(places, places[list(known)], np.zeros(len(known)), vague)
+        _, spreads = self.field.estimate(places, places[list(known)], np.zeros(len(known)), vague=not covered)
         spreads[list(known)] = 0
-        return self._width(float(spreads.max()), len(known))
+        return self._width(float(spreads.max()), covered, len(known))
 
     def _near(self, signature: str, family: str, known: Iterable[Known]) -> list[tuple[Work, float]]:
         """What was measured of a layer with kernels of a family: work and seconds."""
@@ -162,15 +152,36 @@ def _kernel(choice: Choice, known: Sequence[Known]) -> str | None:
     return None if nearest is None else nearest.kernel
 
 
-def _scores(field: Field, places: np.ndarray, deviations: np.ndarray, count: int, vague: bool) -> list[float]:
+def _widths(field: Field, groups: Sequence[tuple[np.ndarray, np.ndarray, bool]]) -> dict[tuple[bool, int], float]:
+    """Half of intervals' widths, in a field's standard deviations, that hold as many truths as they should.
+
+    By whether layers are in the domain, and by how many of their choices are known; of others than are given, too few
+    were seen to tell.
+
+    Args:
+        groups: places, how far off the predictor was there, and whether they are in its domain.
+    """
+    found = {}
+    for covered in (True, False):
+        for count in TRIED:
+            scores = [
+                score
+                for places, deviations, own in groups
+                if own == covered and count < len(places)
+                for score in _scores(field, places, deviations, count, covered)
+            ]
+            if (width := conformal(scores)) < math.inf:
+                found[covered, count] = width
+    return found
+
+
+def _scores(field: Field, places: np.ndarray, deviations: np.ndarray, count: int, covered: bool) -> list[float]:
     """How far off the field is where it is not known, in its own standard deviations, with `count` places known."""
-    if count >= len(places):
-        return []
     known: list[int] = []
     for _ in range(count):
-        known.append(field.most_telling(places, known, vague))
+        known.append(field.most_telling(places, known, vague=not covered))
     others = [at for at in range(len(places)) if at not in known]
-    means, spreads = field.estimate(places[others], places[known], deviations[known], vague)
+    means, spreads = field.estimate(places[others], places[known], deviations[known], vague=not covered)
     return [float(score) for score in np.abs(means - deviations[others]) / spreads]
 
 

@@ -12,7 +12,8 @@ FIELD = Field(shared=0.01, varying=0.04, lengths=(2.0, 5.0), noise=1e-4)
 
 def covariance(field: Field, a: np.ndarray, b: np.ndarray, vague: bool = False) -> np.ndarray:
     distance = np.sqrt((((a[:, None] - b[None]) / np.array(field.lengths)) ** 2).sum(-1))
-    return np.asarray((VAGUE if vague else field.shared) + field.varying * np.exp(-distance))
+    apart = np.sqrt(3) * distance
+    return np.asarray((VAGUE if vague else field.shared) + field.varying * (1 + apart) * np.exp(-apart))
 
 
 def places(count: int, seed: int) -> np.ndarray:
