@@ -54,6 +54,7 @@ FOLDS = 10
 # Of the random plans, those that what lies between layers is fitted to; repeats are of so many workloads.
 FITTED, REPEATED = 8, 30
 PARTS = ("layers", "second", "networks", "repeats")
+ACROSS = 3  # pictures in a row
 AIDED = ", some of their own measured"
 
 
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     networks = {name: NETWORKS[name].build(1) for name in arguments.models}
     figures = dict.fromkeys(KEYS, math.nan)
     pairs: dict[str, list[Pair]] = {}
+    sizes: dict[str, list[Pair]] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         records = arguments.records or scratch / "records.sqlite"
@@ -127,16 +129,16 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
                 costs = CostModel.fit(table[name])
                 plans = _built(model, costs, bench, arguments.plans, arguments.seed, scratch, progress)
                 pairs[name] = _networks(model, costs, bench, plans)
-                pairs |= _weighed(model, costs, bench, plans)
+                sizes |= _weighed(model, costs, bench, plans)
             figures |= _network_figures([pairs[name] for name in networks])
             for what in ("files", "memory"):
-                figures[f"{what}_median_err"] = max(_median_error(pairs[f"{what} of {name}"]) for name in networks)
+                figures[f"{what}_median_err"] = max(_median_error(sizes[f"{what} of {name}"]) for name in networks)
         if "repeats" in arguments.parts:
             figures["repeat_spread"] = _repeats(table, target, arguments, scratch, progress, console)
-    console.print(_table(pairs))
+    console.print(_table(pairs | sizes))
     if arguments.plot is not None:
         _draw(pairs, arguments.plot)
-    return figures, {name: [_told(pair) for pair in found] for name, found in pairs.items()}
+    return figures, {name: [_told(pair) for pair in found] for name, found in (pairs | sizes).items()}
 
 
 KEYS = (
@@ -393,8 +395,12 @@ def _table(pairs: Mapping[str, Sequence[Pair]]) -> Table:
 def _draw(pairs: Mapping[str, Sequence[Pair]], path: Path) -> None:
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(pairs), figsize=(5 * len(pairs), 5), squeeze=False)
-    for (name, found), axis in zip(pairs.items(), axes[0], strict=True):
+    columns = min(ACROSS, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 5 * rows), squeeze=False)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_axis_off()
+    for (name, found), axis in zip(pairs.items(), axes.flat, strict=False):
         measured, predicted = (
             [1e3 * getattr(pair, which) for pair in found] for which in ("measured_s", "predicted_s")
         )

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from hwsparse.data.dataset import Dataset
-from hwsparse.errors import DataError, one_line
+from hwsparse.data.runs import run, session_of
+from hwsparse.errors import DataError
 
 if TYPE_CHECKING:
     from hwsparse.model import Model
@@ -33,19 +33,13 @@ def answers(proto: bytes, dataset: Dataset, name: str, threads: int = 1) -> np.n
     Raises:
         DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
     """
-    options = onnxruntime.SessionOptions()
     # Samples run side by side, each on one thread: faster than one sample on all.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what matters of its log is in the exception
-    session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    session = session_of(proto)
     output_name = session.get_outputs()[0].name
 
     def answer(row: int) -> np.ndarray:
         feeds = {key: values[row : row + 1] for key, values in dataset.inputs.items()}
-        try:
-            (output,) = session.run([output_name], feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base but Exception
-            raise DataError(f"onnxruntime cannot run sample {row} of {dataset.name}: {one_line(error)}") from None
+        (output,) = run(session, [output_name], feeds, f"sample {row} of {dataset.name}")
         return np.asarray(output, np.float64).reshape(-1)
 
     with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,4 @@
-"""Parts of a network as onnxruntime sessions: some of its nodes, fed with what the others give.
+"""Parts of a network as models of their own: some of its nodes, fed with what the others give.
 
 Knows nothing of pruning.
 """
@@ -10,11 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
-
-from hwsparse.data import Dataset
-from hwsparse.errors import DataError, one_line
 
 
 def depending(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
@@ -28,10 +24,12 @@ def depending(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
 
 
 def tensors_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Names of all that the nodes read."""
     return {name for node in nodes for name in node.input if name}
 
 
 def tensors_made(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Names of all that the nodes give."""
     return {name for node in nodes for name in node.output}
 
 
@@ -61,31 +59,3 @@ def part_of(
     named = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = helper.make_graph(nodes, proto.graph.name, inputs or list(proto.graph.input), named, stored)
     return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-
-
-def session_of(proto: onnx.ModelProto, optimised: bool) -> onnxruntime.InferenceSession:
-    """A session on one thread: samples, or layers, are run side by side.
-
-    It cannot be optimised if an output of it may be a constant: onnxruntime "attempts to replace the existing tensor".
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what matters of its log is in the exception
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def run_part(
-    session: onnxruntime.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], dataset: Dataset
-) -> list[np.ndarray]:
-    """The outputs on one sample of a data set.
-
-    Raises:
-        DataError: onnxruntime cannot run it.
-    """
-    try:
-        found: list[np.ndarray] = session.run(outputs, dict(feeds))
-    except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise DataError(f"onnxruntime cannot run a sample of {dataset.name}: {one_line(error)}") from None
-    return found

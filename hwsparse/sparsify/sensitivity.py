@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 
 from hwsparse.data import Dataset
+from hwsparse.data.runs import run, session_of
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Layer
 from hwsparse.sparsify.loss import DIVERGENCES, LOSSES
-from hwsparse.sparsify.parts import depending, part_of, run_part, session_of, tensors_made, tensors_read
+from hwsparse.sparsify.parts import depending, part_of, tensors_made, tensors_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,14 @@ class Sensitivity:
         self._known = [self._inputs(sample) for sample in range(dataset.rows)]
         at_hand = {*self._known[0], *(item.name for item in proto.graph.initializer)}
         if needed := sorted(tensors_read(behind) - tensors_made(behind) - at_hand):
-            before = session_of(part_of(proto, list(proto.graph.node), {}, needed), optimised=False)
+            before = session_of(part_of(proto, list(proto.graph.node), {}, needed).SerializeToString(), optimised=False)
             for known in self._known:
-                known.update(zip(needed, run_part(before, needed, known, self._dataset), strict=True))
+                known.update(zip(needed, run(before, needed, known, f"a sample of {self._dataset.name}"), strict=True))
         fed = {name: value for name, value in self._known[0].items() if name in tensors_read(behind)}
         self._fed = [*fed]
         weight = model.initializer(layer, model.weight(layer.name))
-        self._session = session_of(part_of(proto, behind, fed | {layer.weight: weight}, [self._output]), optimised=True)
+        after = part_of(proto, behind, fed | {layer.weight: weight}, [self._output])
+        self._session = session_of(after.SerializeToString())
         self._dense = self._answers(weight)
         if not np.isfinite(self._dense).all():
             raise DataError(f"{model.name} answers a sample of {dataset.name} with a value that is not finite")
@@ -75,7 +77,7 @@ class Sensitivity:
         for known in self._known:
             feeds = {name: known[name] for name in self._fed}
             feeds |= {self._layer.weight: weight}
-            (answer,) = run_part(self._session, [self._output], feeds, self._dataset)
+            (answer,) = run(self._session, [self._output], feeds, f"a sample of {self._dataset.name}")
             rows.append(answer.reshape(-1))
         return np.stack(rows)
 

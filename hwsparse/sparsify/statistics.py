@@ -21,7 +21,8 @@ import onnx
 import onnxruntime
 
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, one_line
+from hwsparse.data.runs import run, session_of
+from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Layer
 
@@ -179,19 +180,13 @@ def _session(model: Model, tensors: Sequence[str], threads: int) -> onnxruntime.
     proto = onnx.load_from_string(model.proto)
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what matters of its log is in the exception
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session_of(proto.SerializeToString(), threads=threads)
 
 
 def _tensors(session: onnxruntime.InferenceSession, dataset: Dataset, sample: int) -> dict[str, np.ndarray]:
     names = [port.name for port in session.get_outputs()]
     feeds = {name: values[sample : sample + 1] for name, values in dataset.inputs.items()}
-    try:
-        return dict(zip(names, session.run(names, feeds), strict=True))
-    except Exception as error:  # onnxruntime's exceptions share no base but Exception
-        raise DataError(f"onnxruntime cannot run sample {sample} of {dataset.name}: {one_line(error)}") from None
+    return dict(zip(names, run(session, names, feeds, f"sample {sample} of {dataset.name}"), strict=True))
 
 
 def patches_of(

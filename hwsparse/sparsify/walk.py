@@ -16,9 +16,10 @@ import onnx
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hwsparse.data import Dataset
+from hwsparse.data.runs import run, session_of
 from hwsparse.model import Model
 from hwsparse.plan import Layer
-from hwsparse.sparsify.parts import part_of, run_part, session_of, tensors_read
+from hwsparse.sparsify.parts import part_of, tensors_read
 from hwsparse.sparsify.statistics import patches_of
 
 # Patches per sample: neighbours tell much the same.
@@ -144,10 +145,10 @@ class _Walk:
         replaced = self._model.replaced(weights)
         fed = {name: value for name, value in self._kept[0].items() if name in read}
         made = [name for node in steps for name in node.output if name in later]
-        session = session_of(part_of(self._proto, steps, fed, made, replaced), optimised=False)
+        session = session_of(part_of(self._proto, steps, fed, made, replaced).SerializeToString(), optimised=False)
 
         def step(kept: Tensors) -> Tensors:
-            found = run_part(session, made, {name: kept[name] for name in fed}, self._dataset)
+            found = run(session, made, {name: kept[name] for name in fed}, f"a sample of {self._dataset.name}")
             return {name: value for name, value in kept.items() if name in later} | dict(zip(made, found, strict=True))
 
         self._kept = list(self._pool.map(step, self._kept))

@@ -28,7 +28,7 @@ from hwsparse.pipeline.school import School
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
 from hwsparse.report.audit import audit
-from hwsparse.sparsify import Narrower
+from hwsparse.sparsify import Narrower, QualityReport
 from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
@@ -156,6 +156,25 @@ def test_what_it_is_held_to_was_trained_alike(
         (point,) = (point for point in report.points if point.kind == "small-dense")
         assert point.budget == Budget(96, 2) and point.method is not None
         assert point.method.name.endswith("then trained") == small.trained
+
+
+def test_what_zeros_that_grow_are_held_to_grows_too(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    stages: set[str] = set()
+    found = recover(
+        module, model, Plan.of(model.digest, {"second": CHOICE}), data, TARGET, replace(SETTINGS, gradual=True),
+        Workspace(tmp_path / "out", workspace.records), training=pictures(96, 6),
+        on_progress=lambda stage, done, total, known: stages.add(stage),
+    )  # fmt: skip
+    (finalist,), rivals = found.finalists, found.rivals
+    assert found.recovery is not None and found.recovery.taken
+    assert rivals is not None and isinstance(rivals.ceiling, QualityReport)
+    assert {"training", "training ceiling"} <= stages
+    loose = found.weights(unstructured_plan(finalist.plan, found.weights(finalist.plan)))["second"]
+    assert np.mean(loose == 0) == pytest.approx(0.9, abs=0.01)
+    rows = loose.reshape(-1, 4, loose[0].size)
+    assert np.any((rows == 0).any(axis=1) & (rows != 0).any(axis=1))  # zeros lie anywhere, not in blocks of 4 rows
 
 
 @pytest.mark.parametrize("make", [wide, separable])

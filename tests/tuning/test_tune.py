@@ -337,3 +337,23 @@ def test_a_layer_that_is_never_called_has_no_hints() -> None:
     assert len(found.epochs) == 2
     zeros = found.module.get_submodule("attention.out_proj").weight == 0
     assert int(zeros.sum()) >= 0.5 * 16 * 16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("gradual", [False, True])
+def test_it_trains_and_goes_on_where_cuda_is(gradual: bool, tmp_path: Path) -> None:
+    settings = TuningSettings(epochs=3, batch=32, learning_rate=0.01, gradual=gradual)
+    path = tmp_path / "training.safetensors"
+
+    def until(done: int, total: int) -> None:
+        if done == 5:
+            raise Stop
+
+    ticks = itertools.count(0, 1000)
+    with pytest.raises(Stop):
+        train(settings, device="cuda", checkpoint=path, progress=until, clock=ticks.__next__)
+    steps: list[int] = []
+    found = train(settings, device="cuda", checkpoint=path, progress=lambda done, total: steps.append(done))
+    assert steps[0] == 5 and steps[-1] == 18
+    assert found.epochs[-1].ratio == pytest.approx(0.8, abs=0.01)
+    assert all(value.device.type == "cuda" for value in found.module.state_dict().values())
