@@ -71,7 +71,7 @@ class Figures:
 def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[Plan, dict[str, Refusal]]:
     """The plan that ships, and why layers were left dense, by name.
 
-    Every layer that the plan makes sparse must have been measured, sparse and dense.
+    A layer that was not measured, sparse and dense, stays dense: what is predicted does not ship.
     """
     choices, refused = {}, {}
     for name, choice in plan.choices:
@@ -85,11 +85,13 @@ def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[
 
 
 def _not_faster(layer: Layer, choice: Choice, target: Target, costs: CostModel) -> str | None:
+    known = {each: costs.predict(Workload.of(layer, each, target)) for each in (Choice(), choice)}
+    if any(took.source == "predicted" for took in known.values()):
+        return f"could not be measured on {target.name}"
     if costs.pays(layer, choice, target):
         return None
     times = []
-    for each in (Choice(), choice):
-        took = costs.predict(Workload.of(layer, each, target))
+    for each, took in known.items():
         low, high = (1e3 * bound for bound in took.interval_s)
         times.append(f"{each} {took.latency_s * 1e3:.4g} ms ({low:.4g} to {high:.4g})")
     return f"not faster on {target.name} beyond noise: {', '.join(times)}"

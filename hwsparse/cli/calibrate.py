@@ -15,7 +15,7 @@ from rich.table import Table
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Address, CostModel, Workload
+from hwsparse.latency import Address, CostModel, Prediction, Workload
 from hwsparse.plan import Choice, Layer
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def calibrate(
         console.print(escape(f"not measured: {workload.key} ({failure.stage}): {failure.reason}"))
     if report.table:
         console.print(_table(network, device, times))
-    if predicted := _predicted(network, device, times):
-        console.print(f"{predicted} are predicted from what is on record, nine in ten to be within {within:.0%}")
+    if within is not None and (predicted := _predicted(network, device, times)):
+        sure = sum(each.in_domain and each.interval_s[1] <= (1 + within) * each.latency_s for each in predicted)
+        console.print(f"~: {len(predicted)} are predicted; nine in ten of {sure} of them should be within {within:.0%}")
     console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     if report.drift > WORTH_SAYING:
         console.print(f"The clock was up to {report.drift:.0%} slower at times; figures are corrected for it.")
@@ -94,10 +95,11 @@ def calibrate(
         )
 
 
-def _predicted(model: Model, target: Target, times: LayerTimes) -> int:
-    """How many choices of distinct layers were not measured, but are known."""
+def _predicted(model: Model, target: Target, times: LayerTimes) -> list[Prediction]:
+    """What is known of distinct layers and was not measured."""
+    costs = times.costs
     known = {Workload.of(layer, choice, target) for layer in model.layers for choice in times.known(layer, target)}
-    return len(known - times.table.keys())
+    return [costs.predict(workload) for workload in known - times.table.keys()]
 
 
 def _table(model: Model, target: Target, times: LayerTimes) -> Table:
@@ -127,5 +129,9 @@ def _pays(layer: Layer, pattern: str, target: Target, known: Sequence[Choice], c
     paying = [choice for choice in curve if costs.pays(layer, choice, target)]
     if not paying:
         return "never"
-    dense, last = (costs.predict(Workload.of(layer, choice, target)).latency_s for choice in (Choice(), paying[-1]))
-    return f"from {paying[0].ratio:.0%}: {dense / last:.2g}x at {paying[-1].ratio:.0%}"
+    dense, first, last = (
+        costs.predict(Workload.of(layer, choice, target)) for choice in (Choice(), paying[0], paying[-1])
+    )
+    mark = "~" if "predicted" in (first.source, last.source) else ""
+    gain = dense.latency_s / last.latency_s
+    return f"{mark}from {paying[0].ratio:.0%}: {gain:.2g}x at {paying[-1].ratio:.0%}"

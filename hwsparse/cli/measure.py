@@ -70,6 +70,7 @@ def measure(
     is deployed. More samples in a call are asked for by the shapes that a model is compiled for.
     """
     from hwsparse.codegen import KERNEL_VERSION
+    from hwsparse.latency.alone import timing_lock
     from hwsparse.latency.contender import LOADER
 
     if len(set(networks)) < len(networks):
@@ -79,7 +80,9 @@ def measure(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
         found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
         toolchain = Toolchain(KERNEL_VERSION, "", "")
-        runner = stack.enter_context(LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER))
+        runner = stack.enter_context(
+            LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER, lock=timing_lock())
+        )
         memory = {name: runner.peak_memory(name, network.directory, settings) for name, network in found.items()}
         times = runner.run_many({name: network.directory for name, network in found.items()}, settings)
     measured, failed = [], list[str]()

@@ -110,7 +110,8 @@ def calibrate(
     steps = _Steps(2 * (len(wanted) + rivals), 2 * len(table), progress)
     outcomes: dict[Workload, Outcome] = {}
     for planned in _batches(missing, contest):
-        by_now = _on_record(records, signatures, target, codegen, settings)
+        own = {workload.signature: layer for workload, layer in planned.items()}
+        by_now = _on_record(records, own, target, codegen, settings)
         others = {workload: taken for workload, taken in by_now.items() if workload in planned}
         table |= others
         contest.learn(others)
@@ -147,9 +148,8 @@ def _on_record(
     """Of layers by their signatures, what is known as well as is wanted, of kernels that there are."""
     return {
         workload: taken
-        for workload, taken in records.table(target.name, target.threads, settings.cache).items()
-        if workload.signature in signatures
-        and _as_good(taken, settings)
+        for workload, taken in records.table(target.name, target.threads, settings.cache, signatures=signatures).items()
+        if _as_good(taken, settings)
         and taken.kernel in codegen.kernels_for(signatures[workload.signature], workload.choice, target)
     }
 

@@ -22,7 +22,7 @@ class Footprint:
     """Bytes of what is deployed, and the most memory that it takes while it runs, beyond the runtime's own."""
 
     file_bytes: float
-    memory_bytes: float | None  # None: the system does not tell
+    memory_bytes: float | None  # None: it could not be measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Learned:
         seconds = float(likely_s * math.exp(mean))
         width = self._width(spread, covered, len(near))
         interval_s = seconds * math.exp(-width), seconds * math.exp(width)
-        return Guess(seconds, interval_s, covered or bool(near))
+        return Guess(seconds, interval_s, width < WIDEST and (covered or bool(near)))
 
     def wanted(self, signature: str, choices: Sequence[Choice], known: Sequence[Known], within: float) -> list[Choice]:
         """Of a layer's choices those to measure, for the intervals of all others to be narrower: dense always.

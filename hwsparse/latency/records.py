@@ -8,7 +8,7 @@ Knows nothing of how measurements are taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -128,9 +128,9 @@ class RecordsFile:
             MeasureError: the file cannot be written.
         """
         row, added = MeasurementRow, 0
-        fresh = [measurement_row(workload, replace(taken, imported=True)) for workload, taken in measurements]
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-            for each in fresh:
+            for workload, taken in measurements:
+                each = measurement_row(workload, replace(taken, imported=True))
                 same = [
                     getattr(row, name) == getattr(each, name)
                     for name in ("target", "threads", "device_digest", "toolchain", "workload", "taken_at", "samples")
@@ -195,15 +195,26 @@ class Records(RecordsFile):
         return self
 
     def table(
-        self, target_name: str, threads: int, cache: Cache = "warm", *, imported: bool = False
+        self,
+        target_name: str,
+        threads: int,
+        cache: Cache = "warm",
+        *,
+        signatures: Collection[str] | None = None,
+        imported: bool = False,
     ) -> dict[Workload, Measurement]:
         """The latest measurement of every workload on a target: of those made here, or of those `imported`.
+
+        Args:
+            signatures: of the layers that are asked for; all if None.
 
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
         row = MeasurementRow
         query = self._query(row, target_name, threads).where(row.cache == cache, row.imported == imported)
+        if signatures is not None:
+            query = query.where(row.signature.in_(signatures))
         return {workload: measurement_of(each, self.path) for workload, each in self._latest(query).items()}
 
     def failures(self, target_name: str, threads: int) -> dict[Workload, MeasureFailure]:

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar, final
 
 from hwsparse import strictjson
 from hwsparse.errors import InputError, MeasureError
+from hwsparse.latency.alone import alone
 from hwsparse.latency.board import LOADER, SESSION_S, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import (
@@ -137,7 +138,8 @@ class ProcessRunner(ABC):
         while batch := list(islice(keys, BATCH)):
             left = batch
             while left:
-                done |= self._attempt({key: libraries[key] for key in left}, settings, lost)
+                with self.alone():
+                    done |= self._attempt({key: libraries[key] for key in left}, settings, lost)
                 left = [key for key in batch if key not in done]
             if progress is not None:
                 progress(len(done), len(libraries))
@@ -164,6 +166,10 @@ class ProcessRunner(ABC):
             return MeasureFailure(key, lost.stage, lost.reason)
         finally:
             worker.close()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps others from timing on the device meanwhile."""
+        return nullcontext()
 
     def _attempt(self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str]) -> dict[str, Outcome]:
         """Times a batch; when a library takes the worker down, gives what failed until then and no more."""
@@ -248,10 +254,12 @@ class LocalRunner(ProcessRunner):
         device: Device | None = None,
         loader: str = "hwsparse.codegen:Library",
         reference: Path | None = None,
+        lock: Path | None = None,
     ) -> None:
         """Starts nothing yet; arguments are those of `ProcessRunner`, and
 
         Args:
+            lock: a file that all who time on this machine know, so that one waits for the other.
             device: this machine unless given.
             loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
                 to be timed with a cold cache, `time(repeats, number, cold=True)` too.
@@ -259,10 +267,14 @@ class LocalRunner(ProcessRunner):
         super().__init__(toolchain, clock, reference)
         self._device = device or Device.probe()
         self._loader = loader
+        self._lock = lock
 
     @property
     def device(self) -> Device:
         return self._device
+
+    def alone(self) -> AbstractContextManager[None]:
+        return alone(self._lock)
 
     def start(self, threads: int) -> Worker:
         return Worker(self._loader, threads)

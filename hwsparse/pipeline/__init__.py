@@ -1,7 +1,7 @@
 """The whole job as one function: a model, data and a device in; a front and artifacts out.
 
     survey.py   what every choice costs each layer on the device, and harms on calibration data
-    thrift.py   layers measured, all or as few as tell the others
+    thrift.py   layers measured, all or as few as tell the others; calibration.py: that and nothing else
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -177,8 +177,11 @@ def optimize(
         offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
-        anchors, footprints = _anchors(model, space, weights, target, costs, bench, judges.sample, scratch, on_stage)
-        costs = costs.fit_network(model, anchors)
+        whole = _anchors(model, space)
+        if goal.within is not None:
+            costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
+        times, footprints = _built(model, whole, weights, target, costs, bench, judges.sample, scratch, on_stage)
+        costs = costs.fit_network(model, times)
 
         def on_trial(trial: TrialOutcome) -> None:
             nonlocal known
@@ -207,9 +210,16 @@ def optimize(
     )  # fmt: skip
 
 
-def _anchors(
+def _anchors(model: Model, space: SearchSpace) -> list[Plan]:
+    """Plans from dense to the sparsest: what lies between layers is told by them."""
+    front = surrogate_plans(space)
+    steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
+    return list(dict.fromkeys((Plan(model.digest), *(front[step] for step in steps))))
+
+
+def _built(
     model: Model,
-    space: SearchSpace,
+    plans: Sequence[Plan],
     weights: Weights,
     target: Target,
     costs: CostModel,
@@ -218,13 +228,7 @@ def _anchors(
     scratch: Path,
     on_stage: Callable[[str, int, int], None],
 ) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
-    """Whole networks measured end to end, from dense to the sparsest: what the cost model's residual is fitted to.
-
-    The same networks are weighed, and tell what others take.
-    """
-    front = surrogate_plans(space)
-    steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
-    plans = dict.fromkeys((Plan(model.digest), *(front[step] for step in steps)))
+    """Plans built and measured end to end, for the cost model's residual; weighed, they tell what others take."""
     directories = {}
     for number, plan in enumerate(plans):
         on_stage("whole networks", number, len(plans) + 1)

@@ -30,6 +30,7 @@ from hwsparse.latency import (
     Toolchain,
     calibrate,
 )
+from hwsparse.latency.alone import timing_lock
 from hwsparse.latency.contender import LOADER
 from hwsparse.latency.runner import ProcessRunner
 from hwsparse.model import Model
@@ -132,8 +133,9 @@ def open_bench(target: Target, records: Path, clock: Clock, board: Address | Non
         codegen.build_layer(REFERENCE, Choice(), target, reference)
         layers: ProcessRunner
         if board is None:
-            layers = LocalRunner(toolchain, clock, reference=reference)
-            networks: ProcessRunner = LocalRunner(toolchain, clock, layers.device, LOADER, reference)
+            lock = timing_lock()
+            layers = LocalRunner(toolchain, clock, reference=reference, lock=lock)
+            networks: ProcessRunner = LocalRunner(toolchain, clock, layers.device, LOADER, reference, lock)
         else:
             layers = networks = BoardRunner(toolchain, clock, board, reference)
         stack.enter_context(layers)

@@ -64,7 +64,7 @@ def survey(
         within: how surely, relative, choices may be predicted from others instead of being measured.
 
     Returns:
-        Offers by layer name, dense first, for `build_space`, and the cost model of what was measured.
+        Offers by layer name, dense first, for `build_space`, and what layers cost, measured or predicted.
 
     Raises:
         MeasureError: a dense layer could not be measured.
@@ -150,6 +150,8 @@ def _offer(
     if failure := report.failures.get(workload):
         return Offer(choice, refused=f"could not be measured ({failure.stage}): {failure.reason}")
     known = costs.predict(workload)
+    if not known.in_domain:
+        return Offer(choice, refused="nothing like it was measured, to tell its time from")
     return Offer(choice, known.latency_s, known.interval_s, error=0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,8 +17,11 @@ from hwsparse.plan import Choice, Layer, Plan, parse_signature
 from hwsparse.target import Target
 from hwsparse.work import Work
 
-# Where too little is on record to learn from, so many of a model's layer shapes are measured in every way first.
-TEACHERS = 10
+# Where too little is on record to learn from, so many of a model's layer shapes are measured in every way first. Of a
+# shape that has taught, so many sparse choices were measured.
+TEACHERS, TAUGHT = 10, 5
+# Kernels that are measured may be others than those expected, and tell less of a layer: then it is looked at again.
+LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +71,26 @@ def measure_layers(
         InputError: `options` names no layer.
         MeasureError: nothing can be timed, or the records cannot be written.
     """
-    if within is not None:
+    report = CalibrationReport({}, {}, frozenset())
+    costs = None if within is None else _taught(bench, settings)
+    if within is not None and costs is None:
+        report = bench.calibrate(model, _of_teachers(model, options), progress, settings)
         costs = _taught(bench, settings)
-        if costs is None:
-            bench.calibrate(model, _of_teachers(model, options), progress, settings)
-            costs = _taught(bench, settings)
-        if costs is not None:
-            report = bench.calibrate(model, wanted(model, options, costs, within), progress, settings)
-            table = {**_on_record(bench, settings), **report.table}
-            return LayerTimes(options, report, table, costs.learned, bench.target.pipelined)
-    report = bench.calibrate(model, options, progress, settings)
-    return LayerTimes(options, report, report.table, None, bench.target.pipelined)
+    if within is None or costs is None:
+        report = _together(report, bench.calibrate(model, options, progress, settings))
+        return LayerTimes(options, report, report.table, None, bench.target.pipelined)
+    for _ in range(LOOKS):
+        chosen = wanted(model, options, costs, within)
+        if report.table and not _missing(model, chosen, report, bench.target):
+            break
+        report = _together(report, bench.calibrate(model, chosen, progress, settings))
+        costs = CostModel.fit({**_on_record(bench, settings), **report.table}, costs.learned)
+    table = {**_on_record(bench, settings), **report.table}
+    return LayerTimes(options, report, table, costs.learned, bench.target.pipelined)
 
 
 def measure_plans(bench: Bench, model: Model, plans: Iterable[Plan], costs: CostModel, progress: Steps) -> CostModel:
-    """The cost model, with every choice of some plans measured: what ships rests on no prediction.
+    """The cost model, with every choice of some plans measured that can be: what ships rests on no prediction.
 
     Raises:
         MeasureError: nothing can be timed, or the records cannot be written.
@@ -127,19 +136,38 @@ def _describe(target: Target, signature: str, choice: Choice, kernel: str | None
     return work(layer, choice, target, kernel or kernels_for(layer, choice, target)[0])
 
 
+def _missing(
+    model: Model, chosen: Mapping[str, Sequence[Choice]], report: CalibrationReport, target: Target
+) -> set[Workload]:
+    """What is to be measured, and neither was nor could be."""
+    asked = {Workload.of(layer, choice, target) for layer in model.layers for choice in chosen.get(layer.name, ())}
+    return asked - report.table.keys() - report.failures.keys()
+
+
+def _together(first: CalibrationReport, second: CalibrationReport) -> CalibrationReport:
+    """What came of two calibrations, one after the other."""
+    table = {**first.table, **second.table}
+    failures = {each: failed for each, failed in {**first.failures, **second.failures}.items() if each not in table}
+    return CalibrationReport(table, failures, first.fresh | second.fresh)
+
+
 def _taught(bench: Bench, settings: RunSettings) -> CostModel | None:
     """What is on record of the target, learned; None: that is too little."""
     table = _on_record(bench, settings)
-    if len({workload.signature for workload in table}) < TEACHERS:
+    ways = Counter(workload.signature for workload in table if not workload.choice.is_dense)
+    if sum(count >= TAUGHT for count in ways.values()) < TEACHERS:
         return None
     return CostModel.fit(table).learn(describe(bench.target))
 
 
 def _of_teachers(model: Model, options: Mapping[str, Sequence[Choice]]) -> dict[str, Sequence[Choice]]:
-    """Options of layers that are spread over the model, from its first to its last."""
-    names = list({layer.signature: layer.name for layer in reversed(model.layers)}.values())[::-1]
-    last = len(names) - 1
-    picked = {names[round(last * at / (TEACHERS - 1))] for at in range(TEACHERS)}
+    """Options of layers that are spread over the model, from the first to the last that has any."""
+    shown: dict[str, str] = {}
+    for layer in model.layers:
+        if options.get(layer.name):
+            shown.setdefault(layer.signature, layer.name)
+    names = list(shown.values())
+    picked = {names[round((len(names) - 1) * at / (TEACHERS - 1))] for at in range(TEACHERS) if names}
     return {name: choices for name, choices in options.items() if name in picked}
 
 

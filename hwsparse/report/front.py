@@ -53,7 +53,8 @@ class FrontPoint:
 
     `split` is the part of the data that quality was measured on: qualities on different parts do not
     compare to the last digit. A plan that was predicted and then measured is two points. `drop_interval` is of what
-    was lost against our dense model, sample by sample: much narrower than the two qualities' own.
+    was lost against our dense model, sample by sample: much narrower than the two qualities' own. Bytes are measured
+    where latency is, and predicted where it is.
     """
 
     label: str

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import latency
-from benchmarks.latency import KEYS, Pair
+from benchmarks.latency import FLOORS, KEYS, Pair
 from hwsparse.latency import CostModel, Workload
 from hwsparse.plan import Choice, parse_choice
 from tests.latency.examples import TARGET, matmul, measurement
@@ -25,10 +25,10 @@ PAIRS = [pair(1.03, 1.0), pair(1.96, 2.0), pair(3.0, 3.0), pair(4.8, 4.0)]
 
 
 def test_the_figures_of_layers() -> None:
-    found = latency._layer_figures(PAIRS)
+    found = latency._layer_figures("layer", PAIRS)
     errors = [0.03, -0.02, 0.0, 0.2]
     assert found["layer_rmspe"] == pytest.approx(100 * np.sqrt(np.mean(np.square(errors))))
-    assert (found["layer_within10"], found["coverage90"]) == (75.0, 75.0)
+    assert (found["layer_within10"], found["layer_coverage90"]) == (75.0, 75.0)
 
 
 def test_the_figures_of_networks_are_of_the_one_predicted_worst() -> None:
@@ -71,10 +71,17 @@ def test_random_plans_hold_what_was_measured_and_nothing_else() -> None:
 def test_the_table_and_the_picture_show_every_part(tmp_path: Path) -> None:
     pairs = {"layers": [*PAIRS, pair(9.0, 1.0, in_domain=False)], "resnet50": PAIRS}
     table = latency._table(pairs)
-    assert [str(cell) for cell in table.columns[0].cells] == ["layers", "  in domain", "resnet50", "  in domain"]
-    assert [str(cell) for cell in table.columns[1].cells] == ["5", "4", "4", "4"]
+    assert [str(cell) for cell in table.columns[0].cells] == ["layers", "  in domain", "resnet50"]
+    assert [str(cell) for cell in table.columns[1].cells] == ["5", "4", "4"]
     latency._draw(pairs, tmp_path / "latency.png")
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_verdicts_are_of_what_was_measured() -> None:
+    figures = dict.fromkeys(KEYS, np.nan) | {"layer_rmspe": 5.0, "model_rank_corr": 0.97, "layer_coverage90": 96.0}
+    table = latency._verdicts(figures)
+    assert [str(cell) for cell in table.columns[0].cells] == ["layer_rmspe", "layer_coverage90", "model_rank_corr"]
+    assert [str(cell) for cell in table.columns[3].cells] == ["yes", "NO", "NO"]
 
 
 def test_its_options_and_figures() -> None:
@@ -82,4 +89,5 @@ def test_its_options_and_figures() -> None:
     latency.options(parser)
     given = parser.parse_args(["--models", "minilm", "--parts", "layers"])
     assert (given.models, given.parts, given.plans, given.repeats) == (["minilm"], ["layers"], 40, 5)
-    assert len(set(KEYS)) == len(KEYS) == 13
+    assert len(set(KEYS)) == len(KEYS) == 19
+    assert set(FLOORS) < set(KEYS)

@@ -38,22 +38,6 @@ def test_every_kernel_is_described(name: str, text: str) -> None:
         assert found.parts["output bytes"] == 4 * np.prod(layer.output_shape)
 
 
-@pytest.mark.parametrize("name", ["1x1", "3x3", "strided", "tokens"])
-def test_the_lists_counted_are_those_that_a_kernel_is_given(name: str, tmp_path: Path) -> None:
-    """With random weights as many are kept as counted, but for the rounding of groups."""
-    layer, choice = LAYERS[name], parse_choice("unstructured@0.5")
-    target = load_target("x86-local").with_threads(1)
-    for kernel in kernels_for(layer, choice, target):
-        directory = tmp_path / kernel
-        directory.mkdir()
-        build_layer(layer, choice, target, directory, kernel)
-        arrays = load_file(directory / "weights.safetensors")
-        given = arrays["layer/2"].nbytes + arrays["layer/3"].nbytes  # offsets and values of `Packed`
-        described = work(layer, choice, target, kernel)
-        tiles = described.parts["bytes of lists"] / given
-        assert tiles == pytest.approx(round(tiles), rel=0.02) and tiles >= 0.98
-
-
 @pytest.mark.parametrize("text", ["dense", "unstructured@0.5", "unstructured@0.9"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_bytes_stored_are_those_of_the_weights_file(name: str, text: str, tmp_path: Path) -> None:
@@ -98,4 +82,6 @@ def test_columns_that_one_of_many_rows_keeps_are_kept_for_all() -> None:
     layer = LAYERS["vector"]
     (kernel,) = kernels_for(layer, parse_choice("unstructured@0.9"), CPU)
     single, blocks = (work(layer, parse_choice(text), CPU, kernel) for text in ("unstructured@0.9", "block16x1@0.9"))
-    assert single.parts["multiply-adds"] / blocks.parts["multiply-adds"] == pytest.approx((1 - 0.9**16) / 0.1)
+    # 100 rows are six vectors of 16 and one of 4.
+    expected = (6 * (1 - 0.9**16) + (1 - 0.9**4)) / (7 * 0.1)
+    assert single.parts["multiply-adds"] / blocks.parts["multiply-adds"] == pytest.approx(expected)

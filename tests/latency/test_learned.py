@@ -67,7 +67,7 @@ def test_intervals_hold_nine_out_of_ten_of_layers_never_seen(learned: Learned) -
                 assert guess is not None
                 held.append(guess.interval_s[0] <= truth <= guess.interval_s[1])
     assert 0.8 <= np.mean(alone) <= 0.99
-    assert 0.8 <= np.mean(beside) <= 1.0
+    assert 0.8 <= np.mean(beside) <= 0.995
 
 
 def test_of_a_layer_like_no_other_nothing_is_known_until_some_of_it_is_measured(learned: Learned) -> None:
@@ -75,13 +75,14 @@ def test_of_a_layer_like_no_other_nothing_is_known_until_some_of_it_is_measured(
     assert far is not None and not far.in_domain
     assert math.log(far.interval_s[1] / far.seconds) > 1
     some = learned.guess("1e9", Choice(Block(4), 0.8), DEVICE.known("1e9", (0.3, 0.9)))
-    assert some is not None and some.in_domain
+    assert some is not None
     assert some.seconds == pytest.approx(DEVICE.takes("1e9", 0.8), rel=0.3)
     # No layer like no other was among those learned from, to tell how far off that is.
-    assert math.log(some.interval_s[1] / some.seconds) == pytest.approx(WIDEST)
+    assert math.log(some.interval_s[1] / some.seconds) == pytest.approx(WIDEST) and not some.in_domain
     odd = {size: DEVICE.known(size) for size in (*sizes(40, 0), "1.0", "1e8", "1e9")}
     wiser = Learned.fit(odd, DEVICE.describe).guess("1e11", Choice(Block(4), 0.8), DEVICE.known("1e11", (0.3, 0.9)))
-    assert wiser is not None and math.log(wiser.interval_s[1] / wiser.seconds) < 0.5 * WIDEST
+    assert wiser is not None and wiser.in_domain
+    assert math.log(wiser.interval_s[1] / wiser.seconds) < 0.5 * WIDEST
 
 
 def test_what_is_measured_makes_the_rest_as_sure_as_is_asked(learned: Learned) -> None:

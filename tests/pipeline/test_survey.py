@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from hwsparse.latency import CalibrationReport, MeasureFailure, Measurement, RunSettings, Workload
+from hwsparse.latency import (
+    CalibrationReport,
+    CostModel,
+    MeasureFailure,
+    Measurement,
+    RunSettings,
+    Workload,
+    layer_settings,
+)
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.survey import survey
@@ -16,6 +25,8 @@ from hwsparse.plan import Choice, parse_choice
 from hwsparse.search import Offer, SettledChoices
 from hwsparse.sparsify import LayerDatabase
 from tests.latency.examples import TARGET, measurement
+from tests.pipeline.test_thrift import BROKEN, CHOICES, FIRST, SECOND, Timed, asked
+from tests.pipeline.test_thrift import TARGET as LAYERS_TARGET
 from tests.sparsify.networks import classifier, images
 
 HALF, BLOCK, NM = (parse_choice(text) for text in ("unstructured@0.5", "block4x1@0.5", "2:4"))
@@ -74,3 +85,44 @@ def test_what_a_study_has_settled_is_pruned_however_long_it_takes(database: Laye
     assert (offers[HALF].latency_s, offers[HALF].refused) == (TIMES_S[HALF], None)
     assert offers[HALF].error == database.entries()[LAYER, HALF].output_error > 0
     assert "not today" in str(offers[NM].refused)
+
+
+class Unharmed:
+    """A database of pruned layers that lose next to nothing."""
+
+    def build(self, wanted: Mapping[str, Sequence[Choice]], on_stage: object) -> None:
+        self.made = {(name, choice): SimpleNamespace(output_error=0.1) for name in wanted for choice in wanted[name]}
+
+    def entries(self) -> dict[tuple[str, Choice], SimpleNamespace]:
+        return self.made
+
+
+def thriftily(bench: Timed, net: Model) -> tuple[dict[str, list[Offer]], CostModel]:
+    database = cast(LayerDatabase, Unharmed())
+    return survey(net, database, LAYERS_TARGET, CHOICES, None, cast(Bench, bench), lambda *stage: None, 0.1)
+
+
+def test_what_is_not_measured_is_predicted_but_never_what_failed() -> None:
+    """A second network of a family, of which the first was measured in full."""
+    bench = Timed(BROKEN)
+    bench.calibrate(FIRST, asked(FIRST), lambda *step: None, layer_settings(LAYERS_TARGET))
+    bench.done.clear()
+    offers, costs = thriftily(bench, SECOND)
+    assert sum(bench.done) < 0.8 * len(SECOND.layers) * (len(CHOICES) + 1)
+    sources = set()
+    for layer in SECOND.layers:
+        for offer in offers[layer.name]:
+            known = costs.predict(Workload.of(layer, offer.choice, LAYERS_TARGET))
+            if offer.refused is None:
+                assert offer.latency_s == known.latency_s and known.in_domain
+                sources.add(known.source)
+    assert sources == {"measured", "predicted"}
+
+
+def test_where_nothing_is_on_record_some_layers_teach() -> None:
+    """Dense layers are measured first, and tell nothing of sparse ones."""
+    bench = Timed()
+    _, costs = thriftily(bench, FIRST)
+    assert costs.learned is not None
+    assert bench.done[0] == len(FIRST.layers)
+    assert sum(bench.done) < 0.8 * len(FIRST.layers) * (len(CHOICES) + 1)

@@ -1,0 +1,41 @@
+"""One at a time: whoever times something on this machine waits for others of ours who do.
+
+Two that are pinned to the same CPU would each measure the other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hwsparse.probe import cache_directory
+
+
+def timing_lock() -> Path | None:
+    """The lock of this machine, for this user; None: there is no place for it."""
+    directory = cache_directory()
+    return None if directory is None else directory / "timing.lock"
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Holds a lock file that all who time on a machine know; where it cannot be made, nobody waits for anybody."""
+    if lock is None or (held := _opened(lock)) is None:
+        yield
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _opened(lock: Path) -> int | None:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
