@@ -121,8 +121,8 @@ def test_a_second_network_takes_less_for_times_as_sure_as_was_asked(bench: Timed
             guess = times.costs.predict(workload)
             assert guess.source == ("measured" if workload in times.report.table else "predicted")
             assert guess.interval_s[1] <= guess.latency_s * 1.12
-            misses.append(not guess.interval_s[0] <= seconds(workload) <= guess.interval_s[1])
-    assert sum(misses) < 0.25 * len(misses)  # of 12 layers, whose choices are off together
+            misses.append(abs(guess.latency_s / seconds(workload) - 1) > 0.1)
+    assert sum(misses) <= 0.05 * len(misses)
     # The same again takes nothing.
     measured(own, SECOND, 0.1)
     assert own.done[1:] == [0]
