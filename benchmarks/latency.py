@@ -37,7 +37,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.models.resnet import resnet34
 from benchmarks.networks import NETWORKS
-from hwsparse.codegen import build_model, refusal
+from hwsparse.codegen import build_model
 from hwsparse.latency import (
     CalibrationReport,
     CostModel,
@@ -52,10 +52,10 @@ from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
-from hwsparse.pipeline.thrift import describe, measure_layers
+from hwsparse.pipeline.thrift import describe, every_option, measure_layers
 from hwsparse.plan import Choice, Plan, parse_choice, parse_signature
 from hwsparse.probe import ALLOWED_CPUS
-from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target, load_target
 
 PATTERNS = ("unstructured", "block2x1", "block4x1", "block8x1", "block16x1")
@@ -179,21 +179,10 @@ FLOORS: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 def _measured(model: Model, bench: Bench, progress: Progress, console: Console) -> CalibrationReport:
     """Every distinct layer, dense and in every way that it can be pruned."""
-    report = bench.calibrate(model, _wanted(model), _bar(progress, f"{model.name}: layers"))
+    report = bench.calibrate(model, every_option(model, _choices()), _bar(progress, f"{model.name}: layers"))
     for failure in report.failures.values():
         console.print(f"not measured: {failure.key} ({failure.stage}): {failure.reason}")
     return report
-
-
-def _wanted(model: Model) -> dict[str, list[Choice]]:
-    """What every layer can be pruned to, by layer name."""
-    choices = _choices()
-    return {
-        layer.name: [
-            each for each in choices if applicable(layer, each.pattern) is None and refusal(layer, each) is None
-        ]
-        for layer in model.layers
-    }
 
 
 def _bar(progress: Progress, title: str) -> Steps:
@@ -245,7 +234,12 @@ def _second(
     """Another network: what it takes to measure what the others do not tell, and how far off the rest is."""
     began = time.monotonic()
     times = measure_layers(
-        bench, model, _wanted(model), within, _bar(progress, f"{model.name}: some layers"), layer_settings(bench.target)
+        bench,
+        model,
+        every_option(model, _choices()),
+        within,
+        _bar(progress, f"{model.name}: some layers"),
+        layer_settings(bench.target),
     )
     took, costs = time.monotonic() - began, times.costs
     every = _measured(model, bench, progress, console).table

@@ -11,13 +11,10 @@ from typing import final
 from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.runner import Outcome
-from hwsparse.latency.workload import Workload
+from hwsparse.latency.workload import Curve, Workload
 
 # The kernel expected to be fastest gives way to one that is faster by more than this; less may be noise.
 MARGIN = 0.02
-
-# What one contest is for: a layer's signature, a pattern and a dtype, at any ratio.
-Curve = tuple[str, str, str]
 
 
 @final
@@ -39,22 +36,22 @@ class Contest:
             known: what is on record, by kernels that there are.
         """
         self._kernels = kernels
-        self._fastest = {_curve(workload): taken.kernel for workload, taken in known.items() if taken.kernel}
+        self._fastest = {workload.curve: taken.kernel for workload, taken in known.items() if taken.kernel}
         undecided: dict[Curve, list[Workload]] = {}
         for workload in missing:
-            if len(kernels[workload]) > 1 and _curve(workload) not in self._fastest:
-                undecided.setdefault(_curve(workload), []).append(workload)
+            if len(kernels[workload]) > 1 and workload.curve not in self._fastest:
+                undecided.setdefault(workload.curve, []).append(workload)
         ordered = (sorted(same, key=lambda workload: workload.choice.ratio) for same in undecided.values())
         # The workloads to time first: the middle ratio of each curve, for all others to profit from.
         self.leaders = frozenset(same[len(same) // 2] for same in ordered)
 
     def learn(self, known: Mapping[Workload, Measurement]) -> None:
         """What others have measured meanwhile decides contests too."""
-        self._fastest |= {_curve(workload): taken.kernel for workload, taken in known.items() if taken.kernel}
+        self._fastest |= {workload.curve: taken.kernel for workload, taken in known.items() if taken.kernel}
 
     def entrants(self, workload: Workload) -> tuple[str, ...]:
         """The kernels to time: the winner of the workload's curve, or all as long as there is none."""
-        winner = self._fastest.get(_curve(workload))
+        winner = self._fastest.get(workload.curve)
         return self._kernels[workload] if winner is None else (winner,)
 
     def decide(self, workload: Workload, outcomes: Sequence[Outcome]) -> Outcome:
@@ -66,9 +63,5 @@ class Contest:
         times = [taken.quiet_s / slowness(taken, usual_s) for taken in timed]
         winner = timed[0] if times[0] <= min(times) * (1 + MARGIN) else timed[times.index(min(times))]
         if winner.kernel is not None:
-            self._fastest[_curve(workload)] = winner.kernel
+            self._fastest[workload.curve] = winner.kernel
         return winner
-
-
-def _curve(workload: Workload) -> Curve:
-    return workload.signature, str(workload.choice.pattern), workload.choice.dtype

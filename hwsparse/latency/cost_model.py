@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency.drift import slowness, usual_reference
-from hwsparse.latency.learned import Describe, Known, Learned
+from hwsparse.latency.learned import Describe, Known, Learned, kernel_of
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.network import Residual, fit_residual
-from hwsparse.latency.workload import Workload
+from hwsparse.latency.workload import Curve, Workload, curve_of
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.target import Target
@@ -49,9 +49,6 @@ class _Point:
     interval_s: tuple[float, float]
     source: Origin
     kernel: str | None
-
-
-Curve = tuple[str, str, str]  # layer signature, pattern, dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class CostModel:
         reference_s = usual_reference(table.values())
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
-            curves.setdefault(_curve(workload.signature, workload.choice), []).append(
+            curves.setdefault(workload.curve, []).append(
                 _Point(workload.choice.ratio, *_at_usual_clock(taken, reference_s), _origin(taken), taken.kernel)
             )
         ((target_name, threads),) = targets
@@ -122,7 +119,7 @@ class CostModel:
 
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
-        return _curve(layer.signature, choice) in self._curves
+        return curve_of(layer.signature, choice) in self._curves
 
     def kernels(self, model: Model, plan: Plan) -> dict[str, str]:
         """The kernels to compile a plan with, by layer name: those that were measured, at the nearest ratio.
@@ -132,10 +129,9 @@ class CostModel:
         found = {}
         for layer in model.layers:
             choice = plan.choice(layer.name)
-            points = self._curves.get(_curve(layer.signature, choice), ())
-            nearest = min(points, key=lambda point: abs(point.ratio - choice.ratio), default=None)
-            if nearest is not None and nearest.kernel is not None:
-                found[layer.name] = nearest.kernel
+            kernel = kernel_of(choice, self.known(layer.signature))
+            if kernel is not None:
+                found[layer.name] = kernel
         return found
 
     def predict(self, workload: Workload) -> Prediction:
@@ -151,7 +147,7 @@ class CostModel:
             model = f"{self.target_name} with {self.threads} threads"
             raise MeasureError(f"{workload.key}: this cost model is of {model}; calibrate for that target")
         choice = workload.choice
-        points = self._curves.get(_curve(workload.signature, choice), ())
+        points = self._curves.get(workload.curve, ())
         exact = next((point for point in points if point.ratio == choice.ratio), None)
         if exact is not None:
             return Prediction(exact.latency_s, exact.interval_s, True, exact.source)
@@ -268,7 +264,3 @@ def _at_usual_clock(taken: Measurement, reference_s: float | None) -> tuple[floa
     slower = slowness(taken, reference_s)
     low_s, high_s = taken.quiet_interval_s
     return taken.quiet_s / slower, (low_s / slower, high_s / slower)
-
-
-def _curve(signature: str, choice: Choice) -> Curve:
-    return signature, str(choice.pattern), choice.dtype

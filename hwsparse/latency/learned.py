@@ -84,7 +84,7 @@ class Learned:
         Args:
             known: what was measured of the layer; may be nothing.
         """
-        work = self.describe(signature, choice, _kernel(choice, known))
+        work = self.describe(signature, choice, kernel_of(choice, known))
         if work is None:
             return None
         near = self._near(signature, work.family, known)
@@ -114,7 +114,7 @@ class Learned:
         families: dict[str, list[tuple[Choice, Work]]] = {}
         measured = {each.choice for each in known}
         for choice in choices:
-            work = self.describe(signature, choice, _kernel(choice, known))
+            work = self.describe(signature, choice, kernel_of(choice, known))
             if work is not None and choice not in measured:
                 families.setdefault(work.family, []).append((choice, work))
         found: list[Choice] = []
@@ -145,7 +145,7 @@ class Learned:
         return [(work, seconds) for work, seconds in found if work is not None and work.family == family]
 
 
-def _kernel(choice: Choice, known: Sequence[Known]) -> str | None:
+def kernel_of(choice: Choice, known: Sequence[Known]) -> str | None:
     """The kernel that a choice would be compiled with: that of the nearest measured ratio of its pattern."""
     alike = [each for each in known if (each.choice.pattern, each.choice.dtype) == (choice.pattern, choice.dtype)]
     nearest = min(alike, key=lambda each: abs(each.choice.ratio - choice.ratio), default=None)

@@ -24,6 +24,14 @@ REFERENCE = Layer(
 )
 
 
+Curve = tuple[str, str, str]  # layer signature, pattern, dtype
+
+
+def curve_of(signature: str, choice: Choice) -> Curve:
+    """What a layer's choices of one pattern have in common; ratios are its points."""
+    return signature, str(choice.pattern), choice.dtype
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A layer signature under a choice on a target; equal workloads have equal keys, and only they.
@@ -51,3 +59,8 @@ class Workload:
     def key(self) -> str:
         """Identifies the workload in records and reports."""
         return f"{self.signature} | {self.choice} | {self.target_name} | {self.threads}"
+
+    @property
+    def curve(self) -> Curve:
+        """What it has in common with the same layer at other ratios."""
+        return curve_of(self.signature, self.choice)

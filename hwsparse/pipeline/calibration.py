@@ -6,15 +6,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from hwsparse.codegen import refusal
 from hwsparse.latency import Address, layer_settings
 from hwsparse.latency.measurement import Cache
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps, open_bench
 from hwsparse.pipeline.compilation import require_work
 from hwsparse.pipeline.survey import choices_of
-from hwsparse.pipeline.thrift import LayerTimes, measure_layers
-from hwsparse.sparsify import applicable
+from hwsparse.pipeline.thrift import LayerTimes, every_option, measure_layers
 from hwsparse.target import Target
 
 
@@ -48,12 +46,6 @@ def calibrate_model(
         MeasureError: nothing can be timed, or the records cannot be written.
     """
     require_work(model, target, board=board is not None)
-    choices = choices_of(target, patterns, ratios)
-    options = {
-        layer.name: [
-            choice for choice in choices if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None
-        ]
-        for layer in model.layers
-    }
+    options = every_option(model, choices_of(target, patterns, ratios))
     with open_bench(target, records, clock, board) as bench:
         return measure_layers(bench, model, options, within, on_step, layer_settings(target, cache))

@@ -14,6 +14,7 @@ from hwsparse.latency.learned import Describe, Learned
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.plan import Choice, Layer, Plan, parse_signature
+from hwsparse.sparsify import applicable
 from hwsparse.target import Target
 from hwsparse.work import Work
 
@@ -51,6 +52,16 @@ class LayerTimes:
             if workload in self.table or (self.learned is not None and workload not in self.report.failures):
                 found.append(choice)
         return found
+
+
+def every_option(model: Model, choices: Sequence[Choice]) -> dict[str, list[Choice]]:
+    """Of some choices those that each layer can be pruned to and run with, by layer name."""
+    return {
+        layer.name: [
+            choice for choice in choices if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None
+        ]
+        for layer in model.layers
+    }
 
 
 def measure_layers(
