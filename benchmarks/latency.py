@@ -141,7 +141,9 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
                 costs = CostModel.fit(table[name])
                 plans = _built(model, costs, bench, arguments.plans, arguments.seed, scratch, progress)
                 pairs[name] = _networks(model, costs, bench, plans)
-                sizes |= _weighed(model, costs, bench, plans)
+                sizes |= {f"{what} of {name}": found for what, found in _weighed(model, costs, bench, plans).items()}
+                # At once: the next network takes a quarter of an hour.
+                console.print(_table({each: found for each, found in (pairs | sizes).items() if name in each}))
             figures |= _network_figures([pairs[name] for name in networks])
             for what in ("files", "memory"):
                 figures[f"{what}_median_err"] = max(_median_error(sizes[f"{what} of {name}"]) for name in networks)
@@ -308,7 +310,7 @@ def _weighed(model: Model, costs: CostModel, bench: Bench, plans: Mapping[Plan, 
     stored = [stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans]
     found = list(zip(plans, stored, (weighed[plan.digest] for plan in plans), strict=True))
     footprints = Footprints.fit((stored, footprint) for _, stored, footprint in found[:FITTED])
-    pairs: dict[str, list[Pair]] = {f"files of {model.name}": [], f"memory of {model.name}": []}
+    pairs: dict[str, list[Pair]] = {"files": [], "memory": []}
     for plan, layers, truth in found[FITTED:]:
         guess = footprints.predict(layers)
         for what, one, other in (
@@ -316,7 +318,7 @@ def _weighed(model: Model, costs: CostModel, bench: Bench, plans: Mapping[Plan, 
             ("memory", guess.memory_bytes, truth.memory_bytes),
         ):
             if one is not None and other is not None:
-                pairs[f"{what} of {model.name}"].append(Pair(plan.digest[:16], one, None, True, other))
+                pairs[what].append(Pair(plan.digest[:16], one, None, True, other))
     return pairs
 
 
