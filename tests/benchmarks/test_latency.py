@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks import latency
 from benchmarks.latency import FLOORS, KEYS, Pair
-from hwsparse.latency import CostModel, Workload
-from hwsparse.plan import Choice, parse_choice
+from hwsparse.latency import CostModel, Footprint, Measurement, Workload, layer_settings, stored_bytes
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.thrift import describe, measure_layers
+from hwsparse.plan import Choice, Plan, parse_choice
 from tests.latency.examples import TARGET, matmul, measurement
 from tests.latency.test_cost_model import described, model
+from tests.pipeline.test_thrift import CHOICES, FIRST, SECOND, Timed, asked
+from tests.pipeline.test_thrift import TARGET as LAYERS_TARGET
 
 
 def pair(predicted_s: float, measured_s: float, *, spread: float = 0.1, in_domain: bool = True) -> Pair:
@@ -91,3 +100,50 @@ def test_its_options_and_figures() -> None:
     assert (given.models, given.parts, given.plans, given.repeats) == (["minilm"], ["layers"], 40, 5)
     assert len(set(KEYS)) == len(KEYS) == 19
     assert set(FLOORS) < set(KEYS)
+
+
+class Whole(Timed):
+    """Networks take a tenth more than their layers, and files and memory what layers store and a fixed part."""
+
+    def __init__(self, net: Model, plans: Sequence[Plan]) -> None:
+        super().__init__()
+        self.net, self.plans = net, {plan.digest: plan for plan in plans}
+
+    def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
+        every = self.calibrate(self.net, asked(self.net), lambda *step: None)
+        costs = CostModel.fit(every.table)
+        took = {key: 1.1 * costs.compose(self.net, self.plans[key]).latency_s for key in directories}
+        workload = Workload.of(self.net.layers[0], Choice(), LAYERS_TARGET)
+        return {key: measurement(workload, seconds) for key, seconds in took.items()}
+
+    def weigh_networks(self, directories: Mapping[str, Path]) -> dict[str, Footprint]:
+        tell = describe(LAYERS_TARGET)
+        stored = {key: stored_bytes(self.net, self.plans[key], {}, tell) for key in directories}
+        return {key: Footprint(each + 1e4, 2 * each + 1e5) for key, each in stored.items()}
+
+
+def test_whole_networks_are_predicted_from_their_layers_and_a_few_others() -> None:
+    rng = np.random.default_rng(0)
+    plans = [
+        Plan.of(FIRST.digest, {layer.name: CHOICES[rng.integers(len(CHOICES))] for layer in FIRST.layers})
+        for _ in range(latency.FITTED + 4)
+    ]
+    whole = Whole(FIRST, plans)
+    costs = CostModel.fit(whole.calibrate(FIRST, asked(FIRST), lambda *step: None).table)
+    bench, directories = cast(Bench, whole), {plan: Path() for plan in plans}
+    pairs = latency._networks(FIRST, costs, bench, directories)
+    assert [pair.what for pair in pairs] == [plan.digest[:16] for plan in plans[latency.FITTED :]]
+    assert max(abs(pair.error) for pair in pairs) < 0.01
+    weighed = latency._weighed(FIRST, costs, bench, directories)
+    assert {what: len(found) for what, found in weighed.items()} == {"files": 4, "memory": 4}
+    assert max(abs(pair.error) for found in weighed.values() for pair in found) < 0.01
+
+
+def test_a_second_network_is_predicted_from_the_first_and_some_of_its_own() -> None:
+    whole, console = Timed(), Console(quiet=True)
+    measure_layers(cast(Bench, whole), FIRST, asked(FIRST), None, lambda *step: None, layer_settings(LAYERS_TARGET))
+    with Progress(console=console) as progress:
+        pairs, figures = latency._second(SECOND, cast(Bench, whole), 0.1, progress, console)
+        assert pairs and figures["second_rmspe"] < 10 and 0 < figures["second_share"] < 1
+        # Once all of it is on record, there is nothing to predict.
+        assert latency._second(SECOND, cast(Bench, whole), 0.1, progress, console) == ([], {})
