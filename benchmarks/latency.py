@@ -122,16 +122,11 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             if name == "resnet50" and report.measured == len(report.table):
                 figures["table_s"] = took
         if "layers" in arguments.parts:
-            every = {workload: taken for each in table.values() for workload, taken in each.items()}
-            parts = {"layers": _tenths(every)}
-            if len(networks) > 1:
-                parts |= {f"layers of {name}": [{each.signature for each in table[name]}] for name in networks}
-            for name, left_out in parts.items():
-                alone, aided = _layers(every, left_out, describe(target), arguments.within)
-                pairs[name], pairs[f"{name}{AIDED}"] = alone, aided
-            figures |= _layer_figures("layer", pairs[f"layers{AIDED}"])
-            figures |= _layer_figures("alone", [pair for pair in pairs["layers"] if pair.in_domain])
-            figures["layer_share"] = 1 - len(pairs[f"layers{AIDED}"]) / len(every)
+            pairs |= _layers(table, describe(target), arguments.within)
+            alone, aided = pairs["layers"], pairs[f"layers{AIDED}"]
+            figures |= _layer_figures("layer", aided)
+            figures |= _layer_figures("alone", [pair for pair in alone if pair.in_domain])
+            figures["layer_share"] = 1 - len(aided) / len(alone)
         if "second" in arguments.parts:
             second = resnet34()
             pairs[second.name], more = _second(second, bench, arguments.within, progress, console)
@@ -200,9 +195,23 @@ def _tenths(every: Mapping[Workload, Measurement]) -> list[set[str]]:
 
 
 def _layers(
+    table: Mapping[str, Mapping[Workload, Measurement]], describe: Describe, within: float
+) -> dict[str, list[Pair]]:
+    """Layers in tenths, and network by network, predicted from others; the same with some of their own measured."""
+    every = {workload: taken for each in table.values() for workload, taken in each.items()}
+    parts = {"layers": _tenths(every)}
+    if len(table) > 1:
+        parts |= {f"layers of {name}": [{each.signature for each in own}] for name, own in table.items()}
+    found = {}
+    for name, left_out in parts.items():
+        found[name], found[f"{name}{AIDED}"] = _predicted(every, left_out, describe, within)
+    return found
+
+
+def _predicted(
     every: Mapping[Workload, Measurement], parts: Sequence[set[str]], describe: Describe, within: float
 ) -> tuple[list[Pair], list[Pair]]:
-    """Layers of each part, predicted from those of all others; the same with some of their own measured."""
+    """Layers of each part, by signature, predicted from all others; the same with some of their own measured."""
     truth, alone, aided = CostModel.fit(every), list[Pair](), list[Pair]()
     for part in parts:
         known = {workload: taken for workload, taken in every.items() if workload.signature not in part}

@@ -57,7 +57,7 @@ def test_a_layer_is_predicted_from_others_alone() -> None:
             workload = Workload.of(matmul(outputs=outputs), parse_choice(f"block4x1@{ratio}"), TARGET)
             seconds = 1e-9 * outputs * (1 - ratio) * (2 if outputs == 96 else 1)
             every[workload] = measurement(workload, seconds)
-    alone, aided = latency._layers(every, latency._tenths(every), described, 0.05)
+    alone, aided = latency._predicted(every, latency._tenths(every), described, 0.05)
     pairs = {each.what: each for each in alone}
     assert set(pairs) == {workload.key for workload in every}
     odd = [each.error for what, each in pairs.items() if what.startswith(matmul(outputs=96).signature)]
