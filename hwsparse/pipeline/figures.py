@@ -178,6 +178,18 @@ def _missing(rivals: Rivals | None) -> tuple[str, ...]:
     return tuple(f"There is no {name}: {why}." for name, why in found if isinstance(why, str))
 
 
+def _residual_note(outcome: Outcome) -> tuple[str, ...]:
+    """What lies between layers, as it was fitted to whole networks; nothing if none was measured."""
+    residual = outcome.costs.residuals.get(outcome.model.digest)
+    if residual is None:
+        return ()
+    rest = "" if residual.spread is None else f"; of others, 95 % should lie within {residual.spread:.1%} of that"
+    return (
+        f"A whole network was found to take {residual.scale:.3g} of its layers' time alone, and "
+        f"{1e3 * residual.offset:.3g} ms{rest}.",
+    )
+
+
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     timed = "timed in turns in one run, quality on held-out data."
     missing = _missing(outcome.rivals)
@@ -189,6 +201,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
+        *_residual_note(outcome),
         *missing,
     ]
     if outcome.fitted_on < FEW:

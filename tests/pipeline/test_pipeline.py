@@ -183,6 +183,13 @@ def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome, data:
         assert finalist.quality is not None and point.drop_interval == finalist.quality.drop_interval
     no_baseline = isinstance(outcome.rivals.small_dense, str)
     assert any(str(outcome.rivals.small_dense) in note for note in report.notes) == no_baseline
+    residual = outcome.costs.residuals[outcome.model.digest]
+    (between,) = (note for note in report.notes if note.startswith("A whole network was found to take"))
+    assert f"{residual.scale:.3g} of its layers' time" in between
+    weighed = [point for point in report.points if point.file_bytes is not None]
+    assert {point.latency_source for point in weighed} == {"predicted", "measured"}
+    built = next(point for point in weighed if point.label == outcome.finalists[0].label)
+    assert built.file_bytes == sum(entry.size for entry in outcome.finalists[0].artifact.manifest.files)
     lacks = {finding.rule for finding in audit([report]).findings}
     assert "seeds" in lacks  # one
     assert not lacks & {"budgets", "checkpoints", "latency", "dense", "external", "ceiling", "held-out", "categories"}
