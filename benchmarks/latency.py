@@ -456,8 +456,10 @@ def _draw(pairs: Mapping[str, Sequence[Pair]], path: Path) -> None:
             [1e3 * getattr(pair, which) for pair in found] for which in ("measured_s", "predicted_s")
         )
         ends = [min(measured), max(measured)]
-        axis.loglog(measured, predicted, ".", alpha=0.5)
-        axis.loglog(ends, ends, "k-", linewidth=0.8)
+        axis.plot(measured, predicted, ".", alpha=0.5)
+        axis.plot(ends, ends, "k-", linewidth=0.8)
+        if ends[1] > 5 * ends[0]:
+            axis.set(xscale="log", yscale="log")
         axis.fill_between(ends, [0.9 * end for end in ends], [1.1 * end for end in ends], alpha=0.15)
         axis.set(title=name, xlabel="measured, ms", ylabel="predicted, ms")
     figure.tight_layout()

@@ -79,7 +79,7 @@ def calibrate(
         console.print(escape(f"not measured: {workload.key} ({failure.stage}): {failure.reason}"))
     if report.table:
         console.print(_table(network, device, times))
-    if within is not None and (predicted := _predicted(network, device, times)):
+    if report.table and within is not None and (predicted := _predicted(network, device, times)):
         sure = sum(each.in_domain and each.interval_s[1] <= (1 + within) * each.latency_s for each in predicted)
         console.print(f"~: {len(predicted)} are predicted; nine in ten of {sure} of them should be within {within:.0%}")
     console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
