@@ -98,6 +98,7 @@ def to_target(target: Target) -> targets_pb2.Target:
         l1d_bytes=target.l1d_bytes,
         l2_bytes=target.l2_bytes,
         isa=target.isa,
+        pipelined=target.pipelined,
     )
 
 
@@ -120,6 +121,7 @@ def from_target(message: targets_pb2.Target) -> Target:
         l1d_bytes=message.l1d_bytes,
         l2_bytes=message.l2_bytes,
         isa=tuple(message.isa),
+        pipelined=message.pipelined,
     )
 
 

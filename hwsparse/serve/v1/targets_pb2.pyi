@@ -89,6 +89,7 @@ class Target(_message.Message):
     L1D_BYTES_FIELD_NUMBER: _builtins.int
     L2_BYTES_FIELD_NUMBER: _builtins.int
     ISA_FIELD_NUMBER: _builtins.int
+    PIPELINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What requests call it, such as "x86-avx512"."""
     kind: Global___TargetKind.ValueType
@@ -112,6 +113,8 @@ class Target(_message.Message):
     l1d_bytes: _builtins.int
     """CPUs: caches of one core."""
     l2_bytes: _builtins.int
+    pipelined: _builtins.bool
+    """Layers work side by side on one sample after the other: the slowest sets the pace."""
     @_builtins.property
     def supported(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupportedPattern]: ...
     @_builtins.property
@@ -137,10 +140,11 @@ class Target(_message.Message):
         l1d_bytes: _builtins.int = ...,
         l2_bytes: _builtins.int = ...,
         isa: _abc.Iterable[_builtins.str] | None = ...,
+        pipelined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "pipelined", b"pipelined", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
