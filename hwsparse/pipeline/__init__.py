@@ -50,12 +50,12 @@ from hwsparse.pipeline.compilation import (
 )
 from hwsparse.pipeline.figures import front_report
 from hwsparse.pipeline.finals import Limits, Workshop, finalist_plans
-from hwsparse.pipeline.judges import appoint_judges, fitted_on
+from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.pipeline.thrift import describe, measure_plans
 from hwsparse.pipeline.verdict import reach_verdict
-from hwsparse.plan import Plan
+from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
     Candidate,
     SearchSpace,
@@ -155,14 +155,7 @@ def optimize(
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     workspace.directory.mkdir(parents=True, exist_ok=True)
-    identity = StudyIdentity(
-        model.digest,
-        judges.choosing.dataset.digest,
-        target.name,
-        target.threads,
-        PRUNER,
-        tuple(sorted(map(str, choices))),
-    )
+    identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()
 
     def on_stage(stage: str, done: int, total: int) -> None:
@@ -178,9 +171,8 @@ def optimize(
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
         whole = _anchors(model, space)
-        if goal.within is not None:
-            costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
-        times, footprints = _built(model, whole, weights, target, costs, bench, judges.sample, scratch, on_stage)
+        costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
+        times, footprints = _built(model, whole, weights, costs, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, times)
 
         def on_trial(trial: TrialOutcome) -> None:
@@ -198,15 +190,21 @@ def optimize(
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)
-        proven = costs
-        if goal.within is not None:
-            proven = measure_plans(bench, model, plans.values(), costs, partial(on_stage, "finalists' layers"))
+        proven = measure_plans(bench, model, plans.values(), costs, partial(on_stage, "finalists' layers"))
         shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
         limits = Limits(goal.max_drop, goal.min_quality, goal.max_latency_s)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
         workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints,
+    )  # fmt: skip
+
+
+def _identity(model: Model, judges: Judges, target: Target, choices: Iterable[Choice]) -> StudyIdentity:
+    """What a study must have in common with a job to go on with it."""
+    texts = tuple(sorted(map(str, choices)))
+    return StudyIdentity(
+        model.digest, judges.choosing.dataset.digest, target.name, target.threads, PRUNER, texts
     )  # fmt: skip
 
 
@@ -221,7 +219,6 @@ def _built(
     model: Model,
     plans: Sequence[Plan],
     weights: Weights,
-    target: Target,
     costs: CostModel,
     bench: Bench,
     inputs: Mapping[str, np.ndarray],
@@ -235,10 +232,10 @@ def _built(
         directory = scratch / f"anchor{number}"
         directory.mkdir()
         kernels = costs.kernels(model, plan)
-        library = compiler.build(model, plan, weights(plan), target, kernels, inputs, directory)
+        library = compiler.build(model, plan, weights(plan), bench.target, kernels, inputs, directory)
         directories[plan.digest] = library.directory
     times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
-    tell = describe(target)
+    tell = describe(bench.target)
     stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
     footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)
     on_stage("whole networks", len(plans) + 1, len(plans) + 1)

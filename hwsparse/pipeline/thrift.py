@@ -103,9 +103,13 @@ def measure_layers(
 def measure_plans(bench: Bench, model: Model, plans: Iterable[Plan], costs: CostModel, progress: Steps) -> CostModel:
     """The cost model, with every choice of some plans measured that can be: what ships rests on no prediction.
 
+    One that has learned nothing predicts nothing, and stays as it is.
+
     Raises:
         MeasureError: nothing can be timed, or the records cannot be written.
     """
+    if costs.learned is None:
+        return costs
     options: dict[str, list[Choice]] = {}
     for plan in plans:
         for name, choice in plan.choices:

@@ -32,13 +32,13 @@ def test_an_error_gives_way_to_others(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), alone(tmp_path / "lock"):
         raise RuntimeError
     with alone(tmp_path / "lock"):
-        pass
+        assert (tmp_path / "lock").exists()
 
 
 def test_where_there_is_no_place_for_it_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with alone(tmp_path / "file" / "lock"), alone(tmp_path / "file" / "lock"), alone(None):
-        pass
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_it_lies_where_measurements_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
