@@ -71,7 +71,10 @@ class Figures:
 def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[Plan, dict[str, Refusal]]:
     """The plan that ships, and why layers were left dense, by name.
 
-    A layer that was not measured, sparse and dense, stays dense: what is predicted does not ship.
+    A layer whose times, sparse and dense, are not both measured stays dense: what is predicted does not ship.
+
+    Raises:
+        MeasureError: nothing was measured of a layer under its choice's pattern, nor learned.
     """
     choices, refused = {}, {}
     for name, choice in plan.choices:

@@ -22,20 +22,28 @@ def timing_lock() -> Path | None:
 
 @contextmanager
 def alone(lock: Path | None) -> Iterator[None]:
-    """Holds a lock file that all who time on a machine know; where it cannot be made, nobody waits for anybody."""
-    if lock is None or (held := _opened(lock)) is None:
-        yield
-        return
+    """Holds a lock file that all who time on a machine know; where that cannot be, nobody waits for anybody."""
+    held = None if lock is None else _held(lock)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(held)
+        if held is not None:
+            os.close(held)
 
 
-def _opened(lock: Path) -> int | None:
+def _held(lock: Path) -> int | None:
+    """The file, locked; None: it cannot be made, or files are not locked where it lies."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        opened = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+    except OSError:
+        os.close(opened)
+        return None
+    except BaseException:  # Ctrl-C while it waits
+        os.close(opened)
+        raise
+    return opened
