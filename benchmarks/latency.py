@@ -52,13 +52,13 @@ from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
+from hwsparse.pipeline.survey import choices_of
 from hwsparse.pipeline.thrift import describe, every_option, measure_layers
-from hwsparse.plan import Choice, Plan, parse_choice, parse_signature
+from hwsparse.plan import Choice, Plan, parse_signature
 from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target, load_target
 
-PATTERNS = ("unstructured", "block2x1", "block4x1", "block8x1", "block16x1")
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FOLDS = 10
 # Of the random plans, those that what lies between layers is fitted to; repeats are of so many workloads.
@@ -176,7 +176,9 @@ FLOORS: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 def _measured(model: Model, bench: Bench, progress: Progress, console: Console) -> CalibrationReport:
     """Every distinct layer, dense and in every way that it can be pruned."""
-    report = bench.calibrate(model, every_option(model, _choices()), _bar(progress, f"{model.name}: layers"))
+    report = bench.calibrate(
+        model, every_option(model, _choices(bench.target)), _bar(progress, f"{model.name}: layers")
+    )
     for failure in report.failures.values():
         console.print(f"not measured: {failure.key} ({failure.stage}): {failure.reason}")
     return report
@@ -247,7 +249,7 @@ def _second(
     times = measure_layers(
         bench,
         model,
-        every_option(model, _choices()),
+        every_option(model, _choices(bench.target)),
         within,
         _bar(progress, f"{model.name}: some layers"),
         layer_settings(bench.target),
@@ -271,7 +273,10 @@ def _built(
 ) -> dict[Plan, Path]:
     """Libraries of the dense network and of random plans, built side by side, by their plans."""
     rng = np.random.default_rng(seed)
-    plans = [Plan(model.digest), *(_random_plan(model, costs, rng) for _ in range(FITTED + count - 1))]
+    plans = [
+        Plan(model.digest),
+        *(_random_plan(model, costs, _choices(bench.target), rng) for _ in range(FITTED + count - 1)),
+    ]
     directories = {plan: scratch / plan.digest[:16] for plan in plans}
     task = progress.add_task(f"{model.name}: whole networks", total=len(directories))
     spawned = multiprocessing.get_context("spawn")
@@ -331,18 +336,19 @@ def _weighed(model: Model, costs: CostModel, bench: Bench, plans: Mapping[Plan, 
     return pairs
 
 
-def _random_plan(model: Model, costs: CostModel, rng: np.random.Generator) -> Plan:
+def _random_plan(model: Model, costs: CostModel, every: Sequence[Choice], rng: np.random.Generator) -> Plan:
     """A fifth of the layers dense, every other one pruned in one of the ways that it was measured in."""
     choices = {}
     for layer in model.layers:
-        known = [choice for choice in _choices() if costs.knows(layer, choice)]
+        known = [choice for choice in every if costs.knows(layer, choice)]
         if known and rng.random() > 0.2:
             choices[layer.name] = known[rng.integers(len(known))]
     return Plan.of(model.digest, choices)
 
 
-def _choices() -> list[Choice]:
-    return [parse_choice(f"{pattern}@{ratio}") for pattern in PATTERNS for ratio in RATIOS]
+def _choices(target: Target) -> tuple[Choice, ...]:
+    """All of the target's patterns: N:M as they are, the others at every ratio."""
+    return choices_of(target, (), RATIOS)
 
 
 def _repeats(

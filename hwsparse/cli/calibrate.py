@@ -82,6 +82,8 @@ def calibrate(
     if report.table and within is not None and (predicted := _predicted(network, device, times)):
         sure = sum(each.in_domain and each.interval_s[1] <= (1 + within) * each.latency_s for each in predicted)
         console.print(f"~: {len(predicted)} are predicted; nine in ten of {sure} of them should be within {within:.0%}")
+        if times.learned is not None and times.learned.imported:
+            console.print("What predicts them was learned from imported measurements.")
     console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     if report.drift > WORTH_SAYING:
         console.print(f"The clock was up to {report.drift:.0%} slower at times; figures are corrected for it.")

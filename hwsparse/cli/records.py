@@ -38,7 +38,7 @@ def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
                 escape(f"{group.target_name}, {group.threads} thread{'s' if group.threads > 1 else ''}"),
                 f"{'imported' if group.imported else group.source}, {group.cache}", escape(group.device.cpu),
                 group.toolchain.kernels, str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
-                "yes" if _usable(group) and not group.imported else "no",
+                ("teaches" if group.imported else "yes") if _usable(group) else "no",
             )  # fmt: skip
     Console().print(table)
 
@@ -70,7 +70,9 @@ def import_(
 ) -> None:
     """Takes measurements in that were made elsewhere: all of the file, or nothing.
 
-    They stay marked as imported, and are never mixed with what was measured here.
+    They stay marked as imported, and are never mixed with what was measured here. Those of a device like this one, made
+    with the kernels that are installed, teach `--within` of `calibrate` and `optimize`, where too little was measured
+    here: then less need be.
     """
     with RecordsFile(records) as kept:
         added = kept.take_in(read_lines(file))

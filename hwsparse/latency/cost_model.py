@@ -106,7 +106,8 @@ class CostModel:
         """
         signatures = dict.fromkeys(signature for signature, _, _ in self._curves)
         known = {signature: self.known(signature) for signature in signatures}
-        return replace(self, learned=Learned.fit(known, describe))
+        imported = any(point.source == "imported" for points in self._curves.values() for point in points)
+        return replace(self, learned=Learned.fit(known, describe, imported=imported))
 
     def known(self, signature: str) -> list[Known]:
         """What was measured of a layer."""

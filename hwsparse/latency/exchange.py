@@ -18,7 +18,7 @@ from hwsparse.latency.measurement import Measurement, RunSettings, Source
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice, parse_signature
 
-FORMAT = 1
+FORMAT = 2
 MAX_LINE_BYTES, MAX_LINES = 1 << 20, 100_000
 
 

@@ -27,6 +27,7 @@ class Device:
     cores: int  # logical CPUs
     isa: str  # digest of the CPU's feature flags
     caches: tuple[str, ...]  # of one core: "L1 Data 48K"
+    clock: str  # who sets it, and whether it may exceed the nominal: "performance, boost 1"
     system: str  # operating system and kernel
 
     @property
@@ -54,6 +55,7 @@ class Device:
             cores=os.cpu_count() or 1,
             isa=hashlib.sha256(" ".join(flags).encode()).hexdigest()[:16] if flags else "",
             caches=tuple(f"L{level} {kind} {size}" for level, kind, size in read_caches(sys / CACHES)),
+            clock=_clock_policy(sys / "devices/system/cpu"),
             system=f"{platform.system()} {platform.release()}",
         )
 
@@ -85,6 +87,23 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _clock_policy(cpus: Path) -> str:
+    """Empty where the system does not tell, as in most virtual machines."""
+    governor = _text(cpus / "cpu0/cpufreq/scaling_governor")
+    boost = _text(cpus / "cpufreq/boost")
+    no_turbo = _text(cpus / "intel_pstate/no_turbo")
+    if not boost and no_turbo:
+        boost = "0" if no_turbo == "1" else "1"
+    return ", ".join(filter(None, (governor, boost and f"boost {boost}")))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _cpuinfo(path: Path) -> Mapping[str, str]:

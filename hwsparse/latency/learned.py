@@ -53,9 +53,10 @@ class Learned:
     field: Field
     describe: Describe
     widths: Mapping[tuple[bool, int], float]  # see `_widths`
+    imported: bool = False  # from measurements that others took
 
     @classmethod
-    def fit(cls, layers: Mapping[str, Sequence[Known]], describe: Describe) -> Learned:
+    def fit(cls, layers: Mapping[str, Sequence[Known]], describe: Describe, *, imported: bool = False) -> Learned:
         """Learns from what was measured of layers, by signature.
 
         Raises:
@@ -76,7 +77,7 @@ class Learned:
         covered = [name for name, rows in groups.items() if all(missed[at].covered for at in rows)]
         field = Field.fit([(places[name], deviations[name]) for name in covered or groups])
         found = [(places[name], deviations[name], name in covered) for name in groups]
-        return cls(Predictor(examples), field, describe, _widths(field, found))
+        return cls(Predictor(examples), field, describe, _widths(field, found), imported)
 
     def guess(self, signature: str, choice: Choice, known: Sequence[Known]) -> Guess | None:
         """A layer's time under a choice; None: no kernel serves it.

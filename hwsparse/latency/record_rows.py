@@ -22,7 +22,7 @@ from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSetting
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 3
+VERSION = 4
 
 
 # What brings the tables of each older version to the next one.
@@ -37,6 +37,11 @@ UPDATES = (
         "ALTER TABLE measurements ADD COLUMN imported BOOLEAN NOT NULL DEFAULT 0",
         "UPDATE measurements SET settings = "
         "json_set(settings, '$.precision', NULL, '$.stretch', 1, '$.cache', 'warm') WHERE json_valid(settings)",
+    ),
+    # Did not say who sets the clock, so that they may be of another device.
+    tuple(
+        f"UPDATE {table} SET device = json_set(device, '$.clock', 'unknown') WHERE json_valid(device)"
+        for table in ("measurements", "failures")
     ),
 )
 

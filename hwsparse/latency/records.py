@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, final
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from hwsparse import strictjson
@@ -144,6 +144,8 @@ class RecordsFile:
     def remove(self, *, unless: Callable[[RecordGroup], bool]) -> int:
         """Removes the measurements of all groups but those of which `unless` says true; gives how many there were.
 
+        Failures go with the last measurement that was made beside them.
+
         Raises:
             MeasureError: the file cannot be read or written.
         """
@@ -154,6 +156,7 @@ class RecordsFile:
                     same = [getattr(row, name) == value for name, value in common.items()]
                     session.execute(delete(row).where(*same))
                     gone += group.measurements
+            session.execute(delete(FailureRow).where(~_beside_measurements()))
         return gone
 
     def _said(self, what: str) -> AbstractContextManager[None]:
@@ -267,3 +270,9 @@ class Records(RecordsFile):
         """The latest row of every workload."""
         with self._said("cannot be read"), Session(self._engine) as session:
             return {workload_of(row, self.path): row for row in session.scalars(query)}
+
+
+def _beside_measurements() -> ColumnElement[bool]:
+    """Of failures: whether anything was measured, and kept, on the same device by the same toolchain."""
+    names = ("target", "threads", "device_digest", "toolchain")
+    return exists().where(*(getattr(MeasurementRow, name) == getattr(FailureRow, name) for name in names))

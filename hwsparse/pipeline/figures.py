@@ -195,7 +195,9 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     missing = _missing(outcome.rivals)
     if outcome.recovery is not None:
         return (f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome), *missing)
-    layers = "measured layers" if outcome.costs.learned is None else "layers measured or predicted from others"
+    layers = "measured layers"
+    if (learned := outcome.costs.learned) is not None:
+        layers = f"layers measured or predicted from {'imported measurements of ' if learned.imported else ''}others"
     notes = [
         f"Trials: latency predicted from {layers}, quality on calibration data. Finalists and baselines: {timed}",
         "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "

@@ -76,28 +76,30 @@ def measure_layers(
 
     Args:
         within: if given, only so many are measured that the 90 % intervals of the others reach no farther than this,
-            relative; those are predicted, from all that is on record of the target.
+            relative; those are predicted, from all that is on record of the target. Where that is too little, what was
+            imported teaches; it is never taken for measured.
 
     Raises:
         InputError: `options` names no layer.
         MeasureError: nothing can be timed, or the records cannot be written.
     """
     report = CalibrationReport({}, {}, frozenset())
-    costs = None if within is None else _taught(bench, settings)
-    if within is not None and costs is None:
+    learned = None if within is None else _learned(bench, settings)
+    if within is not None and learned is None:
         report = bench.calibrate(model, _of_teachers(model, options), progress, settings)
-        costs = _taught(bench, settings)
-    if within is None or costs is None:
+        learned = _learned(bench, settings)
+    if within is None or learned is None:
         report = _together(report, bench.calibrate(model, options, progress, settings))
         return LayerTimes(options, report, report.table, None, bench.target.pipelined)
+    report = _together(report, bench.calibrate(model, {}, progress, settings))
+    table = {**_on_record(bench, settings), **report.table}
     for _ in range(LOOKS):
-        chosen = wanted(model, options, costs, within)
-        if report.table and not _missing(model, chosen, report, bench.target):
+        chosen = wanted(model, options, CostModel.fit(table, learned), within)
+        if not _missing(model, chosen, report, bench.target):
             break
         report = _together(report, bench.calibrate(model, chosen, progress, settings))
-        costs = CostModel.fit({**_on_record(bench, settings), **report.table}, costs.learned)
-    table = {**_on_record(bench, settings), **report.table}
-    return LayerTimes(options, report, table, costs.learned, bench.target.pipelined)
+        table = {**_on_record(bench, settings), **report.table}
+    return LayerTimes(options, report, table, learned, bench.target.pipelined)
 
 
 def measure_plans(bench: Bench, model: Model, plans: Iterable[Plan], costs: CostModel, progress: Steps) -> CostModel:
@@ -166,13 +168,14 @@ def _together(first: CalibrationReport, second: CalibrationReport) -> Calibratio
     return CalibrationReport(table, failures, first.fresh | second.fresh)
 
 
-def _taught(bench: Bench, settings: RunSettings) -> CostModel | None:
-    """What is on record of the target, learned; None: that is too little."""
-    table = _on_record(bench, settings)
-    ways = Counter(workload.signature for workload in table if not workload.choice.is_dense)
-    if sum(count >= TAUGHT for count in ways.values()) < TEACHERS:
-        return None
-    return CostModel.fit(table).learn(describe(bench.target))
+def _learned(bench: Bench, settings: RunSettings) -> Learned | None:
+    """From what is on record of the target, or else from what was imported; None: that is too little."""
+    for imported in (False, True):
+        table = _on_record(bench, settings, imported=imported)
+        ways = Counter(workload.signature for workload in table if not workload.choice.is_dense)
+        if sum(count >= TAUGHT for count in ways.values()) >= TEACHERS:
+            return CostModel.fit(table).learn(describe(bench.target)).learned
+    return None
 
 
 def _of_teachers(model: Model, options: Mapping[str, Sequence[Choice]]) -> dict[str, Sequence[Choice]]:
@@ -186,5 +189,5 @@ def _of_teachers(model: Model, options: Mapping[str, Sequence[Choice]]) -> dict[
     return {name: choices for name, choices in options.items() if name in picked}
 
 
-def _on_record(bench: Bench, settings: RunSettings) -> dict[Workload, Measurement]:
-    return bench.records.table(bench.target.name, bench.target.threads, settings.cache)
+def _on_record(bench: Bench, settings: RunSettings, *, imported: bool = False) -> dict[Workload, Measurement]:
+    return bench.records.table(bench.target.name, bench.target.threads, settings.cache, imported=imported)

@@ -72,7 +72,8 @@ def test_random_plans_hold_what_was_measured_and_nothing_else() -> None:
     known = Workload.of(matmul("a"), parse_choice("block4x1@0.5"), TARGET)
     costs = CostModel.fit({known: measurement(known, 1.0)})
     rng = np.random.default_rng(0)
-    plans = [latency._random_plan(net, costs, rng) for _ in range(30)]
+    every = [parse_choice("block4x1@0.5"), parse_choice("2:4")]
+    plans = [latency._random_plan(net, costs, every, rng) for _ in range(30)]
     assert {name for plan in plans for name, _ in plan.choices} == {"a"}
     assert any(plan.choice("a") == Choice() for plan in plans)
 

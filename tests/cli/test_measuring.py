@@ -103,7 +103,7 @@ def test_records_travel_and_stay_marked(
     _, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
     assert "measured, warm" in out and "yes" in out
     _, out, _ = run(monkeypatch, capsys, *["records", "--records", "other.sqlite"])
-    assert "imported, warm" in out and "yes" not in out
+    assert "imported, warm" in out and "teaches" in out and "yes" not in out
     with Records(home / "other.sqlite", *here) as records:
         assert records.table("x86-local", load_target("x86-local").threads) == {}
 

@@ -28,7 +28,9 @@ TARGET = Target(
     l1d_bytes=32 << 10,
     l2_bytes=1 << 20,
 )
-DEVICE = Device("x86_64", "Test CPU 1", 2, "0123456789abcdef", ("L1 Data 32K", "L2 Unified 1024K"), "Linux 6.1")
+DEVICE = Device(
+    "x86_64", "Test CPU 1", 2, "0123456789abcdef", ("L1 Data 32K", "L2 Unified 1024K"), "performance", "Linux 6.1"
+)
 TOOLCHAIN = Toolchain.of(TARGET, "1")
 SETTINGS = RunSettings(threads=1, warmup_s=0.0)
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)

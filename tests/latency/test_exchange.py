@@ -46,7 +46,7 @@ def line(**changed: Any) -> str:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"format": 2}, "has the format 2; this hwsparse reads 1"),
+        ({"format": 1}, "has the format 1; this hwsparse reads 2"),
         ({"samples_s": [1.0] * 5}, "5 samples; at least 6"),
         ({"samples_s": [1.0] * 5 + [-1.0]}, "not a positive number"),
         ({"samples_s": "fast"}, "samples_s"),

@@ -60,6 +60,27 @@ def test_a_system_that_tells_nothing_is_still_a_device(tmp_path: Path) -> None:
     assert device.cores >= 1
     assert device.caches == ()
     assert device.isa == ""
+    assert device.clock == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "clock"),
+    [
+        ({"cpu0/cpufreq/scaling_governor": "powersave\n"}, "powersave"),
+        ({"cpu0/cpufreq/scaling_governor": "schedutil", "cpufreq/boost": "1"}, "schedutil, boost 1"),
+        ({"cpu0/cpufreq/scaling_governor": "performance", "intel_pstate/no_turbo": "1"}, "performance, boost 0"),
+        ({"intel_pstate/no_turbo": "0"}, "boost 1"),
+    ],
+)
+def test_another_clock_policy_is_another_device(tmp_path: Path, files: dict[str, str], clock: str) -> None:
+    silent = described(tmp_path, X86)
+    for name, text in files.items():
+        path = tmp_path / "devices/system/cpu" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    device = described(tmp_path, X86)
+    assert device.clock == clock
+    assert device.digest != silent.digest
 
 
 def test_this_machine_is_the_same_twice() -> None:
@@ -68,7 +89,7 @@ def test_this_machine_is_the_same_twice() -> None:
 
 def test_a_kernel_update_is_no_other_device_but_hardware_is() -> None:
     assert replace(DEVICE, system="Linux 7.0").digest == DEVICE.digest
-    for other in ({"cpu": "x"}, {"cores": 3}, {"isa": "x"}, {"caches": ()}, {"machine": "aarch64"}):
+    for other in ({"cpu": "x"}, {"cores": 3}, {"isa": "x"}, {"caches": ()}, {"clock": "x"}, {"machine": "aarch64"}):
         assert replace(DEVICE, **other).digest != DEVICE.digest
 
 

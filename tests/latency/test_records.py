@@ -164,6 +164,20 @@ def test_groups_say_what_there_is_and_others_can_be_removed(tmp_path: Path) -> N
         assert table(records)[HALF].median_s == 2.0
 
 
+def test_failures_go_with_the_last_measurement_made_beside_them(tmp_path: Path) -> None:
+    elsewhere, failure = replace(DEVICE, cpu="another"), MeasureFailure(MOST.key, "run", "no")
+    for device in (DEVICE, elsewhere):
+        with opened(tmp_path / "r.db", device) as records:
+            records.add(HALF, measurement(HALF, 1.0, device=device))
+            records.add_failure(MOST, failure, NOON)
+    with RecordsFile(tmp_path / "r.db") as file:
+        file.remove(unless=lambda group: group.device == DEVICE)
+    with opened(tmp_path / "r.db", elsewhere) as records:
+        assert records.failures(TARGET.name, TARGET.threads) == {}
+    with opened(tmp_path / "r.db") as records:
+        assert records.failures(TARGET.name, TARGET.threads) == {MOST: failure}
+
+
 def test_a_measurement_of_something_else_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "r.db") as records:
         with pytest.raises(MeasureError, match="is none of"):
@@ -222,7 +236,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 3"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 4"):
         opened(tmp_path / "r.db")
 
 
@@ -237,10 +251,12 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
         '"tolerance": 0.001}'
     )
     change(path, "UPDATE measurements SET settings = ?", settings)
+    change(path, "UPDATE measurements SET device = json_remove(device, '$.clock')")
     change(path, "UPDATE hwsparse_records SET version = 1")
     with opened(path) as records:
-        taken = table(records)[HALF]
+        ((_, taken),) = records.every()
         assert (taken.kernel, taken.reference_s, taken.cpu_share) == (None, None, 1.0)
+        assert taken.device == replace(DEVICE, clock="unknown")
         assert taken.settings == RunSettings(threads=1, samples=30, rounds=5, stretch=1)
         records.add(MOST, measurement(MOST, 1.0, kernel="some kernel"))
     with opened(path) as records:
