@@ -130,16 +130,21 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if reason := _refusal(path, str(error)):
-            raise StorageError(
-                f"cannot write {path}: {reason}; free room there or, for temporary files, "
-                "set TMPDIR to a directory with room"
-            ) from None
+            roomless = reason in map(os.strerror, _ROOMLESS)
+            way_out = (
+                "; free room there or, for temporary files, set TMPDIR to a directory with room" if roomless else ""
+            )
+            raise StorageError(f"cannot write {path}: {reason}{way_out}") from None
         raise
+
+
+# Where another place would do.
+_ROOMLESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _refusal(path: Path, said: str) -> str:
     """Why `path` cannot be written, "" if it can: by the error that was met, else by writing some more."""
-    known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+    known = map(os.strerror, _ROOMLESS)
     if found := next((text for text in known if text in said), ""):
         return found
     try:

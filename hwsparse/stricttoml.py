@@ -69,7 +69,8 @@ def value(table: Mapping[str, Any], key: str, kind: type, where: str = "") -> An
         InputError: missing, or of another type.
     """
     if key not in table:
-        raise InputError(f"{where}{key} is missing")
+        section = kind is dict and not where
+        raise InputError(f"{where}{f'section [{key}]' if section else key} is missing")
     found = table[key]
     if kind is float and type(found) is int and abs(found) <= MAX_INT:
         found = float(found)

@@ -146,8 +146,10 @@ class Target:
             )
         if board != (self.runner == "rpc"):
             raise UnsupportedError(
-                f"target {self.name} is timed by the runner {self.runner!r}, "
-                + ("which needs no tracker" if board else "on a board: its tracker is missing")
+                f"target {self.name} is timed here, and needs no tracker"
+                if board
+                else f"target {self.name} is timed on a board: only `hwsparse calibrate --tracker HOST:PORT` can, "
+                "layer by layer; searches and artifacts for boards are not there yet"
             )
         if board:
             return
@@ -186,6 +188,15 @@ def load_target(name: str | Path) -> Target:
         hint = stricttoml.known(text, paths).replace("allowed:", "known:")
         raise TargetError(f"no target {text!r}; {hint}; or give the path of a .toml file")
     return _read(paths[text])
+
+
+def target_names() -> tuple[str, ...]:
+    """Names that `load_target` knows, of shipped targets and the user's, sorted; descriptors may be malformed.
+
+    Raises:
+        TargetError: $HWSPARSE_TARGETS names something that is no directory.
+    """
+    return tuple(_descriptors())
 
 
 def list_targets() -> tuple[Target, ...]:

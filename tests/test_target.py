@@ -98,7 +98,7 @@ def test_a_written_descriptor_reads_back(
         ('kind = "llvm"', "kind = 5", "tvm_target is a table such as"),
         ('kind = "llvm"', 'kind = "llvm", on = 2026-01-01', r"tvm_target holds texts.*no dates"),
         ('mtriple = "', 'mtriple = 5, a = "', "mtriple is a text"),
-        ("[hardware]", "[supported.hardware]", "hardware is missing"),
+        ("[hardware]", "[supported.hardware]", r"section \[hardware\] is missing"),
     ],
 )
 def test_a_fault_is_named_with_file_and_key(old: str, new: str, said: str) -> None:
@@ -135,7 +135,7 @@ def test_a_probed_descriptor_describes_this_machine() -> None:
         ('"local"', '"rpc"', r'hardware = "probe" describes this machine, so \[run\] runner must be "local"'),
         ('hardware = "probe"', 'hardware = "prob"', 'hardware is a table, or "probe"'),
         # Left out by mistake, it must not become this machine's figures.
-        ('hardware = "probe"', "", "hardware is missing"),
+        ('hardware = "probe"', "", r"section \[hardware\] is missing"),
     ],
 )
 def test_only_probe_stands_for_this_machine(old: str, new: str, said: str) -> None:

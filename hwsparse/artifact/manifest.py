@@ -82,6 +82,10 @@ class TensorInfo:
             raise ArtifactError(f"tensor {self.name!r}: a negative size in {self.shape}")
 
 
+# Of a time: where its interval's ends are farther away than this, relative, whoever reads it should know.
+NOISY = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyFigure:
     """Seconds for one inference, and how they are known; a prediction has no samples."""
@@ -97,6 +101,11 @@ class LatencyFigure:
             raise ArtifactError(f"latency {self.median_s} s is not within its interval {low} to {high}")
         if self.samples < 0 or (self.source == "measured" and self.samples == 0):
             raise ArtifactError(f"a {self.source} latency cannot rest on {self.samples} samples")
+
+    @property
+    def known_to(self) -> float:
+        """How far the interval's ends are from the median at most, relative to it."""
+        return max(abs(end - self.median_s) for end in self.interval_s) / self.median_s if self.median_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)

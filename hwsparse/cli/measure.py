@@ -131,7 +131,7 @@ def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:
 
 def _table(report: Report) -> Table:
     table = Table(
-        "network", "runtime", "median", "95 % interval", "quiet", "samples/s", "memory", "files",
+        "network", "runtime", "median", "95 % interval", "fastest tenth", "samples/s", "memory", "files",
         title=f"{report.settings.threads} thread{'s' if report.settings.threads > 1 else ''}",
     )  # fmt: skip
     for each in report.networks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -44,6 +45,8 @@ def narrow(
         raise InputError("--keep 0: of every family of channels something has to be left")
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no directory {out.parent}")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise InputError(f"{out}: no file can be written there; name another")
     if out.exists() and model.exists() and out.samefile(model):
         raise InputError(f"{out} is the model itself; write to another file")
     network = import_onnx(model, shapes=options.shapes(shape))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hwsparse.errors import InputError
+from hwsparse.errors import InputError, PlanError
 from hwsparse.metric import METRICS
+from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cache_directory
 from hwsparse.target import Target, load_target
 
@@ -29,7 +30,11 @@ DATA: Any = typer.Option(
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
 CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
-PLAN: Any = typer.Option(None, help="A plan's JSON file, instead of --choice.")
+PLAN: Any = typer.Option(
+    None,
+    help="A file with a plan, instead of --choice: JSON with the model's digest and each pruned layer's choice, as "
+    '{"model": "3f9a...", "choices": {"conv1": "block4x1@0.9"}}; `hwsparse inspect` tells digest and names.',
+)
 THREADS: Any = typer.Option(None, help="Threads that inference runs with; by default the device's own number.")
 SEED: Any = typer.Option(0, help="Of everything random.")
 SHAPE: Any = typer.Option([], help="An input's shape where the file leaves it open, as x=1,3,224,224; may be repeated.")
@@ -167,13 +172,40 @@ def _three(text: str) -> tuple[float, ...]:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-def text(path: Path | None) -> str:
+def choice(text: str) -> Choice:
+    """Reads --choice.
+
+    Raises:
+        PatternError, InputError: it is none, or would leave everything, or nothing, of every layer.
+    """
+    found = parse_choice(text)
+    if not found.is_dense and not 0 < found.ratio < 1:
+        raise InputError(f"--choice {text}: shares of zeros lie between 0 and 1, without these; or give dense")
+    return found
+
+
+def asked(text: str | None, path: Path | None) -> Choice | Plan:
+    """What --choice or --plan asks for.
+
+    Raises:
+        InputError: both are given, or none, or not such a choice or plan.
+    """
+    if text is not None and path is None:
+        return choice(text)
+    if text is not None or path is None:
+        raise InputError("give either --choice or --plan")
+    try:
+        return Plan.from_json(_text(path))
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
+
+
+def _text(path: Path) -> str:
     """A file's text.
 
     Raises:
         InputError: it cannot be read.
     """
-    assert path is not None
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

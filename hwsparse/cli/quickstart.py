@@ -47,6 +47,7 @@ def quickstart(
     from hwsparse.pipeline import Goal, Workspace, front_report, optimize
 
     started, console = time.monotonic(), Console()
+    goal = Goal(trials=trials, seed=seed, max_drop=max_drop)
     target = load_target("x86-local")
     target.require_timing()
     source = magika_directory()
@@ -60,7 +61,6 @@ def quickstart(
     console.print(f"{len(dataset)} files of this Python installation, of {kinds} types:")
     console.print("a sixth fits weights, a third chooses plans, half only reports")
     console.rule(f"2  What sparsity costs on {target.name}, and a search")
-    goal = Goal(trials=trials, seed=seed, max_drop=max_drop)
     with StageProgress(console) as progress:
         outcome = optimize(model, dataset, target, goal, Workspace(out, options.CACHE / "records.sqlite"), progress)
     report = front_report(outcome, dataset.name)
@@ -117,7 +117,7 @@ def _prove(
     manifest = artifact.manifest
     if manifest.latency is None or manifest.dense_latency is None or manifest.onnxruntime_latency is None:
         return
-    columns = ("", "latency", "speed-up", "accuracy on held-out files", "lost, file by file")
+    columns = ("", "latency", "against onnxruntime", "accuracy on held-out files", "lost, file by file")
     table = Table(*columns, title="timed in turns in one run; intervals are 95 %")
     rows = (
         ("onnxruntime, dense", manifest.onnxruntime_latency, manifest.dense_quality),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from hwsparse.cli import options
 from hwsparse.errors import InputError, TargetError, writing
-from hwsparse.latency import Device, Toolchain
+from hwsparse.latency import Device, Measurement, Toolchain, Workload
 from hwsparse.latency.exchange import read_lines, write_lines
 from hwsparse.latency.records import RecordGroup, RecordsFile
 from hwsparse.target import load_target
@@ -30,6 +31,7 @@ TARGET = typer.Option(None, help="Only those of this device.")
 def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
     """Lists what there is, and what of it is counted on here."""
     if context.invoked_subcommand is not None:
+        context.default_map = {context.invoked_subcommand: {"records": str(records)}}
         return
     table = Table("target", "source", "device", "kernels", "layers", "measured", "last", "used here")
     with RecordsFile(_existing(records)) as file:
@@ -74,9 +76,18 @@ def import_(
     with the kernels that are installed, teach `--within` of `calibrate` and `optimize`, where too little was measured
     here: then less need be.
     """
+    read = 0
+
+    def counted() -> Iterator[tuple[Workload, Measurement]]:
+        nonlocal read
+        for each in read_lines(file):
+            read += 1
+            yield each
+
     with RecordsFile(records) as kept:
-        added = kept.take_in(read_lines(file))
-    Console().print(escape(f"took {added} measurements from {file} into {records}"))
+        added = kept.take_in(counted())
+    there = f"; {read - added} were there already" if added < read else ""
+    Console().print(escape(f"took {added} measurements from {file} into {records}{there}"))
 
 
 @app.command()
@@ -88,7 +99,7 @@ def prune(
     target: str | None = TARGET,
     records: Path = options.RECORDS,
 ) -> None:
-    """Removes measurements: without options those of this device that other kernels were measured at."""
+    """Removes measurements: without options those of this device that were made with other kernels."""
     if every and older_than is not None:
         raise InputError("--all and --older-than: give one of the two")
     limit = None if older_than is None else datetime.now(timezone.utc) - timedelta(days=older_than)

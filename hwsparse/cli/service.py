@@ -23,7 +23,6 @@ from hwsparse.artifact import Artifact, require_writable
 from hwsparse.cli import options
 from hwsparse.cli.work import show_artifact, show_front, write_front
 from hwsparse.errors import Cancelled, HwsparseError, InputError, ServiceError
-from hwsparse.plan import parse_choice
 from hwsparse.report import parse_report
 from hwsparse.serve.client import Client, OperationHandle
 from hwsparse.serve.jobfiles import end_with_server, read_request, write_error, write_result
@@ -94,7 +93,7 @@ def request(
     """Asks a server for a faster form of a model on a device, and downloads the artifact, verified, into --out."""
     console = Console()
     shapes, budget = options.shapes(shape), Budget(trials, max_quality_drop=max_drop)
-    wanted = None if choice is None else parse_choice(choice)
+    wanted = None if choice is None else options.choice(choice)
     if wanted is not None and front is not None:
         raise InputError("--front is of a search: leave it out, or --choice")
     if wanted is None and data is None:

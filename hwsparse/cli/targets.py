@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hwsparse.errors import StorageError, TargetError, UnsupportedError
 from hwsparse.probe import probe_hardware
-from hwsparse.target import PATH_VARIABLE, Target, format_target, list_targets, load_target
+from hwsparse.target import PATH_VARIABLE, Target, format_target, load_target, target_names
 
 app = typer.Typer(
     help=f"Devices: list them, show one, describe this machine.\n\n"
@@ -30,9 +30,17 @@ def list_(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     table = Table("device", "kind", "timed", "threads", "what it can run", title="Targets", title_justify="left")
-    for target in list_targets():
+    broken: list[TargetError] = []
+    for name in target_names():
+        try:
+            target = load_target(name)
+        except TargetError as error:
+            broken.append(error)
+            continue
         table.add_row(escape(target.name), target.kind, _timed(target), str(target.threads), _supported(target))
     Console().print(table)
+    if broken:
+        raise TargetError("; ".join(map(str, broken)))
 
 
 @app.command()
@@ -49,7 +57,7 @@ def probe(
 ) -> None:
     """Writes a descriptor of this machine, measured now, to be edited or taken to another machine.
 
-    With nothing else running its figures are right.
+    Run nothing else meanwhile.
     """
     name = name or (out.stem if out else "my-machine")
     path = out or Path(f"{name}.toml")

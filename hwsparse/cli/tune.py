@@ -13,8 +13,7 @@ from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.torch_code import example_inputs, load_module
 from hwsparse.cli.work import show_artifact, show_front, write_front
-from hwsparse.errors import InputError
-from hwsparse.plan import Plan, parse_choice
+from hwsparse.plan import Plan
 from hwsparse.tuning import TuningSettings
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def tune(
     ),
     averaging: float = typer.Option(
         DEFAULTS.averaging,
-        help="Of the mean of weights that is kept, the share that each step leaves; 0: no mean.",
+        help="Of the running mean of weights, the share that each step keeps; 0 turns it off.",
     ),
     patience: int = typer.Option(
         DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
@@ -81,8 +80,7 @@ def tune(
     from hwsparse.pipeline import Workspace, front_report, uniform_plan
     from hwsparse.pipeline.recovery import recover
 
-    if (choice is None) == (plan is None):
-        raise InputError("give either --choice or --plan")
+    asked = options.asked(choice, plan)
     chosen_optimizer: Any = optimizer
     chosen_augment: Any = augment
     settings = TuningSettings(
@@ -97,7 +95,7 @@ def tune(
     model = import_torch(module, example_inputs(module, samples.inputs), name=network.rpartition(":")[2])
     judged = samples.judged(metric, model).for_model(model)
     trained_on = options.dataset(training, model, tokenizer, image, None, seed, metric) if training else None
-    wanted = uniform_plan(model, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
+    wanted = asked if isinstance(asked, Plan) else uniform_plan(model, asked)
     console = Console()
 
     def tell(epoch: Epoch) -> None:

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
+from hwsparse.artifact.manifest import NOISY
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, StorageError
-from hwsparse.plan import Plan, parse_choice
+from hwsparse.plan import Plan
 from hwsparse.report import FrontReport, read_report, write_report
 from hwsparse.report.table import front_table
 from hwsparse.report.terms import terms
@@ -25,7 +26,7 @@ def inspect(
     model: Path = options.MODEL,
     shape: list[str] = options.SHAPE,
 ) -> None:
-    """Lists a model's prunable layers: what each computes, its weights and its multiply-adds.
+    """Lists a model's inputs and prunable layers: what each computes, its weights and its multiply-adds.
 
     Fails if the model holds an operator that cannot be compiled.
     """
@@ -34,11 +35,16 @@ def inspect(
 
     found = import_onnx(model, shapes=options.shapes(shape))
     total = sum(layer.macs for layer in found.layers) or 1
-    table = Table("layer", "op", "weight", "input", "MACs", "share", title=escape(f"{found.name}  {found.digest[:12]}"))
+    console = Console()
+    for spec in found.inputs:
+        console.print(escape(f"input {spec.name}: {spec.dtype}, {'x'.join(map(str, spec.shape))}"), highlight=False)
+    console.print(f"digest {found.digest}", highlight=False)
+    names = Column("layer", overflow="fold")
+    table = Table(names, "op", "weight", "input", "MACs", "share", title=escape(found.name))
     for layer in found.layers:
         sizes = ("x".join(map(str, shape)) for shape in (layer.weight_shape, layer.input_shape))
         table.add_row(escape(layer.name), layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
-    Console().print(table)
+    console.print(table)
     require_compilable(found)
 
 
@@ -94,7 +100,7 @@ def optimize(
     write_front(report, out)
     show_front(report, console)
     if outcome.winner is None:
-        console.print(f"Nothing gained on {device.name}: no plan was faster than dense within the goal.")
+        console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
     else:
         console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))
     console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))
@@ -120,8 +126,7 @@ def compile_(
     from hwsparse.model import import_onnx
     from hwsparse.pipeline import Workspace, compile_plan, uniform_plan
 
-    if (choice is None) == (plan is None):
-        raise InputError("give either --choice or --plan")
+    asked = options.asked(choice, plan)
     if data is None and any(option is not None for option in (tokenizer, image, limit, metric)):
         raise InputError(
             "--tokenizer, --image, --limit and --metric say how --data is read: give that too, or none of them"
@@ -129,13 +134,13 @@ def compile_(
     device = options.device(target, threads)
     device.require_timing()
     network = import_onnx(model, shapes=options.shapes(shape))
-    wanted = uniform_plan(network, parse_choice(choice)) if choice else Plan.from_json(options.text(plan))
+    wanted = asked if isinstance(asked, Plan) else uniform_plan(network, asked)
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
     console = Console()
     with StageProgress(console) as progress:
         outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
     show_artifact(outcome.finalists[0].artifact, console)
-    if dataset is None:
+    if dataset is None and wanted.choices:
         console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
 
@@ -196,6 +201,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
                 f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})",
                 highlight=False,
             )
+    if (known_to := max(figure.known_to for _, figure in figures if figure is not None)) > NOISY:
+        console.print(f"  Known to {known_to:.0%} only: other work ran meanwhile. Time them anew on a quiet machine.")
     if manifest.quality is not None and manifest.dense_quality is not None:
         quality, dense = manifest.quality, manifest.dense_quality
         console.print(f"{quality.metric} on {quality.samples} {quality.split} samples of {escape(quality.dataset)}")

@@ -43,11 +43,11 @@ class Dataset:
             raise DataError(f"data set {self.name!r}: metric {self.metric!r} is not one of {', '.join(METRICS)}")
         labels = np.asarray(self.labels)
         if labels.ndim != 1 or labels.size == 0 or not self.inputs:
-            what = (
-                "is empty"
-                if labels.size == 0 or not self.inputs
-                else f"has labels of shape {labels.shape}, not one axis"
-            )
+            what = f"has labels of shape {labels.shape}, not one axis"
+            if not self.inputs:
+                what = "holds no array for an input"
+            elif labels.size == 0:
+                what = "is empty"
             raise DataError(f"data set {self.name!r} {what}")
         rows = labels.size * self.rows_per_label
         for key, array in self.inputs.items():
@@ -55,6 +55,7 @@ class Dataset:
                 found = len(array) if array.ndim else "no"
                 raise DataError(
                     f"data set {self.name!r}: {labels.size} labels need {rows} rows, but input {key!r} has {found}"
+                    + ("; labels of classes are integers" if labels.dtype.kind == "f" and found == labels.size else "")
                 )
             if array.dtype.kind not in "biuf":
                 raise DataError(f"data set {self.name!r}: input {key!r} holds {array.dtype}, not numbers")

@@ -83,7 +83,9 @@ def npz_samples(path: Path) -> Samples:
         raise DataError(f"{path} needs one array called labels or y; it has both")
     labels = arrays.pop(names[0]) if names else None
     metric = None
-    if _METRIC in arrays and arrays[_METRIC].dtype.kind == "U" and arrays[_METRIC].ndim == 0:
+    if _METRIC in arrays and arrays[_METRIC].dtype.kind == "U":
+        if arrays[_METRIC].ndim != 0:
+            raise DataError(f"{path}: the array metric holds one text, without an axis")
         metric = str(arrays.pop(_METRIC))[:80]
     kinds: tuple[Kind, ...] = ("classes", "pairs")
     if metric in METRICS:

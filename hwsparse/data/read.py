@@ -123,6 +123,8 @@ def _samples(
 ) -> Samples:
     """Samples of any kind but arrays."""
     if path.is_dir():
+        if not any(path.iterdir()):
+            raise DataError(f"{path} is empty; images, or a labels.csv, belong there")
         prepared = _for_images(path, preprocess, tokenizer)
         if (table := path / "labels.csv").is_file():
             return csv_samples(table, prepared, limit, seed, corruption=corruption)

@@ -31,6 +31,8 @@ DESCRIBE = "hwsparse.device"
 SESSION_S = 600.0
 # How often to look whether a board has come (back); ports that a board may listen on.
 LOOK_EVERY_S, CONNECT_S = 1.0, 5.0
+# How long to wait for a tracker that cannot be reached: it may be starting again, and needs no more.
+TRACKER_S = 10.0
 PORTS = range(9091, 9200)
 
 
@@ -113,9 +115,10 @@ class Remote:
 def _request(address: Address) -> Any:
     from tvm import rpc
 
-    deadline = time.monotonic() + address.wait_s
+    began = time.monotonic()
     where = f"the tracker at {address.host}:{address.port}"
     while True:
+        patience_s = address.wait_s
         try:
             # By itself it would try for a minute.
             socket.create_connection((address.host, address.port), CONNECT_S).close()
@@ -126,9 +129,12 @@ def _request(address: Address) -> Any:
             )
             if address.key in known:
                 return tracker.request(address.key, address.priority, SESSION_S, max_retry=1)
-        except (OSError, RuntimeError) as error:  # a board may vanish just then
-            trouble = f"{where} cannot be reached, or its board: {one_line(error)}"
-        if time.monotonic() > deadline:
+        except OSError as error:
+            trouble = f"{where} cannot be reached: {one_line(error)}; `hwsparse device tracker` starts one"
+            patience_s = min(patience_s, TRACKER_S)
+        except RuntimeError as error:  # a board may vanish just then
+            trouble = f"a board of {where} cannot be reached: {one_line(error)}"
+        if time.monotonic() > began + patience_s:
             raise MeasureError(trouble)
         time.sleep(LOOK_EVERY_S)
 

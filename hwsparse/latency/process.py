@@ -103,9 +103,10 @@ class Worker:
             greeting = self._receive(start_s)
         except LostError as lost:
             raise MeasureError(f"the process that times libraries did not start: {lost.reason}") from None
-        if "failed" in greeting:
+        if "ready" not in greeting:
             self.close()
-            raise MeasureError(f"the process that times libraries cannot load {loader}: {greeting['failed']}")
+            unforeseen = f"the process that times libraries cannot load {loader}: {greeting.get('failed')}"
+            raise MeasureError(greeting.get("refused", unforeseen))
 
     def ask(self, timeout_s: float, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer.

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from hwsparse.errors import one_line
+from hwsparse.errors import HwsparseError, one_line
 
 PR_SET_PDEATHSIG = 1
 MIN_WARM_CALLS = 3
@@ -46,7 +46,9 @@ def main() -> int:
         if arguments.options:
             loader = loader(**json.loads(arguments.options))
     except Exception as error:  # whatever an import raises
-        _answer(answers, {"failed": f"{type(error).__name__}: {one_line(error)}"})
+        said = one_line(error)
+        on_purpose = isinstance(error, HwsparseError)
+        _answer(answers, {"refused": said} if on_purpose else {"failed": f"{type(error).__name__}: {said}"})
         return 1
     _answer(answers, {"ready": True})
     libraries: dict[int, Any] = {}

@@ -49,9 +49,9 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.figures import front_report
-from hwsparse.pipeline.finals import Limits, Workshop, finalist_plans
+from hwsparse.pipeline.finals import Workshop, finalist_plans
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
-from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Rivals, SmallDense, Weights
+from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.pipeline.thrift import describe, measure_plans
 from hwsparse.pipeline.verdict import reach_verdict
@@ -143,6 +143,7 @@ def optimize(
         UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
+        StorageError: the workspace cannot be written to.
         StudyError: the workspace's study cannot be used, or another job is using it: said before anything is
             measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
@@ -154,7 +155,7 @@ def optimize(
         )
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
-    workspace.directory.mkdir(parents=True, exist_ok=True)
+    workspace.claim()
     identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()
 
@@ -196,7 +197,7 @@ def optimize(
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
-        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints,
+        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints, limits=limits,
     )  # fmt: skip
 
 

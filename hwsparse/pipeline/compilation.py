@@ -14,7 +14,7 @@ import numpy as np
 
 from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
-from hwsparse.errors import DataError, MeasureError, ModelError, PlanError
+from hwsparse.errors import DataError, MeasureError, ModelError, PlanError, StorageError
 from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -38,6 +38,21 @@ class Workspace:
 
     directory: Path
     records: Path
+
+    def claim(self) -> None:
+        """Makes the directory, and sees that something can be written there, before there is anything to write.
+
+        Raises:
+            StorageError: it cannot be made, or not written to.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        except FileExistsError:
+            raise StorageError(f"{self.directory} is a file; name a directory, or remove it") from None
+        except OSError as error:
+            raise StorageError(f"{self.directory}: cannot be written: {error.strerror or error}") from None
 
     @property
     def study(self) -> Path:
@@ -74,6 +89,7 @@ def compile_plan(
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
         PlanError: the plan does not belong to the model.
         ModelError: the model has no prunable layers.
+        StorageError: the workspace cannot be written to.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
@@ -86,7 +102,8 @@ def compile_plan(
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed)
         inputs = judges.sample
-        workspace.directory.mkdir(parents=True, exist_ok=True)
+    workspace.claim()
+    if judges is not None:
         database = layer_database(workspace, model, judges, target, seed)
         database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
         weights = corrected_weights(database, model, judges, target, seed)

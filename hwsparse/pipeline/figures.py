@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hwsparse.artifact.manifest import NOISY
+from hwsparse.compiler import latency_figure
 from hwsparse.latency import Footprint, Measurement, stored_bytes
 from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
@@ -190,11 +192,21 @@ def _residual_note(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
+def _noise_note(outcome: Outcome) -> tuple[str, ...]:
+    """That other work made times uncertain; nothing if they are well known."""
+    timed = [outcome.baselines.dense, *(finalist.latency for finalist in outcome.finalists)]
+    worst = max(latency_figure(taken).known_to for taken in timed)
+    if worst <= NOISY:
+        return ()
+    return (f"Whole networks' times are known to {worst:.0%} only: other work ran meanwhile. Time them anew in quiet.",)
+
+
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     timed = "timed in turns in one run, quality on held-out data."
     missing = _missing(outcome.rivals)
     if outcome.recovery is not None:
-        return (f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome), *missing)
+        trained = (_recovery_note(outcome.recovery), *_rivals_note(outcome))
+        return (f"All of it {timed}", *trained, *_noise_note(outcome), *missing)
     layers = "measured layers"
     if (learned := outcome.costs.learned) is not None:
         layers = f"layers measured or predicted from {'imported measurements of ' if learned.imported else ''}others"
@@ -204,6 +216,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
         "then. Nothing was trained end to end.",
         *_residual_note(outcome),
+        *_noise_note(outcome),
         *missing,
     ]
     if outcome.fitted_on < FEW:
@@ -212,15 +225,12 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."
         )
+    dense = outcome.baselines.dense
+    name, fastest = ("dense", dense) if outcome.winner is None else ("the winner", outcome.winner.latency)
     for finalist in outcome.finalists:
-        lost = finalist.chosen_by
-        if outcome.winner is None or lost is None or finalist.latency.median_s >= outcome.winner.latency.median_s:
-            continue
-        notes.append(
-            f"{finalist.label} is faster than the winner, but its quality is not sure enough: on the data that choose "
-            f"it lost {words.quality(lost.metric, lost.drop)}, with a standard error of "
-            f"{words.quality(lost.metric, lost.drop_error)}."
-        )
+        reason = outcome.limits.refusal(finalist.latency, finalist.chosen_by, dense)
+        if reason is not None and finalist.latency.median_s < fastest.median_s:
+            notes.append(f"{finalist.label}, faster than {name}, {reason}.")
     return tuple(notes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +20,12 @@ from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.pipeline.judges import Judges
-from hwsparse.pipeline.outcome import Baselines, Finalist, Weights, faster
+from hwsparse.pipeline.outcome import ROUNDING, Baselines, Finalist, Limits, Weights
 from hwsparse.plan import Plan
 from hwsparse.search import Candidate, pareto_front, pick_finalists
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
 
-ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "small dense"
 # Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
 SHOWN_DROPS = 5
@@ -195,35 +193,10 @@ class Hopeful:
 E = TypeVar("E", bound=Entrant)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a winner may lose of the dense model's quality, must be worth, and may take."""
-
-    max_drop: float = math.inf
-    min_quality: float | None = None
-    max_latency_s: float | None = None
-
-
 def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E | None:
-    """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none.
-
-    Quality is that on calibration data: held-out data report and do not choose. A drop counts with one
-    standard error: of many plans on few samples, the best looking are those that were lucky.
-    """
-
-    def eligible(finalist: E) -> bool:
-        if not faster(finalist.latency, dense):
-            return False
-        if limits.max_latency_s is not None and finalist.latency.median_s > limits.max_latency_s:
-            return False
-        quality = finalist.chosen_by
-        if quality is None:
-            return True
-        likely_drop = quality.drop + quality.drop_error
-        good = limits.min_quality is None or quality.value >= limits.min_quality
-        return likely_drop <= limits.max_drop + ROUNDING and good
-
-    return min(filter(eligible, finalists), key=lambda finalist: finalist.latency.median_s, default=None)
+    """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none."""
+    eligible = [each for each in finalists if limits.refusal(each.latency, each.chosen_by, dense) is None]
+    return min(eligible, key=lambda finalist: finalist.latency.median_s, default=None)
 
 
 def subject_of(finalists: Sequence[E], winner: E | None) -> E | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from hwsparse.compiler import Refusal
 from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
+from hwsparse.report import words
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
@@ -22,6 +25,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and few jobs train
     from hwsparse.tuning import TuningSettings
     from hwsparse.tuning.checkpoint import Epoch
 
+ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 # Canonical pruned weights of a plan, by layer name, and constants fitted to them, by theirs.
 Weights = Callable[[Plan], Mapping[str, np.ndarray]]
 
@@ -53,6 +57,39 @@ class Finalist:
 def faster(one: Measurement, other: Measurement) -> bool:
     """Whether it is faster beyond noise: the intervals do not touch."""
     return one.interval_s[1] < other.interval_s[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a winner may lose of the dense model's quality, must be worth, and may take."""
+
+    max_drop: float = math.inf
+    min_quality: float | None = None
+    max_latency_s: float | None = None
+
+    def refusal(self, latency: Measurement, quality: QualityReport | None, dense: Measurement) -> str | None:
+        """Why what takes this `latency` cannot win, as the end of a sentence; None: it can.
+
+        Args:
+            quality: on calibration data, for held-out data report and do not choose; None: there are no data. A drop
+                counts with one standard error: of many plans on few samples, the best looking are those that were
+                lucky.
+        """
+        if not faster(latency, dense):
+            return "is not faster than dense beyond the noise"
+        if self.max_latency_s is not None and latency.median_s > self.max_latency_s:
+            return f"takes longer than {words.milliseconds(self.max_latency_s)}"
+        if quality is None:
+            return None
+        told = partial(words.quality, quality.metric)
+        if quality.drop + quality.drop_error > self.max_drop + ROUNDING:
+            return (
+                f"lost {told(quality.drop)} on the data that choose, with a standard error of "
+                f"{told(quality.drop_error)}: together more than the {told(self.max_drop)} allowed"
+            )
+        if self.min_quality is not None and quality.value < self.min_quality:
+            return f"is worth {told(quality.value)} on the data that choose, less than {told(self.min_quality)}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +162,4 @@ class Outcome:
     rivals: Rivals | None = None  # None: there was no finalist, or no comparison was asked for
     recovery: Recovery | None = None  # None: nothing was trained
     footprints: Footprints | None = None  # None: no network was weighed before its finalists
+    limits: Limits = Limits()

@@ -36,9 +36,9 @@ from hwsparse.pipeline.compilation import (
     measured,
     require_work,
 )
-from hwsparse.pipeline.finals import Limits, Workshop
+from hwsparse.pipeline.finals import Workshop
 from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges, fitted_on
-from hwsparse.pipeline.outcome import Outcome
+from hwsparse.pipeline.outcome import Limits, Outcome
 from hwsparse.pipeline.school import School, imported
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
@@ -98,7 +98,7 @@ def recover(
         training, dataset = _parted(dataset, settings.seed)
     _require_apart(training, dataset)
     judges = appoint_judges(model, dataset, target, settings.seed)
-    workspace.directory.mkdir(parents=True, exist_ok=True)
+    workspace.claim()
     database = layer_database(workspace, model, judges, target, settings.seed)
 
     def on_stage(stage: str, done: int, total: int) -> None:

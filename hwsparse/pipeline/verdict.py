@@ -14,7 +14,6 @@ from hwsparse.pipeline.finals import (
     DENSE,
     SMALL_DENSE,
     Hopeful,
-    Limits,
     Workshop,
     build_finalists,
     package_finalists,
@@ -23,7 +22,7 @@ from hwsparse.pipeline.finals import (
     time_side_by_side,
 )
 from hwsparse.pipeline.judges import Judges
-from hwsparse.pipeline.outcome import Baselines, Finalist, Rivals, SmallDense
+from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Rivals, SmallDense
 from hwsparse.pipeline.small_dense import Narrowed, Trainer, narrow_to
 from hwsparse.plan import Plan
 from hwsparse.sparsify import LayerDatabase

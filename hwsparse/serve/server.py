@@ -110,6 +110,8 @@ class ServerSettings:
             raise InputError(f"{self.port} is no port: use 1 to 65535, or 0 for any that is free")
         if min(self.max_jobs, self.max_queued, self.max_upload_bytes, self.max_state_bytes, self.threads - 1) < 1:
             raise InputError("a server needs at least 2 threads, and 1 of jobs, waiting jobs and bytes to keep")
+        if self.data is not None and not self.data.is_dir():
+            raise InputError(f"{self.data}: not a directory, so it holds no data sets")
         if not (self.grace_s >= 0 and self.idle_s > 0):
             raise InputError("a server's grace is not negative, and the silence that it bears more than 0 s")
 

@@ -100,12 +100,31 @@ def test_records_travel_and_stay_marked(
     for added in (1, 0):
         code, out, _ = run(monkeypatch, capsys, *["records", "import", "out.jsonl", "--records", "other.sqlite"])
         assert code == 0 and f"took {added} measurements" in out
+        assert ("1 were there already" in out) == (added == 0)
     _, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
     assert "measured, warm" in out and "yes" in out
     _, out, _ = run(monkeypatch, capsys, *["records", "--records", "other.sqlite"])
     assert "imported, warm" in out and "teaches" in out and "yes" not in out
     with Records(home / "other.sqlite", *here) as records:
         assert records.table("x86-local", load_target("x86-local").threads) == {}
+
+
+def test_a_file_named_before_the_subcommand_is_the_one_that_it_works_on(
+    home: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    here: tuple[Device, Toolchain],
+) -> None:
+    for name in ("r.sqlite", "other.sqlite"):
+        add(home / name, *here)
+    assert run(monkeypatch, capsys, *["records", "--records", "r.sqlite", "prune", "--all"])[0] == 0
+    assert (
+        run(monkeypatch, capsys, *["records", "--records", "none.sqlite", "prune", "--all", "--records", "r.sqlite"])[0]
+        == 0
+    )
+    for name, left in (("r.sqlite", 0), ("other.sqlite", 1)):
+        with RecordsFile(home / name) as file:
+            assert len(list(file.every())) == left
 
 
 def test_a_bad_line_imports_nothing(

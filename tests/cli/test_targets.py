@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwsparse import probe
-from hwsparse.target import load_target
+from hwsparse.target import PATH_VARIABLE, load_target
 from tests.cli.test_cli import run
 
 
@@ -33,6 +33,16 @@ def test_a_place_that_cannot_be_written_is_named(
         code, _, errors = run(monkeypatch, capsys, "targets", "probe", "--out", str(path))
         assert code == 1
         assert f"{path}: cannot be written: " in errors and str(os.getpid()) not in errors
+
+
+def test_a_malformed_descriptor_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text("name = 7")
+    monkeypatch.setenv(PATH_VARIABLE, str(tmp_path))
+    code, shown, errors = run(monkeypatch, capsys, "targets")
+    assert code == 2 and "mine.toml: " in errors
+    assert "arm-cortex-a76" in shown
 
 
 def test_this_machine_is_of_any_kind() -> None:

@@ -106,7 +106,8 @@ ROWS = np.zeros((2, 4), np.float32)
     ("inputs", "labels", "metric", "said"),
     [
         ({"x": ROWS}, [], "top1", "is empty"),
-        ({}, [0, 1], "top1", "is empty"),
+        ({}, [0, 1], "top1", "holds no array for an input"),
+        ({"x": ROWS}, [0.5] * len(ROWS), "spearman", "labels of classes are integers"),
         ({"x": ROWS}, [[0], [1]], "top1", "labels of shape"),
         ({"x": ROWS}, [0, 1, 2], "top1", "3 labels need 3 rows, but input 'x' has 2"),
         ({"x": ROWS}, [0.0, 1.0], "spearman", "2 labels need 4 rows, but input 'x' has 2"),

@@ -90,7 +90,8 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     [
         ({"x": X}, "has no labels: labels are then a model's own answers, so name the model"),
         ({"x": X, "y": Y, "labels": Y}, "needs one array called labels or y; it has both"),
-        ({"y": Y}, "is empty"),
+        ({"y": Y}, "holds no array for an input"),
+        ({"x": X, "y": Y, "metric": np.array(["top1"])}, "the array metric holds one text"),
         ({"x": X[:0], "y": Y[:0]}, "is empty"),
         ({"x": X[:2], "y": Y}, "3 labels need 3 rows"),
         ({"x": X, "y": Y.astype(float)}, "3 labels need 6 rows"),

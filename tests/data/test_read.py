@@ -99,6 +99,9 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_dataset(tmp_path / "none")
     with pytest.raises(DataError, match="cannot read"):
         read_dataset(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r"is empty; images, or a labels\.csv, belong there"):
+        read_dataset(tmp_path)
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match="say how they are prepared"):
         read_dataset(tmp_path)
     with pytest.raises(DataError, match="the data set is empty"):

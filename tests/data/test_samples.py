@@ -133,7 +133,7 @@ def test_labels_that_are_given_can_be_left_aside() -> None:
         ({"x": X, "z": X[:3]}, None, network(), "3 labels need 3 rows, but input 'x' has 12"),
         ({"x": X[:5]}, "pair_agreement", network(), "2 labels need 4 rows, but input 'x' has 5"),
         ({"x": X[:0]}, None, network(), "is empty"),
-        ({}, None, network(), "is empty"),
+        ({}, None, network(), "holds no array for an input"),
         ({"x": np.float32(1)}, None, network(), "is empty"),
         ({"x": X * np.float32(np.nan)}, None, network(), "not finite"),
     ],

@@ -319,6 +319,16 @@ def test_a_loader_that_cannot_be_imported_is_one_clear_error(tmp_path: Path) -> 
         runner.run("k", tmp_path, SETTINGS)
 
 
+def test_what_a_loader_refuses_on_purpose_is_said_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refusing.py").write_text(
+        "from hwsparse.errors import MeasureError\nraise MeasureError('no board is free')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = pytest.raises(MeasureError, match=r"^no board is free$")
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, "refusing:Loader") as runner, said:
+        runner.run("k", tmp_path, SETTINGS)
+
+
 def test_more_threads_than_cpus_is_an_error(runner: LocalRunner, tmp_path: Path) -> None:
     with pytest.raises(MeasureError, match="4096 threads wanted"):
         runner.run("k", tmp_path, RunSettings(threads=4096))

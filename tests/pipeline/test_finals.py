@@ -10,7 +10,8 @@ from hwsparse.artifact import Artifact
 from hwsparse.errors import StudyError
 from hwsparse.latency import Measurement, Workload
 from hwsparse.pipeline import Finalist
-from hwsparse.pipeline.finals import Limits, finalist_plans, pick_winner, subject_of
+from hwsparse.pipeline.finals import finalist_plans, pick_winner, subject_of
+from hwsparse.pipeline.outcome import Limits
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.search import Candidate, Kind
 from hwsparse.sparsify import QualityReport
@@ -65,6 +66,23 @@ def test_the_winner_is_the_fastest_that_reaches_the_goal(
     for held_out in (0.0, 1.0):
         winner = pick_winner([finalist(*each, held_out=held_out) for each in finalists], DENSE, Limits(*limits))
         assert (winner and winner.label) == wins
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "chosen_by", "limits", "reason"),
+    [
+        (5e-3, 0.89, (0.02, None, None), None),
+        (9.95e-3, 0.9, (0.02, None, None), "is not faster than dense beyond the noise"),
+        (5e-3, 0.9, (0.02, None, 4e-3), "takes longer than 4.00 ms"),
+        (5e-3, 0.89, (0.01, None, None), "lost 1.0 % on the data that choose, with a standard error of 0.5 %: "
+                                         "together more than the 1.0 % allowed"),
+        (5e-3, 0.89, (0.02, 0.9, None), "is worth 89.0 % on the data that choose, less than 90.0 %"),
+    ],
+)  # fmt: skip
+def test_who_cannot_win_is_told_why(
+    latency_s: float, chosen_by: float, limits: tuple[float, float | None, float | None], reason: str | None
+) -> None:
+    assert Limits(*limits).refusal(timed(latency_s), judged(chosen_by, 0.005), DENSE) == reason
 
 
 def test_a_comparison_is_about_the_winner_or_the_fastest_of_the_search() -> None:
