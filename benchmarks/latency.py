@@ -391,6 +391,8 @@ def _repeats(
 
 
 def _layer_figures(name: str, pairs: Sequence[Pair]) -> dict[str, float]:
+    if not pairs:  # everything was measured
+        return {}
     errors = np.array([pair.error for pair in pairs])
     return {
         f"{name}_rmspe": 100 * float(np.sqrt((errors**2).mean())),

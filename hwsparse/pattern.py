@@ -85,6 +85,13 @@ class Channel:
         if not 1 <= self.multiple <= 256:
             raise PatternError(f"channel{self.multiple}: the multiple is 1 to 256")
 
+    def kept(self, channels: int, ratio: float) -> int:
+        """How many of some channels stay: the nearest multiple, at least one; all only if nothing is to go."""
+        if ratio == 0:
+            return channels
+        wanted = round((1 - ratio) * channels / self.multiple) * self.multiple
+        return max(min(wanted, channels - channels % self.multiple), self.multiple)
+
     def __str__(self) -> str:
         return "channel" if self.multiple == 8 else f"channel{self.multiple}"
 

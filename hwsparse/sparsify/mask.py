@@ -127,16 +127,9 @@ def _n_of_m(scores: np.ndarray, nm: NM, groups: int) -> np.ndarray:
 
 
 def _channels(scores: np.ndarray, channel: Channel, ratio: float) -> np.ndarray:
-    """Whole rows by the norm of their scores; the number kept is the nearest multiple, at least one.
-
-    Only a ratio of 0 keeps every row of a number that is no multiple.
-    """
+    """Whole rows by the norm of their scores."""
     rows = scores.shape[0]
-    if ratio == 0:
-        return np.ones(scores.shape, bool)
-    wanted = round((1 - ratio) * rows / channel.multiple) * channel.multiple
-    keep = max(min(wanted, rows - rows % channel.multiple), channel.multiple)
     norms = np.square(scores.reshape(rows, -1), dtype=np.float64).sum(axis=1)
     mask = np.zeros(scores.shape, bool)
-    mask[np.argsort(-norms, kind="stable")[:keep]] = True
+    mask[np.argsort(-norms, kind="stable")[: channel.kept(rows, ratio)]] = True
     return mask

@@ -12,6 +12,7 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
 from hwsparse.errors import CompileError
+from hwsparse.pattern import Channel
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from hwsparse.work import Work
@@ -29,8 +30,10 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         CompileError: no kernel is called so.
     """
     geometry = Geometry.of(layer)
+    kept_rows, kept_columns = _kept(geometry, choice)
     # Of a layer without weights kept, as of one with a thousandth of them.
-    place = (math.log2(shared_rows(choice.pattern)), -math.log2(max(1 - choice.ratio, 1e-3)))
+    fewer = (-math.log2(max(share, 1e-3)) for share in (kept_columns, kept_rows))
+    place = (math.log2(shared_rows(choice.pattern)), *fewer)
     traits = {
         "rows": geometry.rows,
         "columns": geometry.columns / geometry.groups,
@@ -39,7 +42,8 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         "strides": geometry.stride_h * geometry.stride_w,
         "groups": geometry.groups,
         "row length": geometry.out_w,
-        "density": 1 - choice.ratio,
+        "kept columns": kept_columns,
+        "kept rows": kept_rows,
         "rows of a block": shared_rows(choice.pattern),
         "input": FLOAT_BYTES * math.prod(layer.input_shape) / max(target.l2_bytes, 1),
         "output": FLOAT_BYTES * math.prod(layer.output_shape) / max(target.l2_bytes, 1),
@@ -79,7 +83,8 @@ def _shared_index(
     tiles = geometry.batch * tiling.count
     share = _busiest(tiles, target.threads) if tiling.chunks == 1 else 1 / tiling.chunks
     groups = -(-geometry.rows // shared)
-    entries = groups * geometry.columns / geometry.groups * (1 - choice.ratio)
+    kept_rows, kept_columns = _kept(geometry, choice)
+    entries = groups * geometry.columns / geometry.groups * kept_rows * kept_columns
     blocks = -(-geometry.channels // tiling.panel.channels)
     vectors = geometry.batch * _vectors(tiling)
     stored = entries * (FLOAT_BYTES * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
@@ -96,7 +101,7 @@ def _shared_index(
         "vectors": variant.vectors,
         "whole lines": variant.whole_lines,
         "blocks": blocks,
-        "entries of a visit": entries / (groups * blocks),
+        "entries of a visit": kept_columns * geometry.columns / geometry.groups / blocks,
         "panel in L1": panel / max(target.l1d_bytes, 1),
         "panel in L2": panel / max(target.l2_bytes, 1),
         "lists in L1": stored / max(target.l1d_bytes, 1),
@@ -104,6 +109,13 @@ def _shared_index(
         "lanes in use": geometry.positions / _lanes(tiling),
     }
     return parts, {name: float(value) for name, value in traits.items()}, stored
+
+
+def _kept(geometry: Geometry, choice: Choice) -> tuple[float, float]:
+    """Shares of a layer's rows that keep weights, and of the columns that those keep."""
+    if isinstance(choice.pattern, Channel):
+        return choice.pattern.kept(geometry.rows, choice.ratio) / geometry.rows, 1.0
+    return 1.0, 1 - choice.ratio
 
 
 def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
