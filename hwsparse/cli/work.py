@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich import box
@@ -58,6 +59,11 @@ def optimize(
         0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
     ),
     max_latency_ms: float | None = typer.Option(None, help="The winner may take no longer."),
+    sampler: str = typer.Option(
+        "front",
+        help="Who proposes plans: front (our own, which knows what layers cost and harm), or Optuna's tpe, nsga2, "
+        "nsga3, gp or random.",
+    ),
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     within: float | None = options.WITHIN,
     threads: int | None = options.THREADS,
@@ -85,9 +91,11 @@ def optimize(
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
+    chosen_sampler: Any = sampler
     goal = Goal(
         trials=trials,
         seed=seed,
+        sampler=chosen_sampler,
         max_drop=max_drop,
         max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
         patterns=tuple(pattern),

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -49,7 +50,7 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.figures import front_report
-from hwsparse.pipeline.finals import Workshop, finalist_plans
+from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
@@ -100,7 +101,7 @@ class Goal:
     min_quality: float | None = None
     max_latency_s: float | None = None
     finalists: int = 4
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName = "front"
     patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
     ratios: tuple[float, ...] = RATIOS
     within: float | None = None  # how surely layers' times may be predicted, relative, instead of being measured
@@ -111,6 +112,8 @@ class Goal:
                 raise InputError(f"{what}: at least 1, not {count}")
         if self.seed < 0:
             raise InputError(f"seed: not negative, as {self.seed} is")
+        if self.sampler not in get_args(SamplerName):
+            raise InputError(f"{self.sampler!r} is no sampler; use {', '.join(get_args(SamplerName))}")
         if not 0 <= self.max_drop < math.inf:
             raise InputError(f"quality drop: 0 or more, as 0.01 for one point of accuracy, not {self.max_drop:g}")
         if self.max_latency_s is not None and not self.max_latency_s > 0:
@@ -186,7 +189,7 @@ def optimize(
             space,
             lambda plan: judges.choosing.evaluate(weights(plan)),
             lambda plan: costs.predict_model(model, plan),
-            SearchSettings(goal.trials, goal.seed, goal.sampler),
+            SearchSettings(goal.trials, goal.seed, goal.sampler, worst_drop=shown_drop(goal.max_drop)),
             on_trial=on_trial,
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)

@@ -27,8 +27,9 @@ from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
 
 DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "small dense"
-# Finalists may lose this many times the drop allowed: the front shows what lies beyond the winner.
-SHOWN_DROPS = 5
+# Finalists may lose this many times the drop allowed, and so much in any case: the front shows what lies beyond the
+# winner.
+SHOWN_DROPS, SHOWN_DROP = 5, 0.02
 
 
 def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float) -> dict[str, Plan]:
@@ -46,13 +47,18 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
         [candidate for candidate in pareto_front(candidates) if candidate.plan.choices],
         count,
         musts=pareto_front(safe)[:1],
-        min_quality=dense.quality - max(SHOWN_DROPS * max_drop, 0.02),
+        min_quality=dense.quality - shown_drop(max_drop),
     )
     plans = {f"search {number}": candidate.plan for number, candidate in enumerate(picked, 1)}
     for uniform in pareto_front([candidate for candidate in safe if candidate.kind == "uniform"])[:1]:
         if uniform.plan not in plans.values():
             plans[UNIFORM] = uniform.plan
     return plans
+
+
+def shown_drop(max_drop: float) -> float:
+    """What a plan that is worth showing may lose, where the winner may lose `max_drop`."""
+    return max(SHOWN_DROPS * max_drop, SHOWN_DROP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Which plans are worth having: a space of choices, a study that explores it, a front.
 
     space.py        what may be chosen, layer by layer
+    additive.py     the space as arrays, and what is best where latency and harm add up
     seeds.py        structured plans to begin with
-    samplers.py     who proposes plans after that
+    samplers.py     who proposes plans after that: Optuna's samplers, or our own (front_sampler.py), which goes by
+                    quality_model.py and improvement.py
     study.py        the search itself: run_search
     database.py     where a study is kept
     candidate.py    what a search finds

@@ -7,8 +7,10 @@ none of them knows how the figures came to be, so points of different sources do
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 from hwsparse.search.candidate import Point
 
@@ -25,6 +27,25 @@ def pareto_front(points: Sequence[P]) -> tuple[P, ...]:
         if not front or point.quality > front[-1].quality:
             front.append(point)
     return tuple(front)
+
+
+def staircase(latencies: np.ndarray, qualities: np.ndarray) -> np.ndarray:
+    """Of points given as arrays (n,) the places of those on the front (m,), from the fastest to the best."""
+    order = np.lexsort((-qualities, latencies))
+    best = np.maximum.accumulate(qualities[order])
+    rising = np.concatenate([[True], best[1:] > best[:-1]]) if len(order) else np.zeros(0, bool)
+    found: np.ndarray = order[rising]
+    return found
+
+
+def hypervolume(points: Iterable[Point], reference: tuple[float, float]) -> float:
+    """The area that points beat: seconds times quality, up to a latency and a quality that are not worth having."""
+    worst_s, worst = reference
+    area, end_s = 0.0, worst_s
+    for point in reversed(pareto_front([each for each in points if each.latency_s < worst_s and each.quality > worst])):
+        area += (end_s - point.latency_s) * (point.quality - worst)
+        end_s = point.latency_s
+    return area
 
 
 def knee_point(front: Sequence[P]) -> P:

@@ -1,25 +1,18 @@
 """Plans to try before any sampler has learned anything: dense, uniform sparsity, and a surrogate's front.
 
-The surrogate is additive: latency is the sum of the layers' latencies, harm the sum of their relative output
-errors. For a multiplier x, the plan with the least `latency + x * harm` takes in each layer the option that
-is least there; as x falls from infinity to 0, a layer steps down the lower convex hull of its options. All
-the layers' steps, sorted by what they gain per error, give every such plan, with no grid of multipliers to
-choose (the Lagrangian relaxation of the multiple-choice knapsack problem: Sinha and Zoltners, Operations
-Research 27(3), 1979).
-
-Knows no Optuna and measures nothing.
+The surrogate is additive (additive.py), with coefficients of 1. Knows no Optuna and measures nothing.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hwsparse.plan import Choice, Plan
+from hwsparse.search.additive import Additive
 from hwsparse.search.candidate import Kind
-from hwsparse.search.space import LayerOptions, Option, SearchSpace
+from hwsparse.search.space import SearchSpace
 
 SURROGATES_PER_UNIFORM = 2  # uniform plans are there as a baseline, surrogate plans to be improved on
 
@@ -65,38 +58,8 @@ def _uniform(space: SearchSpace, choice: Choice) -> Plan:
 
 def surrogate_plans(space: SearchSpace) -> tuple[Plan, ...]:
     """Every plan that is best for some multiplier, from the most accurate to the fastest."""
-    hulls = [lower_hull(layer) for layer in space.layers]
-    steps = sorted(
-        (
-            (-_gain(before, after), index, after)
-            for index, hull in enumerate(hulls)
-            for before, after in itertools.pairwise(hull)
-        ),
-        key=lambda step: step[:2],  # stable: a layer's own steps, of falling gain, stay in order
-    )
-    chosen = {layer.layer: hull[0].choice for layer, hull in zip(space.layers, hulls, strict=True)}
-    plans = [Plan.of(space.model_digest, chosen)]
-    for _, index, option in steps:
-        chosen[space.layers[index].layer] = option.choice
-        plans.append(Plan.of(space.model_digest, chosen))
-    return tuple(plans)
-
-
-def lower_hull(layer: LayerOptions) -> tuple[Option, ...]:
-    """The options that are best for some multiplier: rising error, falling latency, falling gain."""
-    hull: list[Option] = []
-    for option in sorted(layer.options, key=lambda option: (option.error, option.latency_s)):
-        if hull and option.latency_s >= hull[-1].latency_s:
-            continue
-        while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-1], option):
-            hull.pop()
-        hull.append(option)
-    return tuple(hull)
-
-
-def _gain(before: Option, after: Option) -> float:
-    """Seconds gained per error added."""
-    return (before.latency_s - after.latency_s) / (after.error - before.error)
+    additive = Additive(space)
+    return tuple(additive.plan(row) for row in additive.front())
 
 
 def _coarse_to_fine(space: SearchSpace, plans: Sequence[Plan], limit: int) -> list[Plan]:

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hwsparse.errors import Cancelled, HwsparseError, StudyError
 from hwsparse.plan import Plan
+from hwsparse.search.additive import Additive
 from hwsparse.search.candidate import Candidate, Kind, Source
 from hwsparse.search.database import OpenStudy, translated
 from hwsparse.search.samplers import SamplerName, make_sampler
@@ -66,9 +67,10 @@ class SearchSettings:
 
     trials: int = 100
     seed: int = 0
-    sampler: SamplerName = "tpe"
-    seed_share: float = 0.5
+    sampler: SamplerName = "front"
+    seed_share: float = 0.25
     max_failures: int = 10  # so many failed trials in a row end the search
+    worst_drop: float | None = None  # a greater loss of quality is not worth having; None: any is
 
     def __post_init__(self) -> None:
         if self.trials < 1 or self.max_failures < 1 or self.seed < 0:
@@ -128,7 +130,9 @@ def run_search(
         study.settle(settled)
     if unknown := {name for name, _ in settled.layers} - {layer.layer for layer in space.layers}:
         raise StudyError(f"{study.storage}: the study has choices for {min(unknown)!r}, which is no layer of the model")
-    search = _Search(study, settled, space, evaluate_quality, predict_latency, settings, on_trial, clock)
+    search = _Search(
+        study, settled, space, Additive(space), evaluate_quality, predict_latency, settings, on_trial, clock
+    )
     with translated(study.storage):
         _set_running_aside(study.optuna, settled)
         _enqueue_seeds(study.optuna, settled, space, settings)
@@ -146,6 +150,7 @@ class _Search:
     study: OpenStudy
     settled: SettledChoices
     space: SearchSpace
+    additive: Additive
     evaluate_quality: Callable[[Plan], Quality]
     predict_latency: Callable[[Plan], Latency]
     settings: SearchSettings
@@ -187,9 +192,12 @@ class _Search:
                 raise StudyError(f"{self.study.storage}: {gave_up}, the last one: {failure}")
 
     def _ask(self, trials_behind: int, last_failed: bool) -> tuple[optuna.Trial, Plan]:
-        # No sampler learns from failed trials: after one, it would be likely to propose the same again.
-        sampler = "random" if last_failed else self.settings.sampler
-        self.study.optuna.sampler = make_sampler(sampler, self.settings.seed, trials_behind)
+        # Stock samplers learn nothing from failed trials: after one, they would be likely to propose the same again.
+        settings = self.settings
+        sampler = "random" if last_failed and settings.sampler != "front" else settings.sampler
+        self.study.optuna.sampler = make_sampler(
+            sampler, settings.seed, trials_behind, self.additive, self.settled, settings.worst_drop
+        )
         trial = self.study.optuna.ask()
         # Computed even where every parameter is given: it is how NSGA-II takes note of a trial's generation.
         _ = trial.relative_params

@@ -103,6 +103,7 @@ BAD = [
     ("optimize model.onnx --data empty.npz", 2, "is empty"),
     ("optimize model.onnx --data nothing.npz", 2, "nothing.npz"),
     ("optimize model.onnx --data data.npz --trials 0", 2, "at least 1"),
+    ("optimize model.onnx --data data.npz --sampler cmaes", 2, "'cmaes' is no sampler; use front"),
     ("optimize model.onnx --data data.npz --pattern blok", 2, "'blok' is not a pattern"),
     ("optimize model.onnx --data data.npz --threads 4096", 2, "4096 threads"),
     ("compile model.onnx", 2, "either --choice or --plan"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_sparser_layers_do_less_and_more_threads_less_each() -> None:
     assert most.parts["visits"] == half.parts["visits"]
     shared = work(layer, parse_choice("block4x1@0.5"), replace(CPU, threads=2), kernel)
     assert shared.parts["multiply-adds"] < half.parts["multiply-adds"]
+
+
+def test_channels_that_stay_keep_every_column() -> None:
+    layer = LAYERS["1x1"]
+    (kernel, *_) = kernels_for(layer, parse_choice("channel@0.9"), CPU)
+    dense, few, blocks = (
+        work(layer, parse_choice(text), CPU, kernel) for text in ("channel@0", "channel@0.9", "block4x1@0.9")
+    )
+    # Channels stay in eights.
+    share = 8 * round(layer.outputs / 80) / layer.outputs
+    assert few.parts["multiply-adds"] == pytest.approx(share * dense.parts["multiply-adds"])
+    assert few.traits["entries of a visit"] == dense.traits["entries of a visit"] > blocks.traits["entries of a visit"]
+    assert few.place == (dense.place[0], 0, -math.log2(share))
+    assert blocks.place == (2, pytest.approx(-math.log2(0.1)), 0)
 
 
 def test_columns_that_one_of_many_rows_keeps_are_kept_for_all() -> None:

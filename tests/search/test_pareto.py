@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna._hypervolume import compute_hypervolume
 
 from hwsparse.search import knee_point, pareto_front, pick_finalists
+from hwsparse.search.pareto import hypervolume, staircase
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,16 @@ def test_finalists_spread_above_the_quality_asked() -> None:
     assert pick_finalists(FRONT, 5, musts=musts, min_quality=0.5) == FRONT[1:]
     beside = Spot(2.5, 0.7)
     assert pick_finalists(FRONT, 1, musts=(beside,)) == (beside,)
+
+
+@given(clouds)
+def test_the_staircase_is_the_front(points: list[Spot]) -> None:
+    figures = np.array([(point.latency_s, point.quality) for point in points]).reshape(-1, 2)
+    assert tuple(points[at] for at in staircase(figures[:, 0], figures[:, 1])) == pareto_front(points)
+
+
+@given(clouds)
+def test_the_hypervolume_is_optunas(points: list[Spot]) -> None:
+    inside = [(point.latency_s, -point.quality) for point in points if point.latency_s < 8 and point.quality > 1]
+    expected = compute_hypervolume(np.array(inside), np.array([8.0, -1.0])) if inside else 0.0
+    assert hypervolume(points, (8.0, 1.0)) == pytest.approx(expected)

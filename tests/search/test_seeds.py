@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.search import LayerOptions, SearchSpace, build_space, seed_plans, surrogate_plans, uniform_plans
-from hwsparse.search.seeds import lower_hull
+from hwsparse.search.additive import lower_hull
 from tests.search.toy import MODEL, offer, toy_space
 
 

@@ -1,0 +1,117 @@
+"""A search space as arrays, and the plans that are best where latency and harm are sums over layers.
+
+Latency is the sum of the layers' latencies; harm that of their relative output errors, each weighted by a coefficient,
+1 unless more is known. For a multiplier x, the plan with the least `latency + x * harm` takes in each layer the option
+that is least there; as x falls from infinity to 0, a layer steps down the lower convex hull of its options. All the
+layers' steps, sorted by what they gain per harm, give every such plan, with no grid of multipliers to choose (the
+Lagrangian relaxation of the multiple-choice knapsack problem: Sinha and Zoltners, Operations Research 27(3), 1979). A
+coefficient scales all of a layer's harm, and so leaves its hull as it is and only moves its steps.
+
+A plan is a row: for each layer with something to choose, the place of its option. Knows no Optuna.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwsparse.plan import Plan
+from hwsparse.search.space import LayerOptions, Option, SearchSpace
+
+
+class Additive:
+    """What every option takes and harms; L layers have something to choose."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self.layers = space.free
+        self.counts = np.array([len(layer.options) for layer in self.layers], np.int64)
+        shape = len(self.layers), max(self.counts, default=0)
+        self._latencies, self._errors = np.zeros(shape), np.zeros(shape)
+        for at, layer in enumerate(self.layers):
+            self._latencies[at, : self.counts[at]] = [option.latency_s for option in layer.options]
+            self._errors[at, : self.counts[at]] = [option.error for option in layer.options]
+        self._rest_s = sum(layer.options[0].latency_s for layer in space.layers if len(layer.options) == 1)
+        hulls = [lower_hull(layer) for layer in self.layers]
+        self._hulls = [
+            np.array([layer.options.index(option) for option in hull])
+            for layer, hull in zip(self.layers, hulls, strict=True)
+        ]
+        steps = [
+            (at, layer.options.index(after), _gain(before, after))
+            for at, (layer, hull) in enumerate(zip(self.layers, hulls, strict=True))
+            for before, after in itertools.pairwise(hull)
+        ]
+        self._step_layers = np.array([at for at, _, _ in steps], np.int64)
+        self._step_options = np.array([option for _, option, _ in steps], np.int64)
+        self._step_gains = np.array([gain for _, _, gain in steps])
+
+    def latencies(self, rows: np.ndarray) -> np.ndarray:
+        """Of plans (n, L) the sums over all layers, in seconds (n,)."""
+        sums: np.ndarray = self._rest_s + self._latencies[np.arange(rows.shape[1]), rows].sum(1)
+        return sums
+
+    def errors(self, rows: np.ndarray) -> np.ndarray:
+        """Of plans (n, L) each layer's relative output error (n, L)."""
+        found: np.ndarray = self._errors[np.arange(rows.shape[1]), rows]
+        return found
+
+    def front(self, coefficients: np.ndarray | None = None) -> np.ndarray:
+        """Every plan that is best for some multiplier (n, L), from the most accurate to the fastest.
+
+        Args:
+            coefficients: what harm to each layer counts for (L,), above 0.
+        """
+        gains = self._step_gains if coefficients is None else self._step_gains / coefficients[self._step_layers]
+        # Stable: a layer's own steps, of falling gain, stay in order.
+        order = np.argsort(-gains, kind="stable")
+        rows = np.repeat(np.array([[hull[0] for hull in self._hulls]], np.int64), len(order) + 1, axis=0)
+        for number, step in enumerate(order, 1):
+            rows[number:, self._step_layers[step]] = self._step_options[step]
+        return rows
+
+    def near(self, rows: np.ndarray, rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+        """Plans (count, L) near those given (n, L): up to `most` layers a step along their hulls away."""
+        found = rows[rng.integers(len(rows), size=count)]
+        for row, moves in zip(found, rng.integers(1, most + 1, size=count), strict=True):
+            for at in rng.integers(len(self.layers), size=moves):
+                hull = self._hulls[at]
+                # An option off the hull is taken for the one that is as fast.
+                place = np.searchsorted(-self._latencies[at, hull], -self._latencies[at, row[at]])
+                row[at] = hull[np.clip(place + rng.choice((-1, 1)), 0, len(hull) - 1)]
+        return found
+
+    def plan(self, row: np.ndarray) -> Plan:
+        """The plan of a row."""
+        chosen = {layer.layer: layer.options[at].choice for layer, at in zip(self.layers, row, strict=True)}
+        return Plan.of(self._space.model_digest, chosen)
+
+    def texts(self, row: np.ndarray) -> dict[str, str]:
+        """The text of every layer's choice."""
+        return {layer.layer: layer.texts[at] for layer, at in zip(self.layers, row, strict=True)}
+
+    def row(self, texts: Mapping[str, str]) -> np.ndarray:
+        """The row of these choices; a layer without one, or with one that cannot be had, is dense."""
+        at = (
+            layer.texts.index(text) if (text := texts.get(layer.layer)) in layer.texts else 0 for layer in self.layers
+        )
+        return np.fromiter(at, np.int64, len(self.layers))
+
+
+def lower_hull(layer: LayerOptions) -> tuple[Option, ...]:
+    """The options that are best for some multiplier: rising error, falling latency, falling gain."""
+    hull: list[Option] = []
+    for option in sorted(layer.options, key=lambda option: (option.error, option.latency_s)):
+        if hull and option.latency_s >= hull[-1].latency_s:
+            continue
+        while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-1], option):
+            hull.pop()
+        hull.append(option)
+    return tuple(hull)
+
+
+def _gain(before: Option, after: Option) -> float:
+    """Seconds gained per error added."""
+    return (before.latency_s - after.latency_s) / (after.error - before.error)

@@ -1,0 +1,91 @@
+"""Our own Optuna sampler: proposes the plan that should add most to the front.
+
+Candidates are the additive surrogate's whole fronts, by the likeliest coefficients and by others that trials allow
+(Thompson, Biometrika 25, 1933), and plans near those on the front, a step along the layers' hulls away. Their latency
+is known, their quality told by what trials taught (quality_model.py); that which is expected to add the most area to
+the front is proposed (improvement.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from hwsparse.search.additive import Additive
+from hwsparse.search.improvement import expected_improvement
+from hwsparse.search.pareto import staircase
+from hwsparse.search.quality_model import QualityModel
+from hwsparse.search.space import SettledChoices
+
+# Coefficients drawn to average predictions over; of so many, and of the likeliest, the fronts are candidates.
+DRAWS, FRONTS = 12, 6
+# Plans near those on the front, and how many layers differ at most.
+NEIGHBOURS, MOST_MOVES = 300, 3
+
+
+class FrontSampler(BaseSampler):
+    """Proposes by everything that is complete; the same seed and trials give the same proposal."""
+
+    def __init__(self, additive: Additive, settled: SettledChoices, worst_drop: float | None, seed: int) -> None:
+        """For one study.
+
+        Args:
+            additive: of the plans that can be had.
+            settled: what the study's parameters are.
+            worst_drop: quality below the dense network's by more than this is not worth having; None: any that was
+                seen is.
+        """
+        self._additive, self._settled, self._worst_drop = additive, settled, worst_drop
+        self._rng = np.random.default_rng(seed)
+        self._independent = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: CategoricalDistribution(texts) for name, texts in self._settled.layers}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        tried = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING))
+        known = {self._additive.row(each.params).tobytes() for each in tried}
+        complete = [each for each in tried if each.state == TrialState.COMPLETE]
+        if not complete or not self._additive.layers:
+            return {}  # then each choice is drawn alone
+        rows = np.stack([self._additive.row(each.params) for each in complete])
+        row = self._proposed(rows, np.array([each.values[1] for each in complete]), known)
+        return {**dict.fromkeys(search_space, "dense"), **self._additive.texts(row)}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _proposed(self, rows: np.ndarray, qualities: np.ndarray, known: set[bytes]) -> np.ndarray:
+        additive, rng = self._additive, self._rng
+        model = QualityModel.fit(additive.errors(rows), qualities)
+        latencies = additive.latencies(rows)
+        dense = np.zeros((1, rows.shape[1]), np.int64)
+        whole_s = float(additive.latencies(dense)[0])
+        floor = float(qualities.min())
+        if self._worst_drop is not None:
+            floor = float(qualities[rows.sum(1) == 0].max(initial=floor)) - self._worst_drop
+        reference = whole_s, floor
+        front = staircase(latencies, qualities)
+        points = model.draw(rng, DRAWS)
+        fronts = [additive.front(np.exp(point[:-3])) for point in (model.point, *points[:FRONTS])]
+        near = additive.near(rows[front], rng, NEIGHBOURS, MOST_MOVES)
+        fresh = {row.tobytes(): row for row in np.concatenate([*fronts, near])}
+        found = [row for text, row in fresh.items() if text not in known]
+        if not found:  # all that is near was tried
+            return rng.integers(0, additive.counts)
+        candidates = np.stack(found)
+        told = model.predict(additive.errors(candidates), points)
+        places = np.column_stack([latencies, qualities])[front]
+        gains = expected_improvement(additive.latencies(candidates), *told, places, reference)
+        best: np.ndarray = candidates[int(np.argmax(gains))]
+        return best
