@@ -39,7 +39,7 @@ def test_every_kernel_is_described(name: str, text: str) -> None:
         assert found.parts["output bytes"] == 4 * np.prod(layer.output_shape)
 
 
-@pytest.mark.parametrize("text", ["dense", "unstructured@0.5", "unstructured@0.9"])
+@pytest.mark.parametrize("text", ["dense", "unstructured@0.5", "unstructured@0.9", "channel@0.5", "channel@0.9"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_bytes_stored_are_those_of_the_weights_file(name: str, text: str, tmp_path: Path) -> None:
     """But for biases, an order of rows, and where each group's list begins: some words a row."""

@@ -130,12 +130,15 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
 
 
 def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, float]:
-    # A column is kept where one of the blocks that share a vector keeps it; the last vector may have fewer.
     whole, rest = divmod(geometry.rows, lanes)
     sizes = {lanes: whole, rest: 1} if rest else {lanes: whole}
-    kept = {size: 1 - choice.ratio ** max(1.0, size / shared_rows(choice.pattern)) for size in sizes}
     groups = sum(sizes.values())
-    entries = geometry.columns * sum(count * kept[size] for size, count in sizes.items())
+    if isinstance(choice.pattern, Channel):  # rows that stay come together
+        entries = geometry.columns * -(-choice.pattern.kept(geometry.rows, choice.ratio) // lanes)
+    else:
+        # A column is kept where one of the blocks that share a vector keeps it; the last vector may have fewer.
+        kept = {size: 1 - choice.ratio ** max(1.0, size / shared_rows(choice.pattern)) for size in sizes}
+        entries = geometry.columns * sum(count * kept[size] for size, count in sizes.items())
     return {
         "multiply-adds": entries * geometry.positions,
         "visits": groups,
