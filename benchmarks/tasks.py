@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hwsparse.data import Corruption, Dataset, ImagePreprocess, read_image_csv, read_text_pairs
+from hwsparse.data import Corruption, Dataset, read_image_csv, read_text_pairs
 from hwsparse.data.corruptions import PIXELS, TEXTS
 from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
 from hwsparse.errors import DataError, InputError
@@ -80,9 +80,10 @@ def efficientnet_lite0(data: Path | None, seed: int) -> tuple[Model, Dataset]:
 
 def read_imagenet(data: Path, seed: int, corruption: Corruption | None = None) -> Dataset:
     """ImageNet samples, prepared as EfficientNet-Lite0 was trained."""
-    as_trained = ImagePreprocess(size=(224, 224), mean=(127,) * 3, std=(128,) * 3)
+    from benchmarks.models.efficientnet_lite0 import PREPROCESS
+
     labels = data / "imagenet1k" / "labels.csv"
-    return read_image_csv(labels, as_trained, limit=IMAGES, seed=seed, corruption=corruption)
+    return read_image_csv(labels, PREPROCESS, limit=IMAGES, seed=seed, corruption=corruption)
 
 
 def imagenet(data: Path | None, seed: int) -> Task:

@@ -41,7 +41,8 @@ from hwsparse.tuning.settings import AUGMENTATIONS
 from hwsparse.tuning.tune import tune
 
 THREADS = 2
-FITTING, VALIDATION = 1000, 0.05  # samples that prune; the share of training images that tells the best epoch
+# Samples that those which prune are drawn from; the share of training images that tells the best epoch.
+FITTING, VALIDATION = 1000, 0.05
 ALLOCATIONS = ("uniform", "erk")
 EXAMPLE = (torch.zeros(1, 3, CIFAR_SIDE, CIFAR_SIDE),)
 

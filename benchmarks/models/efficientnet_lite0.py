@@ -13,7 +13,7 @@ from hwsparse.errors import ModelError
 from hwsparse.model import Model, import_torch
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
-PREPROCESS = ImagePreprocess(size=(224, 224), mean=(127.0,) * 3, std=(128.0,) * 3)
+PREPROCESS = ImagePreprocess(size=(224, 224), mean=(127.0,) * 3, std=(128.0,) * 3)  # as it was trained
 
 
 def efficientnet_lite0(batch: int = 1) -> Model:

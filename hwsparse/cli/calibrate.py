@@ -48,9 +48,9 @@ def calibrate(
 
     Prints, for each layer shape and pattern, from which ratio on it is faster than dense, and how much faster at the
     highest. A search measures what it needs by itself; this measures all, to be looked at, shared (`hwsparse
-    records export`), or used by searches to come. With `--within 0.1` a third or less is measured, chosen so that it
-    tells the rest: the less, the more is on record of the device, of whatever models. Stopped in the middle, the same
-    command goes on where it was.
+    records export`), or used by searches to come. With `--within 0.1` no more is measured than tells the rest: a third
+    or less where other networks are on record of the device; where nothing is, ten layer shapes in full come first.
+    Stopped in the middle, the same command goes on where it was.
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline.calibration import calibrate_model

@@ -34,7 +34,7 @@ def narrow(
     """Removes channels and attention heads that are missed least; what is left is an ordinary, smaller ONNX file.
 
     Channels that belong together, through sums, concatenations, depthwise convolutions or attention, go together, and
-    the layers behind are fitted to what is left on half of the data. Nothing is trained. It runs faster everywhere, and
+    the layers behind are fitted to what is left on half of the data. Nothing is trained. It has less to compute, and
     can be given to `optimize` again.
     """
     from hwsparse.model import import_onnx

@@ -38,8 +38,10 @@ def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
         for group in file.groups():
             table.add_row(
                 escape(f"{group.target_name}, {group.threads} thread{'s' if group.threads > 1 else ''}"),
-                f"{'imported' if group.imported else group.source}, {group.cache}", escape(group.device.cpu),
-                group.toolchain.kernels, str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
+                f"{'imported' if group.imported else group.source}, {group.cache}",
+                escape(group.device.cpu),
+                escape(group.toolchain.kernels),
+                str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
                 ("teaches" if group.imported else "yes") if _usable(group) else "no",
             )  # fmt: skip
     Console().print(table)
@@ -100,6 +102,8 @@ def prune(
     records: Path = options.RECORDS,
 ) -> None:
     """Removes measurements: without options those of this device that were made with other kernels."""
+    from hwsparse.codegen import KERNEL_VERSION
+
     if every and older_than is not None:
         raise InputError("--all and --older-than: give one of the two")
     limit = None if older_than is None else datetime.now(timezone.utc) - timedelta(days=older_than)
@@ -112,7 +116,8 @@ def prune(
             return False
         if limit is not None:
             return group.last >= limit
-        return group.device.digest != here or _usable(group)
+        # What no target here says anything of may be of one that is described elsewhere.
+        return group.device.digest != here or group.toolchain.kernels == KERNEL_VERSION or _usable(group)
 
     with RecordsFile(_existing(records)) as file:
         gone = file.remove(unless=stays)

@@ -128,12 +128,15 @@ def _request(address: Address) -> Any:
                 f"there are {', '.join(sorted(known))}" if known else "there are none"
             )
             if address.key in known:
+                tracker._sock.settimeout(address.wait_s)  # it answers when a board is free
                 return tracker.request(address.key, address.priority, SESSION_S, max_retry=1)
         except OSError as error:
             trouble = f"{where} cannot be reached: {one_line(error)}; `hwsparse device tracker` starts one"
             patience_s = min(patience_s, TRACKER_S)
         except RuntimeError as error:  # a board may vanish just then
             trouble = f"a board of {where} cannot be reached: {one_line(error)}"
+            if "timed out" in trouble:
+                trouble = f"every board {address.key!r} of {where} was in use for {address.wait_s:g} s"
         if time.monotonic() > began + patience_s:
             raise MeasureError(trouble)
         time.sleep(LOOK_EVERY_S)

@@ -1,6 +1,7 @@
 """Clocks rise and fall: measurements of one device, made comparable by the reference kernel that ran beside each.
 
-A kernel that computes from its registers tells the clock's speed and little else. Raw samples stay as they are.
+A small dense layer, whose data fit into the caches near the core, tells the clock's speed and little else. Raw samples
+stay as they are.
 """
 
 from __future__ import annotations

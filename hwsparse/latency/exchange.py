@@ -6,7 +6,7 @@ A file from outside is read line by line, strictly, and with limits; nothing of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -81,6 +81,9 @@ def read_lines(path: Path) -> Iterator[tuple[Workload, Measurement]]:
 
 
 def _measurement(line: _Line, where: str) -> tuple[Workload, Measurement]:
+    told = (line.target, line.kernel or "", *map(str, astuple(line.device)), *astuple(line.toolchain))
+    if not all(text.isprintable() for text in told):
+        raise InputError(f"{where}: a name holds characters that cannot be printed")
     if line.format != FORMAT:
         raise InputError(f"{where}: has the format {line.format}; this hwsparse reads {FORMAT}")
     try:

@@ -59,6 +59,10 @@ class RunSettings:
             raise MeasureError(f"times and tolerance must be finite, not negative, and the timeout not 0: {self}")
 
 
+# What no call takes less or more than: it would be no reading of a clock.
+SHORTEST_S, LONGEST_S = 1e-12, 1e6
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """Seconds that one call took, over and over, and all that is needed to judge the figure.
@@ -86,9 +90,9 @@ class Measurement:
             raise MeasureError(f"{self.key}: {self.source!r} is no source; use {' or '.join(get_args(Source))}")
         if len(self.samples_s) < MIN_SAMPLES:
             raise MeasureError(f"{self.key}: {len(self.samples_s)} samples; at least {MIN_SAMPLES} are needed")
-        if not all(math.isfinite(sample) and sample > 0 for sample in self.samples_s):
+        if not all(SHORTEST_S <= sample <= LONGEST_S for sample in self.samples_s):
             raise MeasureError(f"{self.key}: a sample is not a positive number of seconds")
-        if self.reference_s is not None and not 0 < self.reference_s < math.inf:
+        if self.reference_s is not None and not SHORTEST_S <= self.reference_s <= LONGEST_S:
             raise MeasureError(f"{self.key}: the reference kernel's time is {self.reference_s}, no number of seconds")
         if not 0 <= self.cpu_share <= 1:
             raise MeasureError(f"{self.key}: a share of a CPU is from 0 to 1, not {self.cpu_share}")

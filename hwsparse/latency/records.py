@@ -204,6 +204,7 @@ class Records(RecordsFile):
         cache: Cache = "warm",
         *,
         signatures: Collection[str] | None = None,
+        source: Source = "measured",
         imported: bool = False,
     ) -> dict[Workload, Measurement]:
         """The latest measurement of every workload on a target: of those made here, or of those `imported`.
@@ -215,7 +216,8 @@ class Records(RecordsFile):
             MeasureError: the file cannot be read, or a row is malformed.
         """
         row = MeasurementRow
-        query = self._query(row, target_name, threads).where(row.cache == cache, row.imported == imported)
+        kind = (row.source == source, row.cache == cache, row.imported == imported)
+        query = self._query(row, target_name, threads).where(*kind)
         if signatures is not None:
             query = query.where(row.signature.in_(signatures))
         return {workload: measurement_of(each, self.path) for workload, each in self._latest(query).items()}

@@ -151,6 +151,10 @@ class ProcessRunner(ABC):
         Raises:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
+        with self.alone():
+            return self._peak_memory(key, directory, settings)
+
+    def _peak_memory(self, key: str, directory: Path, settings: RunSettings) -> int | MeasureFailure:
         worker = self.start(settings.threads)
         stage: Stage = "load"
         try:
@@ -375,9 +379,8 @@ class _ClockError(Exception):
 
 
 class _Reference:
-    """The reference kernel in a worker, to be timed before each turn of others.
-
-    Its caches are warm, whatever those of others are: it is to tell the clock's speed.
+    """The reference kernel in a worker, to be timed before each turn of others: several calls, of which but the first
+    find their caches warm, whatever those of others are.
     """
 
     def __init__(self, worker: Worker, settings: RunSettings, directory: Path) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 
 from hwsparse import compiler
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError
+from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
@@ -143,7 +143,7 @@ def optimize(
     them too, and nothing is fitted to them or chosen by them.
 
     Raises:
-        UnsupportedError: the target cannot be timed from here, or lacks a pattern that the goal names.
+        UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
         StorageError: the workspace cannot be written to.
@@ -152,13 +152,18 @@ def optimize(
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
+    if target.pipelined:
+        raise UnsupportedError(
+            f"target {target.name} is pipelined, and searches go by the sum of layers' times: compile plans for it"
+        )
     if METRICS[dataset.metric].percent and goal.max_drop > 1:
         raise InputError(
             f"quality drop: {dataset.metric} is a fraction, of which 0.01 is one point, not {goal.max_drop:g}"
         )
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
-    workspace.claim()
+    workspace.require_writable()
+    workspace.directory.mkdir(parents=True, exist_ok=True)
     identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()
 
@@ -176,6 +181,7 @@ def optimize(
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
         whole = _anchors(model, space)
         costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
+        whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
         times, footprints = _built(model, whole, weights, costs, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, times)
 

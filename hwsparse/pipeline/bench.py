@@ -32,6 +32,7 @@ from hwsparse.latency import (
 )
 from hwsparse.latency.alone import timing_lock
 from hwsparse.latency.contender import LOADER
+from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.runner import BATCH, ProcessRunner
 from hwsparse.model import Model
 from hwsparse.plan import Choice
@@ -101,13 +102,18 @@ class Bench:
             warmup_s=0.2,
             tolerance=1e-4,
         )
-        found: dict[str, Measurement] = {}
+        taken: dict[str, list[Measurement]] = {key: [] for key in directories}
         for _ in range(1 if len(directories) <= BATCH else PASSES):
             for key, outcome in self.networks.run_many(directories, settings).items():
                 if not isinstance(outcome, Measurement):
                     raise MeasureError(f"{key} could not be timed ({outcome.stage}): {outcome.reason}")
-                found[key] = min(found.get(key, outcome), outcome, key=lambda taken: taken.quiet_s)
-        return found
+                taken[key].append(outcome)
+        usual_s = usual_reference(each for found in taken.values() for each in found)
+
+        def quietness(each: Measurement) -> float:
+            return each.quiet_s / slowness(each, usual_s)
+
+        return {key: min(found, key=quietness) for key, found in taken.items()}
 
     def weigh_networks(self, directories: Mapping[str, Path]) -> dict[str, Footprint]:
         """The bytes of compiled libraries, each alone: of what is deployed, and of memory at most.

@@ -39,18 +39,19 @@ class Workspace:
     directory: Path
     records: Path
 
-    def claim(self) -> None:
-        """Makes the directory, and sees that something can be written there, before there is anything to write.
+    def require_writable(self) -> None:
+        """Sees that something can be written there, before there is anything to write; leaves nothing.
 
         Raises:
-            StorageError: it cannot be made, or not written to.
+            StorageError: it is no directory and cannot be made, or cannot be written to.
         """
+        whole = self.directory.absolute()
+        above = next(path for path in (whole, *whole.parents) if path.exists())
+        if not above.is_dir():
+            raise StorageError(f"{above} is a file; name a directory, or remove it")
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.directory):
+            with tempfile.TemporaryFile(dir=above):
                 pass
-        except FileExistsError:
-            raise StorageError(f"{self.directory} is a file; name a directory, or remove it") from None
         except OSError as error:
             raise StorageError(f"{self.directory}: cannot be written: {error.strerror or error}") from None
 
@@ -102,8 +103,9 @@ def compile_plan(
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed)
         inputs = judges.sample
-    workspace.claim()
+    workspace.require_writable()
     if judges is not None:
+        workspace.directory.mkdir(parents=True, exist_ok=True)
         database = layer_database(workspace, model, judges, target, seed)
         database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
         weights = corrected_weights(database, model, judges, target, seed)

@@ -203,22 +203,20 @@ def _noise_note(outcome: Outcome) -> tuple[str, ...]:
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     timed = "timed in turns in one run, quality on held-out data."
-    missing = _missing(outcome.rivals)
     if outcome.recovery is not None:
-        trained = (_recovery_note(outcome.recovery), *_rivals_note(outcome))
-        return (f"All of it {timed}", *trained, *_noise_note(outcome), *missing)
-    layers = "measured layers"
-    if (learned := outcome.costs.learned) is not None:
-        layers = f"layers measured or predicted from {'imported measurements of ' if learned.imported else ''}others"
-    notes = [
-        f"Trials: latency predicted from {layers}, quality on calibration data. Finalists and baselines: {timed}",
-        "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) for "
-        "the dense layer's output on calibration data; of what was built, each layer fitted again to what it reads "
-        "then. Nothing was trained end to end.",
-        *_residual_note(outcome),
-        *_noise_note(outcome),
-        *missing,
-    ]
+        notes = [f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome)]
+    else:
+        layers = "measured layers"
+        if (learned := outcome.costs.learned) is not None:
+            layers = f"layers measured or predicted from {'imported measurements of ' * learned.imported}others"
+        notes = [
+            f"Trials: latency predicted from {layers}, quality on calibration data. Finalists and baselines: {timed}",
+            "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) "
+            "for the dense layer's output on calibration data; of what was built, each layer fitted again to what it "
+            "reads then. Nothing was trained end to end.",
+            *_residual_note(outcome),
+        ]
+    notes += [*_noise_note(outcome), *_missing(outcome.rivals)]
     if outcome.fitted_on < FEW:
         notes.append(f"Weights were fitted on {outcome.fitted_on} samples only: with more, plans lose less.")
     if outcome.winner is None:

@@ -150,7 +150,10 @@ def _describe(target: Target, signature: str, choice: Choice, kernel: str | None
     layer = parse_signature(signature)
     if refusal(layer, choice):
         return None
-    return work(layer, choice, target, kernel or kernels_for(layer, choice, target)[0])
+    kernels = kernels_for(layer, choice, target)
+    if kernel is not None and kernel not in kernels:  # of other kernels than there are, whatever a record says
+        return None
+    return work(layer, choice, target, kernel or kernels[0])
 
 
 def _missing(

@@ -173,6 +173,8 @@ def _small_dense(report: FrontReport) -> Iterator[str]:
     if not found:
         yield "no small dense baseline"
     elif subject is not None:
+        if all((point.latency_source, point.split) != (subject.latency_source, subject.split) for point in found):
+            yield "the small dense baseline was not timed and judged like the sparse rows"
         nearest = min((point.latency_s / subject.latency_s - 1 for point in found), key=abs)
         if abs(nearest) > SAME_LATENCY:
             yield f"the small dense baseline takes {1 + nearest:.2f} times as long as {subject.label}"

@@ -24,10 +24,11 @@ def terms(report: FrontReport) -> tuple[tuple[str, str], ...]:
 
 
 def budget_text(budget: Budget) -> str:
-    """As in `fitted on at most 128 samples, not tuned`."""
+    """As in `fitted on at most 128 samples, tuned for at most 9 epochs`: training may end early."""
     if budget == Budget(0):
         return "nothing fitted"
-    tuned = f"tuned for {budget.epochs:g} epoch{'' if budget.epochs == 1 else 's'}" if budget.epochs else "not tuned"
+    epochs = f"{budget.epochs:g} epoch{'' if budget.epochs == 1 else 's'}"
+    tuned = f"tuned for at most {epochs}" if budget.epochs else "not tuned"
     return f"fitted on at most {budget.samples} samples, {tuned}"
 
 

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -48,6 +49,7 @@ from hwsparse.sqlitefile import sqlite_engine, translated
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 # What a layer harms is told by so many rows of the data: a run of all that lies behind it, for each and every choice.
 HARM_ROWS = 16
+ABANDONED_S = 3600.0  # a file takes a second to write
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
@@ -129,6 +131,7 @@ class LayerDatabase:
         self._engine = sqlite_engine(directory / "pruned.sqlite", keep_open=False)
         with self._said("cannot be opened"):
             directory.mkdir(parents=True, exist_ok=True)
+            _sweep(directory)
             _Base.metadata.create_all(self._engine)
 
     def build(
@@ -295,3 +298,11 @@ class LayerDatabase:
 
     def _said(self, what: str) -> AbstractContextManager[None]:
         return translated(f"pruned layers in {self._directory}: {what}", StorageError)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a process left that was killed while it wrote; what another one writes is younger."""
+    for scratch in directory.glob("*/.*.tmp"):
+        with suppress(OSError):  # another one swept it
+            if time.time() - scratch.stat().st_mtime > ABANDONED_S:
+                scratch.unlink()

@@ -133,16 +133,14 @@ class _Training:
         self._grown_at = min(math.ceil(settings.ramp * self._steps), self._steps - 1)
         self._schedule = self._cosine(0)
         self._best: dict[str, Tensor] = {}
-        digest = hashlib.sha256()
-        for name, weight in sorted((start or {}).items()):
-            digest.update(name.encode() + np.ascontiguousarray(weight).data)
         self._identity = {
             **{key: str(value) for key, value in strictjson.encode(settings).items()},
             "model": model.digest[:16],
             "plan": plan.digest[:16],
             "training data": train.digest[:16],
             "validation data": validation.digest[:16],
-            "first weights": digest.hexdigest()[:16],
+            "first weights": _digest(start or {}),
+            "teacher": _digest({name: tensor.cpu().numpy() for name, tensor in self._teacher.state_dict().items()}),
             "device": str(device),
             "torch": str(torch.__version__),
         }
@@ -346,6 +344,13 @@ class _Taps:
 
     def _take(self, name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
         self.taken[name] = output
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(values).data)
+    return digest.hexdigest()[:16]
 
 
 def _running_mean(decay: float, mean: Tensor, new: Tensor, steps: int | Tensor) -> Tensor:

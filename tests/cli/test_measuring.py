@@ -143,6 +143,26 @@ def test_a_bad_line_imports_nothing(
         assert list(other.every()) == []
 
 
+def test_records_of_any_name_are_listed_and_stay_where_no_target_tells_of_them(
+    home: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    here: tuple[Device, Toolchain],
+) -> None:
+    device, toolchain = here
+    odd = replace(toolchain, kernels="[/x]")
+    add(home / "r.sqlite", device, odd)
+    workload = Workload.of(matmul(), Choice(), replace(load_target("x86-local"), name="gone"))
+    with Records(home / "r.sqlite", *here) as records:
+        records.add(workload, measurement(workload, 1.0, device=device, toolchain=toolchain))
+    code, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
+    assert code == 0 and "[/x]" in out and "gone" in out
+    code, out, _ = run(monkeypatch, capsys, *["records", "prune", "--records", "r.sqlite"])
+    assert code == 0 and "removed 1 measurements" in out
+    with RecordsFile(home / "r.sqlite") as file:
+        assert [group.target_name for group in file.groups()] == ["gone"]
+
+
 def test_a_full_disk_leaves_no_half_an_export(
     home: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -400,6 +400,8 @@ def test_a_target_that_cannot_be_timed_is_refused_first(name: str, model: Model,
         compile_plan(model, Plan(model.digest), load_target(name), space, data)
     with pytest.raises(UnsupportedError, match="cannot prune to block3x1"):
         optimize(model, data, TARGET, replace(GOAL, patterns=("block3x1",)), space)
+    with pytest.raises(UnsupportedError, match="is pipelined, and searches go by the sum"):
+        optimize(model, data, replace(TARGET, pipelined=True), GOAL, space)
     assert not list(tmp_path.iterdir())
 
 

@@ -193,6 +193,16 @@ def test_a_calibration_that_was_stopped_while_some_layers_taught_goes_on() -> No
     assert sum(own.done) < 0.8 * len(FIRST.layers) * ALL
 
 
+def test_a_record_of_a_kernel_that_there_is_not_teaches_nothing(bench: Timed) -> None:
+    layer, tell = FIRST.layers[0], describe(TARGET)
+    for kernel in ("fast", "shared_index_r0v0k0", "few_positions_r0"):
+        assert tell(layer.signature, CHOICES[0], kernel) is None
+    odd = {each: replace(taken, kernel="shared_index_r0v0k0") for each, taken in bench.table.items()}
+    own = Timed()
+    own.table = {**bench.table, **dict(list(odd.items())[:5])}
+    assert measured(own, SECOND, 0.1).learned is not None
+
+
 def test_what_plans_choose_is_measured(bench: Timed) -> None:
     own = Timed(BROKEN)
     own.table = {each: taken for each, taken in bench.table.items() if each.choice != BROKEN}

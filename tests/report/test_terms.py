@@ -40,11 +40,11 @@ def test_what_is_not_known_says_so() -> None:
 def test_rows_of_different_budgets_are_told_apart() -> None:
     tuned = point("tuned", "search", 2.0, 0.96, budget=Budget(50_000, 10))
     text = said(replace(REPORT, points=(*REPORT.points, tuned)))["Budget"]
-    assert "tuned: fitted on at most 50000 samples, tuned for 10 epochs" in text
+    assert "tuned: fitted on at most 50000 samples, tuned for at most 10 epochs" in text
     assert "search 1: fitted on at most 128 samples, not tuned" in text
 
 
 def test_a_budget_in_words() -> None:
     assert budget_text(Budget(0)) == "nothing fitted"
-    assert budget_text(Budget(9, 1)) == "fitted on at most 9 samples, tuned for 1 epoch"
-    assert budget_text(Budget(9, 0.5)) == "fitted on at most 9 samples, tuned for 0.5 epochs"
+    assert budget_text(Budget(9, 1)) == "fitted on at most 9 samples, tuned for at most 1 epoch"
+    assert budget_text(Budget(9, 0.5)) == "fitted on at most 9 samples, tuned for at most 0.5 epochs"
