@@ -170,7 +170,7 @@ FLOORS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "second_rmspe": (0, 6),
         "second_within10": (95, 100),
         "second_coverage90": (85, 95),
-        "second_share": (0, 0.3),
+        "second_s": (0, 0.3 * 720),
         "model_median_err": (0, 4),
         "model_within10": (95, 100),
         "model_rank_corr": (0.98, 1),
