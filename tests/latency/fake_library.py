@@ -5,6 +5,7 @@
     sleep     how long each call of `time` sleeps
     dies_after   how many calls of `time` it lives through
     error     what `check` gives
+    holds, needs   bytes of memory, from its loading on and while it runs
     load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
     log       a file that each call of `time` is noted in
     mark      a file that appears when a hang begins
@@ -37,10 +38,12 @@ def write(directory: Path, **fake: Any) -> Path:
 class FakeLibrary:
     def __init__(self, fake: dict[str, Any]) -> None:
         self.fake, self.calls = fake, 0
+        self.held = b""
 
     @classmethod
     def load(cls, directory: Path, threads: int) -> FakeLibrary:
         library = cls(json.loads((directory / "fake.json").read_text()))
+        library.held = b"x" * library.fake.get("holds", 0)
         library.misbehave("load")
         return library
 
@@ -54,6 +57,8 @@ class FakeLibrary:
         if self.calls > self.fake.get("dies_after", math.inf):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.fake.get("sleep", 0))
+        needed = b"x" * self.fake.get("needs", 0)
+        del needed
         if "log" in self.fake:
             with open(self.fake["log"], "a") as log:
                 log.write(json.dumps([self.fake["name"], repeats, number, {**state(), "cold": cold}]) + "\n")

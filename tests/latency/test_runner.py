@@ -319,6 +319,20 @@ def test_a_loader_that_cannot_be_imported_is_one_clear_error(tmp_path: Path) -> 
         runner.run("k", tmp_path, SETTINGS)
 
 
+def test_memory_is_all_that_is_held_and_needed_at_once(runner: LocalRunner, tmp_path: Path) -> None:
+    little = runner.peak_memory("a", write(tmp_path / "a"), SETTINGS)
+    if isinstance(little, MeasureFailure):
+        pytest.skip(f"this system does not tell: {little.reason}")
+    much = runner.peak_memory("b", write(tmp_path / "b", holds=64 << 20, needs=32 << 20), SETTINGS)
+    assert isinstance(much, int)
+    assert 90 << 20 < much - little < 110 << 20
+
+
+def test_memory_of_a_library_that_does_not_load_is_a_failure(runner: LocalRunner, tmp_path: Path) -> None:
+    failed = runner.peak_memory("a", write(tmp_path / "a", load="raise"), SETTINGS)
+    assert isinstance(failed, MeasureFailure) and failed.stage == "load"
+
+
 def test_what_a_loader_refuses_on_purpose_is_said_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refusing.py").write_text(
         "from hwsparse.errors import MeasureError\nraise MeasureError('no board is free')\n"
