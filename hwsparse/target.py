@@ -9,6 +9,7 @@ Knows neither TVM nor how a runner works.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -139,7 +140,7 @@ class Target:
                 more threads than this process may use CPUs.
         """
         if self.runner not in CAN_TIME:
-            names = ", ".join(target.name for target in list_targets() if target.runner in CAN_TIME)
+            names = ", ".join(target.name for target in _sound_targets() if target.runner in CAN_TIME)
             raise UnsupportedError(
                 f"target {self.name} is timed by the runner {self.runner!r}, which this version does not have; "
                 f"targets that it can time: {names}"
@@ -206,6 +207,13 @@ def list_targets() -> tuple[Target, ...]:
         TargetError: a descriptor is malformed.
     """
     return tuple(_read(path) for path in _descriptors().values())
+
+
+def _sound_targets() -> Iterator[Target]:
+    """Every target but those whose descriptor is malformed: they are another matter."""
+    for path in _descriptors().values():
+        with contextlib.suppress(TargetError):
+            yield _read(path)
 
 
 def parse_target(text: str, where: str) -> Target:

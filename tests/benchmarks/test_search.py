@@ -23,7 +23,8 @@ from tests.search.toy import toy_space
 def test_dynamic_programming_finds_what_trying_all_plans_finds(space: SearchSpace, share: float, seed: int) -> None:
     additive = Additive(space)
     coefficients = np.random.default_rng(seed).uniform(0.1, 2, size=len(additive.layers))
-    every = np.array(list(itertools.product(*map(range, additive.counts))), np.int64).reshape(-1, len(coefficients))
+    plans = list(itertools.product(*map(range, additive.counts)))
+    every = np.array(plans, np.int64).reshape(len(plans), len(coefficients))
     slowest = additive.latencies(every).max()
     within_s = share * slowest
     found = spdy.least_harm(additive, coefficients, within_s)

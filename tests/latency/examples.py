@@ -63,9 +63,10 @@ def measurement(workload: Workload, *samples_s: float, **changed: object) -> Mea
     return Measurement(key=workload.key, samples_s=repeated, **(fields | changed))  # type: ignore[arg-type]
 
 
-texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20)
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
 seconds = st.floats(min_value=1e-12, max_value=1e6)
-devices = st.builds(Device, texts, texts, st.integers(1, 4096), texts, st.lists(texts, max_size=4).map(tuple), texts)
+caches = st.lists(texts, max_size=4).map(tuple)
+devices = st.builds(Device, texts, texts, st.integers(1, 4096), texts, caches, texts, texts)
 toolchains = st.builds(Toolchain, texts, texts, texts)
 settings = st.builds(
     RunSettings,
