@@ -366,12 +366,14 @@ def _figures(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]
 def _curve_table(name: str, methods: Mapping[str, np.ndarray]) -> Table:
     trials = next(iter(methods.values())).shape[1]
     marks = [mark for mark in (10, 25, 50, 100) if mark <= trials]
-    title = f"{name}: hypervolume after so many trials, in shares of the whole; mean and deviation over seeds"
+    title = (
+        f"{name}: hypervolume after so many trials, in shares of the whole; mean and deviation where seeds are several"
+    )
     table = Table("method", *map(str, marks), title=title)
     for method, runs in sorted(methods.items(), key=lambda item: -float(item[1][:, -1].mean())):
-        spread = [statistics.stdev(runs[:, mark - 1]) if len(runs) > 1 else 0.0 for mark in marks]
-        means = [float(runs[:, mark - 1].mean()) for mark in marks]
-        table.add_row(method, *(f"{mean:.4f} ± {each:.4f}" for mean, each in zip(means, spread, strict=True)))
+        found = [runs[:, mark - 1] for mark in marks]
+        spreads = [f" ± {statistics.stdev(each):.4f}" if len(each) > 1 else "" for each in found]
+        table.add_row(method, *(f"{each.mean():.4f}{spread}" for each, spread in zip(found, spreads, strict=True)))
     return table
 
 

@@ -28,6 +28,8 @@ class Additive:
         self._space = space
         self.layers = space.free
         self.counts = np.array([len(layer.options) for layer in self.layers], np.int64)
+        self._texts = [layer.texts for layer in self.layers]
+        self._places = [{text: at for at, text in enumerate(texts)} for texts in self._texts]
         shape = len(self.layers), max(self.counts, default=0)
         self._latencies, self._errors = np.zeros(shape), np.zeros(shape)
         for at, layer in enumerate(self.layers):
@@ -90,12 +92,12 @@ class Additive:
 
     def texts(self, row: np.ndarray) -> dict[str, str]:
         """The text of every layer's choice."""
-        return {layer.layer: layer.texts[at] for layer, at in zip(self.layers, row, strict=True)}
+        return {layer.layer: texts[at] for layer, texts, at in zip(self.layers, self._texts, row, strict=True)}
 
     def row(self, texts: Mapping[str, str]) -> np.ndarray:
         """The row of these choices; a layer without one, or with one that cannot be had, is dense."""
         at = (
-            layer.texts.index(text) if (text := texts.get(layer.layer)) in layer.texts else 0 for layer in self.layers
+            places.get(texts.get(layer.layer, ""), 0) for layer, places in zip(self.layers, self._places, strict=True)
         )
         return np.fromiter(at, np.int64, len(self.layers))
 

@@ -202,8 +202,7 @@ class _Search:
         # Computed even where every parameter is given: it is how NSGA-II takes note of a trial's generation.
         _ = trial.relative_params
         texts = {name: trial.suggest_categorical(name, texts) for name, texts in self.settled.layers}
-        at_hand = {layer.layer: layer.texts for layer in self.space.layers}
-        return trial, self.space.plan({name: text for name, text in texts.items() if text in at_hand[name]})
+        return trial, self.additive.plan(self.additive.row(texts))
 
     def _evaluate(self, plan: Plan, kind: Kind, number: int) -> tuple[Candidate | None, str | None]:
         try:
