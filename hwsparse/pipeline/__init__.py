@@ -162,8 +162,7 @@ def optimize(
         )
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
-    workspace.require_writable()
-    workspace.directory.mkdir(parents=True, exist_ok=True)
+    workspace.make()
     identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()
 

@@ -55,6 +55,15 @@ class Workspace:
         except OSError as error:
             raise StorageError(f"{self.directory}: cannot be written: {error.strerror or error}") from None
 
+    def make(self) -> None:
+        """Makes the directory.
+
+        Raises:
+            StorageError: as `require_writable`.
+        """
+        self.require_writable()
+        self.directory.mkdir(parents=True, exist_ok=True)
+
     @property
     def study(self) -> Path:
         """An SQLite file, with the studies of every job that was done here."""
@@ -105,7 +114,7 @@ def compile_plan(
         inputs = judges.sample
     workspace.require_writable()
     if judges is not None:
-        workspace.directory.mkdir(parents=True, exist_ok=True)
+        workspace.make()
         database = layer_database(workspace, model, judges, target, seed)
         database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
         weights = corrected_weights(database, model, judges, target, seed)

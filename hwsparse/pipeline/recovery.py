@@ -98,8 +98,7 @@ def recover(
         training, dataset = _parted(dataset, settings.seed)
     _require_apart(training, dataset)
     judges = appoint_judges(model, dataset, target, settings.seed)
-    workspace.require_writable()
-    workspace.directory.mkdir(parents=True, exist_ok=True)
+    workspace.make()
     database = layer_database(workspace, model, judges, target, settings.seed)
 
     def on_stage(stage: str, done: int, total: int) -> None:

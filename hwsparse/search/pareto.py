@@ -22,11 +22,8 @@ def pareto_front(points: Sequence[P]) -> tuple[P, ...]:
 
     Of points with equal figures the first stands for all.
     """
-    front: list[P] = []
-    for point in sorted(points, key=lambda point: (point.latency_s, -point.quality)):
-        if not front or point.quality > front[-1].quality:
-            front.append(point)
-    return tuple(front)
+    figures = np.array([(point.latency_s, point.quality) for point in points], float).reshape(-1, 2)
+    return tuple(points[at] for at in staircase(figures[:, 0], figures[:, 1]))
 
 
 def staircase(latencies: np.ndarray, qualities: np.ndarray) -> np.ndarray:

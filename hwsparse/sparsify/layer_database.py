@@ -302,7 +302,7 @@ class LayerDatabase:
 
 def _sweep(directory: Path) -> None:
     """Removes what a process left that was killed while it wrote; what another one writes is younger."""
-    for scratch in directory.glob("*/.*.tmp"):
+    for scratch in directory.glob("weights/*/.*.tmp"):
         with suppress(OSError):  # another one swept it
             if time.time() - scratch.stat().st_mtime > ABANDONED_S:
                 scratch.unlink()

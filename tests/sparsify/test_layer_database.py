@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sqlite3
 import threading
@@ -66,6 +67,18 @@ def test_harm_is_told_by_few_rows(network: Model, data: Dataset, rows: int, tmp_
     weight = database.weights(Plan.of(network.digest, {name: HALF}))[name]
     harm = Sensitivity(network, network.layer(name), tried_on).harm(weight)
     assert database.entries()[name, HALF].harm.divergence == pytest.approx(harm.divergence)
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path, model: Model, dataset: Dataset) -> None:
+    database = LayerDatabase(tmp_path, model, dataset)
+    database.build({model.layers[0].name: [HALF]})
+    (whole,) = tmp_path.rglob("*.safetensors")
+    old, young = (whole.with_name(f".{whole.stem}.{number}.tmp") for number in range(2))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    LayerDatabase(tmp_path, model, dataset)
+    assert not old.exists() and young.exists() and whole.exists()
 
 
 def test_entries_are_what_the_pruner_makes_and_what_that_harms(built: Path, model: Model, dataset: Dataset) -> None:
