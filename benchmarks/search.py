@@ -46,7 +46,8 @@ from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Offer, SearchSpace, build_space, uniform_plans
 from hwsparse.search.additive import Additive
-from hwsparse.search.database import StudyIdentity, opened_study
+from hwsparse.search.database import Place, StudyIdentity, opened_study
+from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.pareto import hypervolume
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, run_search
@@ -188,9 +189,10 @@ class _Task:
             identity = StudyIdentity(self.model.digest, "", self.bench.target.name, 1, method, (str(seed),))
             share = SEED_SHARE if method == OURS else 0.0
             settings = SearchSettings(self.trials, seed, cast(SamplerName, method), share)
-            with opened_study(self.state / f"{self.name}-{method}-{seed}.sqlite", self.name, identity) as study:
+            place = Place(self.state / f"{self.name}-{method}-{seed}.sqlite")
+            with opened_study(place, self.name, identity) as study:
                 candidates = run_search(
-                    study, self.space, self.quality, partial(self.costs.compose, self.model), settings,
+                    study, self.space, evaluated_here(lambda plan, least: self.quality(plan)), partial(self.costs.compose, self.model), settings,
                     on_trial=lambda trial: self.progress.update(bar, completed=trial.done),
                 )  # fmt: skip
             return [Tried(each.trial or 0, each.plan, each.latency_s, each.quality) for each in candidates]
@@ -321,9 +323,9 @@ def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> float
     identity = StudyIdentity(model, "", "", 1, "", ())
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-"))
-        study = stack.enter_context(opened_study(Path(scratch, "study.sqlite"), "overhead", identity))
+        study = stack.enter_context(opened_study(Place(Path(scratch, "study.sqlite")), "overhead", identity))
         began = time.perf_counter()
-        run_search(study, space, quality, latency, SearchSettings(trials))
+        run_search(study, space, evaluated_here(lambda plan, least: quality(plan)), latency, SearchSettings(trials))
         return 1e3 * (time.perf_counter() - began) / trials
 
 

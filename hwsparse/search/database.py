@@ -1,43 +1,63 @@
 """Optuna studies in a database: opened whole or refused with one line, and closed again.
 
-A study belongs to one model, data set, target, pruner and list of choices, which are in its name: a job of
-anything else has a study of its own in the same file. Studies in a file are searched by one process at a
-time, which a lock on a file beside it sees to: so a trial that is still marked as running when the lock is
-had belongs to a process that is dead.
+A study belongs to one model, data set, target, pruner and list of choices. Its name ends with a digest of them, so that
+a job of anything else has a study of its own in the same database; under a name that a user chose, a job of anything
+else is refused. Several processes may work on one study: what they must not do at once they do in turns (locks.py).
 
-Knows Optuna and SQLite; knows no trial's content.
+An SQLite file serves the processes of one machine, a PostgreSQL server those of many. Of trials' content it knows whose
+they are, and no more.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import logging
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import optuna
-import sqlalchemy.exc
-from optuna.exceptions import ExperimentalWarning, OptunaError
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hwsparse import strictjson
-from hwsparse.errors import HwsparseError, PlanError, StudyError
-from hwsparse.search.space import SettledChoices
+from hwsparse.errors import HwsparseError, InputError, PlanError, StudyError
+from hwsparse.search.locks import FileLocks, Locks, PostgresLocks
+from hwsparse.search.space import Beginning
+from hwsparse.search.trials import OWNER_KEY
 
-FORMAT = 3  # of what a study's attributes hold; raised when an older reader would be misled
+FORMAT = 4  # of what a study's attributes hold; raised when an older reader would be misled
 LOCK_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write
+PATIENCE_S = 60.0  # how long a server may be away
+PAUSE_S = 1.0
 
 IDENTITY_KEY = "hwsparse"
-_SETTLED_KEY = "choices"
-_WAY_OUT = "remove that file or choose another output directory"
+_BEGINNING_KEY = "choices"
+_DIFFERENCES = {
+    "model_digest": "the model",
+    "dataset_digest": "the data",
+    "target": "the target",
+    "threads": "threads:",
+    "pruner": "the pruner",
+    "asked": "the choices",
+}
+_WAY_OUT = "remove that study or choose another place for it"
 _DAMAGE = (PlanError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in seconds, quality
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,59 +78,217 @@ class StudyIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenStudy:
-    """A study that this process has to itself.
+class Place:
+    """Where a study is kept: an SQLite file, or a database server by its URL; and under which name.
 
-    `settled` is what it chooses from; None until its search begins.
+    `name` None: the one that tells what the study is of.
+
+    Raises:
+        InputError: a URL is of no database that can be used.
     """
 
-    storage: Path
-    optuna: optuna.Study
-    settled: SettledChoices | None
+    at: Path | sqlalchemy.URL
+    name: str | None = None
 
-    def settle(self, choices: SettledChoices) -> None:
-        """Keeps what the study chooses from, for all searches that go on with it.
+    @classmethod
+    def parse(cls, text: str, name: str | None = None) -> Place:
+        """From a file's path, or a URL as postgresql://user:password@host/database.
 
         Raises:
-            StudyError: the database cannot be written.
+            InputError: as above.
         """
-        with translated(self.storage):
-            self.optuna.set_user_attr(_SETTLED_KEY, strictjson.dumps(choices))
+        if name is not None and not (name.strip() and name.isprintable()):
+            raise InputError("a study's name is printable text")
+        if "://" not in text:
+            return cls(Path(text), name)
+        try:
+            url = sqlalchemy.make_url(text)
+        except sqlalchemy.exc.ArgumentError:
+            raise InputError("study: no URL; postgresql://user:password@host/database is one") from None
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:" and not url.query:
+            return cls(Path(url.database), name)
+        if url.get_backend_name() != "postgresql":
+            raise InputError(f"study: {url.drivername}:// cannot be used; a file's path or postgresql:// can")
+        return cls(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url, name)
+
+    def __str__(self) -> str:
+        return str(self.at) if isinstance(self.at, Path) else self.at.render_as_string(hide_password=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that this process works on, others perhaps too."""
+
+    where: str  # without passwords
+    optuna: optuna.Study
+    locks: Locks
+    storage: RDBStorage
+    patience_s: float
+
+    @property
+    def beginning(self) -> Beginning | None:
+        """What it chooses from, and tries first; None until its search begins.
+
+        Raises:
+            StudyError: the database cannot be read, or what it holds is none.
+        """
+        text = self.patiently(lambda: self.optuna.user_attrs.get(_BEGINNING_KEY))
+        if text is None:
+            return None
+        try:
+            return strictjson.loads(Beginning, str(text), "its choices")
+        except HwsparseError as error:
+            raise StudyError(f"{self.where}: the study's database cannot be used: {error}; {_WAY_OUT}") from None
+
+    def begin(self, beginning: Beginning) -> Beginning:
+        """Keeps what the study chooses from, for all searches of it; the one that was kept first is returned.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+        with self.turn():
+            there = self.beginning
+            if there is None:
+                self.patiently(lambda: self.optuna.set_user_attr(_BEGINNING_KEY, strictjson.dumps(beginning)))
+        return beginning if there is None else there
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """No other process adds to the study meanwhile.
+
+        Raises:
+            StudyError: the database cannot be used, or another process has the turn for too long.
+        """
+        with ExitStack() as stack:
+            self.patiently(lambda: stack.enter_context(self.locks.turn()))
+            yield
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+        return self.patiently(lambda: self.optuna.get_trials(deepcopy=False))
+
+    def add(self, trial: FrozenTrial) -> Trial:
+        """Adds a trial with everything that it holds, at one stroke.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+
+        def added() -> Trial:
+            study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
+            return Trial(self.optuna, self.storage.create_new_trial(study_id, trial))
+
+        return self.patiently(added)
+
+    def live_trials(self) -> list[FrozenTrial]:
+        """All trials, of which none is under way that nobody runs any more: those are ended without a reason.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+        trials = self.trials()
+        under_way = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        owners = {trial.number: trial.user_attrs.get(OWNER_KEY) for trial in under_way}
+        alive = {owner: self._alive(owner) for owner in owners.values()}
+        dead = [number for number, owner in owners.items() if not alive[owner]]
+        for number in dead:
+            self.patiently(partial(self.optuna.tell, number, state=TrialState.FAIL, skip_if_finished=True))
+        return self.trials() if dead else trials
+
+    def tell(
+        self,
+        trial: Trial,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        attributes: Mapping[str, Any] = MappingProxyType({}),
+        constraints: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Ends a trial of this process, with all that is to be kept of it.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+
+        def told() -> None:
+            try:
+                for key, value in attributes.items():
+                    trial.set_user_attr(key, value)
+                for name in constraints.keys() - trial.constraints.keys():
+                    trial.set_constraint(name, constraints[name])
+                self.optuna.tell(trial, values, state)
+            except UpdateFinishedTrialError:
+                there = self.optuna.get_trials(deepcopy=False)[trial.number]
+                # Told at the first attempt; or ended by a process that took this one for dead while a server was away,
+                # and then it is added once more.
+                if there.state != state:
+                    self.optuna.add_trial(
+                        create_trial(
+                            state=state, values=values, params=there.params, distributions=there.distributions,
+                            user_attrs={**there.user_attrs, **attributes}, system_attrs=there.system_attrs,
+                        )
+                    )  # fmt: skip
+
+        self.patiently(told)
+
+    def _alive(self, owner: Any) -> bool:
+        """Whether a process of this sign works on the study; what is no sign is nobody's."""
+        return isinstance(owner, int) and owner > 0 and self.patiently(partial(self.locks.alive, owner))
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """What a call of Optuna gives; while a server is away it is made again, for a minute.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+        end = time.monotonic() + self.patience_s
+        with translated(self.where):
+            while True:
+                try:
+                    return call()
+                except (StorageInternalError, sqlalchemy.exc.OperationalError):
+                    if time.monotonic() > end:
+                        raise
+                    log.warning("%s: the study's database does not answer; asking again", self.where)
+                    time.sleep(PAUSE_S)
+        raise AssertionError  # translated() lets nothing through
 
 
 @contextmanager
-def opened_study(storage: Path, name: str, identity: StudyIdentity) -> Iterator[OpenStudy]:
-    """The study of this identity, made if there is none, for the one process that has it.
+def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[OpenStudy]:
+    """The study of this identity, made if there is none.
 
     Args:
-        storage: an SQLite file, made if there is none; studies of other identities stay in it as they are.
-        name: what people read; the identity's digest is appended to it.
+        place: studies of other identities stay in it as they are.
+        name: what people read, where the place has no name for it; the identity's digest is appended.
 
     Raises:
-        StudyError: the database cannot be used, another process has it, or what it holds is not what this
-            version writes.
+        StudyError: the database cannot be used, what it holds is not what this version writes, or the study of the
+            place's name is of something else: it says of what.
     """
-    name = f"{name}, {identity.digest[:12]}"
+    name = f"{name}, {identity.digest[:12]}" if place.name is None else place.name
     own = {"format": FORMAT, **strictjson.encode(identity)}
-    with _lock(storage), _quiet(), _database(storage) as database:
-        with translated(storage):
-            study = optuna.create_study(storage=database, study_name=name, directions=_DIRECTIONS, load_if_exists=True)
+    where = str(place)
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        locks = stack.enter_context(_locks(place, name))
+        with translated(where), locks.turn():
+            storage = stack.enter_context(_database(place))
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True,
+                sampler=RandomSampler(),  # nothing is drawn by it: plans are proposed elsewhere (mirror.py)
+            )  # fmt: skip
             attributes = study.user_attrs
             fresh = not attributes and study.directions == _DIRECTIONS and not study.get_trials(deepcopy=False)
             if fresh:
                 _introduce(study, own)
         if not fresh and (found := attributes.get(IDENTITY_KEY)) != own:
-            raise StudyError(f"{storage}: study {name!r} {_difference(found)}; {_WAY_OUT}")
-        yield OpenStudy(storage, study, _settled(storage, attributes.get(_SETTLED_KEY)))
-
-
-def _settled(storage: Path, text: Any) -> SettledChoices | None:
-    if text is None:
-        return None
-    try:
-        return strictjson.loads(SettledChoices, str(text), "its choices")
-    except HwsparseError as error:
-        raise StudyError(f"{storage}: the study's database cannot be used: {error}; {_WAY_OUT}") from None
+            raise StudyError(f"{where}: study {name!r} {_difference(found, own)}; {_WAY_OUT}")
+        patience_s = 0.0 if isinstance(place.at, Path) else PATIENCE_S
+        yield OpenStudy(where, study, locks, storage, patience_s)
 
 
 def _introduce(study: optuna.Study, own: dict[str, Any]) -> None:
@@ -121,7 +299,7 @@ def _introduce(study: optuna.Study, own: dict[str, Any]) -> None:
 
 
 @contextmanager
-def translated(storage: Path) -> Iterator[None]:
+def translated(where: str) -> Iterator[None]:
     """Turns what the database raises into a StudyError of one line; holds nothing but calls of Optuna.
 
     A damaged database also comes as the error of whatever stumbles over its content.
@@ -133,14 +311,35 @@ def translated(storage: Path) -> Iterator[None]:
         while innermost.__cause__ is not None:
             innermost = innermost.__cause__
         reason = " ".join(str(innermost).split())
-        raise StudyError(f"{storage}: the study's database cannot be used: {reason}") from None
+        raise StudyError(f"{where}: the study's database cannot be used: {reason}") from None
 
 
 @contextmanager
-def _database(path: Path) -> Iterator[RDBStorage]:
-    with translated(path):
+def _locks(place: Place, name: str) -> Iterator[Locks]:
+    with ExitStack() as stack:
+        if isinstance(place.at, Path):
+            yield FileLocks(place.at, stack)
+            return
+        with translated(str(place)):
+            try:
+                engine = sqlalchemy.create_engine(place.at, poolclass=sqlalchemy.NullPool)
+            except ImportError:
+                raise StudyError(
+                    f"{place}: the package that reaches it is missing: pip install 'hwsparse[postgresql]'"
+                ) from None
+            locks = PostgresLocks(engine, name, str(place), stack)
+        yield locks
+
+
+@contextmanager
+def _database(place: Place) -> Iterator[RDBStorage]:
+    at = place.at
+    if isinstance(at, Path):
         # With a creator the path never passes through a URL, whose syntax some file names break.
-        database = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(path)})
+        database = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(at)})
+    else:
+        # A connection that was lost is found out before it is used.
+        database = RDBStorage(at.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
     try:
         yield database
     finally:
@@ -162,23 +361,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    try:
-        file = path.with_name(path.name + ".lock").open("a")
-    except OSError as error:
-        raise StudyError(f"{path}: a study cannot be kept there: {error.strerror}") from None
-    with file:
-        try:
-            # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(
-                f"{path}: another search is using it; wait for it or choose another output directory"
-            ) from None
-        yield
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -188,9 +370,19 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _difference(found: Any) -> str:
+def _difference(found: Any, own: dict[str, Any]) -> str:
+    """What tells a study's identity from the one that it should have, as the end of a sentence."""
     if not isinstance(found, dict):
         return "was not made by hwsparse"
     if found.get("format") != FORMAT:
         return f"has the format {found.get('format')!r}, this hwsparse writes {FORMAT}"
-    return "is not of what its name says"
+    differ = [
+        f"{words} {_shortened(found.get(name))}, this search has {_shortened(own[name])}"
+        for name, words in _DIFFERENCES.items()
+        if found.get(name) != own[name]
+    ]
+    return f"is of {'; '.join(differ)}" if differ else "holds what no search keeps"
+
+
+def _shortened(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)[:16]

@@ -8,40 +8,57 @@ the front is proposed (improvement.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from hwsparse.plan import Plan
 from hwsparse.search.additive import Additive
 from hwsparse.search.improvement import expected_improvement
 from hwsparse.search.pareto import staircase
 from hwsparse.search.quality_model import QualityModel
 from hwsparse.search.space import SettledChoices
+from hwsparse.search.trials import ANSWERED, quality_of
 
 # Coefficients drawn to average predictions over; of so many, and of the likeliest, the fronts are candidates.
 DRAWS, FRONTS = 12, 6
 # Plans near those on the front, and how many layers differ at most.
 NEIGHBOURS, MOST_MOVES = 300, 3
+# So many of the best are looked at for one that fits.
+CHECKED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Aims:
+    """What is worth having.
+
+    `worst_drop`: quality below the dense network's by more than this is not; None: any that was seen is.
+    `max_latency_s`: nor is latency above it. `fits`: whether a plan keeps to what else is asked of it.
+    """
+
+    worst_drop: float | None = None
+    max_latency_s: float | None = None
+    fits: Callable[[Plan], bool] = lambda plan: True
 
 
 class FrontSampler(BaseSampler):
-    """Proposes by everything that is complete; the same seed and trials give the same proposal."""
+    """Proposes by everything that was evaluated; the same seed and trials give the same proposal."""
 
-    def __init__(self, additive: Additive, settled: SettledChoices, worst_drop: float | None, seed: int) -> None:
+    def __init__(self, additive: Additive, settled: SettledChoices, aims: Aims, seed: int) -> None:
         """For one study.
 
         Args:
             additive: of the plans that can be had.
             settled: what the study's parameters are.
-            worst_drop: quality below the dense network's by more than this is not worth having; None: any that was
-                seen is.
+            aims: what to search for.
         """
-        self._additive, self._settled, self._worst_drop = additive, settled, worst_drop
+        self._additive, self._settled, self._aims = additive, settled, aims
         self._rng = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 
@@ -51,13 +68,13 @@ class FrontSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        tried = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING))
+        tried = study.get_trials(deepcopy=False)
         known = {self._additive.row(each.params).tobytes() for each in tried}
-        complete = [each for each in tried if each.state == TrialState.COMPLETE]
-        if not complete or not self._additive.layers:
+        judged = [each for each in tried if each.state in ANSWERED]
+        if not judged or not self._additive.layers:
             return {}  # then each choice is drawn alone
-        rows = np.stack([self._additive.row(each.params) for each in complete])
-        row = self._proposed(rows, np.array([each.values[1] for each in complete]), known)
+        rows = np.stack([self._additive.row(each.params) for each in judged])
+        row = self._proposed(rows, np.array([quality_of(each) for each in judged]), known)
         return {**dict.fromkeys(search_space, "dense"), **self._additive.texts(row)}
 
     def sample_independent(
@@ -70,11 +87,13 @@ class FrontSampler(BaseSampler):
         model = QualityModel.fit(additive.errors(rows), qualities)
         latencies = additive.latencies(rows)
         dense = np.zeros((1, rows.shape[1]), np.int64)
-        whole_s = float(additive.latencies(dense)[0])
+        slowest_s = float(additive.latencies(dense)[0])
+        if self._aims.max_latency_s is not None:
+            slowest_s = min(slowest_s, self._aims.max_latency_s)
         floor = float(qualities.min())
-        if self._worst_drop is not None:
-            floor = float(qualities[rows.sum(1) == 0].max(initial=floor)) - self._worst_drop
-        reference = whole_s, floor
+        if self._aims.worst_drop is not None:
+            floor = float(qualities[rows.sum(1) == 0].max(initial=floor)) - self._aims.worst_drop
+        reference = slowest_s, floor
         front = staircase(latencies, qualities)
         points = model.draw(rng, DRAWS)
         fronts = [additive.front(np.exp(point[:-3])) for point in (model.point, *points[:FRONTS])]
@@ -87,5 +106,7 @@ class FrontSampler(BaseSampler):
         told = model.predict(additive.errors(candidates), points)
         places = np.column_stack([latencies, qualities])[front]
         gains = expected_improvement(additive.latencies(candidates), *told, places, reference)
-        best: np.ndarray = candidates[int(np.argmax(gains))]
-        return best
+        best = np.argsort(-gains, kind="stable")[:CHECKED]
+        fitting = (at for at in best if self._aims.fits(additive.plan(candidates[at])))
+        row: np.ndarray = candidates[next(fitting, best[0])]
+        return row

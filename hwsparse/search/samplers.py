@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import FrozenTrial
 
 from hwsparse.search.additive import Additive
-from hwsparse.search.front_sampler import FrontSampler
+from hwsparse.search.front_sampler import Aims, FrontSampler
 from hwsparse.search.space import SettledChoices
 
 SamplerName = Literal["front", "tpe", "nsga2", "nsga3", "gp", "random"]
@@ -33,18 +33,18 @@ def make_sampler(
     trials_behind: int,
     additive: Additive,
     settled: SettledChoices,
-    worst_drop: float | None = None,
+    aims: Aims,
 ) -> BaseSampler:
     """The sampler for the trial after `trials_behind` others.
 
     Args:
         additive: what each layer's options take and harm: `front` alone goes by it.
         settled: what may be chosen.
-        worst_drop: a greater loss of quality is not worth having; None: any that was seen is.
+        aims: what is worth having; stock samplers see it in trials' constraints.
     """
     first, second = (int(word) for word in np.random.SeedSequence((seed, trials_behind)).generate_state(2))
     if name == "front":
-        return FrontSampler(additive, settled, worst_drop, first)
+        return FrontSampler(additive, settled, aims, first)
     if name in ("gp", "nsga3"):
         with warnings.catch_warnings():  # experimental, but years old
             warnings.simplefilter("ignore", ExperimentalWarning)

@@ -6,7 +6,7 @@ The surrogate is additive (additive.py), with coefficients of 1. Knows no Optuna
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hwsparse.plan import Choice, Plan
@@ -25,17 +25,20 @@ class Seed:
     kind: Kind
 
 
-def seed_plans(space: SearchSpace, limit: int) -> tuple[Seed, ...]:
+def seed_plans(space: SearchSpace, limit: int, fits: Callable[[Plan], bool] = lambda plan: True) -> tuple[Seed, ...]:
     """At most `limit` different plans: dense, then each family from coarse to fine.
 
     Every beginning of the sequence is spread over the whole range, so that a search with few trials still
     sees all of it.
+
+    Args:
+        fits: whether a plan is of use; dense is there in any case, to compare with.
     """
     dense = Plan.of(space.model_digest, {})
-    uniform = uniform_plans(space)
+    uniform = tuple(filter(fits, uniform_plans(space)))
     kinds: dict[Plan, Kind] = {dense: "dense", **dict.fromkeys(uniform, "uniform")}
     coarse_uniform = iter(_coarse_to_fine(space, uniform, limit))
-    coarse_surrogate = iter(_coarse_to_fine(space, surrogate_plans(space), limit))
+    coarse_surrogate = iter(_coarse_to_fine(space, tuple(filter(fits, surrogate_plans(space))), limit))
     found = {dense: None}
     while len(found) < limit:
         turn = [*_take(coarse_surrogate, SURROGATES_PER_UNIFORM), *_take(coarse_uniform, 1)]

@@ -11,11 +11,13 @@ Built from plain figures: knows no device, no weights, no Optuna.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from hwsparse.errors import PlanError, StudyError
 from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.search.candidate import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,34 @@ class SettledChoices:
     def texts(self, plan: Plan) -> dict[str, str]:
         """The text of every layer's choice in `plan`."""
         return {name: str(plan.choice(name)) for name, _ in self.layers}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a study keeps from its beginning on: what it chooses from, and the plans that it tries first.
+
+    `seeds` are the kind of each plan and its texts by layer, in the order of the choices' layers.
+
+    Raises:
+        StudyError: a seed is of no kind, or has not one of each layer's choices.
+    """
+
+    choices: SettledChoices
+    seeds: tuple[tuple[Kind, tuple[str, ...]], ...]
+
+    def __post_init__(self) -> None:
+        layers = self.choices.layers
+        for kind, texts in self.seeds:
+            fits = len(texts) == len(layers) and all(
+                text in among for text, (_, among) in zip(texts, layers, strict=True)
+            )
+            if kind not in get_args(Kind) or not fits:
+                raise StudyError(f"{kind}: {', '.join(texts)} is no plan to begin with")
+
+    def planned(self) -> Iterator[tuple[Kind, dict[str, str]]]:
+        """Each seed's kind, and its texts by layer name."""
+        names = [name for name, _ in self.choices.layers]
+        return ((kind, dict(zip(names, texts, strict=True))) for kind, texts in self.seeds)
 
 
 def build_space(

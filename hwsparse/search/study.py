@@ -1,61 +1,56 @@
-"""The search: plans proposed by an Optuna study, evaluated one by one, kept in a database.
+"""The search: plans proposed by an Optuna study, evaluated side by side, kept in a database.
 
-A trial is complete when its figures are in the database. Whatever stops a search, a kill included, costs
-no more than the trial that was running, and its plan is tried again when the search goes on. A plan is
-evaluated once: a sampler that proposes it again gets the figures that are there, and that is a trial too.
+A trial is complete when its figures are in the database. Whatever stops a search, a kill included, costs no more than
+the trials that were running, and their plans are tried again when the search goes on. A plan is evaluated once: a
+sampler that proposes it again gets the figures that are there, and that is a trial too. Several processes may search in
+one study: each knows what the others try, and takes over what those leave behind that ended.
 
 A study keeps the choices that it began with; where one of them cannot be had any more, the layer is dense.
 Quality is kept and latency is not: whoever goes on with a study may know the device better, so what is
 returned has the latencies predicted now. The sampler learns from those of the time of the trial.
 
-Sees latency and quality only through the two callables it is given: no TVM, no onnxruntime.
+Sees latency and quality only through the callables it is given: no TVM, no onnxruntime.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast, get_args
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hwsparse.errors import Cancelled, HwsparseError, StudyError
 from hwsparse.plan import Plan
 from hwsparse.search.additive import Additive
+from hwsparse.search.bounds import UNBOUNDED, Bounds, Size
 from hwsparse.search.candidate import Candidate, Kind, Source
 from hwsparse.search.database import OpenStudy, translated
+from hwsparse.search.evaluation import Evaluate, Hopeless, Latency, Quality
+from hwsparse.search.front_sampler import Aims
+from hwsparse.search.mirror import Mirror
 from hwsparse.search.samplers import SamplerName, make_sampler
 from hwsparse.search.seeds import seed_plans
-from hwsparse.search.space import SearchSpace, SettledChoices
+from hwsparse.search.space import Beginning, SearchSpace, SettledChoices
+from hwsparse.search.trials import (
+    ANSWERED,
+    FAILURE_KEY,
+    FIGURES_KEY,
+    KIND_KEY,
+    OWNER_KEY,
+    PLAN_KEY,
+    candidate_of,
+    count_answered,
+    figures_of,
+    hopeless_of,
+    is_ended,
+)
 
-_SEEDS_KEY = "seeds"  # study: how many plans were enqueued at the start; there once all of them are
-_RETRY_KEY = "retry_of"  # trial: the number of the interrupted trial that it repeats
-_FAILURE_KEY = "failure"  # trial: why it failed; a failed trial without it was interrupted
-
-
-class Latency(Protocol):
-    """What is predicted for a plan: seconds, a 95 % interval, and how they are known."""
-
-    @property
-    def latency_s(self) -> float: ...
-    @property
-    def interval_s(self) -> tuple[float, float]: ...
-    @property
-    def source(self) -> str: ...
-
-
-class Quality(Protocol):
-    """How good a pruned model is, more being better, with a 95 % interval, and how sure its loss is."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def interval(self) -> tuple[float, float]: ...
-    @property
-    def drop_error(self) -> float: ...
+WAIT_S = 0.2  # between looks at what other processes do, and at whether to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +66,11 @@ class SearchSettings:
     seed_share: float = 0.25
     max_failures: int = 10  # so many failed trials in a row end the search
     worst_drop: float | None = None  # a greater loss of quality is not worth having; None: any is
+    bounds: Bounds = UNBOUNDED  # what a plan should keep to
+    parallel: int = 1  # so many plans are evaluated at once
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.max_failures < 1 or self.seed < 0:
+        if min(self.trials, self.max_failures, self.parallel) < 1 or self.seed < 0:
             raise StudyError(f"a search needs at least 1 trial and 1 failure, and a seed from 0 up, not {self}")
         if not 0 <= self.seed_share <= 1:
             raise StudyError(f"the share of structured trials is between 0 and 1, not {self.seed_share}")
@@ -83,9 +80,10 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """How a trial ended, and how far the search is: `done` of `asked` trials are complete.
+    """How a trial ended, and how far the search is: `done` of `asked` trials are.
 
-    `known` are the plans evaluated so far, those of earlier searches included.
+    A trial without a candidate failed, or was given up as hopeless. `known` are the plans evaluated so far, those of
+    earlier searches included, and of other processes as far as this one knows.
     """
 
     number: int
@@ -93,6 +91,7 @@ class TrialOutcome:
     asked: int
     candidate: Candidate | None
     failure: str | None
+    hopeless: Hopeless | None
     elapsed_s: float
     known: tuple[Candidate, ...]
 
@@ -100,11 +99,13 @@ class TrialOutcome:
 def run_search(
     study: OpenStudy,
     space: SearchSpace,
-    evaluate_quality: Callable[[Plan], Quality],
+    evaluate_quality: Evaluate,
     predict_latency: Callable[[Plan], Latency],
     settings: SearchSettings,
     *,
+    predict_size: Callable[[Plan], Size] | None = None,
     on_trial: Callable[[TrialOutcome], None] = lambda outcome: None,
+    on_wait: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Candidate, ...]:
     """Searches until the study has the trials asked for; goes on with a study that was stopped.
@@ -114,7 +115,10 @@ def run_search(
         evaluate_quality: on calibration data. An HwsparseError fails the trial and the search goes on;
             anything else, Cancelled included, stops it.
         predict_latency: on the target, of every plan in the space; errors as above.
-        on_trial: called after each trial; what it raises stops the search.
+        predict_size: of every plan; None: bounds say nothing of bytes.
+        on_trial: called after each trial of this process; what it raises stops the search.
+        on_wait: called several times a second while evaluations are under way elsewhere, or other processes have the
+            last trials; what it raises stops the search.
         clock: seconds, for the time that a trial took.
 
     Returns:
@@ -124,158 +128,284 @@ def run_search(
         StudyError: the study's database cannot be used, its choices are not of this model's layers, or too
             many trials failed in a row.
     """
-    settled = study.settled
-    if settled is None:
-        settled = SettledChoices.of(space)
-        study.settle(settled)
-    if unknown := {name for name, _ in settled.layers} - {layer.layer for layer in space.layers}:
-        raise StudyError(f"{study.storage}: the study has choices for {min(unknown)!r}, which is no layer of the model")
+    told = _Told(predict_latency, predict_size, settings.bounds)
+    beginning = study.beginning or study.begin(_beginning(space, settings, told.fits))
+    layers = {layer.layer for layer in space.layers}
+    if unknown := {name for name, _ in beginning.choices.layers} - layers:
+        raise StudyError(f"{study.where}: the study has choices for {min(unknown)!r}, which is no layer of the model")
     search = _Search(
-        study, settled, space, Additive(space), evaluate_quality, predict_latency, settings, on_trial, clock
-    )
-    with translated(study.storage):
-        _set_running_aside(study.optuna, settled)
-        _enqueue_seeds(study.optuna, settled, space, settings)
+        study, beginning, space, Additive(space), Mirror(beginning.choices.layers, study.optuna.directions),
+        told, evaluate_quality, settings, on_trial, on_wait, clock,
+    )  # fmt: skip
     try:
         search.run()
     except BaseException:
-        with suppress(StudyError), translated(study.storage):  # the first error is the one to be read
-            _set_running_aside(study.optuna, settled)
+        with suppress(StudyError):  # the first error is the one to be read
+            search.abandon()
         raise
     return _candidates(study, space, predict_latency)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What can be told of a plan before it is evaluated."""
+
+    predict_latency: Callable[[Plan], Latency]
+    predict_size: Callable[[Plan], Size] | None
+    bounds: Bounds
+
+    def excess(self, plan: Plan, latency: Latency) -> dict[str, float]:
+        """By how much it exceeds each bound."""
+        size = self.predict_size(plan) if self.predict_size is not None else None
+        return self.bounds.excess(latency.latency_s, size)
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether it keeps to the bounds."""
+        return all(excess <= 0 for excess in self.excess(plan, self.predict_latency(plan)).values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A trial of this process that is under way."""
+
+    trial: Trial
+    kind: Kind
+    plan: Plan
+    latency: Latency | None  # None: it could not be told
+    started: float
+
+    def judged(self, quality: Quality) -> Candidate:
+        """What the trial found."""
+        if isinstance(quality, _Known):
+            return quality.candidate
+        if self.latency is None:
+            raise ValueError("a plan whose latency could not be told was evaluated")
+        return Candidate(
+            plan=self.plan,
+            latency_s=self.latency.latency_s,
+            latency_interval_s=self.latency.interval_s,
+            latency_source=cast(Source, self.latency.source),
+            quality=quality.value,
+            quality_interval=quality.interval,
+            drop_error=quality.drop_error,
+            kind=self.kind,
+            trial=self.trial.number,
+        )
 
 
 @dataclass(slots=True)
 class _Search:
     study: OpenStudy
-    settled: SettledChoices
+    beginning: Beginning
     space: SearchSpace
     additive: Additive
-    evaluate_quality: Callable[[Plan], Quality]
-    predict_latency: Callable[[Plan], Latency]
+    mirror: Mirror
+    told: _Told
+    evaluate_quality: Evaluate
     settings: SearchSettings
     on_trial: Callable[[TrialOutcome], None]
+    on_wait: Callable[[], None]
     clock: Callable[[], float]
+    own: dict[int, Trial] = field(default_factory=dict)  # under way, by number
+    running: dict[Future[Quality | Hopeless], _Running] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
+    known: dict[str, Candidate] = field(default_factory=dict)  # by plan
+    # What else is known of plans; failures are of this run: in another one the plan gets another chance.
+    hopeless: dict[str, Hopeless] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    failed_in_row: int = 0
 
     def run(self) -> None:
-        found = _candidates(self.study, self.space, self.predict_latency)
-        known = {candidate.plan.to_json(): candidate for candidate in found}
-        refused: dict[str, str] = {}  # failures of this run; in another run the plan gets another chance
-        with translated(self.study.storage):
-            done, failed, last_failed = _tally(self.study.optuna)
-        failed_in_row = 0
-        while done < self.settings.trials:
-            started = self.clock()
-            with translated(self.study.storage):
-                trial, plan = self._ask(done + failed, last_failed)
-            text = plan.to_json()
-            candidate, failure = known.get(text), refused.get(text)
-            if candidate is None and failure is None:
-                kind = cast(Kind, trial.user_attrs.get("kind", "search"))
-                candidate, failure = self._evaluate(plan, kind, trial.number)
-            elapsed_s = self.clock() - started
-            with translated(self.study.storage):
-                self._tell(trial, candidate, failure, elapsed_s)
-            last_failed = candidate is None
-            if candidate is not None:
-                known.setdefault(text, candidate)
-                done, failed_in_row = done + 1, 0
-            else:
-                refused[text] = str(failure)
-                failed, failed_in_row = failed + 1, failed_in_row + 1
-            progress = TrialOutcome(
-                trial.number, done, self.settings.trials, candidate, failure, elapsed_s, tuple(known.values())
-            )
-            self.on_trial(progress)
-            if failed_in_row == self.settings.max_failures:
-                gave_up = f"gave up after {failed_in_row} failed trials in a row"
-                raise StudyError(f"{self.study.storage}: {gave_up}, the last one: {failure}")
+        while True:
+            while len(self.running) < self.settings.parallel and self._start():
+                pass
+            if not self.running and count_answered(self.study.trials()) >= self.settings.trials:
+                return
+            ended, _ = wait(self.running, timeout=WAIT_S, return_when=FIRST_COMPLETED)
+            if not ended:
+                self.on_wait()
+                if not self.running:  # other processes have the last trials
+                    time.sleep(WAIT_S)
+            for future in ended:
+                self._end(self.running.pop(future), future)
 
-    def _ask(self, trials_behind: int, last_failed: bool) -> tuple[optuna.Trial, Plan]:
-        # Stock samplers learn nothing from failed trials: after one, they would be likely to propose the same again.
-        settings = self.settings
-        sampler = "random" if last_failed and settings.sampler != "front" else settings.sampler
-        self.study.optuna.sampler = make_sampler(
-            sampler, settings.seed, trials_behind, self.additive, self.settled, settings.worst_drop
-        )
-        trial = self.study.optuna.ask()
-        # Computed even where every parameter is given: it is how NSGA-II takes note of a trial's generation.
-        _ = trial.relative_params
-        texts = {name: trial.suggest_categorical(name, texts) for name, texts in self.settled.layers}
-        return trial, self.additive.plan(self.additive.row(texts))
+    def abandon(self) -> None:
+        """Leaves what is under way to whoever goes on."""
+        for future in self.running:
+            future.cancel()
+        for trial in self.own.values():
+            self.study.tell(trial, TrialState.FAIL)
 
-    def _evaluate(self, plan: Plan, kind: Kind, number: int) -> tuple[Candidate | None, str | None]:
+    def _start(self) -> bool:
+        """Begins another trial; False: as many as were asked for are done, or under way."""
+        started = self.clock()
+        with self.study.turn():
+            trials = self.study.live_trials()
+            under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
+            if count_answered(trials) + under_way >= self.settings.trials:
+                return False
+            self._take_over(trials)
+            self.mirror.follow(trials)
+            proposed = self._proposed(trials)
+            plan = self.additive.plan(self.additive.row(proposed.params))
+            kind = cast(Kind, proposed.user_attrs.setdefault(KIND_KEY, "search"))
+            proposed.user_attrs |= {OWNER_KEY: self.study.locks.sign, PLAN_KEY: plan.to_json()}
+            trial = self.study.add(proposed)
+            self.own[trial.number] = trial
+        future: Future[Quality | Hopeless] = Future()
+        latency = None
         try:
-            latency = self.predict_latency(plan)
-            quality = self.evaluate_quality(plan)
-            candidate = Candidate(
-                plan=plan,
-                latency_s=latency.latency_s,
-                latency_interval_s=latency.interval_s,
-                latency_source=cast(Source, latency.source),
-                quality=quality.value,
-                quality_interval=quality.interval,
-                drop_error=quality.drop_error,
-                kind=kind,
-                trial=number,
-            )
-            return candidate, None
+            latency = self.told.predict_latency(plan)
+            future = self._evaluated(plan, latency)
         except Cancelled:
             raise
         except HwsparseError as error:
-            return None, str(error)
+            future.set_exception(error)
+        self.running[future] = _Running(trial, kind, plan, latency, started)
+        return True
 
-    def _tell(self, trial: optuna.Trial, candidate: Candidate | None, failure: str | None, elapsed_s: float) -> None:
-        trial.set_user_attr("elapsed_s", elapsed_s)
-        if candidate is None:
-            trial.set_user_attr(_FAILURE_KEY, failure)
-            self.study.optuna.tell(trial, state=TrialState.FAIL)
-            return
-        for key, value in _attributes(candidate).items():
-            trial.set_user_attr(key, value)
-        if candidate.trial != trial.number:
-            trial.set_user_attr("figures_of", candidate.trial)
-        self.study.optuna.tell(trial, [candidate.latency_s, candidate.quality])
+    def _evaluated(self, plan: Plan, latency: Latency) -> Future[Quality | Hopeless]:
+        """What is known of the plan, or else its evaluation."""
+        text = plan.to_json()
+        if (reason := self.refused.get(text)) is not None:
+            raise StudyError(reason)
+        if (known := self.hopeless.get(text) or self.known.get(text)) is None:
+            return self.evaluate_quality(plan, self._least(plan, latency))
+        future: Future[Quality | Hopeless] = Future()
+        future.set_result(known if isinstance(known, Hopeless) else _Known(known))
+        return future
+
+    def _least(self, plan: Plan, latency: Latency) -> float:
+        """The quality that a plan must have to be worth knowing: more than one that is as fast."""
+        if not plan.choices:
+            return -math.inf
+        as_fast = [each.quality for each in self.known.values() if each.latency_s <= latency.latency_s]
+        if self.settings.worst_drop is not None:
+            dense = (each.quality for each in self.known.values() if not each.plan.choices)
+            as_fast.extend(quality - self.settings.worst_drop for quality in dense)
+        return max(as_fast, default=-math.inf)
+
+    def _end(self, running: _Running, future: Future[Quality | Hopeless]) -> None:
+        candidate, hopeless, failure = None, None, None
+        text, number = running.plan.to_json(), running.trial.number
+        try:
+            quality = future.result()
+            if isinstance(quality, Hopeless):
+                hopeless = self.hopeless[text] = quality
+            else:
+                candidate = running.judged(quality)
+        except Cancelled:
+            raise
+        except HwsparseError as error:
+            failure = self.refused[text] = str(error)
+        elapsed_s = self.clock() - running.started
+        self._tell(running, candidate, hopeless, failure, elapsed_s)
+        self.seen.add(number)
+        if candidate is not None:
+            self.known.setdefault(text, candidate)
+        self.failed_in_row = 0 if failure is None else self.failed_in_row + 1
+        done, known = count_answered(self.study.trials()), tuple(self.known.values())
+        self.on_trial(TrialOutcome(number, done, self.settings.trials, candidate, failure, hopeless, elapsed_s, known))
+        if self.failed_in_row == self.settings.max_failures:
+            gave_up = f"gave up after {self.failed_in_row} failed trials in a row"
+            raise StudyError(f"{self.study.where}: {gave_up}, the last one: {failure}")
+
+    def _tell(
+        self,
+        running: _Running,
+        candidate: Candidate | None,
+        hopeless: Hopeless | None,
+        failure: str | None,
+        elapsed_s: float,
+    ) -> None:
+        trial = running.trial
+        attributes: dict[str, Any] = {FIGURES_KEY: {"elapsed_s": elapsed_s}}
+        state, values = TrialState.FAIL, None
+        if candidate is not None:
+            state, values = TrialState.COMPLETE, [candidate.latency_s, candidate.quality]
+            attributes[FIGURES_KEY] |= figures_of(candidate)
+            if candidate.trial != trial.number:
+                attributes["figures_of"] = candidate.trial
+        elif hopeless is not None:
+            state = TrialState.PRUNED
+            attributes[FIGURES_KEY] |= asdict(hopeless)
+        else:
+            attributes[FAILURE_KEY] = failure
+        excess = self.told.excess(running.plan, running.latency) if running.latency is not None else {}
+        if (known := candidate or hopeless) is not None:
+            excess |= self.settings.bounds.lack(known.quality)
+
+        self.study.tell(trial, state, values, attributes, excess)
+        del self.own[trial.number]
+
+    def _take_over(self, trials: Sequence[FrozenTrial]) -> None:
+        """Takes note of what other processes found, and earlier searches."""
+        for trial in trials:
+            if trial.state not in ANSWERED or trial.number in self.seen:
+                continue
+            self.seen.add(trial.number)
+            with translated(self.study.where):
+                if trial.state == TrialState.PRUNED:
+                    self.hopeless[trial.user_attrs[PLAN_KEY]] = hopeless_of(trial)
+                    continue
+                candidate = candidate_of(trial)
+            if self.space.allows(candidate.plan):
+                timed = _timed(candidate, self.told.predict_latency(candidate.plan))
+                self.known.setdefault(candidate.plan.to_json(), timed)
+
+    def _proposed(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+        """What is to be tried next: what was interrupted, what the search begins with, or what the sampler makes."""
+        settings = self.settings
+        ended = [each for each in trials if is_ended(each)]
+        under_way = sum(each.state == TrialState.RUNNING for each in trials)
+        # Stock samplers learn nothing from failed trials: after one, they would be likely to propose the same again.
+        last_failed = bool(ended) and ended[-1].state == TrialState.FAIL
+        name = "random" if last_failed and settings.sampler != "front" else settings.sampler
+        aims = Aims(settings.worst_drop, settings.bounds.max_latency_s, self.told.fits)
+        behind = len(ended) + under_way
+        sampler = make_sampler(name, settings.seed, behind, self.additive, self.beginning.choices, aims)
+        due = self._due(trials)
+        proposed = self.mirror.propose(sampler, None if due is None else due[1])
+        if due is not None:
+            proposed.user_attrs[KIND_KEY] = due[0]
+        return proposed
+
+    def _due(self, trials: Sequence[FrozenTrial]) -> tuple[Kind, Mapping[str, str]] | None:
+        """The first plan that was interrupted, or that the search begins with, and that nobody tries or has tried."""
+        taken, interrupted = set(), []
+        for trial in trials:
+            if trial.state == TrialState.RUNNING or is_ended(trial):
+                taken.add(frozenset(trial.params.items()))
+            else:
+                interrupted.append((cast(Kind, trial.user_attrs.get(KIND_KEY, "search")), trial.params))
+        planned = (*interrupted, *self.beginning.planned())
+        return next((each for each in planned if frozenset(each[1].items()) not in taken), None)
 
 
-def _tally(study: optuna.Study) -> tuple[int, int, bool]:
-    """How many trials are complete, how many failed, and whether the last of them failed."""
-    ended = [
-        trial.state == TrialState.COMPLETE
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state == TrialState.COMPLETE or _FAILURE_KEY in trial.user_attrs
-    ]
-    return sum(ended), len(ended) - sum(ended), bool(ended) and not ended[-1]
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The quality of a plan that was evaluated before, in which trial."""
+
+    candidate: Candidate
+
+    @property
+    def value(self) -> float:
+        return self.candidate.quality
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.candidate.quality_interval
+
+    @property
+    def drop_error(self) -> float:
+        return self.candidate.drop_error
 
 
-def _attributes(candidate: Candidate) -> dict[str, Any]:
-    """What a trial's user attributes hold; `_candidate` reads it."""
-    return {
-        "plan": candidate.plan.to_json(),
-        "kind": candidate.kind,
-        "latency_interval_s": list(candidate.latency_interval_s),
-        "latency_source": candidate.latency_source,
-        "quality_interval": list(candidate.quality_interval),
-        "drop_error": candidate.drop_error,
-    }
-
-
-def _candidate(trial: FrozenTrial) -> Candidate:
-    latency_s, quality = trial.values
-    attributes = trial.user_attrs
-    latency_low, latency_high = attributes["latency_interval_s"]
-    quality_low, quality_high = attributes["quality_interval"]
-    return Candidate(
-        plan=Plan.from_json(attributes["plan"]),
-        latency_s=latency_s,
-        latency_interval_s=(latency_low, latency_high),
-        latency_source=attributes["latency_source"],
-        quality=quality,
-        quality_interval=(quality_low, quality_high),
-        drop_error=attributes["drop_error"],
-        kind=attributes["kind"],
-        trial=trial.number,
-    )
+def _beginning(space: SearchSpace, settings: SearchSettings, fits: Callable[[Plan], bool]) -> Beginning:
+    """What a new study of the space begins with; of what does not keep to the bounds, the dense network alone."""
+    choices = SettledChoices.of(space)
+    seeds = seed_plans(space, max(1, round(settings.trials * settings.seed_share)), fits)
+    return Beginning(choices, tuple((seed.kind, tuple(choices.texts(seed.plan).values())) for seed in seeds))
 
 
 def _candidates(
@@ -283,9 +413,10 @@ def _candidates(
 ) -> tuple[Candidate, ...]:
     """What the study found, as far as it can still be had, each plan once and with its latency of today."""
     found: dict[str, Candidate] = {}
-    with translated(study.storage):
-        for trial in study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            candidate = _candidate(trial)
+    for trial in study.trials():
+        if trial.state == TrialState.COMPLETE:
+            with translated(study.where):
+                candidate = candidate_of(trial)
             found.setdefault(candidate.plan.to_json(), candidate)
     had = (candidate for candidate in found.values() if space.allows(candidate.plan))
     return tuple(_timed(candidate, predict_latency(candidate.plan)) for candidate in had)
@@ -298,34 +429,3 @@ def _timed(candidate: Candidate, latency: Latency) -> Candidate:
         latency_interval_s=latency.interval_s,
         latency_source=cast(Source, latency.source),
     )
-
-
-def _enqueue_seeds(study: optuna.Study, settled: SettledChoices, space: SearchSpace, settings: SearchSettings) -> None:
-    if _SEEDS_KEY in study.user_attrs:
-        return
-    # A search that was killed in here finds some of them enqueued already.
-    there = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    seeds = seed_plans(space, max(1, round(settings.trials * settings.seed_share)))
-    for seed in seeds:
-        if (texts := settled.texts(seed.plan)) not in there:
-            study.enqueue_trial(texts, user_attrs={"kind": seed.kind})
-    study.set_user_attr(_SEEDS_KEY, len(seeds))
-
-
-def _set_running_aside(study: optuna.Study, settled: SettledChoices) -> None:
-    """Fails the trials that nobody runs any more, and enqueues their plans again.
-
-    Enqueued first and failed second: killed in between, the trial is found again, and its repetition too.
-    """
-    trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get(_RETRY_KEY) for trial in trials}
-    for trial in trials:
-        if trial.state != TrialState.RUNNING:
-            continue
-        texts = trial.system_attrs.get("fixed_params", trial.params)
-        # Killed before all layers had their choice: the sampler will make the same choices again.
-        proposed = texts.keys() == {name for name, _ in settled.layers}
-        if proposed and trial.number not in repeated:
-            kind = {"kind": trial.user_attrs["kind"]} if "kind" in trial.user_attrs else {}
-            study.enqueue_trial(texts, user_attrs={**kind, _RETRY_KEY: trial.number})
-        study.tell(trial.number, state=TrialState.FAIL)

@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsparse.errors import Cancelled, CompileError, StudyError
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate, SettledChoices, build_space, pareto_front
-from hwsparse.search.database import StudyIdentity, opened_study
+from hwsparse.search.database import Place, StudyIdentity, opened_study
+from hwsparse.search.evaluation import Hopeless, evaluated_here
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from tests.search import toy
 
@@ -27,11 +28,18 @@ FEW = SearchSettings(trials=8, seed=3, seed_share=0.5)  # 4 of them seeds
 
 
 def search(
-    path: Path, settings: SearchSettings = FEW, *, identity: StudyIdentity = toy.IDENTITY, **changes: object
+    place: Path | Place,
+    settings: SearchSettings = FEW,
+    *,
+    identity: StudyIdentity = toy.IDENTITY,
+    evaluate_quality: Callable[[Plan], toy.ToyQuality | Hopeless] = toy.evaluate,
+    **changes: object,
 ) -> tuple[Candidate, ...]:
-    given = {"space": toy.toy_space(), "evaluate_quality": toy.evaluate, "predict_latency": toy.predict}
-    with opened_study(path, "toy", identity) as study:
-        return run_search(study, settings=settings, **{**given, **changes})
+    given = {"space": toy.toy_space(), "predict_latency": toy.predict}
+    place = Place(place) if isinstance(place, Path) else place
+    evaluated = evaluated_here(lambda plan, at_least: evaluate_quality(plan))
+    with opened_study(place, "toy", identity) as study:
+        return run_search(study, evaluate_quality=evaluated, settings=settings, **{**given, **changes})
 
 
 def trials(path: Path) -> list[FrozenTrial]:
@@ -205,16 +213,18 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tests.search import toy
-from hwsparse.search.database import opened_study
+from hwsparse.search.database import Place, opened_study
+from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.study import SearchSettings, run_search
 path, calls, trials = Path(sys.argv[1]), [], int(sys.argv[3])
-def evaluate(plan):
+@evaluated_here
+def evaluate(plan, at_least):
     calls.append(plan)
     if len(calls) == int(sys.argv[2]):
         print("in mid-trial", flush=True)
         time.sleep(600)
     return toy.evaluate(plan)
-with opened_study(path, "toy", toy.IDENTITY) as study:
+with opened_study(Place(path), "toy", toy.IDENTITY) as study:
     run_search(study, toy.toy_space(), evaluate, toy.predict, SearchSettings(trials=trials, seed=3, seed_share=0.5))
 """
 
@@ -258,16 +268,6 @@ def test_a_search_killed_again_and_again_still_ends_whole(tmp_path: Path) -> Non
     assert states(path) == {TrialState.COMPLETE: 8, TrialState.FAIL: 2}
     dense = Plan.of(toy.MODEL, {}).to_json()
     assert dense in complete_plans(path)
-
-
-def test_a_study_in_use_is_refused_and_free_after_a_kill(tmp_path: Path) -> None:
-    process = start_and_hang(tmp_path / "s.db", 3, 8)
-    try:
-        with pytest.raises(StudyError, match="another search is using it"):
-            search(tmp_path / "s.db")
-    finally:
-        kill(process)
-    assert search(tmp_path / "s.db")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled("stopped"), RuntimeError("a bug")])
