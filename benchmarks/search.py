@@ -191,8 +191,9 @@ class _Task:
             settings = SearchSettings(self.trials, seed, cast(SamplerName, method), share)
             place = Place(self.state / f"{self.name}-{method}-{seed}.sqlite")
             with opened_study(place, self.name, identity) as study:
+                evaluate = evaluated_here(lambda plan, at_least: self.quality(plan))
                 candidates = run_search(
-                    study, self.space, evaluated_here(lambda plan, least: self.quality(plan)), partial(self.costs.compose, self.model), settings,
+                    study, self.space, evaluate, partial(self.costs.compose, self.model), settings,
                     on_trial=lambda trial: self.progress.update(bar, completed=trial.done),
                 )  # fmt: skip
             return [Tried(each.trial or 0, each.plan, each.latency_s, each.quality) for each in candidates]
@@ -325,7 +326,7 @@ def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> float
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-"))
         study = stack.enter_context(opened_study(Place(Path(scratch, "study.sqlite")), "overhead", identity))
         began = time.perf_counter()
-        run_search(study, space, evaluated_here(lambda plan, least: quality(plan)), latency, SearchSettings(trials))
+        run_search(study, space, evaluated_here(lambda plan, at_least: quality(plan)), latency, SearchSettings(trials))
         return 1e3 * (time.perf_counter() - began) / trials
 
 

@@ -20,6 +20,7 @@ from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import ArtifactPlace, FrontReport
 from hwsparse.search import Candidate, Kind, pareto_front
+from hwsparse.search.bounds import Bounds
 from hwsparse.serve.jobfiles import WORK, JobRequest, ProgressWriter, write_report
 from hwsparse.serve.operation import FrontPoint, JobResult
 from hwsparse.store import ArtifactStore
@@ -73,8 +74,7 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
         trials=budget.trials,
         seed=asked.seed,
         max_drop=budget.max_quality_drop if budget.max_quality_drop is not None else Goal().max_drop,
-        min_quality=budget.min_quality,
-        max_latency_s=budget.max_latency_s,
+        bounds=Bounds(budget.max_latency_s, budget.max_file_bytes, budget.max_memory_bytes, budget.min_quality),
     )
     chosen_on = appoint_judges(model, dataset, target, asked.seed).choosing.dataset
     report = JobProgress(progress, chosen_on.metric, chosen_on.name, len(chosen_on))

@@ -17,12 +17,14 @@ import hwsparse
 from hwsparse.cli import device, interrupt, records, targets
 from hwsparse.cli.audit import audit
 from hwsparse.cli.calibrate import calibrate
+from hwsparse.cli.front import front
 from hwsparse.cli.measure import measure
 from hwsparse.cli.narrow import narrow
+from hwsparse.cli.optimize import optimize
 from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
 from hwsparse.cli.tune import tune
-from hwsparse.cli.work import compile_, front, inspect, optimize, verify
+from hwsparse.cli.work import compile_, inspect, verify
 from hwsparse.errors import HwsparseError, InputError
 
 # Commands that, stopped, go on where they were.

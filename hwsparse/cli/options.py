@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from hwsparse.errors import InputError, PlanError
 from hwsparse.metric import METRICS
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cache_directory
+from hwsparse.search.bounds import Bounds
 from hwsparse.target import Target, load_target
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ DATA: Any = typer.Option(
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
 CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
+MAX_LATENCY_MS: Any = typer.Option(None, help="The winner may take no longer.")
+MIN_QUALITY: Any = typer.Option(
+    None, help="The winner must be worth this on the samples that choose, whatever it lost."
+)
+MAX_FILE_MB: Any = typer.Option(None, help="The winner's files may have no more, in MB of 1,000,000 bytes.")
+MAX_MEMORY_MB: Any = typer.Option(None, help="The winner may take no more memory while it runs, in MB.")
 PLAN: Any = typer.Option(
     None,
     help="A file with a plan, instead of --choice: JSON with the model's digest and each pruned layer's choice, as "
@@ -170,6 +178,26 @@ def _image(text: str | None) -> Any:
 def _three(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) for part in text.split("/"))
     return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def bounds(
+    max_latency_ms: float | None, min_quality: float | None, max_file_mb: float | None, max_memory_mb: float | None
+) -> Bounds:
+    """What --max-latency-ms, --min-quality, --max-file-mb and --max-memory-mb ask for.
+
+    Raises:
+        InputError: one of them is no limit.
+    """
+    given = {"--max-latency-ms": max_latency_ms, "--max-file-mb": max_file_mb, "--max-memory-mb": max_memory_mb}
+    for name, limit in given.items():
+        if limit is not None and not 0 < limit < math.inf:
+            raise InputError(f"{name}: a limit above 0, not {limit:g}")
+    if min_quality is not None and not math.isfinite(min_quality):
+        raise InputError(f"--min-quality: a number, not {min_quality:g}")
+    seconds, file_bytes, memory_bytes = (
+        None if limit is None else limit * unit for limit, unit in zip(given.values(), (1e-3, 1e6, 1e6), strict=True)
+    )
+    return Bounds(seconds, file_bytes, memory_bytes, min_quality)
 
 
 def choice(text: str) -> Choice:

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from hwsparse.artifact import Artifact
 from hwsparse.cli import options, service
+from hwsparse.cli.front import show_front, write_front
 from hwsparse.cli.progress import StageProgress
-from hwsparse.cli.work import show_artifact, show_front, write_front
+from hwsparse.cli.work import show_artifact
 from hwsparse.serve.client import Client
 from hwsparse.serve.server import Server, ServerSettings
 from hwsparse.target import list_targets, load_target

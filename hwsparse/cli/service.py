@@ -21,7 +21,8 @@ from rich.markup import escape
 
 from hwsparse.artifact import Artifact, require_writable
 from hwsparse.cli import options
-from hwsparse.cli.work import show_artifact, show_front, write_front
+from hwsparse.cli.front import show_front, write_front
+from hwsparse.cli.work import show_artifact
 from hwsparse.errors import Cancelled, HwsparseError, InputError, ServiceError
 from hwsparse.report import parse_report
 from hwsparse.serve.client import Client, OperationHandle

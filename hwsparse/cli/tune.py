@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from hwsparse.cli import options
+from hwsparse.cli.front import show_front, write_front
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.torch_code import example_inputs, load_module
-from hwsparse.cli.work import show_artifact, show_front, write_front
+from hwsparse.cli.work import show_artifact
 from hwsparse.plan import Plan
 from hwsparse.tuning import TuningSettings
 

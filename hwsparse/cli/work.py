@@ -1,10 +1,9 @@
-"""What the command line does on this machine: inspect, optimize, compile, front, verify."""
+"""What the command line does with one model or artifact on this machine: inspect, compile, verify."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich import box
@@ -16,11 +15,8 @@ from hwsparse.artifact import Artifact
 from hwsparse.artifact.manifest import NOISY
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
-from hwsparse.errors import InputError, StorageError
+from hwsparse.errors import InputError
 from hwsparse.plan import Plan
-from hwsparse.report import FrontReport, read_report, write_report
-from hwsparse.report.table import front_table
-from hwsparse.report.terms import terms
 
 
 def inspect(
@@ -47,71 +43,6 @@ def inspect(
         table.add_row(escape(layer.name), layer.op, *sizes, f"{layer.macs / 1e6:.1f} M", f"{layer.macs / total:.1%}")
     console.print(table)
     require_compilable(found)
-
-
-def optimize(
-    model: Path = options.MODEL,
-    data: Path = options.DATA,
-    target: str = options.TARGET,
-    out: Path = options.OUT,
-    trials: int = typer.Option(60, help="Plans to try."),
-    max_drop: float = typer.Option(
-        0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
-    ),
-    max_latency_ms: float | None = typer.Option(None, help="The winner may take no longer."),
-    sampler: str = typer.Option(
-        "front",
-        help="Who proposes plans: front (our own, which knows what layers cost and harm), or Optuna's tpe, nsga2, "
-        "nsga3, gp or random.",
-    ),
-    pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
-    within: float | None = options.WITHIN,
-    threads: int | None = options.THREADS,
-    seed: int = options.SEED,
-    shape: list[str] = options.SHAPE,
-    tokenizer: Path | None = options.TOKENIZER,
-    image: str | None = options.IMAGE,
-    limit: int | None = options.LIMIT,
-    metric: str | None = options.METRIC,
-    robustness: bool = options.ROBUSTNESS,
-    records: Path = options.RECORDS,
-) -> None:
-    """Finds the fastest sparse form of a model on a device, with proof.
-
-    Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
-    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json,
-    study.sqlite. Stopped in the middle, the same command goes on where it was.
-    """
-    from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Goal, Workspace, front_report
-    from hwsparse.pipeline import optimize as run
-
-    device = options.device(target, threads)
-    device.require_timing()
-    network = import_onnx(model, shapes=options.shapes(shape))
-    dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
-    corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
-    chosen_sampler: Any = sampler
-    goal = Goal(
-        trials=trials,
-        seed=seed,
-        sampler=chosen_sampler,
-        max_drop=max_drop,
-        max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
-        patterns=tuple(pattern),
-        within=within,
-    )
-    console = Console()
-    with StageProgress(console) as progress:
-        outcome = run(network, dataset, device, goal, Workspace(out, records), progress, corrupted=corrupted)
-    report = front_report(outcome, dataset.name)
-    write_front(report, out)
-    show_front(report, console)
-    if outcome.winner is None:
-        console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
-    else:
-        console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))
-    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))
 
 
 def compile_(
@@ -152,41 +83,9 @@ def compile_(
         console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
 
-def front(report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote.")) -> None:
-    """Shows a Pareto front that was found before."""
-    show_front(read_report(report), Console())
-
-
 def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> None:
     """Checks every byte of an artifact against its digests, and shows what it says of itself."""
     show_artifact(Artifact.load(artifact), Console())
-
-
-def write_front(report: FrontReport, directory: Path) -> None:
-    """Writes front.json, front.html and front.png into a directory that need not be there.
-
-    Raises:
-        StorageError: it cannot be written to.
-    """
-    from hwsparse.report.html import front_html
-    from hwsparse.report.plot import front_png
-
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{directory}: cannot be written: {error.strerror}") from None
-    write_report(report, directory / "front.json")
-    front_html(report, directory / "front.html")
-    front_png(report, directory / "front.png")
-
-
-def show_front(report: FrontReport, console: Console) -> None:
-    """Prints a front as a table, with the terms of its comparison and its notes."""
-    console.print(front_table(report))
-    for name, text in terms(report):
-        console.print(f"[bold]{name}:[/] {escape(text)}", style="dim", highlight=False)
-    for note in report.notes:
-        console.print(escape(note), style="dim")
 
 
 def show_artifact(artifact: Artifact, console: Console) -> None:

@@ -5,6 +5,7 @@ Knows nothing of pruning: whose weights they are is the caller's affair.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,33 +22,38 @@ if TYPE_CHECKING:
 _TINY = 1e-12
 
 
-def answers(proto: bytes, dataset: Dataset, name: str, threads: int = 1) -> np.ndarray:
-    """The first output for every row of inputs, flat: (rows, values) float64.
+class Respondent:
+    """A network that is asked for its answers; `threads` samples at a time."""
 
-    Args:
-        proto: an ONNX model that takes the samples.
-        dataset: its labels do not count.
-        name: of the model, in errors.
-        threads: so many samples at a time.
+    def __init__(self, proto: bytes, name: str, threads: int = 1) -> None:
+        """An ONNX model, of this name in errors.
 
-    Raises:
-        DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
-    """
-    # Samples run side by side, each on one thread: faster than one sample on all.
-    session = session_of(proto)
-    output_name = session.get_outputs()[0].name
+        Raises:
+            DataError: onnxruntime cannot load it.
+        """
+        self._session, self._name, self._threads = session_of(proto), name, threads
+        self._output = self._session.get_outputs()[0].name
 
-    def answer(row: int) -> np.ndarray:
-        feeds = {key: values[row : row + 1] for key, values in dataset.inputs.items()}
-        (output,) = run(session, [output_name], feeds, f"sample {row} of {dataset.name}")
-        return np.asarray(output, np.float64).reshape(-1)
+    def answers(self, dataset: Dataset, rows: Iterable[int] | None = None) -> np.ndarray:
+        """The first output for every row of inputs, or some of them, flat: (rows, values) float64.
 
-    with ThreadPoolExecutor(threads) as pool:
-        outputs = np.stack(list(pool.map(answer, range(dataset.rows))))
-    if not np.isfinite(outputs).all():
-        row = int(np.argwhere(~np.isfinite(outputs))[0][0])
-        raise DataError(f"{name} gives a value that is not finite on sample {row} of {dataset.name}")
-    return outputs
+        Raises:
+            DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
+        """
+
+        # Samples run side by side, each on one thread: faster than one sample on all.
+        def answer(row: int) -> np.ndarray:
+            feeds = {key: values[row : row + 1] for key, values in dataset.inputs.items()}
+            (output,) = run(self._session, [self._output], feeds, f"sample {row} of {dataset.name}")
+            return np.asarray(output, np.float64).reshape(-1)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            asked = list(range(dataset.rows) if rows is None else rows)
+            outputs = np.stack(list(pool.map(answer, asked)))
+        if not np.isfinite(outputs).all():
+            row = asked[int(np.argwhere(~np.isfinite(outputs))[0][0])]
+            raise DataError(f"{self._name} gives a value that is not finite on sample {row} of {dataset.name}")
+        return outputs
 
 
 def labelled_by(model: Model, dataset: Dataset) -> Dataset:
@@ -58,7 +64,7 @@ def labelled_by(model: Model, dataset: Dataset) -> Dataset:
     """
     fitted = dataset.named_for(model)
     fitted.check_runs(model)
-    outputs = answers(model.proto, fitted, model.name)
+    outputs = Respondent(model.proto, model.name).answers(fitted)
     return replace(fitted, labels=outputs.argmax(axis=1) if dataset.kind == "classes" else pair_cosines(outputs))
 
 

@@ -5,6 +5,7 @@
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
+    forecast.py what a plan should take, and whether any can keep to the goal
     verdict.py  finalists and what they are held to side by side, and the winner
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured
@@ -51,6 +52,7 @@ from hwsparse.pipeline.compilation import (
 )
 from hwsparse.pipeline.figures import front_report
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
+from hwsparse.pipeline.forecast import Forecast, judged, require_possible
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
@@ -63,7 +65,9 @@ from hwsparse.search import (
     build_space,
     surrogate_plans,
 )
+from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.database import StudyIdentity, opened_study
+from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.target import Target
@@ -92,14 +96,13 @@ class Goal:
     """How far to search, and what the winner must reach.
 
     The winner is the fastest finalist that loses at most `max_drop` of the dense model's quality, one
-    standard error of that loss included, is at least `min_quality` good and takes at most `max_latency_s`.
+    standard error of that loss included, and keeps to the bounds.
     """
 
     trials: int = 60
     seed: int = 0
     max_drop: float = 0.01
-    min_quality: float | None = None
-    max_latency_s: float | None = None
+    bounds: Bounds = UNBOUNDED
     finalists: int = 4
     sampler: SamplerName = "front"
     patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
@@ -116,8 +119,6 @@ class Goal:
             raise InputError(f"{self.sampler!r} is no sampler; use {', '.join(get_args(SamplerName))}")
         if not 0 <= self.max_drop < math.inf:
             raise InputError(f"quality drop: 0 or more, as 0.01 for one point of accuracy, not {self.max_drop:g}")
-        if self.max_latency_s is not None and not self.max_latency_s > 0:
-            raise InputError(f"latency: a limit above 0 ms, not {1e3 * self.max_latency_s:g} ms")
         if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
             raise InputError("ratios of zeros lie between 0 and 1")
         if self.within is not None and not 0 < self.within <= 1:
@@ -146,9 +147,9 @@ def optimize(
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
-        StorageError: the workspace cannot be written to.
-        StudyError: the workspace's study cannot be used, or another job is using it: said before anything is
-            measured; or too many trials failed in a row.
+        InputError: no plan can keep to the goal's bounds; it says what can be had.
+        StorageError: the workspace cannot be written to, or another job is writing there.
+        StudyError: the study cannot be used: said before anything is measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
@@ -162,7 +163,6 @@ def optimize(
         )
     choices = choices_of(target, goal.patterns, goal.ratios)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
-    workspace.make()
     identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()
 
@@ -170,19 +170,23 @@ def optimize(
         on_progress(stage, done, total, known)
 
     with ExitStack() as stack:
+        stack.enter_context(workspace.taken())
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         bench = stack.enter_context(open_bench(target, workspace.records, clock))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed)
         weights = database.weights
-        offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
+        settled = None if (beginning := study.beginning) is None else beginning.choices
+        offers, costs = survey(model, database, target, choices, settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
-        space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
+        space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
         whole = _anchors(model, space)
         costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
         whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
         times, footprints = _built(model, whole, weights, costs, bench, judges.sample, scratch, on_stage)
         costs = costs.fit_network(model, times)
+        told = Forecast(model, target, costs, footprints)
+        require_possible(space, told, judges.choosing, goal.bounds)
 
         def on_trial(trial: TrialOutcome) -> None:
             nonlocal known
@@ -192,16 +196,20 @@ def optimize(
         candidates = known = run_search(
             study,
             space,
-            lambda plan: judges.choosing.evaluate(weights(plan)),
-            lambda plan: costs.predict_model(model, plan),
-            SearchSettings(goal.trials, goal.seed, goal.sampler, worst_drop=shown_drop(goal.max_drop)),
+            evaluated_here(partial(judged, judges.choosing, weights)),
+            told.latency,
+            SearchSettings(
+                goal.trials, goal.seed, goal.sampler, worst_drop=shown_drop(goal.max_drop), bounds=goal.bounds
+            ),
+            predict_size=told.size,
             on_trial=on_trial,
+            on_wait=lambda: on_stage("search", len(known), max(goal.trials, len(known))),
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)
         proven = measure_plans(bench, model, plans.values(), costs, partial(on_stage, "finalists' layers"))
         shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
-        limits = Limits(goal.max_drop, goal.min_quality, goal.max_latency_s)
+        limits = Limits(goal.max_drop, goal.bounds)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,

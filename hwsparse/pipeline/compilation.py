@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ from hwsparse.errors import DataError, MeasureError, ModelError, PlanError, Stor
 from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
-from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalists, time_side_by_side
+from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalists, time_side_by_side, weigh
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate
+from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
 from hwsparse.target import Target
 
@@ -34,10 +36,14 @@ OnProgress = Callable[[str, int, int, tuple[Candidate, ...]], None]
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where a job keeps its files; `records` may be shared by all jobs of a machine."""
+    """Where a job keeps its files; `records` may be shared by all jobs of a machine, and a study by several jobs.
+
+    `shared_study` None: the study is kept in the directory.
+    """
 
     directory: Path
     records: Path
+    shared_study: Place | None = None
 
     def require_writable(self) -> None:
         """Sees that something can be written there, before there is anything to write; leaves nothing.
@@ -64,10 +70,28 @@ class Workspace:
         self.require_writable()
         self.directory.mkdir(parents=True, exist_ok=True)
 
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """The directory, made if it is not there, for one job at a time.
+
+        Raises:
+            StorageError: as `require_writable`, or another job is writing there.
+        """
+        self.make()
+        with (self.directory / "job.lock").open("a") as file:
+            try:
+                # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StorageError(
+                    f"{self.directory}: another job is writing there; wait for it or choose another output directory"
+                ) from None
+            yield
+
     @property
-    def study(self) -> Path:
-        """An SQLite file, with the studies of every job that was done here."""
-        return self.directory / "study.sqlite"
+    def study(self) -> Place:
+        """Where the studies of every job that was done here are kept."""
+        return self.shared_study or Place(self.directory / "study.sqlite")
 
     @property
     def pruned(self) -> Path:
@@ -165,9 +189,10 @@ def built_alone(
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
         shop = Workshop(model, target, weights, costs, bench, judges, inputs, Path(scratch), seed)
         built = build_finalists(shop, {label: plan}, lambda done, total: on_progress("finalists", done, total, ()))
+        weighed = weigh(shop, built)
         on_progress("side by side", 0, 1, ())
         times = time_side_by_side(shop, built, {})
-        baselines, finalists = package_finalists(shop, built, times, workspace.artifacts)
+        baselines, finalists = package_finalists(shop, built, times, weighed, workspace.artifacts)
         on_progress("side by side", 1, 1, ())
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
     return Outcome(

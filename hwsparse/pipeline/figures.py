@@ -226,7 +226,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     dense = outcome.baselines.dense
     name, fastest = ("dense", dense) if outcome.winner is None else ("the winner", outcome.winner.latency)
     for finalist in outcome.finalists:
-        reason = outcome.limits.refusal(finalist.latency, finalist.chosen_by, dense)
+        reason = outcome.limits.refusal(finalist, dense)
         if reason is not None and finalist.latency.median_s < fastest.median_s:
             notes.append(f"{finalist.label}, faster than {name}, {reason}.")
     return tuple(notes)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from hwsparse.artifact import replace_artifact
 from hwsparse.codegen import Library
 from hwsparse.compiler import Figures, Refusal
 from hwsparse.errors import StudyError
-from hwsparse.latency import CostModel, Measurement
+from hwsparse.latency import CostModel, Footprint, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.pipeline.judges import Judges
-from hwsparse.pipeline.outcome import ROUNDING, Baselines, Finalist, Limits, Weights
+from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
 from hwsparse.plan import Plan
+from hwsparse.report.front import ROUNDING
 from hwsparse.search import Candidate, pareto_front, pick_finalists
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
@@ -131,13 +132,23 @@ def time_side_by_side(
     return shop.bench.time_networks(directories)
 
 
+def weigh(shop: Workshop, built: Mapping[str, Built]) -> dict[str, Footprint]:
+    """Bytes of everything that was built."""
+    return shop.bench.weigh_networks({label: each.library.directory for label, each in built.items()})
+
+
 def package_finalists(
-    shop: Workshop, built: Mapping[str, Built], times: Mapping[str, Measurement], artifacts: Path
+    shop: Workshop,
+    built: Mapping[str, Built],
+    times: Mapping[str, Measurement],
+    weighed: Mapping[str, Footprint],
+    artifacts: Path,
 ) -> tuple[Baselines, tuple[Finalist, ...]]:
     """Judges what was built on held-out data, and packages it.
 
     Args:
         times: of all of them, and of onnxruntime, from one run.
+        weighed: what `weigh` gives of them.
         artifacts: a directory that receives one artifact per plan; it takes the place of an older one of the plan.
 
     Returns:
@@ -147,7 +158,6 @@ def package_finalists(
         ArtifactError: an artifact cannot be written.
     """
     judges = shop.judges
-    weighed = shop.bench.weigh_networks({label: each.library.directory for label, each in built.items()})
     baselines = Baselines(
         times[DENSE],
         times[ONNXRUNTIME],
@@ -176,17 +186,6 @@ def package_finalists(
     return baselines, tuple(finalists)
 
 
-class Entrant(Protocol):
-    """Who may win: a finalist, or what is to be one."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def latency(self) -> Measurement: ...
-    @property
-    def chosen_by(self) -> QualityReport | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Hopeful:
     """What is to be a finalist, as timed before all are timed side by side."""
@@ -194,6 +193,7 @@ class Hopeful:
     label: str
     latency: Measurement
     chosen_by: QualityReport | None
+    footprint: Footprint
 
 
 E = TypeVar("E", bound=Entrant)
@@ -201,7 +201,7 @@ E = TypeVar("E", bound=Entrant)
 
 def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E | None:
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none."""
-    eligible = [each for each in finalists if limits.refusal(each.latency, each.chosen_by, dense) is None]
+    eligible = [each for each in finalists if limits.refusal(each, dense) is None]
     return min(eligible, key=lambda finalist: finalist.latency.median_s, default=None)
 
 

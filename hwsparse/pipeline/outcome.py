@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.report import words
+from hwsparse.report.front import ROUNDING
 from hwsparse.search import Candidate, SearchSpace
+from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and few jobs train
     from hwsparse.tuning import TuningSettings
     from hwsparse.tuning.checkpoint import Epoch
 
-ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 # Canonical pruned weights of a plan, by layer name, and constants fitted to them, by theirs.
 Weights = Callable[[Plan], Mapping[str, np.ndarray]]
 
@@ -59,26 +60,47 @@ def faster(one: Measurement, other: Measurement) -> bool:
     return one.interval_s[1] < other.interval_s[0]
 
 
+class Entrant(Protocol):
+    """Who may win: a finalist, or what is to be one."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def latency(self) -> Measurement: ...
+    @property
+    def chosen_by(self) -> QualityReport | None: ...
+    @property
+    def footprint(self) -> Footprint | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a winner may lose of the dense model's quality, must be worth, and may take."""
+    """What a winner may lose of the dense model's quality, and what it must keep to beside."""
 
     max_drop: float = math.inf
-    min_quality: float | None = None
-    max_latency_s: float | None = None
+    bounds: Bounds = UNBOUNDED
 
-    def refusal(self, latency: Measurement, quality: QualityReport | None, dense: Measurement) -> str | None:
-        """Why what takes this `latency` cannot win, as the end of a sentence; None: it can.
+    def refusal(self, entrant: Entrant, dense: Measurement) -> str | None:
+        """Why it cannot win, as the end of a sentence; None: it can.
 
-        Args:
-            quality: on calibration data, for held-out data report and do not choose; None: there are no data. A drop
-                counts with one standard error: of many plans on few samples, the best looking are those that were
-                lucky.
+        Held-out data report and do not choose: what counts is quality on calibration data, and a drop with one
+        standard error of it: of many plans on few samples, the best looking are those that were lucky.
         """
-        if not faster(latency, dense):
+        if not faster(entrant.latency, dense):
             return "is not faster than dense beyond the noise"
-        if self.max_latency_s is not None and latency.median_s > self.max_latency_s:
-            return f"takes longer than {words.milliseconds(self.max_latency_s)}"
+        bounds, size, quality = self.bounds, entrant.footprint, entrant.chosen_by
+        if bounds.max_latency_s is not None and entrant.latency.median_s > bounds.max_latency_s:
+            return f"takes longer than {words.milliseconds(bounds.max_latency_s)}"
+        if size is not None and bounds.max_file_bytes is not None and size.file_bytes > bounds.max_file_bytes:
+            return (
+                f"has files of {words.byte_count(size.file_bytes)}, more than {words.byte_count(bounds.max_file_bytes)}"
+            )
+        if bounds.max_memory_bytes is not None:
+            if size is None or size.memory_bytes is None:
+                return "takes an amount of memory that could not be measured here"
+            if size.memory_bytes > bounds.max_memory_bytes:
+                limit = words.byte_count(bounds.max_memory_bytes)
+                return f"takes {words.byte_count(size.memory_bytes)} of memory, more than {limit}"
         if quality is None:
             return None
         told = partial(words.quality, quality.metric)
@@ -87,8 +109,8 @@ class Limits:
                 f"lost {told(quality.drop)} on the data that choose, with a standard error of "
                 f"{told(quality.drop_error)}: together more than the {told(self.max_drop)} allowed"
             )
-        if self.min_quality is not None and quality.value < self.min_quality:
-            return f"is worth {told(quality.value)} on the data that choose, less than {told(self.min_quality)}"
+        if bounds.min_quality is not None and quality.value < bounds.min_quality:
+            return f"is worth {told(quality.value)} on the data that choose, less than {told(bounds.min_quality)}"
         return None
 
 

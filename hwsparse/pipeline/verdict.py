@@ -20,6 +20,7 @@ from hwsparse.pipeline.finals import (
     pick_winner,
     subject_of,
     time_side_by_side,
+    weigh,
 )
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Rivals, SmallDense
@@ -60,9 +61,10 @@ def reach_verdict(
         DataError: onnxruntime cannot run a sample.
     """
     built = build_finalists(shop, plans, partial(on_stage, "finalists"))
+    weighed = weigh(shop, built)
 
     def aim(times: Mapping[str, Measurement]) -> str | None:
-        found = [Hopeful(label, times[label], built[label].chosen_by) for label in plans]
+        found = [Hopeful(label, times[label], built[label].chosen_by, weighed[label]) for label in plans]
         subject = subject_of(found, pick_winner(found, times[DENSE], limits))
         return subject.label if subject is not None else None
 
@@ -70,7 +72,7 @@ def reach_verdict(
     besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
     on_stage("side by side", 0, 1)
     times = time_side_by_side(shop, built, besides)
-    baselines, finalists = package_finalists(shop, built, times, artifacts)
+    baselines, finalists = package_finalists(shop, built, times, weighed, artifacts)
     on_stage("side by side", 1, 1)
     winner = pick_winner(finalists, baselines.dense, limits)
     subject = subject_of(finalists, winner)

@@ -19,13 +19,14 @@ from hwsparse.plan import Plan
 from hwsparse.report.comparison import Budget, Comparison, Method, Structure, structure
 from hwsparse.report.files import write_whole
 from hwsparse.search.candidate import Candidate, Source
-from hwsparse.search.pareto import pareto_front
+from hwsparse.search.pareto import pareto_front, unbeaten
 
 FORMAT = 3  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
 
 # small-dense: the same architecture with fewer channels; external: the dense model in a runtime that is not ours
 PointKind = Literal["dense", "small-dense", "uniform", "surrogate", "search", "external"]
+ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 TIMED: tuple[Source, ...] = ("measured", "simulated")
 
 
@@ -89,6 +90,11 @@ class FrontPoint:
         counts = (self.macs, self.parameters, self.file_bytes, self.memory_bytes)
         if any(count is not None and count < 0 for count in counts):
             raise InputError(f"point {self.label!r}: multiply-adds, parameters and bytes are not negative")
+
+    @property
+    def loss_interval(self) -> tuple[float, float]:
+        """Of what is lost against the dense model; where that was not worked out, that of the quality."""
+        return self.drop_interval if self.drop_interval is not None else self.quality_interval
 
     @property
     def structure(self) -> Structure | None:
@@ -157,6 +163,12 @@ class FrontReport:
         return pareto_front([p for p in self.points if p.latency_source in sources and p.kind != "external"])
 
     @property
+    def unbeaten(self) -> tuple[FrontPoint, ...]:
+        """The front among our own points, and what is not beaten beyond the noise, of each source by itself."""
+        own = [p for p in self.points if p.kind != "external"]
+        return tuple(p for source in self.sources for p in unbeaten([p for p in own if p.latency_source == source]))
+
+    @property
     def shortlist(self) -> tuple[FrontPoint, ...]:
         """What a table shows, from the fastest to the slowest: the front, and every baseline and timed point."""
         chosen = {id(point): point for point in self.front(*self.sources)}
@@ -194,6 +206,34 @@ class FrontReport:
             return not timed, dense.split != point.split
 
         return min((p for p in self.points if p.kind == "dense"), key=unlike, default=None)
+
+    def serving(self, max_drop: float | None, max_latency_s: float | None) -> FrontPoint:
+        """The fastest of our own points that loses at most so much; without a limit to that, the best in that time.
+
+        Points that were timed, if any sparse one was; what is lost is told against the dense model beside them.
+
+        Raises:
+            InputError: there is no such point: it says what can be had.
+        """
+        own = [point for point in self.points if point.kind != "external"]
+        timed = [point for point in own if point.latency_source in TIMED]
+        own = timed if any(map(is_sparse, timed)) else own
+
+        def lost(point: FrontPoint) -> float:
+            dense = self.dense_beside(point)
+            return math.inf if dense is None else dense.quality - point.quality
+
+        good = [point for point in own if max_drop is None or lost(point) <= max_drop + ROUNDING]
+        fast = [point for point in good if max_latency_s is None or point.latency_s <= max_latency_s]
+        if fast and max_drop is None:
+            return max(fast, key=lambda point: (point.quality, -point.latency_s))
+        if fast:
+            return min(fast, key=lambda point: (point.latency_s, -point.quality))
+        if good:
+            quickest = min(point.latency_s for point in good)
+            raise InputError(f"no such point takes less than {1e3 * quickest:.4g} ms")
+        least = min(map(lost, own), default=math.inf)
+        raise InputError(f"no point loses less than {least:.4g}" if math.isfinite(least) else "there is no dense model")
 
     @property
     def text(self) -> str:

@@ -25,6 +25,15 @@ class Point(Protocol):
     def quality(self) -> float: ...
 
 
+class MeasuredPoint(Point, Protocol):
+    """A point with 95 % intervals: of its latency, and of what it loses against the dense model."""
+
+    @property
+    def latency_interval_s(self) -> tuple[float, float]: ...
+    @property
+    def loss_interval(self) -> tuple[float, float]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One evaluated plan; intervals are 95 %, more quality is better.
@@ -54,6 +63,11 @@ class Candidate:
         for low, high in (self.latency_interval_s, self.quality_interval):
             if low > high:
                 raise StudyError(f"the interval {low} to {high} is upside down")
+
+    @property
+    def loss_interval(self) -> tuple[float, float]:
+        """Of what is lost against the dense model, around none: only its width is known here."""
+        return -1.96 * self.drop_error, 1.96 * self.drop_error
 
     @property
     def sure_quality(self) -> float:

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from hwsparse.search.candidate import Point
+from hwsparse.search.candidate import MeasuredPoint, Point
 
 P = TypeVar("P", bound=Point)
+M = TypeVar("M", bound=MeasuredPoint)
 
 
 def pareto_front(points: Sequence[P]) -> tuple[P, ...]:
@@ -33,6 +34,24 @@ def staircase(latencies: np.ndarray, qualities: np.ndarray) -> np.ndarray:
     rising = np.concatenate([[True], best[1:] > best[:-1]]) if len(order) else np.zeros(0, bool)
     found: np.ndarray = order[rising]
     return found
+
+
+def unbeaten(points: Sequence[M]) -> tuple[M, ...]:
+    """The points that none is better than beyond the noise, from the fastest to the slowest.
+
+    A point is beaten where another is at least as fast and as good, and their intervals of latency, or of what they
+    lose, do not touch.
+    """
+    latencies = np.array([point.latency_s for point in points])
+    qualities = np.array([point.quality for point in points])
+    fast = np.array([point.latency_interval_s for point in points]).reshape(-1, 2)
+    # The interval of what is lost, around the quality: qualities of the same samples differ by that.
+    half = np.array([(high - low) / 2 for low, high in (point.loss_interval for point in points)])
+    no_worse = (latencies[:, None] <= latencies) & (qualities[:, None] >= qualities)
+    faster = fast[:, None, 1] < fast[:, 0]
+    better = (qualities - half)[:, None] > qualities + half
+    beaten = (no_worse & (faster | better)).any(0)
+    return tuple(points[at] for at in np.lexsort((-qualities, latencies)) if not beaten[at])
 
 
 def hypervolume(points: Iterable[Point], reference: tuple[float, float]) -> float:

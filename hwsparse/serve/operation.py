@@ -39,12 +39,17 @@ class Budget:
     max_latency_s: float | None = None
     min_quality: float | None = None
     max_quality_drop: float | None = None
+    max_file_bytes: int | None = None
+    max_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.trials <= 1_000_000:
             raise InputError(f"a search has 1 to 1000000 trials, not {self.trials}")
         if self.max_latency_s is not None and not self.max_latency_s > 0:
             raise InputError(f"a latency of at most {self.max_latency_s} s is none")
+        for limit in (self.max_file_bytes, self.max_memory_bytes):
+            if limit is not None and limit < 1:
+                raise InputError(f"at most {limit} bytes are none")
         if self.max_quality_drop is not None and not self.max_quality_drop >= 0:
             raise InputError(f"a quality drop of {self.max_quality_drop} is below 0")
 

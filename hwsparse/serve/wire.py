@@ -274,6 +274,8 @@ def to_budget(budget: Budget) -> optimization_pb2.Budget:
         max_latency_s=budget.max_latency_s,
         min_quality=budget.min_quality,
         max_quality_drop=budget.max_quality_drop,
+        max_file_bytes=budget.max_file_bytes,
+        max_memory_bytes=budget.max_memory_bytes,
     )
 
 
@@ -284,6 +286,8 @@ def from_budget(message: optimization_pb2.Budget) -> Budget:
         max_latency_s=message.max_latency_s if message.HasField("max_latency_s") else None,
         min_quality=message.min_quality if message.HasField("min_quality") else None,
         max_quality_drop=message.max_quality_drop if message.HasField("max_quality_drop") else None,
+        max_file_bytes=message.max_file_bytes if message.HasField("max_file_bytes") else None,
+        max_memory_bytes=message.max_memory_bytes if message.HasField("max_memory_bytes") else None,
     )
 
 

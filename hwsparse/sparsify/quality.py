@@ -5,18 +5,22 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hwsparse.data import Dataset
-from hwsparse.data.answers import answers
+from hwsparse.data.answers import Respondent
 from hwsparse.model import Model
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.sparsify.scores import SCORERS
 
 RESAMPLES = 1000
+# What is hopeless shows on this share of the samples, unless they are too few to tell anything: where the quality, so
+# many standard errors of the loss better than it looks, would still be too low.
+FIRST_SHARE, FEWEST, SURE = 0.25, 30, 3.0
 # Of the counts that resampling makes, so many at a time: 8 MB.
 _COUNTS_AT_ONCE = 1 << 20
 
@@ -70,16 +74,37 @@ class Evaluator:
         dataset.check_fits(model)
         self.dataset = dataset
         self._model, self._split, self._threads, self._seed = model, split, threads, seed
+        order = np.random.default_rng(seed).permutation(len(dataset))
+        first = round(FIRST_SHARE * len(dataset))
+        # Places of labels: of all, and of two parts, of which the first may be enough.
+        self._all, self._first, self._rest = np.arange(len(dataset)), np.sort(order[:first]), np.sort(order[first:])
         self._dense: np.ndarray | None = None
+        self._dense_scores: np.ndarray | None = None
 
-    def evaluate(self, weights: Mapping[str, np.ndarray]) -> QualityReport:
+    def evaluate(self, weights: Mapping[str, np.ndarray], at_least: float = -math.inf) -> QualityReport:
         """The quality with these canonical weights by layer name, and constants by theirs, in the place of the model's.
+
+        Args:
+            weights: none of them: the model's own.
+            at_least: a quality; where a part of the samples shows that it is not reached, the report is of that part.
 
         Raises:
             ModelError: a weight or constant is not of the model, or has not its shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        return self._report(self.resampled(weights) if weights else self._dense_values())
+        if not weights:
+            return self._report(self._all, self._dense_answers())
+        asked = self._respondent(weights)
+        if at_least == -math.inf or len(self._first) < FEWEST:
+            return self._report(self._all, asked.answers(self.dataset))
+        first, rest = self._rows(self._first), self._rows(self._rest)
+        seen = asked.answers(self.dataset, first)
+        so_far = self._report(self._first, seen)
+        if float(self._scores_of_dense()[0]) - so_far.drop + SURE * so_far.drop_error < at_least:
+            return so_far
+        outputs = np.empty((self.dataset.rows, seen.shape[1]))
+        outputs[first], outputs[rest] = seen, asked.answers(self.dataset, rest)
+        return self._report(self._all, outputs)
 
     def evaluate_other(self, other: Model) -> QualityReport:
         """The quality of another model on the same samples, such as a narrower one; its drop is against this one.
@@ -87,7 +112,7 @@ class Evaluator:
         Raises:
             DataError: the data do not fit it, onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        return self._report(self.beside(other).resampled({}))
+        return self._report(self._all, self.beside(other)._dense_answers())
 
     def beside(self, other: Model) -> Evaluator:
         """An evaluator of another model on the same samples.
@@ -96,20 +121,6 @@ class Evaluator:
             DataError: the data do not fit it.
         """
         return Evaluator(other, self.dataset, self._split, self._threads, self._seed)
-
-    def _report(self, values: np.ndarray) -> QualityReport:
-        drops = self._dense_values() - values
-        return QualityReport(
-            self.dataset.metric,
-            float(values[0]),
-            resampled_interval(values),
-            float(drops[0]),
-            resampled_interval(drops),
-            float(drops[1:].std()),
-            len(self.dataset),
-            self.dataset.name,
-            self._split,
-        )
 
     def resampled(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """The metric with these weights on all samples, and after it on every resample: (1 + RESAMPLES,).
@@ -120,18 +131,51 @@ class Evaluator:
             ModelError: a weight does not have its layer's shape.
             DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
         """
-        samples = len(self.dataset)
+        return self._scores(self._all, self._respondent(weights).answers(self.dataset))
+
+    def _report(self, labels: np.ndarray, outputs: np.ndarray) -> QualityReport:
+        """Of the labels at these places, and the answers for their rows."""
+        values = self._scores(labels, outputs)
+        whole = labels is self._all
+        dense = self._scores_of_dense() if whole else self._scores(labels, self._dense_answers()[self._rows(labels)])
+        drops = dense - values
+        return QualityReport(
+            self.dataset.metric,
+            float(values[0]),
+            resampled_interval(values),
+            float(drops[0]),
+            resampled_interval(drops),
+            float(drops[1:].std()),
+            len(labels),
+            self.dataset.name,
+            self._split,
+        )
+
+    def _respondent(self, weights: Mapping[str, np.ndarray]) -> Respondent:
         # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
         # replaces, so that convolutions would silently be evaluated dense.
-        outputs = answers(pruned_proto(self._model, weights), self.dataset, self._model.name, self._threads)
-        scorer = SCORERS[self.dataset.metric](outputs, self.dataset.labels)
-        resampled = [scorer(counts) for counts in _resampled(samples, self._seed)]
-        return np.concatenate([scorer(np.ones((1, samples))), *resampled])
+        return Respondent(pruned_proto(self._model, weights), self._model.name, self._threads)
 
-    def _dense_values(self) -> np.ndarray:
+    def _scores(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        scorer = SCORERS[self.dataset.metric](outputs, self.dataset.labels[labels])
+        resampled = [scorer(counts) for counts in _resampled(len(labels), self._seed)]
+        return np.concatenate([scorer(np.ones((1, len(labels)))), *resampled])
+
+    def _rows(self, labels: np.ndarray) -> np.ndarray:
+        """Places of the rows that labels at these places speak of."""
+        step = self.dataset.rows_per_label
+        rows: np.ndarray = (labels[:, None] * step + np.arange(step)).ravel()
+        return rows
+
+    def _dense_answers(self) -> np.ndarray:
         if self._dense is None:
-            self._dense = self.resampled({})
+            self._dense = self._respondent({}).answers(self.dataset)
         return self._dense
+
+    def _scores_of_dense(self) -> np.ndarray:
+        if self._dense_scores is None:
+            self._dense_scores = self._scores(self._all, self._dense_answers())
+        return self._dense_scores
 
 
 def mean_resampled(evaluators: Sequence[Evaluator], weights: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from hwsparse.artifact import Artifact
 from hwsparse.errors import StudyError
-from hwsparse.latency import Measurement, Workload
+from hwsparse.latency import Footprint, Measurement, Workload
 from hwsparse.pipeline import Finalist
 from hwsparse.pipeline.finals import finalist_plans, pick_winner, subject_of
 from hwsparse.pipeline.outcome import Limits
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.search import Candidate, Kind
+from hwsparse.search.bounds import Bounds
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import load_target
 from tests.latency.examples import matmul, measurement
@@ -39,50 +41,70 @@ def timed(latency_s: float, noise: float = 0.01) -> Measurement:
     return measurement(Workload.of(matmul(), Choice(), load_target("x86-avx2")), *samples, *samples)
 
 
+def limited(max_drop: float = 0.02, **bounds: float) -> Limits:
+    return Limits(max_drop, Bounds(**bounds))
+
+
 DENSE = timed(10e-3)
 
 
 @pytest.mark.parametrize(
     ("finalists", "limits", "wins"),
     [
-        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.02, None, None), "b"),
-        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, None, None), "c"),
-        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], (0.2, 0.895, None), "a"),
-        ([("a", 5e-3, 0.9), ("c", 3e-3, 0.7)], (0.02, None, 4e-3), None),
-        ([("a", 9.95e-3, 0.9)], (0.02, None, None), None),  # within the noise of dense
-        ([("a", 11e-3, 1.0)], (0.02, None, None), None),
-        ([("a", 5e-3, 0.88)], (0.02, None, None), "a"),  # the drop allowed, to the last bit
-        ([("a", 5e-3, 0.89, 0.01), ("b", 4e-3, 0.89, 0.011)], (0.02, None, None), "a"),  # b's loss is less sure
-        ([("a", 5e-3, None)], (0.0, 0.99, None), "a"),  # without data there is nothing to lose
-        ([], (0.02, None, None), None),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], {}, "b"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], {"max_drop": 0.2}, "c"),
+        ([("a", 5e-3, 0.9), ("b", 4e-3, 0.89), ("c", 3e-3, 0.7)], {"max_drop": 0.2, "min_quality": 0.895}, "a"),
+        ([("a", 5e-3, 0.9), ("c", 3e-3, 0.7)], {"max_latency_s": 4e-3}, None),
+        ([("a", 9.95e-3, 0.9)], {}, None),  # within the noise of dense
+        ([("a", 11e-3, 1.0)], {}, None),
+        ([("a", 5e-3, 0.88)], {}, "a"),  # the drop allowed, to the last bit
+        ([("a", 5e-3, 0.89, 0.01), ("b", 4e-3, 0.89, 0.011)], {}, "a"),  # b's loss is less sure
+        ([("a", 5e-3, None)], {"max_drop": 0.0, "min_quality": 0.99}, "a"),  # without data there is nothing to lose
+        ([], {}, None),
     ],
 )  # fmt: skip
 def test_the_winner_is_the_fastest_that_reaches_the_goal(
     finalists: list[tuple[Any, ...]],
-    limits: tuple[float, float | None, float | None],
+    limits: dict[str, float],
     wins: str | None,
 ) -> None:
     # All are hopeless, and then perfect, on held-out data, which must not choose.
     for held_out in (0.0, 1.0):
-        winner = pick_winner([finalist(*each, held_out=held_out) for each in finalists], DENSE, Limits(*limits))
+        winner = pick_winner([finalist(*each, held_out=held_out) for each in finalists], DENSE, limited(**limits))
         assert (winner and winner.label) == wins
 
 
 @pytest.mark.parametrize(
     ("latency_s", "chosen_by", "limits", "reason"),
     [
-        (5e-3, 0.89, (0.02, None, None), None),
-        (9.95e-3, 0.9, (0.02, None, None), "is not faster than dense beyond the noise"),
-        (5e-3, 0.9, (0.02, None, 4e-3), "takes longer than 4.00 ms"),
-        (5e-3, 0.89, (0.01, None, None), "lost 1.0 % on the data that choose, with a standard error of 0.5 %: "
+        (5e-3, 0.89, {}, None),
+        (9.95e-3, 0.9, {}, "is not faster than dense beyond the noise"),
+        (5e-3, 0.9, {"max_latency_s": 4e-3}, "takes longer than 4.00 ms"),
+        (5e-3, 0.89, {"max_drop": 0.01}, "lost 1.0 % on the data that choose, with a standard error of 0.5 %: "
                                          "together more than the 1.0 % allowed"),
-        (5e-3, 0.89, (0.02, 0.9, None), "is worth 89.0 % on the data that choose, less than 90.0 %"),
+        (5e-3, 0.89, {"min_quality": 0.9}, "is worth 89.0 % on the data that choose, less than 90.0 %"),
     ],
 )  # fmt: skip
 def test_who_cannot_win_is_told_why(
-    latency_s: float, chosen_by: float, limits: tuple[float, float | None, float | None], reason: str | None
+    latency_s: float, chosen_by: float, limits: dict[str, float], reason: str | None
 ) -> None:
-    assert Limits(*limits).refusal(timed(latency_s), judged(chosen_by, 0.005), DENSE) == reason
+    assert limited(**limits).refusal(finalist("a", latency_s, chosen_by, 0.005), DENSE) == reason
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "reason"),
+    [
+        (Footprint(2e6, 3e6), {"max_file_bytes": 2e6, "max_memory_bytes": 3e6}, None),
+        (Footprint(2e6, 3e6), {"max_file_bytes": 1e6}, "has files of 2.00 MB, more than 1.00 MB"),
+        (Footprint(2e6, 3e6), {"max_memory_bytes": 1e6}, "takes 3.00 MB of memory, more than 1.00 MB"),
+        (Footprint(2e6, None), {"max_memory_bytes": 1e6}, "takes an amount of memory that could not be measured here"),
+        (None, {"max_memory_bytes": 1e6}, "takes an amount of memory that could not be measured here"),
+        (Footprint(2e6, None), {}, None),
+    ],
+)
+def test_what_is_too_large_cannot_win(size: Footprint | None, limits: dict[str, float], reason: str | None) -> None:
+    entrant = replace(finalist("a", 5e-3, 0.9), footprint=size)
+    assert limited(**limits).refusal(entrant, DENSE) == reason
 
 
 def test_a_comparison_is_about_the_winner_or_the_fastest_of_the_search() -> None:

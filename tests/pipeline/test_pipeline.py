@@ -208,7 +208,7 @@ def test_a_second_run_measures_and_tries_nothing_again(
     monkeypatch.setattr(Crew, "build_many", refuse)
     again = optimize(model, data, TARGET, GOAL, workspace)
     assert [c.plan for c in again.candidates] == [c.plan for c in outcome.candidates]
-    assert finished(workspace.study) == GOAL.trials
+    assert finished(workspace.directory / "study.sqlite") == GOAL.trials
 
 
 def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
@@ -233,7 +233,7 @@ def test_a_search_goes_on_where_layers_are_timed_anew_and_some_cannot_be(
     longer = optimize(model, data, TARGET, replace(GOAL, trials=8), copy, on_progress)
     assert {"finalists", "small dense", "side by side"} <= stages.keys() <= STAGE_ENDS.keys()
     assert ("ceiling" in stages) == (longer.rivals is not None)  # nothing may be faster here
-    assert finished(copy.study) == 8
+    assert finished(copy.directory / "study.sqlite") == 8
     assert all(str(choice.pattern) == "block4x1" for each in longer.candidates for _, choice in each.plan.choices)
     kept = [each.plan for each in outcome.candidates if "unstructured" not in each.plan.to_json()]
     assert [each.plan for each in longer.candidates][: len(kept)] == kept
@@ -248,7 +248,7 @@ def test_other_data_get_a_study_of_their_own(
     # Of so few layers nothing is learned: all are measured, whatever is asked for.
     found = optimize(model, data.subset(range(36)), TARGET, replace(GOAL, within=0.2), copy)
     assert found.candidates and found.costs.learned is None
-    assert finished(copy.study) == 2 * GOAL.trials
+    assert finished(copy.directory / "study.sqlite") == 2 * GOAL.trials
 
 
 def test_a_study_that_cannot_be_used_is_said_before_anything_is_measured(

@@ -70,7 +70,7 @@ def test_a_study_of_another_format_is_refused(study: Path, monkeypatch: pytest.M
     written = database.FORMAT
     monkeypatch.setattr(database, "FORMAT", 99)
     message = refused(study)
-    assert f"has the format {written}, this hwsparse writes 99; remove that file or choose" in message
+    assert f"has the format {written}, this hwsparse writes 99; remove that study or choose" in message
     assert str(study) in message
 
 
@@ -87,13 +87,16 @@ def from_outside(path: Path) -> Iterator[optuna.Study]:
 def test_somebody_elses_study_is_refused(tmp_path: Path) -> None:
     with from_outside(tmp_path / "s.db") as study:
         study.add_trial(optuna.create_trial(values=[1.0, 2.0]))
-    assert "was not made by hwsparse; remove that file or choose" in refused(tmp_path / "s.db")
+    assert "was not made by hwsparse; remove that study or choose" in refused(tmp_path / "s.db")
 
 
 def test_a_study_that_says_it_is_of_something_else_is_refused(study: Path) -> None:
     with from_outside(study) as changed:
         changed.set_user_attr("hwsparse", {**changed.user_attrs["hwsparse"], "threads": 2})
-    assert "is not of what its name says; remove that file or choose" in refused(study)
+    assert "is of threads: 2, this search has 1; remove that study or choose" in refused(study)
+    with from_outside(study) as changed:
+        changed.set_user_attr("hwsparse", {**changed.user_attrs["hwsparse"], "threads": 1, "more": 1})
+    assert "holds what no search keeps; remove that study or choose" in refused(study)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +105,20 @@ def test_a_study_that_says_it_is_of_something_else_is_refused(study: Path) -> No
         7,
         "[",
         {"layers": []},
-        '{"layers":[["conv0",["2:4"]]]}',
-        '{"layers":[["conv0",["dense"]]]}',
-        '{"layers":[["conv0",["dense","2:4"]]]}',
-        '{"layers":[["conv0",["2:4","2:4","dense"]]]}',
-        '{"layers":[["conv0",["block4x1@0.50","dense"]]]}',
-        '{"layers":[["conv0",["dense","__import__"]]]}',
-        '{"layers":[["conv0",["2:4","dense"]],["conv0",["2:4","dense"]]]}',
-        '{"layers":[["conv0",["2:4","dense"],1]]}',
-        '{"layers":[],"more":1}',
-        '{"layers":NaN}',
+        '{"choices":{"layers":[["conv0",["2:4"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["dense"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["dense","2:4"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["2:4","2:4","dense"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["block4x1@0.50","dense"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["dense","__import__"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"]],["conv0",["2:4","dense"]]]},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"],1]]},"seeds":[]}',
+        '{"choices":{"layers":[],"more":1},"seeds":[]}',
+        '{"choices":{"layers":NaN},"seeds":[]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"]]]},"seeds":[["search",["2:8"]]]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"]]]},"seeds":[["search",[]]]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"]]]},"seeds":[["magic",["2:4"]]]}',
+        '{"choices":{"layers":[["conv0",["2:4","dense"]]]}}',
     ],
 )
 def test_choices_that_are_none_are_refused(study: Path, choices: object) -> None:
@@ -125,21 +132,6 @@ def test_a_search_killed_before_its_first_trial_can_begin_again(tmp_path: Path) 
     with from_outside(tmp_path / "s.db"):
         pass
     assert search(tmp_path / "s.db")
-
-
-def test_a_search_killed_among_its_seeds_enqueues_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    enqueue, calls = optuna.Study.enqueue_trial, iter(range(100))
-
-    def killed(self: optuna.Study, *args: object, **kwargs: object) -> None:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        enqueue(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(optuna.Study, "enqueue_trial", killed)
-        with pytest.raises(KeyboardInterrupt):
-            search(tmp_path / "s.db")
-    assert search(tmp_path / "s.db") == search(tmp_path / "whole.db")
 
 
 def test_awkward_file_names_are_files(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 
 from hwsparse.search import knee_point, pareto_front, pick_finalists
-from hwsparse.search.pareto import hypervolume, staircase
+from hwsparse.search.pareto import hypervolume, staircase, unbeaten
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,50 @@ def test_the_hypervolume_is_optunas(points: list[Spot]) -> None:
     inside = [(point.latency_s, -point.quality) for point in points if point.latency_s < 8 and point.quality > 1]
     expected = compute_hypervolume(np.array(inside), np.array([8.0, -1.0])) if inside else 0.0
     assert hypervolume(points, (8.0, 1.0)) == pytest.approx(expected)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point known to `wide` seconds and `unsure` of quality either way."""
+
+    latency_s: float
+    quality: float
+    wide: float = 0.0
+    unsure: float = 0.0
+
+    @property
+    def latency_interval_s(self) -> tuple[float, float]:
+        return self.latency_s - self.wide, self.latency_s + self.wide
+
+    @property
+    def loss_interval(self) -> tuple[float, float]:
+        return -self.unsure, self.unsure
+
+
+noisy = st.builds(
+    Measured,
+    st.integers(1, 9).map(float),
+    st.integers(0, 9).map(float),
+    st.sampled_from([0.0, 0.6]),
+    st.sampled_from([0.0, 0.6]),
+)
+
+
+def beats(a: Measured, b: Measured) -> bool:
+    """By the definition, point by point."""
+    if a.latency_s > b.latency_s or a.quality < b.quality:
+        return False
+    return a.latency_s + a.wide < b.latency_s - b.wide or a.quality - a.unsure > b.quality + b.unsure
+
+
+@given(st.lists(noisy, max_size=20))
+def test_what_is_beaten_beyond_the_noise_is_left_out(points: list[Measured]) -> None:
+    found = unbeaten(points)
+    assert sorted(found, key=repr) == sorted((p for p in points if not any(beats(q, p) for q in points)), key=repr)
+    assert [p.latency_s for p in found] == sorted(p.latency_s for p in found)
+    assert {(p.latency_s, p.quality) for p in pareto_front(points)} <= {(p.latency_s, p.quality) for p in found}
+
+
+def test_without_noise_it_is_the_front() -> None:
+    points = [Measured(1, 1), Measured(2, 2), Measured(2.5, 1.5), Measured(3, 3)]
+    assert unbeaten(points) == pareto_front(points)

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,6 +319,85 @@ def test_a_quality_that_is_no_number_fails_the_trial(tmp_path: Path, value: floa
     )
     search(tmp_path / "s.db", evaluate_quality=lambda plan: next(qualities))
     assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
+
+
+def test_a_hopeless_plan_is_given_up_and_told_to_the_sampler(tmp_path: Path) -> None:
+    """Less than the best plan that is as fast, or than may be lost, is not worth knowing to the last digit."""
+    asked: dict[Plan, float] = {}
+    outcomes: list[TrialOutcome] = []
+
+    def evaluate(plan: Plan, at_least: float) -> toy.ToyQuality | Hopeless:
+        asked[plan] = at_least
+        found = toy.evaluate(plan)
+        return found if found.value >= at_least else Hopeless(found.value, 7)
+
+    settings = SearchSettings(trials=30, seed=1, sampler="random", seed_share=0.3, worst_drop=0.4)
+    with opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study:
+        found = run_search(
+            study, toy.toy_space(), evaluated_here(evaluate), toy.predict, settings, on_trial=outcomes.append
+        )
+    assert asked[Plan(toy.MODEL)] == -math.inf
+    dense = toy.evaluate(Plan(toy.MODEL)).value
+    assert all(at_least >= dense - 0.4 for plan, at_least in asked.items() if plan.choices)
+    given_up = [outcome.hopeless for outcome in outcomes if outcome.hopeless is not None]
+    assert given_up and all(each.samples == 7 for each in given_up)
+    assert states(tmp_path / "s.db") == {
+        TrialState.COMPLETE: 30 - len(given_up), TrialState.PRUNED: len(given_up)
+    }  # fmt: skip
+    assert [outcome.done for outcome in outcomes] == list(range(1, 31))
+    kept = {candidate.plan for candidate in found}
+    assert kept == {plan for plan, at_least in asked.items() if toy.evaluate(plan).value >= at_least}
+    front = {candidate.plan for candidate in pareto_front(found)}
+    everything = [replace(found[0], plan=plan, latency_s=toy.latency_s(plan), quality=toy.evaluate(plan).value)
+                  for plan in asked if toy.evaluate(plan).value >= dense - 0.4]  # fmt: skip
+    assert front == {candidate.plan for candidate in pareto_front(everything)}
+    # Whoever goes on knows of them, and our sampler learns from them.
+    search(tmp_path / "s.db", SearchSettings(trials=36, seed=1), evaluate_quality=lambda plan: unseen(plan, asked))
+
+
+def unseen(plan: Plan, seen: Mapping[Plan, float]) -> toy.ToyQuality:
+    assert plan not in seen, "evaluated again"
+    return toy.evaluate(plan)
+
+
+def test_several_plans_are_evaluated_at_once(tmp_path: Path) -> None:
+    """Never more than were asked for, and no plan twice."""
+    under_way: list[Plan] = []
+    most = 0
+    lock = threading.Lock()
+
+    def evaluate(plan: Plan) -> toy.ToyQuality:
+        nonlocal most
+        with lock:
+            under_way.append(plan)
+            most = max(most, len(under_way))
+            assert len(set(under_way)) == len(under_way)
+        everybody.wait(10)
+        with lock:
+            under_way.remove(plan)
+        return toy.evaluate(plan)
+
+    everybody = threading.Barrier(3)
+    settings = SearchSettings(trials=12, seed=1, parallel=3)
+    with ThreadPoolExecutor(8) as pool, opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study:
+        found = run_search(
+            study, toy.toy_space(), lambda plan, at_least: pool.submit(evaluate, plan), toy.predict, settings
+        )
+    assert most == 3
+    assert len(found) == 12
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 12}
+
+
+def test_a_search_that_waits_can_be_stopped(tmp_path: Path) -> None:
+    never: Future[toy.ToyQuality] = Future()
+
+    def stop() -> None:
+        raise Cancelled("enough")
+
+    with opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study, pytest.raises(Cancelled):
+        run_search(study, toy.toy_space(), lambda plan, at_least: never, toy.predict, FEW, on_wait=stop)
+    assert states(tmp_path / "s.db") == {TrialState.FAIL: 1}
+    assert never.cancelled()
 
 
 def test_many_failures_in_a_row_end_the_search(tmp_path: Path) -> None:

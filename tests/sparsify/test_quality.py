@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwsparse.data import Dataset
+from hwsparse.data import Dataset, answers
 from hwsparse.errors import DataError, ModelError, PlanError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
@@ -190,3 +190,57 @@ def test_answers_that_are_not_finite_are_an_error() -> None:
     )
     with pytest.raises(DataError, match="not finite on sample 2 of rows"):
         evaluator.evaluate({})
+
+
+@pytest.fixture(scope="module")
+def many(model: Model) -> Dataset:
+    """Enough labels for a part of them to tell something."""
+    x = np.random.default_rng(2).standard_normal((160, 16, 12, 12)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
+    return Dataset("many", {"x": x}, np.array([session.run(None, {"x": row[None]})[0].argmax() for row in x]))
+
+
+def test_what_is_hopeless_is_told_by_a_part_of_the_samples(
+    model: Model, many: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    run_one = answers.run
+
+    def counted(session: object, outputs: object, feeds: object, what: str) -> object:
+        asked.append(int(what.split()[1]))
+        return run_one(session, outputs, feeds, what)
+
+    monkeypatch.setattr(answers, "run", counted)
+    evaluator = Evaluator(model, many, "calibration", seed=5)
+    evaluator.evaluate({})
+    asked.clear()
+    gone = {"conv": np.zeros(model.layer("conv").weight_shape, np.float32)}
+    report = evaluator.evaluate(gone, at_least=0.9)
+    assert report.samples == len(asked) == len(set(asked)) == 40
+    alone = Evaluator(model, many.subset(sorted(asked)), "calibration", seed=5).evaluate(gone)
+    assert report == alone
+
+
+def test_what_may_be_good_enough_is_told_by_all_samples(model: Model, many: Dataset) -> None:
+    weights = apply_plan(model, Plan.of(model.digest, {"conv": parse_choice("block4x1@0.5")}))
+    evaluator = Evaluator(model, many, "calibration", seed=5, threads=2)
+    whole = evaluator.evaluate(weights)
+    assert whole.samples == 160
+    assert evaluator.evaluate(weights, at_least=whole.value) == whole
+    assert evaluator.evaluate({}, at_least=2.0).samples == 160
+
+
+def test_few_samples_tell_nothing_by_a_part(model: Model, data: Dataset) -> None:
+    gone = {"conv": np.zeros(model.layer("conv").weight_shape, np.float32)}
+    assert Evaluator(model, data, "calibration").evaluate(gone, at_least=0.99).samples == 24
+
+
+def test_pairs_stay_together_in_a_part() -> None:
+    model = embedder()
+    pairs = sentences(120)
+    evaluator = Evaluator(model, pairs, "calibration", seed=1)
+    layer = model.layers[0]
+    noise = np.random.default_rng(0).standard_normal(layer.weight_shape).astype(np.float32)
+    report = evaluator.evaluate({layer.name: noise}, at_least=10.0)
+    places = np.sort(np.random.default_rng(1).permutation(120)[:30])
+    assert report == Evaluator(model, pairs.subset(places), "calibration", seed=1).evaluate({layer.name: noise})

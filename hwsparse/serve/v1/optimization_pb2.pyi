@@ -56,6 +56,8 @@ class Budget(_message.Message):
     MAX_LATENCY_S_FIELD_NUMBER: _builtins.int
     MIN_QUALITY_FIELD_NUMBER: _builtins.int
     MAX_QUALITY_DROP_FIELD_NUMBER: _builtins.int
+    MAX_FILE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     trials: _builtins.int
     """How many plans to try, at least 1."""
     max_latency_s: _builtins.float
@@ -64,6 +66,10 @@ class Budget(_message.Message):
     """The winner must be at least this good."""
     max_quality_drop: _builtins.float
     """The winner may be this much worse than the dense model."""
+    max_file_bytes: _builtins.int
+    """The winner's files may have no more bytes."""
+    max_memory_bytes: _builtins.int
+    """The winner may take no more memory while it runs, beyond the runtime's own."""
     def __init__(
         self,
         *,
@@ -71,19 +77,29 @@ class Budget(_message.Message):
         max_latency_s: _builtins.float | None = ...,
         min_quality: _builtins.float | None = ...,
         max_quality_drop: _builtins.float | None = ...,
+        max_file_bytes: _builtins.int | None = ...,
+        max_memory_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_latency_s", b"_max_latency_s", "_max_quality_drop", b"_max_quality_drop", "_min_quality", b"_min_quality", "max_latency_s", b"max_latency_s", "max_quality_drop", b"max_quality_drop", "min_quality", b"min_quality"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes", "_max_latency_s", b"_max_latency_s", "_max_memory_bytes", b"_max_memory_bytes", "_max_quality_drop", b"_max_quality_drop", "_min_quality", b"_min_quality", "max_file_bytes", b"max_file_bytes", "max_latency_s", b"max_latency_s", "max_memory_bytes", b"max_memory_bytes", "max_quality_drop", b"max_quality_drop", "min_quality", b"min_quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_latency_s", b"_max_latency_s", "_max_quality_drop", b"_max_quality_drop", "_min_quality", b"_min_quality", "max_latency_s", b"max_latency_s", "max_quality_drop", b"max_quality_drop", "min_quality", b"min_quality", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes", "_max_latency_s", b"_max_latency_s", "_max_memory_bytes", b"_max_memory_bytes", "_max_quality_drop", b"_max_quality_drop", "_min_quality", b"_min_quality", "max_file_bytes", b"max_file_bytes", "max_latency_s", b"max_latency_s", "max_memory_bytes", b"max_memory_bytes", "max_quality_drop", b"max_quality_drop", "min_quality", b"min_quality", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_file_bytes: _TypeAlias = _typing.Literal["max_file_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_file_bytes: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes"]  # noqa: Y015
     _WhichOneofReturnType__max_latency_s: _TypeAlias = _typing.Literal["max_latency_s"]  # noqa: Y015
     _WhichOneofArgType__max_latency_s: _TypeAlias = _typing.Literal["_max_latency_s", b"_max_latency_s"]  # noqa: Y015
+    _WhichOneofReturnType__max_memory_bytes: _TypeAlias = _typing.Literal["max_memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_memory_bytes: _TypeAlias = _typing.Literal["_max_memory_bytes", b"_max_memory_bytes"]  # noqa: Y015
     _WhichOneofReturnType__max_quality_drop: _TypeAlias = _typing.Literal["max_quality_drop"]  # noqa: Y015
     _WhichOneofArgType__max_quality_drop: _TypeAlias = _typing.Literal["_max_quality_drop", b"_max_quality_drop"]  # noqa: Y015
     _WhichOneofReturnType__min_quality: _TypeAlias = _typing.Literal["min_quality"]  # noqa: Y015
     _WhichOneofArgType__min_quality: _TypeAlias = _typing.Literal["_min_quality", b"_min_quality"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_file_bytes) -> _WhichOneofReturnType__max_file_bytes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_latency_s) -> _WhichOneofReturnType__max_latency_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_memory_bytes) -> _WhichOneofReturnType__max_memory_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_quality_drop) -> _WhichOneofReturnType__max_quality_drop | None: ...
     @_typing.overload

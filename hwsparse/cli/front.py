@@ -1,0 +1,71 @@
+"""`hwsparse front`: a front that was found before, shown, asked, and written for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from hwsparse.errors import StorageError
+from hwsparse.report import FrontReport, read_report, words, write_report
+from hwsparse.report.export import front_csv
+from hwsparse.report.files import write_whole
+from hwsparse.report.table import front_table
+from hwsparse.report.terms import terms
+
+
+def front(
+    report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote."),
+    max_drop: float | None = typer.Option(
+        None, help="Name the fastest point that loses at most this much of the dense model's quality."
+    ),
+    max_latency_ms: float | None = typer.Option(None, help="Name the best point that takes at most this long."),
+    csv: Path | None = typer.Option(None, help="Write every point as a row of this CSV file."),
+) -> None:
+    """Shows a Pareto front that was found before.
+
+    With --max-drop, --max-latency-ms or both, it names the point that serves best within them.
+    """
+    found = read_report(report)
+    if csv is not None:
+        write_whole(csv, front_csv(found).encode())
+    console = Console()
+    if max_drop is None and max_latency_ms is None:
+        show_front(found, console)
+        return
+    point = found.serving(max_drop, None if max_latency_ms is None else max_latency_ms / 1e3)
+    console.print(escape(words.point_in_words(found, point)), highlight=False)
+    if point.artifact is not None:
+        console.print(escape(f"artifact {report.parent / point.artifact.directory}"), highlight=False)
+    elif point.plan is not None:
+        console.print("Not built: `hwsparse compile --plan` builds it from this plan.")
+        console.print(escape(point.plan.to_json()), highlight=False, soft_wrap=True)
+
+
+def write_front(report: FrontReport, directory: Path) -> None:
+    """Writes front.json, front.html and front.png into a directory that need not be there.
+
+    Raises:
+        StorageError: it cannot be written to.
+    """
+    from hwsparse.report.html import front_html
+    from hwsparse.report.plot import front_png
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written: {error.strerror}") from None
+    write_report(report, directory / "front.json")
+    front_html(report, directory / "front.html")
+    front_png(report, directory / "front.png")
+
+
+def show_front(report: FrontReport, console: Console) -> None:
+    """Prints a front as a table, with the terms of its comparison and its notes."""
+    console.print(front_table(report))
+    for name, text in terms(report):
+        console.print(f"[bold]{name}:[/] {escape(text)}", style="dim", highlight=False)
+    for note in report.notes:
+        console.print(escape(note), style="dim")
