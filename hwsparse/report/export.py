@@ -26,7 +26,7 @@ def front_csv(report: FrontReport) -> str:
     point is better than beyond the intervals.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out)  # by RFC 4180: lines end in CR LF, and what holds one of the two is quoted
     writer.writerow(COLUMNS)
     strict = {id(point) for source in report.sources for point in report.front(source)}
     loose = {id(point) for point in report.unbeaten}

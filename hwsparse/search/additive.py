@@ -41,6 +41,7 @@ class Additive:
             np.array([layer.options.index(option) for option in hull])
             for layer, hull in zip(self.layers, hulls, strict=True)
         ]
+        self._neighbours = np.stack([self._stepped(step) for step in (-1, 1)])
         steps = [
             (at, layer.options.index(after), _gain(before, after))
             for at, (layer, hull) in enumerate(zip(self.layers, hulls, strict=True))
@@ -49,6 +50,15 @@ class Additive:
         self._step_layers = np.array([at for at, _, _ in steps], np.int64)
         self._step_options = np.array([option for _, option, _ in steps], np.int64)
         self._step_gains = np.array([gain for _, _, gain in steps])
+
+    def _stepped(self, step: int) -> np.ndarray:
+        """For each layer and option the place of the one so many steps along the layer's hull (L, options)."""
+        found = np.zeros(self._latencies.shape, np.int64)
+        for at, hull in enumerate(self._hulls):
+            # An option off the hull is taken for the one that is as fast.
+            places = np.searchsorted(-self._latencies[at, hull], -self._latencies[at])
+            found[at] = hull[np.clip(places + step, 0, len(hull) - 1)]
+        return found
 
     def latencies(self, rows: np.ndarray) -> np.ndarray:
         """Of plans (n, L) the sums over all layers, in seconds (n,)."""
@@ -77,12 +87,12 @@ class Additive:
     def near(self, rows: np.ndarray, rng: np.random.Generator, count: int, most: int) -> np.ndarray:
         """Plans (count, L) near those given (n, L): up to `most` layers a step along their hulls away."""
         found = rows[rng.integers(len(rows), size=count)]
-        for row, moves in zip(found, rng.integers(1, most + 1, size=count), strict=True):
-            for at in rng.integers(len(self.layers), size=moves):
-                hull = self._hulls[at]
-                # An option off the hull is taken for the one that is as fast.
-                place = np.searchsorted(-self._latencies[at, hull], -self._latencies[at, row[at]])
-                row[at] = hull[np.clip(place + rng.choice((-1, 1)), 0, len(hull) - 1)]
+        moves = rng.integers(1, most + 1, size=count)
+        for number in range(most):
+            moved = np.flatnonzero(moves > number)
+            layers = rng.integers(len(self.layers), size=len(moved))
+            steps = rng.integers(2, size=len(moved))
+            found[moved, layers] = self._neighbours[steps, layers, found[moved, layers]]
         return found
 
     def plan(self, row: np.ndarray) -> Plan:

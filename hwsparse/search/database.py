@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
@@ -55,6 +57,14 @@ _DIFFERENCES = {
 _WAY_OUT = "remove that study or choose another place for it"
 _DAMAGE = (PlanError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in seconds, quality
+
+# Optuna writes parameters one by one, looking for each of them first, and reads all of a trial to tell its number: a
+# millisecond for every layer. These are its tables.
+_PARAMETERS = sqlalchemy.table(
+    "trial_params", *map(sqlalchemy.column, ("trial_id", "param_name", "param_value", "distribution_json"))
+)
+
+_TRIALS = sqlalchemy.table("trials", *map(sqlalchemy.column, ("trial_id", "number")))
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -116,6 +126,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A trial of this process, as the database knows it."""
+
+    number: int
+    trial_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenStudy:
     """A study that this process works on, others perhaps too."""
 
@@ -171,16 +189,34 @@ class OpenStudy:
         """
         return self.patiently(lambda: self.optuna.get_trials(deepcopy=False))
 
-    def add(self, trial: FrozenTrial) -> Trial:
-        """Adds a trial with everything that it holds, at one stroke.
+    def add(self, trial: FrozenTrial) -> Entry:
+        """Adds a trial that is under way, with everything that it holds.
 
         Raises:
             StudyError: the database cannot be used.
         """
 
-        def added() -> Trial:
+        def added() -> Entry:
             study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
-            return Trial(self.optuna, self.storage.create_new_trial(study_id, trial))
+            bare = copy(trial)
+            bare.params, bare.distributions = {}, {}
+            trial_id = self.storage.create_new_trial(study_id, bare)
+            rows = [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": distribution.to_internal_repr(trial.params[name]),
+                    "distribution_json": distribution_to_json(distribution),
+                }
+                for name, distribution in trial.distributions.items()
+            ]
+            with self.storage.engine.begin() as connection:
+                if rows:
+                    connection.execute(_PARAMETERS.insert(), rows)
+                number = connection.scalar(sqlalchemy.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == trial_id))
+            if number is None:
+                raise LookupError(f"trial {trial_id} is gone")
+            return Entry(number, trial_id)
 
         return self.patiently(added)
 
@@ -201,7 +237,7 @@ class OpenStudy:
 
     def tell(
         self,
-        trial: Trial,
+        entry: Entry,
         state: TrialState,
         values: Sequence[float] | None = None,
         attributes: Mapping[str, Any] = MappingProxyType({}),
@@ -216,12 +252,14 @@ class OpenStudy:
         def told() -> None:
             try:
                 for key, value in attributes.items():
-                    trial.set_user_attr(key, value)
-                for name in constraints.keys() - trial.constraints.keys():
-                    trial.set_constraint(name, constraints[name])
-                self.optuna.tell(trial, values, state)
+                    self.storage.set_trial_user_attr(entry.trial_id, key, value)
+                if constraints:
+                    trial = Trial(self.optuna, entry.trial_id)
+                    for name in constraints.keys() - trial.constraints.keys():
+                        trial.set_constraint(name, constraints[name])
+                self.storage.set_trial_state_values(entry.trial_id, state, values)
             except UpdateFinishedTrialError:
-                there = self.optuna.get_trials(deepcopy=False)[trial.number]
+                there = self.optuna.get_trials(deepcopy=False)[entry.number]
                 # Told at the first attempt; or ended by a process that took this one for dead while a server was away,
                 # and then it is added once more.
                 if there.state != state:

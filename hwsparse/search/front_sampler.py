@@ -69,12 +69,15 @@ class FrontSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         tried = study.get_trials(deepcopy=False)
-        known = {self._additive.row(each.params).tobytes() for each in tried}
-        judged = [each for each in tried if each.state in ANSWERED]
+        tried_rows = [self._additive.row(each.params) for each in tried]
+        known = {row.tobytes() for row in tried_rows}
+        judged = [
+            (row, quality_of(each)) for row, each in zip(tried_rows, tried, strict=True) if each.state in ANSWERED
+        ]
         if not judged or not self._additive.layers:
             return {}  # then each choice is drawn alone
-        rows = np.stack([self._additive.row(each.params) for each in judged])
-        row = self._proposed(rows, np.array([quality_of(each) for each in judged]), known)
+        rows, qualities = zip(*judged, strict=True)
+        row = self._proposed(np.stack(rows), np.array(qualities), known)
         return {**dict.fromkeys(search_space, "dense"), **self._additive.texts(row)}
 
     def sample_independent(

@@ -26,7 +26,7 @@ class Mirror:
         self._storage = InMemoryStorage()
         self._study = optuna.create_study(storage=self._storage, directions=list(directions))
         self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        self._unfinished: dict[int, int] = {}  # their ids here, by number
+        self._unfinished: dict[int, int] = {}  # their ids here, by the study's number
         self._seen: set[int] = set()
 
     def follow(self, trials: Sequence[FrozenTrial]) -> None:
@@ -42,7 +42,7 @@ class Mirror:
                 self._finish(self._unfinished.pop(number), trial)
 
     def propose(self, sampler: BaseSampler, given: Mapping[str, str] | None = None) -> FrozenTrial:
-        """A trial for the study, which does not have it yet; what is not given is the sampler's choice."""
+        """A trial that the study does not have yet (see `adopt`); what is not given is the sampler's choice."""
         self._study.sampler = sampler
         if given is not None:
             self._study.enqueue_trial(dict(given))
@@ -51,14 +51,15 @@ class Mirror:
         _ = trial.relative_params
         for name, texts in self._choices:
             trial.suggest_categorical(name, texts)
-        return self._forgotten(trial)
+        return self._storage.get_trial(self._id_here(trial.number))
 
-    def _forgotten(self, trial: optuna.Trial) -> FrozenTrial:
-        """What was proposed; it comes back from the study, under the study's number."""
-        id_here = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
-        proposed = self._storage.get_trial(id_here)
-        self._storage.set_trial_state_values(id_here, optuna.trial.TrialState.FAIL)
-        return proposed
+    def adopt(self, proposed: FrozenTrial, number: int) -> None:
+        """Takes note that the study has what was proposed last, under this number."""
+        self._seen.add(number)
+        self._unfinished[number] = self._id_here(proposed.number)
+
+    def _id_here(self, number_here: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number_here)
 
     def _finish(self, id_here: int, trial: FrozenTrial) -> None:
         for key, value in trial.user_attrs.items():

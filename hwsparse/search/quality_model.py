@@ -99,7 +99,7 @@ class QualityModel:
         share = _logistic(steepness * (harm - place))
         falls, slopes = depth * share, (depth * steepness * share * (1 - share)).mean(1)
         near = _common((errors, slopes), (self._errors, self._slopes), self.coefficients, self._roughness)
-        told = np.einsum("ij,jk,ik->i", near, self._inverse, near)
+        told = (near @ self._inverse * near).sum(1)
         unknown = (slopes * self._roughness) ** 2 + SHAPE**2 - told
         means = self.best - self.span * (falls.mean(1) + near @ self._weights)
         return means, self.span * np.sqrt(falls.var(1) + np.maximum(unknown, 0))

@@ -22,14 +22,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast, get_args
 
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hwsparse.errors import Cancelled, HwsparseError, StudyError
 from hwsparse.plan import Plan
 from hwsparse.search.additive import Additive
 from hwsparse.search.bounds import UNBOUNDED, Bounds, Size
 from hwsparse.search.candidate import Candidate, Kind, Source
-from hwsparse.search.database import OpenStudy, translated
+from hwsparse.search.database import Entry, OpenStudy, translated
 from hwsparse.search.evaluation import Evaluate, Hopeless, Latency, Quality
 from hwsparse.search.front_sampler import Aims
 from hwsparse.search.mirror import Mirror
@@ -168,7 +168,7 @@ class _Told:
 class _Running:
     """A trial of this process that is under way."""
 
-    trial: Trial
+    entry: Entry
     kind: Kind
     plan: Plan
     latency: Latency | None  # None: it could not be told
@@ -189,7 +189,7 @@ class _Running:
             quality_interval=quality.interval,
             drop_error=quality.drop_error,
             kind=self.kind,
-            trial=self.trial.number,
+            trial=self.entry.number,
         )
 
 
@@ -206,9 +206,9 @@ class _Search:
     on_trial: Callable[[TrialOutcome], None]
     on_wait: Callable[[], None]
     clock: Callable[[], float]
-    own: dict[int, Trial] = field(default_factory=dict)  # under way, by number
+    own: dict[int, Entry] = field(default_factory=dict)  # under way, by number
     running: dict[Future[Quality | Hopeless], _Running] = field(default_factory=dict)
-    seen: set[int] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)  # trials, of other processes too as far as they are known
     known: dict[str, Candidate] = field(default_factory=dict)  # by plan
     # What else is known of plans; failures are of this run: in another one the plan gets another chance.
     hopeless: dict[str, Hopeless] = field(default_factory=dict)
@@ -233,8 +233,8 @@ class _Search:
         """Leaves what is under way to whoever goes on."""
         for future in self.running:
             future.cancel()
-        for trial in self.own.values():
-            self.study.tell(trial, TrialState.FAIL)
+        for entry in self.own.values():
+            self.study.tell(entry, TrialState.FAIL)
 
     def _start(self) -> bool:
         """Begins another trial; False: as many as were asked for are done, or under way."""
@@ -250,8 +250,9 @@ class _Search:
             plan = self.additive.plan(self.additive.row(proposed.params))
             kind = cast(Kind, proposed.user_attrs.setdefault(KIND_KEY, "search"))
             proposed.user_attrs |= {OWNER_KEY: self.study.locks.sign, PLAN_KEY: plan.to_json()}
-            trial = self.study.add(proposed)
-            self.own[trial.number] = trial
+            entry = self.study.add(proposed)
+            self.mirror.adopt(proposed, entry.number)
+            self.own[entry.number] = entry
         future: Future[Quality | Hopeless] = Future()
         latency = None
         try:
@@ -261,7 +262,7 @@ class _Search:
             raise
         except HwsparseError as error:
             future.set_exception(error)
-        self.running[future] = _Running(trial, kind, plan, latency, started)
+        self.running[future] = _Running(entry, kind, plan, latency, started)
         return True
 
     def _evaluated(self, plan: Plan, latency: Latency) -> Future[Quality | Hopeless]:
@@ -287,7 +288,7 @@ class _Search:
 
     def _end(self, running: _Running, future: Future[Quality | Hopeless]) -> None:
         candidate, hopeless, failure = None, None, None
-        text, number = running.plan.to_json(), running.trial.number
+        text, number = running.plan.to_json(), running.entry.number
         try:
             quality = future.result()
             if isinstance(quality, Hopeless):
@@ -300,11 +301,12 @@ class _Search:
             failure = self.refused[text] = str(error)
         elapsed_s = self.clock() - running.started
         self._tell(running, candidate, hopeless, failure, elapsed_s)
-        self.seen.add(number)
+        if failure is None:
+            self.answered.add(number)
         if candidate is not None:
             self.known.setdefault(text, candidate)
         self.failed_in_row = 0 if failure is None else self.failed_in_row + 1
-        done, known = count_answered(self.study.trials()), tuple(self.known.values())
+        done, known = len(self.answered), tuple(self.known.values())
         self.on_trial(TrialOutcome(number, done, self.settings.trials, candidate, failure, hopeless, elapsed_s, known))
         if self.failed_in_row == self.settings.max_failures:
             gave_up = f"gave up after {self.failed_in_row} failed trials in a row"
@@ -318,13 +320,13 @@ class _Search:
         failure: str | None,
         elapsed_s: float,
     ) -> None:
-        trial = running.trial
+        entry = running.entry
         attributes: dict[str, Any] = {FIGURES_KEY: {"elapsed_s": elapsed_s}}
         state, values = TrialState.FAIL, None
         if candidate is not None:
             state, values = TrialState.COMPLETE, [candidate.latency_s, candidate.quality]
             attributes[FIGURES_KEY] |= figures_of(candidate)
-            if candidate.trial != trial.number:
+            if candidate.trial != entry.number:
                 attributes["figures_of"] = candidate.trial
         elif hopeless is not None:
             state = TrialState.PRUNED
@@ -335,15 +337,15 @@ class _Search:
         if (known := candidate or hopeless) is not None:
             excess |= self.settings.bounds.lack(known.quality)
 
-        self.study.tell(trial, state, values, attributes, excess)
-        del self.own[trial.number]
+        self.study.tell(entry, state, values, attributes, excess)
+        del self.own[entry.number]
 
     def _take_over(self, trials: Sequence[FrozenTrial]) -> None:
         """Takes note of what other processes found, and earlier searches."""
         for trial in trials:
-            if trial.state not in ANSWERED or trial.number in self.seen:
+            if trial.state not in ANSWERED or trial.number in self.answered:
                 continue
-            self.seen.add(trial.number)
+            self.answered.add(trial.number)
             with translated(self.study.where):
                 if trial.state == TrialState.PRUNED:
                     self.hopeless[trial.user_attrs[PLAN_KEY]] = hopeless_of(trial)

@@ -30,6 +30,7 @@ from hwsparse.data.corruptions import PIXELS
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import read_report, write_report
+from hwsparse.report.export import front_csv
 from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
 from tests.model.graphs import model_proto, node, value, weight
@@ -103,6 +104,11 @@ BAD = [
     ("optimize model.onnx --data empty.npz", 2, "is empty"),
     ("optimize model.onnx --data nothing.npz", 2, "nothing.npz"),
     ("optimize model.onnx --data data.npz --trials 0", 2, "at least 1"),
+    ("optimize model.onnx --data data.npz --max-latency-ms 0", 2, "--max-latency-ms: a limit above 0, not 0"),
+    ("optimize model.onnx --data data.npz --max-file-mb nan", 2, "--max-file-mb: a limit above 0, not nan"),
+    ("optimize model.onnx --data data.npz --min-quality inf", 2, "--min-quality: a number, not inf"),
+    ("optimize model.onnx --data data.npz --study-name ours", 2, "--study-name names a study of --study"),
+    ("optimize model.onnx --data data.npz --study mysql://me:secret@there/that", 2, "postgresql:// can"),
     ("optimize model.onnx --data data.npz --sampler cmaes", 2, "'cmaes' is no sampler; use front"),
     ("optimize model.onnx --data data.npz --pattern blok", 2, "'blok' is not a pattern"),
     ("optimize model.onnx --data data.npz --threads 4096", 2, "4096 threads"),
@@ -267,6 +273,30 @@ def test_a_front_is_shown_with_the_terms_of_its_comparison(
     _, out, _ = run(monkeypatch, capsys, "front", "fair.json")
     for text in ("Checkpoint: ", "Budget: fitted on at most 128 samples", "Seeds: 0, 1, 2", "Small dense: 2.13 ms"):
         assert text in out
+
+
+def test_a_front_is_asked_for_the_point_that_serves_best(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(sample_report(12), home / "fair.json")
+    _, out, _ = run(monkeypatch, capsys, *["front", "fair.json", "--max-drop", "0.01"])
+    assert out.startswith("search 3: 2.08 ms (measured), 2.31\u00d7 as fast as dense; Top-1 96.2 %")
+    assert "artifact artifacts/3333333333333333" in out
+    _, out, _ = run(monkeypatch, capsys, *["front", "fair.json", "--max-latency-ms", "2.0"])
+    assert out.startswith("search 4: 1.72 ms")
+    code, _, said = run(monkeypatch, capsys, *["front", "fair.json", "--max-latency-ms", "1.0"])
+    assert code == 2 and "no such point takes less than 1.72 ms" in said
+
+
+def test_a_front_is_written_for_other_programs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = sample_report(12)
+    write_report(report, home / "fair.json")
+    assert run(monkeypatch, capsys, *["front", "fair.json", "--csv", "front.csv"])[0] == 0
+    assert (home / "front.csv").read_bytes().decode() == front_csv(report)
+    code, _, said = run(monkeypatch, capsys, *["front", "fair.json", "--csv", "nowhere/front.csv"])
+    assert code == 1 and "nowhere/front.csv: cannot be written" in said
 
 
 def test_a_narrower_network_is_a_model_like_any_other(
