@@ -44,6 +44,7 @@ def optimize(
     metric: str | None = options.METRIC,
     robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say what was found, and nothing on the way."),
     study: str | None = typer.Option(
         None,
         help="Where the search is kept: an SQLite file, or postgresql://user:password@host/database. Several of these "
@@ -83,11 +84,12 @@ def optimize(
         raise InputError("--study-name names a study of --study: give that too")
     shared = None if study is None else Place.parse(study, study_name)
     console = Console()
-    with StageProgress(console) as progress:
+    with StageProgress(console, max_drop, quiet) as progress:
         outcome = run(network, dataset, device, goal, Workspace(out, records, shared), progress, corrupted=corrupted)
     report = front_report(outcome, dataset.name)
     write_front(report, out)
-    show_front(report, console)
+    if not quiet:
+        show_front(report, console)
     if outcome.winner is None:
         console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
     else:

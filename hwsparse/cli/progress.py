@@ -1,4 +1,4 @@
-"""How far a job is: a bar per stage on a terminal, a line per stage elsewhere."""
+"""How far a job is: a bar per stage on a terminal, lines elsewhere, of a search one for each tenth of it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,49 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from hwsparse.cli import interrupt
+from hwsparse.report import words
 from hwsparse.search import Candidate, pareto_front
+from hwsparse.search.pareto import hypervolume
+
+# Of a search, so many lines are printed where there is no terminal.
+LINES = 10
+WIDE = 120  # a terminal that has room for all that can be told
 
 
 class StageProgress:
     """Shows stages as `pipeline.OnProgress` reports them; a context manager."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, max_drop: float | None = None, quiet: bool = False) -> None:
+        """Shows nothing yet.
+
+        Args:
+            console: where to.
+            max_drop: of what a search has found, the fastest plan is named that loses no more.
+            quiet: nothing is shown at all.
+        """
+        self._console, self._max_drop, self._quiet = console, max_drop, quiet
         self._bars = Progress(
             TextColumn("{task.description:<16}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if console.width >= WIDE else 12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            *([TimeRemainingColumn()] if console.width >= WIDE else []),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=quiet or not console.is_terminal,
         )
-        self._stage, self._task, self._started = "", TaskID(0), 0.0
+        self._stage, self._task, self._started, self._lines = "", TaskID(0), 0.0, 0
 
     def __enter__(self) -> StageProgress:
         self._bars.start()
@@ -48,20 +70,40 @@ class StageProgress:
         interrupt.check()
         if stage != self._stage:
             self._finish()
-            self._stage, self._started = stage, time.monotonic()
+            self._stage, self._started, self._lines = stage, time.monotonic(), 0
             self._task = self._bars.add_task(stage, total=total, note="")
-        self._bars.update(self._task, completed=done, total=total, note=_note(known))
+        note = search_note(known, self._max_drop) if known else ""
+        self._bars.update(self._task, completed=done, total=total, note=note)
+        if note and done * LINES >= (self._lines + 1) * total and done < total:
+            self._lines = done * LINES // total
+            self._print(f"{stage}: {done} of {total}, {note}")
 
     def _finish(self) -> None:
         if not self._stage:
             return
         self._bars.update(self._task, completed=self._bars.tasks[self._task].total)
-        if not self._console.is_terminal:
-            self._console.print(f"{self._stage}: done in {time.monotonic() - self._started:.1f} s")
+        self._print(f"{self._stage}: done in {time.monotonic() - self._started:.1f} s")
+
+    def _print(self, line: str) -> None:
+        if not self._quiet and not self._console.is_terminal:
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def _note(known: tuple[Candidate, ...]) -> str:
-    if not known:
-        return ""
+def search_note(known: tuple[Candidate, ...], max_drop: float | None) -> str:
+    """How good the front is by now: its size, its hypervolume, and the fastest plan within the budget.
+
+    The hypervolume is in shares of the rectangle between nothing and the dense model.
+    """
     front = pareto_front(known)
-    return f"front of {len(front)}, fastest {front[0].latency_s * 1e3:.3g} ms"
+    parts = [f"front of {len(front)}"]
+    dense = next((candidate for candidate in known if not candidate.plan.choices), None)
+    if dense is None or max_drop is None:
+        return f"{parts[0]}, fastest {words.milliseconds(front[0].latency_s)}"
+    if dense.quality > 0:
+        area = hypervolume(known, (dense.latency_s, 0.0)) / (dense.latency_s * dense.quality)
+        parts.append(f"hypervolume {area:.3f}")
+    good = [candidate for candidate in front if candidate.quality >= dense.quality - max_drop]
+    fastest = min(good, key=lambda candidate: candidate.latency_s, default=dense)
+    speed = words.ratio(dense.latency_s / fastest.latency_s)
+    parts.append(f"within {max_drop:g}: {words.milliseconds(fastest.latency_s)}, {speed}")
+    return ", ".join(parts)

@@ -62,7 +62,7 @@ def quickstart(
     console.print(f"{len(dataset)} files of this Python installation, of {kinds} types:")
     console.print("a sixth fits weights, a third chooses plans, half only reports")
     console.rule(f"2  What sparsity costs on {target.name}, and a search")
-    with StageProgress(console) as progress:
+    with StageProgress(console, max_drop) as progress:
         outcome = optimize(model, dataset, target, goal, Workspace(out, options.CACHE / "records.sqlite"), progress)
     report = front_report(outcome, dataset.name)
     write_front(report, out)

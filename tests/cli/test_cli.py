@@ -157,7 +157,6 @@ BAD = [
     ("compile model.onnx --choice 2:4 --target x86-avx2 --threads 0", 2, "0 threads"),
     ("optimize model.onnx --data data.npz --pattern block3x1", 1, "cannot prune to block3x1"),
     ("optimize model.onnx --data data.npz --max-drop nan", 2, "quality drop: 0 or more"),
-    ("optimize model.onnx --data data.npz --max-latency-ms -1", 2, "latency: a limit above 0 ms, not -1 ms"),
     ("optimize model.onnx --data data.npz --limit 0", 2, "limit"),
     ("optimize model.onnx --data data.npz --image 224", 2, "data.npz holds arrays"),
     ("optimize model.onnx --data data.npz --tokenizer other.json", 2, "data.npz holds arrays"),
