@@ -54,7 +54,7 @@ from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
 from hwsparse.pipeline.survey import choices_of
-from hwsparse.pipeline.thrift import describe, every_option, measure_layers
+from hwsparse.pipeline.thrift import LOOKS, describe, every_option, measure_layers
 from hwsparse.plan import Choice, Plan, parse_signature
 from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan
@@ -229,12 +229,14 @@ def _predicted(
         for workload in every:
             if workload.signature in part:
                 left_out.setdefault(workload.signature, {})[workload.choice] = workload
-        own = {
-            ways[choice]: every[ways[choice]]
-            for signature, ways in left_out.items()
-            for choice in costs.learned.wanted(signature, list(ways), [], within)
-        }
-        better = CostModel.fit(known | own, costs.learned)
+        own, better = dict[Workload, Measurement](), costs
+        for _ in range(LOOKS):
+            own |= {
+                ways[choice]: every[ways[choice]]
+                for signature, ways in left_out.items()
+                for choice in costs.learned.wanted(signature, list(ways), better.known(signature), within)
+            }
+            better = CostModel.fit(known | own, costs.learned)
         for workload in (each for ways in left_out.values() for each in ways.values()):
             alone.append(_pair(workload, costs, truth))
             if workload not in own:

@@ -7,6 +7,7 @@ other. Knows no layers and no seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ LENGTH = (2.0, (0.1, 100.0))
 SMOOTHNESS = 1.5
 # The variance of what all places of a group share, where nothing about the group is known: a factor of e^2.
 VAGUE = 4.0
+# Degrees of freedom, beyond two, of groups' variances: the fewer, the sooner a group's own deviations tell how uneven it
+# is.
+FREEDOM = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +72,36 @@ class Field:
             deviations: how far off it is there, (count,).
             vague: nothing is known of what the group's places share but what is known here.
         """
+        if len(known) == 0:
+            return np.zeros(len(places)), self.spreads(places, known, vague)
+        means = self._process(vague).fit(known, deviations).predict(places)
+        return means, self.unevenness(known, deviations, vague) * self.spreads(places, known, vague)
+
+    def spreads(self, places: np.ndarray, known: np.ndarray, vague: bool = False) -> np.ndarray:
+        """Standard deviations (places,) where so many are known, in a group like most, whatever it is off by there."""
         process = self._process(vague)
         if len(known) == 0:
-            return np.zeros(len(places)), np.sqrt(process.kernel.diag(places))
-        means, spreads = process.fit(known, deviations).predict(places, return_std=True)
-        return means, spreads
+            return np.asarray(np.sqrt(process.kernel.diag(places)))
+        _, spreads = process.fit(known, np.zeros(len(known))).predict(places, return_std=True)
+        return np.asarray(spreads)
+
+    def unevenness(self, known: np.ndarray, deviations: np.ndarray, vague: bool = False) -> float:
+        """How much more uneven a group is than most, as what is known of it shows: a factor of standard deviations.
+
+        That of a Student process, of which a group's own variance is drawn from an inverse gamma distribution (Shah,
+        Wilson and Ghahramani, AISTATS 2014, equation 8).
+        """
+        if len(known) == 0:
+            return 1.0
+        surprise = float(deviations @ np.linalg.solve(self._kernel(vague)(known), deviations))
+        return math.sqrt((FREEDOM + surprise) / (FREEDOM + len(known)))
 
     def most_telling(self, places: np.ndarray, known: Sequence[int], vague: bool = False) -> int:
         """Which place to look at next: where least is known; the first is the one that tells most of all others."""
         if not known:
             alike = self._kernel(vague)(places)
             return int(np.argmax((alike**2).sum(axis=1)))
-        _, spreads = self.estimate(places, places[list(known)], np.zeros(len(known)), vague)
+        spreads = self.spreads(places, places[list(known)], vague)
         spreads[list(known)] = 0
         return int(np.argmax(spreads))
 

@@ -20,7 +20,7 @@ from hwsparse.work import Work
 
 CONFIDENCE = 0.9
 # Of a layer's choices so many are taken as known, where intervals are tried out.
-TRIED = (0, 1, 2, 4, 8)
+TRIED = (0, 1, 2, 4, 8, 16)
 # As a logarithm: an interval that reaches a thousandfold each way says that nothing is known.
 WIDEST = math.log(1e3)
 # What a kernel, the expected one if None, does for a layer of a signature; None: no kernel serves it.
@@ -90,12 +90,9 @@ class Learned:
             return None
         near = self._near(signature, work.family, known)
         covered = self.predictor.covers(work)
-        likely_s, *near_s = self.predictor.seconds([work, *(each for each, _ in near)])
+        (likely_s,) = self.predictor.seconds([work])
         (mean,), (spread,) = self.field.estimate(
-            np.array([work.place]),
-            np.array([each.place for each, _ in near]),
-            np.array([math.log(taken_s / likely) for (_, taken_s), likely in zip(near, near_s, strict=True)]),
-            vague=not covered,
+            np.array([work.place]), _places(near), self._deviations(near), vague=not covered
         )
         seconds = float(likely_s * math.exp(mean))
         width = self._width(spread, covered, len(near))
@@ -105,8 +102,8 @@ class Learned:
     def wanted(self, signature: str, choices: Sequence[Choice], known: Sequence[Known], within: float) -> list[Choice]:
         """Of a layer's choices those to measure, for the intervals of all others to be narrower: dense always.
 
-        One after the other is taken that least is known of; what its time is makes no difference to how surely it
-        tells the others.
+        One after the other is taken that least is known of. What its time will be is not known: the more the layer
+        turns out to be uneven by it, the less surely it tells the others, and then more are wanted the next time.
 
         Args:
             known: what was measured of the layer already.
@@ -120,11 +117,12 @@ class Learned:
                 families.setdefault(work.family, []).append((choice, work))
         found: list[Choice] = []
         for family, group in families.items():
-            near = [work for work, _ in self._near(signature, family, known)]
-            places = np.array([work.place for work in (*near, *(work for _, work in group))])
+            near = self._near(signature, family, known)
+            places = np.array([work.place for work, _ in near] + [work.place for _, work in group])
             covered = all(self.predictor.covers(work) for _, work in group)
+            uneven = self.field.unevenness(_places(near), self._deviations(near), vague=not covered)
             at = [each for each in range(len(places)) if each < len(near) or group[each - len(near)][0].is_dense]
-            while len(at) < len(places) and self._widest(places, at, covered) > math.log1p(within):
+            while len(at) < len(places) and self._widest(places, at, covered, uneven) > math.log1p(within):
                 at.append(self.field.most_telling(places, at, vague=not covered))
             found += [group[each - len(near)][0] for each in at[len(near) :]]
         return found
@@ -134,16 +132,26 @@ class Learned:
         told = [count for (of, count), width in self.widths.items() if of == covered and count <= known]
         return min(WIDEST, self.widths[covered, max(told)] * spread) if told else WIDEST
 
-    def _widest(self, places: np.ndarray, known: Sequence[int], covered: bool) -> float:
+    def _widest(self, places: np.ndarray, known: Sequence[int], covered: bool, uneven: float) -> float:
         """The width of the widest interval of a group of places, as a logarithm."""
-        _, spreads = self.field.estimate(places, places[list(known)], np.zeros(len(known)), vague=not covered)
+        spreads = uneven * self.field.spreads(places, places[list(known)], vague=not covered)
         spreads[list(known)] = 0
         return self._width(float(spreads.max()), covered, len(known))
+
+    def _deviations(self, near: Sequence[tuple[Work, float]]) -> np.ndarray:
+        """How far off the predictor is where it is known, as logarithms (count,)."""
+        likely = self.predictor.seconds([work for work, _ in near]) if near else ()
+        return np.array([math.log(taken_s / likely_s) for (_, taken_s), likely_s in zip(near, likely, strict=True)])
 
     def _near(self, signature: str, family: str, known: Iterable[Known]) -> list[tuple[Work, float]]:
         """What was measured of a layer with kernels of a family: work and seconds."""
         found = ((self.describe(signature, each.choice, each.kernel), each.seconds) for each in known)
         return [(work, seconds) for work, seconds in found if work is not None and work.family == family]
+
+
+def _places(near: Sequence[tuple[Work, float]]) -> np.ndarray:
+    """(count, coordinates)"""
+    return np.array([work.place for work, _ in near])
 
 
 def kernel_of(choice: Choice, known: Sequence[Known]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwsparse.latency.field import VAGUE, Field
+from hwsparse.latency.field import FREEDOM, VAGUE, Field
 
 FIELD = Field(shared=0.01, varying=0.04, lengths=(2.0, 5.0), noise=1e-4)
 
@@ -29,7 +29,21 @@ def test_estimates_are_those_of_kriging(vague: bool) -> None:
     prior = np.diag(covariance(FIELD, asked, asked, vague)) + FIELD.noise
     means, spreads = FIELD.estimate(asked, known, deviations, vague)
     np.testing.assert_allclose(means, cross @ inverse @ deviations, rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(spreads**2, prior - np.einsum("ij,jk,ik->i", cross, inverse, cross), rtol=1e-4)
+    variances = prior - np.einsum("ij,jk,ik->i", cross, inverse, cross)
+    np.testing.assert_allclose(FIELD.spreads(asked, known, vague) ** 2, variances, rtol=1e-4)
+    # Of a Student process of FREEDOM + 2 degrees of freedom: Shah, Wilson and Ghahramani, equation 8.
+    freedom = FREEDOM + 2
+    uneven = (freedom + deviations @ inverse @ deviations - 2) / (freedom + 5 - 2)
+    np.testing.assert_allclose(spreads**2, uneven * variances, rtol=1e-4)
+
+
+def test_what_is_uneven_where_it_is_known_is_unsure_elsewhere() -> None:
+    known, asked = places(12, 0), places(7, 1)
+    like_most = np.random.default_rng(2).multivariate_normal(np.zeros(12), covariance(FIELD, known, known))
+    spreads = [FIELD.estimate(asked, known, scale * like_most)[1] for scale in (0.2, 1.0, 3.0)]
+    assert np.all(spreads[0] < spreads[1]) and np.all(spreads[1] < spreads[2])
+    assert 0.5 < FIELD.unevenness(known, like_most) < 2
+    assert FIELD.unevenness(np.empty((0, 2)), np.empty(0)) == 1
 
 
 def test_where_nothing_is_known_it_is_what_it_is_anywhere() -> None:
