@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tvm import rpc
 
 from hwsparse.codegen import build_layer
 from hwsparse.codegen.library import REFERENCE
@@ -83,9 +86,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def runner(tracker: str, wait_s: float = 60.0, reference: Path | None = None) -> BoardRunner:
+def runner(tracker: str, wait_s: float = 60.0, reference: Path | None = None, **address: Any) -> BoardRunner:
     host, _, port = tracker.partition(":")
-    return BoardRunner(TOOLCHAIN, Clock(), Address(host, int(port), KEY, wait_s=wait_s), reference)
+    return BoardRunner(TOOLCHAIN, Clock(), Address(host, int(port), KEY, wait_s=wait_s, **address), reference)
 
 
 def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, tmp_path: Path) -> None:
@@ -118,7 +121,7 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def timing(timed: BoardRunner, library: Path, found: dict[str, object]) -> Iterator[None]:
+def timing(timed: BoardRunner, library: Path, found: dict[str, object], settings: RunSettings = LONG) -> Iterator[None]:
     """Two libraries are being timed while the context lasts, and to the end of it."""
     starts, start = list[int](), timed.start
 
@@ -127,7 +130,7 @@ def timing(timed: BoardRunner, library: Path, found: dict[str, object]) -> Itera
         return start(threads)
 
     timed.start = noted  # type: ignore[method-assign]
-    work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, LONG)))
+    work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, settings)))
     work.start()
     while not starts or timed._worker is None:
         time.sleep(0.05)
@@ -162,6 +165,78 @@ def test_a_session_that_crashes_does_not_end_the_board(tracker: str, library: Pa
         (session,) = children(only.pid)
         os.kill(session, signal.SIGKILL)
         assert isinstance(timed.run("a", library, QUICK), Measurement)
+
+
+def test_a_session_that_hangs_is_waited_for_and_another_tried(tracker: str, library: Path) -> None:
+    """As a connection looks that was cut without a word, and as a kernel does that hangs."""
+    found: dict[str, object] = {}
+    with (
+        board(tracker) as only,
+        runner(tracker, wait_s=1.0, session_s=20.0) as timed,
+        timing(timed, library, found, replace(LONG, timeout_s=8.0)),
+    ):
+        (session,) = children(only.pid)
+        os.kill(session, signal.SIGSTOP)
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+
+
+def test_what_takes_longer_than_a_session_is_timed_in_several(
+    tracker: str, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight libraries take some 12 s, and half of them 6 s."""
+    settings = RunSettings(threads=1, samples=12, rounds=12, warmup_s=0.0, min_sample_s=0.12)
+    lost, lose = list[None](), BoardRunner._lose
+    monkeypatch.setattr(BoardRunner, "_lose", lambda timed: (lost.append(None), lose(timed)))
+    with board(tracker), runner(tracker, session_s=8.0) as timed:
+        found = timed.run_many({str(at): library for at in range(8)}, settings)
+    assert lost
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [12] * 8
+
+
+def test_a_board_that_another_uses_is_said_to_be_in_use(tracker: str) -> None:
+    with board(tracker), runner(tracker) as first, runner(tracker, wait_s=1.0) as second:
+        assert first.device
+        with pytest.raises(MeasureError, match=r"every board 'test-board' of the tracker at .* was in use for 1 s"):
+            assert second.device
+        first.close()
+        assert second.device == first.device
+
+
+def test_of_two_who_wait_for_a_board_the_one_of_higher_priority_has_it_first(tracker: str) -> None:
+    served = list[str]()
+
+    def use(name: str, priority: int) -> None:
+        with runner(tracker, priority=priority) as waiting:
+            assert waiting.device
+            served.append(name)
+
+    with board(tracker), runner(tracker) as first, ThreadPoolExecutor(2) as pool:
+        assert first.device
+        users = []
+        for at, (name, priority) in enumerate((("low", 1), ("high", 2))):
+            users.append(pool.submit(use, name, priority))
+            wait_until(lambda waiting=at + 1: pending(tracker) == waiting)  # type: ignore[misc]
+        first.close()
+        for user in users:
+            user.result(120)
+    assert served == ["high", "low"]
+
+
+def pending(tracker: str) -> int:
+    """How many wait for a board."""
+    host, _, port = tracker.partition(":")
+    asked = rpc.connect_tracker(host, int(port))
+    try:
+        return int(asked.summary()["queue_info"][KEY]["pending"])
+    finally:
+        asked.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_another_device_under_the_same_key_is_refused(tracker: str, library: Path) -> None:
