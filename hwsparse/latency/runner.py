@@ -226,7 +226,7 @@ class ProcessRunner(ABC):
         except LostError as loss:
             over = time.monotonic() - self._started >= NEARLY * self._session_s
             self._lose()
-            finished = [key for key in turns if key not in failures and goal.reached(turns[key])]
+            finished = [key for key in turns if key not in (at, *failures) and goal.reached(turns[key])]
             found = failures | {key: self._outcome(key, turns[key], goal) for key in finished}
             left = [key for key in libraries if key not in found]
             if over and len(left) > 1:
