@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -29,6 +29,7 @@ from hwsparse.latency.process import Worker
 from hwsparse.plan import Choice
 from hwsparse.target import load_target
 from tests.latency.examples import TOOLCHAIN, Clock, conv
+from tests.latency.test_runner import gone, wait_until
 
 KEY = "test-board"
 STARTING = (
@@ -180,17 +181,20 @@ def test_a_session_that_hangs_is_waited_for_and_another_tried(tracker: str, libr
     assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
 
 
-def test_what_takes_longer_than_a_session_is_timed_in_several(
-    tracker: str, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Eight libraries take some 12 s, and half of them 6 s."""
-    settings = RunSettings(threads=1, samples=12, rounds=12, warmup_s=0.0, min_sample_s=0.12)
-    lost, lose = list[None](), BoardRunner._lose
-    monkeypatch.setattr(BoardRunner, "_lose", lambda timed: (lost.append(None), lose(timed)))
-    with board(tracker), runner(tracker, session_s=8.0) as timed:
-        found = timed.run_many({str(at): library for at in range(8)}, settings)
-    assert lost
-    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [12] * 8
+def test_a_session_whose_time_is_over_in_the_middle_is_nobodys_fault(tracker: str, library: Path) -> None:
+    """Whoever times is paused until the board has ended the session."""
+    found: dict[str, object] = {}
+    with (
+        board(tracker) as only,
+        runner(tracker, session_s=20.0) as timed,
+        timing(timed, library, found),
+    ):
+        (session,) = children(only.pid)
+        assert timed._worker is not None
+        timed._worker.pause()
+        wait_until(lambda: gone(session))
+        timed._worker.resume()
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
 
 
 def test_a_board_that_another_uses_is_said_to_be_in_use(tracker: str) -> None:
@@ -230,13 +234,6 @@ def pending(tracker: str) -> int:
         return int(asked.summary()["queue_info"][KEY]["pending"])
     finally:
         asked.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_another_device_under_the_same_key_is_refused(tracker: str, library: Path) -> None:
