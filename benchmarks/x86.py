@@ -40,10 +40,11 @@ from hwsparse.codegen.library import WEIGHTS
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import CostModel, MeasureFailure
-from hwsparse.latency.process import ALLOWED_CPUS, choose_cpus
+from hwsparse.latency.process import choose_cpus
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import open_bench
 from hwsparse.plan import Plan
+from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan, pruned_proto
 from hwsparse.target import Target, load_target
 

@@ -30,6 +30,7 @@ from hwsparse.artifact import (
     unpack,
     write_artifact,
 )
+from hwsparse.artifact.manifest import noise_note
 from hwsparse.errors import ArtifactError, HwsparseError, InputError
 from hwsparse.plan import Plan
 from tests.example_artifact import FILES, MODEL_DIGEST, example_artifact, example_manifest
@@ -403,3 +404,9 @@ def test_a_file_that_changes_after_loading_is_not_packed(tmp_path: Path) -> None
     (artifact.directory / "library.so").unlink()
     with pytest.raises(ArtifactError, match=r"library\.so: No such file"):
         list(pack(artifact))
+
+
+def test_of_times_the_one_that_is_known_worst_is_told() -> None:
+    well, badly = (LatencyFigure(1.0, (low, 1.0), "measured", 50) for low in (0.985, 0.929))
+    assert noise_note([well, None]) == noise_note([None]) == ""
+    assert noise_note([well, badly]).startswith("Times are known to 7.1% only, not to 2%: ")

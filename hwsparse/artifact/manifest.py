@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -82,8 +83,8 @@ class TensorInfo:
             raise ArtifactError(f"tensor {self.name!r}: a negative size in {self.shape}")
 
 
-# Of a time: where its interval's ends are farther away than this, relative, whoever reads it should know.
-NOISY = 0.1
+# Of a time: it is to be known to this, relative; where its interval's ends are farther away, whoever reads it is told.
+NOISY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,14 @@ class LatencyFigure:
     def known_to(self) -> float:
         """How far the interval's ends are from the median at most, relative to it."""
         return max(abs(end - self.median_s) for end in self.interval_s) / self.median_s if self.median_s else 0.0
+
+
+def noise_note(figures: Iterable[LatencyFigure | None]) -> str:
+    """A sentence about times of which one is not known well; empty if all are."""
+    worst = max((figure.known_to for figure in figures if figure is not None), default=0.0)
+    if worst <= NOISY:
+        return ""
+    return f"Times are known to {worst:.1%} only, not to {NOISY:.0%}: time them anew on a quiet machine."
 
 
 @dataclass(frozen=True, slots=True)

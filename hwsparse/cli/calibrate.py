@@ -16,6 +16,7 @@ from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Address, CostModel, Prediction, Workload
+from hwsparse.latency.load import load_note
 from hwsparse.plan import Choice, Layer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # Ratios from 0 to nearly all: curves jump, so that between two of them nothing is certain.
 RATIOS = [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
-# More than this, and whoever reads the figures should know.
+# A clock that was slower by more than this, and whoever reads the figures should know.
 WORTH_SAYING = 0.05
 
 
@@ -54,6 +55,7 @@ def calibrate(
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline.calibration import calibrate_model
+    from hwsparse.pipeline.thrift import untaught_note
 
     device = options.device(target, threads)
     board = Address.parse(tracker, device.name, priority) if tracker else None
@@ -84,13 +86,13 @@ def calibrate(
         console.print(f"~: {len(predicted)} are predicted; nine in ten of {sure} of them should be within {within:.0%}")
         if times.learned is not None and times.learned.imported:
             console.print("What predicts them was learned from imported measurements.")
+    if note := untaught_note(within, times.learned):
+        console.print(note)
     console.print(f"{report.measured} measured now, {len(report.table) - report.measured} were on record: {records}")
     if report.drift > WORTH_SAYING:
         console.print(f"The clock was up to {report.drift:.0%} slower at times; figures are corrected for it.")
-    if report.cpu_share < 1 - WORTH_SAYING:
-        console.print(
-            f"Other processes took up to {1 - report.cpu_share:.0%} of the CPU: figures are surer without them."
-        )
+    if note := load_note(report.cpu_share):
+        console.print(note)
     if report.failures:
         raise MeasureError(
             f"{len(report.failures)} could not be measured, for the reasons above; the same command tries them again"

@@ -15,10 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hwsparse import strictjson
-from hwsparse.artifact import Artifact
+from hwsparse.artifact import Artifact, LatencyFigure
+from hwsparse.artifact.manifest import NOISY, noise_note
 from hwsparse.cli import options
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Device, LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
+from hwsparse.latency.load import load_note
 from hwsparse.latency.measurement import MIN_SAMPLES
 
 
@@ -36,6 +38,7 @@ class Measured:
     peak_memory_bytes: int | None
     file_bytes: int
     samples_s: tuple[float, ...]
+    cpu_share: float  # of its CPU, that the process had
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +63,26 @@ def measure(
         metavar="NETWORK...", help="Artifacts' directories, and ONNX files, which onnxruntime runs as they are."
     ),
     threads: int = typer.Option(1, help="Threads that all of them run with."),
-    samples: int = typer.Option(60, min=MIN_SAMPLES, max=10_000, help="Calls that are timed of each."),
+    samples: int = typer.Option(
+        60, min=MIN_SAMPLES, max=10_000, help="Calls that are timed of each at least; five times as many at most."
+    ),
     shape: list[str] = options.SHAPE,
     json: bool = typer.Option(False, "--json", help="Print everything as JSON, raw samples included."),
 ) -> None:
     """Times networks side by side, in turns: artifacts, and ONNX files in onnxruntime.
 
+    Turns go on until every median is known to 2 %, or for a minute; where that does not do, it says so.
     Beside latency: samples in a second, the most memory that a network takes beyond its runtime, and the size of what
     is deployed. More samples in a call are asked for by the shapes that a model is compiled for.
     """
     from hwsparse.codegen import KERNEL_VERSION
     from hwsparse.latency.alone import timing_lock
     from hwsparse.latency.contender import LOADER
+    from hwsparse.pipeline.bench import NETWORK_PATIENCE_S
 
     if len(set(networks)) < len(networks):
         raise InputError("a network is named twice; name each once")
-    settings = RunSettings(threads=threads, samples=samples, rounds=min(12, samples), warmup_s=0.2)
+    settings = RunSettings(threads=threads, samples=samples, rounds=min(12, samples), precision=NOISY, warmup_s=0.2)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
         found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
@@ -84,7 +91,8 @@ def measure(
             LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER, lock=timing_lock())
         )
         memory = {name: runner.peak_memory(name, network.directory, settings) for name, network in found.items()}
-        times = runner.run_many({name: network.directory for name, network in found.items()}, settings)
+        directories = {name: network.directory for name, network in found.items()}
+        times = runner.run_many(directories, settings, patience_s=NETWORK_PATIENCE_S)
     measured, failed = [], list[str]()
     for name, network in found.items():
         taken, most = times[name], memory[name]
@@ -95,16 +103,27 @@ def measure(
             Measured(
                 name, network.runtime, network.batch, taken.median_s, taken.interval_s, taken.quiet_s,
                 network.batch / taken.median_s, None if isinstance(most, MeasureFailure) else most,
-                network.file_bytes, taken.samples_s,
+                network.file_bytes, taken.samples_s, taken.cpu_share,
             )
         )  # fmt: skip
     report = Report(runner.device, settings, tuple(measured))
     if json:
         print(strictjson.dumps(report, indent=1))
     else:
-        Console().print(_table(report))
+        show(report, Console())
     if failed:
         raise MeasureError("; ".join(failed))
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints a report as a table, and what there is to say of how well its times are known."""
+    console.print(_table(report))
+    figures = (
+        LatencyFigure(each.median_s, each.interval_s, "measured", len(each.samples_s)) for each in report.networks
+    )
+    notes = noise_note(figures), load_note(min((each.cpu_share for each in report.networks), default=1.0))
+    for note in filter(None, notes):
+        console.print(note)
 
 
 def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:

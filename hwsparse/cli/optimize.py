@@ -63,6 +63,7 @@ def optimize(
     from hwsparse.model import import_onnx
     from hwsparse.pipeline import Goal, Workspace, front_report
     from hwsparse.pipeline import optimize as run
+    from hwsparse.pipeline.thrift import untaught_note
     from hwsparse.search.database import Place
 
     device = options.device(target, threads)
@@ -90,6 +91,8 @@ def optimize(
     write_front(report, out)
     if not quiet:
         show_front(report, console)
+    if note := untaught_note(within, outcome.costs.learned):
+        console.print(note)
     if outcome.winner is None:
         console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
     else:

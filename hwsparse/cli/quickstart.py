@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwsparse.artifact import Artifact
+from hwsparse.artifact.manifest import noise_note
 from hwsparse.cli import options, service
 from hwsparse.cli.front import show_front, write_front
 from hwsparse.cli.progress import StageProgress
@@ -135,3 +136,5 @@ def _prove(
         texts = [f"{value:.1%}\n({low:.1%} to {high:.1%})" for value, (low, high) in figures]
         table.add_row(label, f"{latency.median_s * 1e3:.3f} ms", f"{speedup:.2f}x", *texts)
     console.print(table)
+    if note := noise_note(figure for _, figure, _ in rows):
+        console.print(note)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from hwsparse.cli import options
 from hwsparse.errors import InputError, TargetError, writing
-from hwsparse.latency import Device, Measurement, Toolchain, Workload
-from hwsparse.latency.exchange import read_lines, write_lines
+from hwsparse.latency import Device, Toolchain
+from hwsparse.latency.exchange import count_lines, read_lines, write_lines
 from hwsparse.latency.records import RecordGroup, RecordsFile
 from hwsparse.target import load_target
 
@@ -28,23 +27,65 @@ TARGET = typer.Option(None, help="Only those of this device.")
 
 
 @app.callback()
-def list_(context: typer.Context, records: Path = options.RECORDS) -> None:
-    """Lists what there is, and what of it is counted on here."""
-    if context.invoked_subcommand is not None:
+def records_(context: typer.Context, records: Path = options.RECORDS) -> None:
+    """Lists what there is, where no command says what else to do."""
+    if context.invoked_subcommand is None:
+        Console().print(_measured(records, None))
+    else:
         context.default_map = {context.invoked_subcommand: {"records": str(records)}}
-        return
+
+
+@app.command(name="list")
+def list_(
+    failures: bool = typer.Option(
+        False, "--failures", help="What could not be measured, why, and whether it was measured since."
+    ),
+    target: str | None = TARGET,
+    records: Path = options.RECORDS,
+) -> None:
+    """Lists what there is, and what of it is counted on here; or what could not be measured, and why."""
+    Console().print(_failed(records, target) if failures else _measured(records, target))
+
+
+def _measured(records: Path, target: str | None) -> Table:
     table = Table("target", "source", "device", "kernels", "layers", "measured", "last", "used here")
     with RecordsFile(_existing(records)) as file:
-        for group in file.groups():
+        groups = file.groups()
+    for group in groups:
+        if target in (None, group.target_name):
             table.add_row(
-                escape(f"{group.target_name}, {group.threads} thread{'s' if group.threads > 1 else ''}"),
+                _target(group.target_name, group.threads),
                 f"{'imported' if group.imported else group.source}, {group.cache}",
-                escape(group.device.cpu),
-                escape(group.toolchain.kernels),
+                shown(group.device.cpu),
+                shown(group.toolchain.kernels),
                 str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
                 ("teaches" if group.imported else "yes") if _usable(group) else "no",
             )  # fmt: skip
-    Console().print(table)
+    return table
+
+
+def _failed(records: Path, target: str | None) -> Table:
+    whole = [Column(name, overflow="fold") for name in ("layer", "reason")]
+    table = Table("target", "device", "kernels", whole[0], "choice", "stage", whole[1], "last", "measured since")
+    with RecordsFile(_existing(records)) as file:
+        found = file.failures(target)
+    for each in found:
+        workload, failure = each.workload, each.failure
+        table.add_row(
+            _target(workload.target_name, workload.threads),
+            *map(shown, (each.device.cpu, each.toolchain.kernels, workload.signature, str(workload.choice))),
+            failure.stage, shown(failure.reason), f"{each.taken_at:%Y-%m-%d}", "yes" if each.measured_since else "no",
+        )  # fmt: skip
+    return table
+
+
+def _target(name: str, threads: int) -> str:
+    return shown(f"{name}, {threads} thread{'s' if threads > 1 else ''}")
+
+
+def shown(text: str) -> str:
+    """A text from a file as it may be printed: without the characters that would move a terminal's cursor."""
+    return escape("".join(character if character.isprintable() else "\ufffd" for character in text))
 
 
 @app.command()
@@ -72,22 +113,16 @@ def import_(
     file: Path = typer.Argument(help="A file that `hwsparse records export` wrote."),
     records: Path = options.RECORDS,
 ) -> None:
-    """Takes measurements in that were made elsewhere: all of the file, or nothing.
+    """Takes measurements in that were made elsewhere. The whole file is checked before any of it is taken.
 
     They stay marked as imported, and are never mixed with what was measured here. Those of a device like this one, made
     with the kernels that are installed, teach `--within` of `calibrate` and `optimize`, where too little was measured
-    here: then less need be.
+    here: then less need be. Others may measure meanwhile. Stopped in the middle, the same command takes the rest;
+    nothing is taken twice.
     """
-    read = 0
-
-    def counted() -> Iterator[tuple[Workload, Measurement]]:
-        nonlocal read
-        for each in read_lines(file):
-            read += 1
-            yield each
-
+    read = count_lines(file)
     with RecordsFile(records) as kept:
-        added = kept.take_in(counted())
+        added = kept.take_in(read_lines(file))
     there = f"; {read - added} were there already" if added < read else ""
     Console().print(escape(f"took {added} measurements from {file} into {records}{there}"))
 

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
-from hwsparse.artifact.manifest import NOISY
+from hwsparse.artifact.manifest import noise_note
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
+from hwsparse.latency.load import load_note
 from hwsparse.plan import Plan
 
 
@@ -79,6 +80,8 @@ def compile_(
     with StageProgress(console) as progress:
         outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
     show_artifact(outcome.finalists[0].artifact, console)
+    if note := load_note(outcome.cpu_share):
+        console.print(note)
     if dataset is None and wanted.choices:
         console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
@@ -108,8 +111,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
                 f"  {name:<27} {figure.median_s * 1e3:8.3f} ms  ({low:.3f} to {high:.3f}, {figure.source})",
                 highlight=False,
             )
-    if (known_to := max(figure.known_to for _, figure in figures if figure is not None)) > NOISY:
-        console.print(f"  Known to {known_to:.0%} only: other work ran meanwhile. Time them anew on a quiet machine.")
+    if note := noise_note(figure for _, figure in figures):
+        console.print(f"  {note}")
     if manifest.quality is not None and manifest.dense_quality is not None:
         quality, dense = manifest.quality, manifest.dense_quality
         console.print(f"{quality.metric} on {quality.samples} {quality.split} samples of {escape(quality.dataset)}")

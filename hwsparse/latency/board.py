@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 LOADER = "hwsparse.latency.board:Board"
 DESCRIBE = "hwsparse.device"
-# The longest that a board is one user's at a time: after so long it is free again, even if a kernel hangs there.
-SESSION_S = 600.0
+# A board is one user's for so long at most: then it is free again, even if a kernel hangs there. TVM's word for it.
+SESSION_S, EXPIRED = 600.0, "RPCSessionTimeoutError"
 # How often to look whether a board has come (back); ports that a board may listen on.
 LOOK_EVERY_S, CONNECT_S = 1.0, 5.0
 # How long to wait for a tracker that cannot be reached: it may be starting again, and needs no more.
@@ -45,6 +45,7 @@ class Address:
     key: str
     priority: int = 1
     wait_s: float = 120.0  # for a board that is in use, away or starting
+    session_s: float = SESSION_S
 
     @classmethod
     def parse(cls, tracker: str, key: str, priority: int = 1) -> Address:
@@ -62,14 +63,17 @@ class Address:
 class Board:
     """What a timing process loads libraries by: they go to the board, and are run there."""
 
-    def __init__(self, **address: Any) -> None:
-        """Waits for a board to be free, and takes it until this process ends.
+    def __init__(self, held_s: float = 0.0, **address: Any) -> None:
+        """Waits for a board to be free, and takes it until this process ends, or until the session's time is over.
+
+        Args:
+            held_s: how long a lost session of ours may hold the board yet: one that is in use is waited for as long.
 
         Raises:
             MeasureError: no tracker, or no board within the time.
         """
         self.address = Address(**address)
-        self._session = _request(self.address)
+        self._session = _request(self.address, held_s)
 
     def load(self, directory: Path, threads: int) -> Remote:
         """Loads a library on the board."""
@@ -84,15 +88,20 @@ class Board:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Ends this process when something fails because the board is gone: no library is to blame."""
+        """Ends this process when something fails because the session is over: perhaps no library is to blame."""
         try:
             yield
         except Exception as error:
-            try:
-                self.describe()
-            except Exception:
-                sys.exit(f"board {self.address.key!r} is gone: {one_line(error)}")
+            if EXPIRED in str(error) or not self._answers():
+                sys.exit(f"the session with board {self.address.key!r} is over: {one_line(error)}")
             raise
+
+    def _answers(self) -> bool:
+        try:
+            self.describe()
+        except Exception:
+            return False
+        return True
 
 
 class Remote:
@@ -112,10 +121,10 @@ class Remote:
             return self._library.time(repeats, number, cold=cold)
 
 
-def _request(address: Address) -> Any:
+def _request(address: Address, held_s: float) -> Any:
     from tvm import rpc
 
-    began = time.monotonic()
+    began, busy_s = time.monotonic(), max(address.wait_s, held_s)
     where = f"the tracker at {address.host}:{address.port}"
     while True:
         patience_s = address.wait_s
@@ -128,15 +137,15 @@ def _request(address: Address) -> Any:
                 f"there are {', '.join(sorted(known))}" if known else "there are none"
             )
             if address.key in known:
-                tracker._sock.settimeout(address.wait_s)  # it answers when a board is free
-                return tracker.request(address.key, address.priority, SESSION_S, max_retry=1)
+                tracker._sock.settimeout(busy_s)  # it answers when a board is free
+                return tracker.request(address.key, address.priority, address.session_s, max_retry=1)
         except OSError as error:
             trouble = f"{where} cannot be reached: {one_line(error)}; `hwsparse device tracker` starts one"
             patience_s = min(patience_s, TRACKER_S)
         except RuntimeError as error:  # a board may vanish just then
             trouble = f"a board of {where} cannot be reached: {one_line(error)}"
             if "timed out" in trouble:
-                trouble = f"every board {address.key!r} of {where} was in use for {address.wait_s:g} s"
+                trouble = f"every board {address.key!r} of {where} was in use for {busy_s:.0f} s"
         if time.monotonic() > began + patience_s:
             raise MeasureError(trouble)
         time.sleep(LOOK_EVERY_S)

@@ -15,8 +15,9 @@ from types import TracebackType
 
 from hwsparse import strictjson
 from hwsparse.errors import CompileError, InputError, MeasureError, UnsupportedError
-from hwsparse.latency.process import ALLOWED_CPUS, LostError, RefusedError, Worker
+from hwsparse.latency.process import LostError, RefusedError, Worker
 from hwsparse.plan import Choice, Layer, parse_choice
+from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.target import Target, format_target, parse_target
 
 LOADER = "hwsparse.latency.builders:Builder"
@@ -67,7 +68,7 @@ class Crew:
 
     def __init__(self, processes: int | None = None, loader: str = LOADER) -> None:
         """As many processes as there are CPUs for this one, unless told otherwise."""
-        self.processes = processes or min(len(ALLOWED_CPUS) or 1, MOST_PROCESSES)
+        self.processes = processes or min(len(ALLOWED_CPUS), MOST_PROCESSES)
         self._loader = loader
         # A process ends with the thread that started it: each has one of its own for good.
         self._pool = ThreadPoolExecutor(self.processes, "build")

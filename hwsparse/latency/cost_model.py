@@ -8,7 +8,7 @@ Knows nothing of how measurements are made or kept.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -58,6 +58,7 @@ class CostModel:
     target_name: str
     threads: int
     _curves: Mapping[Curve, tuple[_Point, ...]]
+    _known: Mapping[str, tuple[Known, ...]]  # the same, by layer signature
     _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
     learned: Learned | None = None
@@ -95,7 +96,8 @@ class CostModel:
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
         return cls(
-            target_name, threads, MappingProxyType(ordered), reference_s, learned=learned, pipelined=pipelined
+            target_name, threads, MappingProxyType(ordered), _by_signature(ordered), reference_s, learned=learned,
+            pipelined=pipelined,
         )  # fmt: skip
 
     def learn(self, describe: Describe) -> CostModel:
@@ -104,19 +106,12 @@ class CostModel:
         Raises:
             MeasureError: too few layers were measured.
         """
-        signatures = dict.fromkeys(signature for signature, _, _ in self._curves)
-        known = {signature: self.known(signature) for signature in signatures}
         imported = any(point.source == "imported" for points in self._curves.values() for point in points)
-        return replace(self, learned=Learned.fit(known, describe, imported=imported))
+        return replace(self, learned=Learned.fit(self._known, describe, imported=imported))
 
-    def known(self, signature: str) -> list[Known]:
+    def known(self, signature: str) -> tuple[Known, ...]:
         """What was measured of a layer."""
-        return [
-            Known(Choice(parse_pattern(pattern), point.ratio, dtype), point.latency_s, point.kernel)
-            for (of, pattern, dtype), points in self._curves.items()
-            if of == signature
-            for point in points
-        ]
+        return self._known.get(signature, ())
 
     def knows(self, layer: Layer, choice: Choice) -> bool:
         """Whether anything was measured of the layer under the choice's pattern."""
@@ -240,6 +235,16 @@ class CostModel:
             in_domain=layers.in_domain and residual.covers(layers.latency_s),
             source="predicted",
         )
+
+
+def _by_signature(curves: Mapping[Curve, Sequence[_Point]]) -> Mapping[str, tuple[Known, ...]]:
+    """What was measured of each layer: made once, for it is asked for at every prediction."""
+    found: dict[str, list[Known]] = {}
+    for (signature, name, dtype), points in curves.items():
+        pattern = parse_pattern(name)
+        known = (Known(Choice(pattern, point.ratio, dtype), point.latency_s, point.kernel) for point in points)
+        found.setdefault(signature, []).extend(known)
+    return MappingProxyType({signature: tuple(known) for signature, known in found.items()})
 
 
 def _between(left: _Point, right: _Point, ratio: float) -> Prediction:

@@ -80,6 +80,17 @@ def read_lines(path: Path) -> Iterator[tuple[Workload, Measurement]]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def count_lines(path: Path) -> int:
+    """How many measurements a file holds, each of them looked at: a file that passes can be read to its end.
+
+    Raises:
+        InputError: a line is no measurement, there are too many, or the file could not be read a second time.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is read twice, to check it and to take it in; give a file, and no pipe or directory")
+    return sum(1 for _ in read_lines(path))
+
+
 def _measurement(line: _Line, where: str) -> tuple[Workload, Measurement]:
     told = (line.target, line.kernel or "", *map(str, astuple(line.device)), *astuple(line.toolchain))
     if not all(text.isprintable() for text in told):

@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 MIN_SAMPLES = 6
 # On a machine with neighbours the fastest tenth of the samples tells how fast code is, the rest how busy they are: of
 # five runs the tenth differs by 1 % in the median of layers, the median itself by 2 to 6 % (EPYC, virtual).
-QUIET = 0.1
+QUIET, MEDIAN = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """
     if len(samples) < MIN_SAMPLES:
         raise MeasureError(f"{len(samples)} samples; an interval of the median needs at least {MIN_SAMPLES}")
-    return quantile_interval(samples, 0.5)
+    return quantile_interval(samples, MEDIAN)
 
 
 def quantile_interval(samples: Sequence[float], quantile: float) -> tuple[float, float]:

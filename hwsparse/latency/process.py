@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwsparse.errors import MeasureError
+from hwsparse.probe import ALLOWED_CPUS
 
 START_TIMEOUT_S = 120.0
 # An answer is a short line, and of what a library prints only the end is shown.
 MAX_ANSWER_BYTES, KEPT_PRINT_BYTES = 1 << 20, 4096
-# As this process was started: TVM later re-pins the thread that loads a library to its first CPU.
-ALLOWED_CPUS = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+# None where the system cannot pin.
+PINNABLE_CPUS = ALLOWED_CPUS if hasattr(os, "sched_setaffinity") else frozenset[int]()
 
 
 class LostError(Exception):
@@ -198,7 +199,8 @@ class Worker:
         printed = self._printed + self._last_print()
         self.close()
         words = printed.decode(errors="replace").strip().splitlines()
-        return LostError(stage, f"{reason}; it printed: {words[-1][:200]}" if words else reason)
+        last = "".join(filter(str.isprintable, words[-1]))[:200] if words else ""
+        return LostError(stage, f"{reason}; it printed: {last}" if last else reason)
 
     def _last_print(self) -> bytes:
         with selectors.DefaultSelector() as selector:
@@ -206,7 +208,7 @@ class Worker:
             return os.read(self._prints.fileno(), 1 << 16) if selector.select(0.0) else b""
 
 
-def choose_cpus(threads: int, allowed: Collection[int] = ALLOWED_CPUS, sys: Path = Path("/sys")) -> tuple[int, ...]:
+def choose_cpus(threads: int, allowed: Collection[int] = PINNABLE_CPUS, sys: Path = Path("/sys")) -> tuple[int, ...]:
     """CPUs to pin threads to: of different cores first, high numbers first (interrupts go to CPU 0).
 
     Empty where the system cannot pin.

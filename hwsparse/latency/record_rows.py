@@ -22,7 +22,10 @@ from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSetting
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 4
+VERSION = 5
+# What a measurement is known by, and its samples: two with all of that in common are one. The first four are those
+# that tables are asked for by.
+KNOWN_BY = ("target", "threads", "device_digest", "toolchain", "workload", "taken_at")
 
 
 # What brings the tables of each older version to the next one.
@@ -42,6 +45,11 @@ UPDATES = (
     tuple(
         f"UPDATE {table} SET device = json_set(device, '$.clock', 'unknown') WHERE json_valid(device)"
         for table in ("measurements", "failures")
+    ),
+    # Did not find a measurement by what it is known by.
+    (
+        "DROP INDEX IF EXISTS measurements_of_target",
+        f"CREATE INDEX measurements_known_by ON measurements ({', '.join(KNOWN_BY)})",
     ),
 )
 
@@ -75,7 +83,7 @@ class Row:
 
 class MeasurementRow(Row, _Base):
     __tablename__ = "measurements"
-    __table_args__ = (Index("measurements_of_target", "target", "threads", "device_digest", "toolchain"),)
+    __table_args__ = (Index("measurements_known_by", *KNOWN_BY),)
     settings: Mapped[str]
     samples: Mapped[str]
     source: Mapped[str]
@@ -181,14 +189,19 @@ def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
         )
 
 
-def failure_of(row: FailureRow, path: Path) -> MeasureFailure:
-    """The failure of a row; `path` is for the error.
+def failure_of(row: FailureRow, path: Path) -> tuple[MeasureFailure, Device, Toolchain, datetime]:
+    """The failure of a row, on what, by what and when; `path` is for the error.
 
     Raises:
         MeasureError: the row is malformed.
     """
     with decoding(_where(row, path)):
-        return MeasureFailure(row.workload, cast(Stage, row.stage), row.reason)
+        return (
+            MeasureFailure(row.workload, cast(Stage, row.stage), row.reason),
+            strictjson.loads(Device, row.device, "device"),
+            strictjson.loads(Toolchain, row.toolchain, "toolchain"),
+            datetime.fromisoformat(row.taken_at),
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, final
@@ -24,6 +25,7 @@ from hwsparse.errors import MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, Source
 from hwsparse.latency.record_rows import (
+    KNOWN_BY,
     FailureRow,
     MeasurementRow,
     decoding,
@@ -38,7 +40,7 @@ from hwsparse.latency.workload import Workload
 from hwsparse.sqlitefile import sqlite_engine, translated
 
 R = TypeVar("R", MeasurementRow, FailureRow)
-CHUNK = 500  # rows in memory at a time
+CHUNK = 500  # rows that are read or written at a time
 
 
 class RecordsFile:
@@ -121,24 +123,38 @@ class RecordsFile:
                 yield workload_of(each, self.path), measurement_of(each, self.path)
             last = rows[-1].id
 
+    def failures(self, target_name: str | None = None) -> tuple[KeptFailure, ...]:
+        """The latest failure of every workload that ever failed, by device and toolchain; of a target, if one is named.
+
+        Raises:
+            MeasureError: the file cannot be read, or a row is malformed.
+        """
+        row, one = FailureRow, (FailureRow.workload, FailureRow.device_digest, FailureRow.toolchain)
+        query = select(row, _measured_since()).where(row.id.in_(select(func.max(row.id)).group_by(*one)))
+        if target_name is not None:
+            query = query.where(row.target == target_name)
+        with self._said("cannot be read"), Session(self._engine) as session:
+            found = session.execute(query.order_by(row.id)).all()
+        return tuple(
+            KeptFailure(workload_of(each, self.path), *failure_of(each, self.path), since) for each, since in found
+        )
+
     def take_in(self, measurements: Iterable[tuple[Workload, Measurement]]) -> int:
-        """Adds what others measured, all or nothing, as imported; gives how many were not there yet.
+        """Adds what others measured, as imported; gives how many were not there yet.
+
+        What is there already, by `KNOWN_BY` and its samples, is not added again. Others may write meanwhile: some are
+        added at a time, those all or nothing, and while the next are taken from `measurements` the file is free. What
+        was added stays when that fails or is interrupted; to take in the same once more adds the rest.
 
         Raises:
             MeasureError: the file cannot be written.
         """
-        row, added = MeasurementRow, 0
-        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-            for workload, taken in measurements:
-                each = measurement_row(workload, replace(taken, imported=True))
-                same = [
-                    getattr(row, name) == getattr(each, name)
-                    for name in ("target", "threads", "device_digest", "toolchain", "workload", "taken_at", "samples")
-                ]
-                if session.scalar(select(row.id).where(*same).limit(1)) is None:
-                    session.add(each)
-                    session.flush()
-                    added += 1
+        left, added = iter(measurements), 0
+        while some := list(islice(left, CHUNK)):
+            with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+                added += sum(
+                    _add_new(session, measurement_row(of, replace(taken, imported=True))) for of, taken in some
+                )
         return added
 
     def remove(self, *, unless: Callable[[RecordGroup], bool]) -> int:
@@ -178,6 +194,18 @@ class RecordGroup:
     workloads: int
     first: datetime
     last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFailure:
+    """Why a workload could not be measured, where, when, and whether it was measured there since."""
+
+    workload: Workload
+    failure: MeasureFailure
+    device: Device
+    toolchain: Toolchain
+    taken_at: datetime
+    measured_since: bool
 
 
 @final
@@ -222,15 +250,6 @@ class Records(RecordsFile):
             query = query.where(row.signature.in_(signatures))
         return {workload: measurement_of(each, self.path) for workload, each in self._latest(query).items()}
 
-    def failures(self, target_name: str, threads: int) -> dict[Workload, MeasureFailure]:
-        """The latest failure of every workload on a target that ever failed.
-
-        Raises:
-            MeasureError: the file cannot be read, or a row is malformed.
-        """
-        rows = self._latest(self._query(FailureRow, target_name, threads))
-        return {workload: failure_of(row, self.path) for workload, row in rows.items()}
-
     def add(self, workload: Workload, measurement: Measurement) -> None:
         """Keeps a measurement; it is on disk when this returns.
 
@@ -272,6 +291,23 @@ class Records(RecordsFile):
         """The latest row of every workload."""
         with self._said("cannot be read"), Session(self._engine) as session:
             return {workload_of(row, self.path): row for row in session.scalars(query)}
+
+
+def _add_new(session: Session, row: MeasurementRow) -> bool:
+    """Adds a row to a transaction; says whether it was not there yet."""
+    same = (getattr(MeasurementRow, name) == getattr(row, name) for name in (*KNOWN_BY, "samples"))
+    if session.scalar(select(MeasurementRow.id).where(*same).limit(1)) is not None:
+        return False
+    session.add(row)
+    session.flush()
+    return True
+
+
+def _measured_since() -> ColumnElement[bool]:
+    """Of failures: whether the workload was measured later, on the same device by the same toolchain."""
+    names = ("target", "threads", "device_digest", "toolchain", "workload")
+    same = (getattr(MeasurementRow, name) == getattr(FailureRow, name) for name in names)
+    return exists().where(*same, MeasurementRow.taken_at > FailureRow.taken_at)
 
 
 def _beside_measurements() -> ColumnElement[bool]:

@@ -23,9 +23,11 @@ from typing import Protocol, TypeVar, final
 from hwsparse import strictjson
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency.alone import alone
-from hwsparse.latency.board import LOADER, SESSION_S, Address
+from hwsparse.latency.board import LOADER, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
+from hwsparse.latency.load import taken_by_others
 from hwsparse.latency.measurement import (
+    MEDIAN,
     QUIET,
     MeasureFailure,
     Measurement,
@@ -41,8 +43,10 @@ BATCH = 16
 UNLOAD_TIMEOUT_S, ASK_TIMEOUT_S = 10.0, 30.0
 # Where the reference kernel sits beside them, and how long it runs to tell how fast the clock is.
 REFERENCE, REFERENCE_SLOT, REFERENCE_S = "", -1, 3e-4
-# A process that has less of its CPU than this shares it with others.
-FULL_SHARE = 0.95
+# So much of a session's time, and what ends is the session: when it began is known roughly.
+NEARLY = 0.95
+# How long after its session's end a board is free again at most.
+FREED_S = 10.0
 
 Outcome = Measurement | MeasureFailure
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -64,23 +68,25 @@ class Runner(Protocol):
 class ProcessRunner(ABC):
     """Times libraries in a child process; a context manager that leaves none."""
 
-    # How often a library may take the process down before it is to blame. (A board that vanishes takes it down too.)
+    # How often the process may be lost while a library is at it, before the library is to blame.
     chances = 1
-    # How old a process may be that a batch is begun in.
-    renewed_s = math.inf
 
-    def __init__(self, toolchain: Toolchain, clock: Clock, reference: Path | None = None) -> None:
+    def __init__(
+        self, toolchain: Toolchain, clock: Clock, reference: Path | None = None, session_s: float = math.inf
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             toolchain: what built the libraries.
             clock: tells the time for `taken_at`.
             reference: a library that is timed now and then beside all others, to tell how fast the clock is.
+            session_s: how long a child process can be of use.
         """
         self.toolchain = toolchain
         self._clock = clock
         self._reference = reference
         self._worker: Worker | None = None
+        self._session_s = session_s
         self._started = 0.0
 
     @property
@@ -123,23 +129,31 @@ class ProcessRunner(ABC):
         return self.run_many({key: directory}, settings)[key]
 
     def run_many(
-        self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
+        self,
+        libraries: Mapping[str, Path],
+        settings: RunSettings,
+        progress: Progress | None = None,
+        *,
+        patience_s: float | None = None,
     ) -> dict[str, Outcome]:
         """Times libraries (key: directory) in batches of up to 16 that take turns, A B C A B C.
 
-        A library that crashes or hangs costs its batch a fresh start, without it.
+        A library that crashes or hangs costs those of its batch that need more turns a fresh start, without it.
+
+        Args:
+            patience_s: given where medians are read, and any figure is better than none: then the precision that is
+                wanted is the median's, and what is not known to it after so many seconds of turns is given as it is.
 
         Raises:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
         done: dict[str, Outcome] = {}
-        lost: Counter[str] = Counter()
         keys = iter(libraries)
         while batch := list(islice(keys, BATCH)):
-            left = batch
+            left, lost = batch, Counter[str]()
             while left:
                 with self.alone():
-                    done |= self._attempt({key: libraries[key] for key in left}, settings, lost)
+                    done |= self._attempt({key: libraries[key] for key in left}, settings, lost, patience_s)
                 left = [key for key in batch if key not in done]
             if progress is not None:
                 progress(len(done), len(libraries))
@@ -175,11 +189,20 @@ class ProcessRunner(ABC):
         """Keeps others from timing on the device meanwhile."""
         return nullcontext()
 
-    def _attempt(self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str]) -> dict[str, Outcome]:
-        """Times a batch; when a library takes the worker down, gives what failed until then and no more."""
+    def _attempt(
+        self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str], patience_s: float | None
+    ) -> dict[str, Outcome]:
+        """Times a batch; when the worker is lost, gives what failed or was finished until then and no more.
+
+        Where its time was over, nobody is to blame: half of what is left is timed in the next one.
+
+        Args:
+            lost: how often that happened while a library was at it; counts on.
+        """
         worker = self._empty_worker(settings.threads)
         failures: dict[str, Outcome] = {}
         turns: dict[str, _Turns] = {}
+        goal = _Goal.of(settings, patience_s)
         at = REFERENCE
         try:
             reference = None if self._reference is None else _Reference(worker, settings, self._reference)
@@ -189,7 +212,8 @@ class ProcessRunner(ABC):
                     failures[at] = number
                 else:
                     turns[at] = _Turns(slot, number)
-            while waiting := [key for key in turns if key not in failures and not turns[key].suffice(settings)]:
+            goal = _Goal.of(settings, patience_s)  # loading takes none of the time
+            while waiting := [key for key in turns if key not in failures and not goal.reached(turns[key])]:
                 for key in waiting:
                     if reference is not None:
                         at = REFERENCE
@@ -200,30 +224,34 @@ class ProcessRunner(ABC):
                     except (RefusedError, _ClockError) as error:
                         failures[at] = MeasureFailure(at, "run", str(error))
         except LostError as loss:
-            self.close()
+            over = time.monotonic() - self._started >= NEARLY * self._session_s
+            self._lose()
+            finished = [key for key in turns if key not in (at, *failures) and goal.reached(turns[key])]
+            found = failures | {key: self._outcome(key, turns[key], goal) for key in finished}
+            left = [key for key in libraries if key not in found]
+            if over and len(left) > 1:
+                half = {key: libraries[key] for key in left[: len(left) // 2]}
+                return found | self._attempt(half, settings, lost, patience_s)
             lost[at] += 1
-            if loss.stage != "timeout" and lost[at] < self.chances:
-                return failures
+            if lost[at] < self.chances:
+                return found
             if at == REFERENCE:
                 raise MeasureError(f"the reference kernel cannot be timed ({loss.stage}): {loss.reason}") from None
-            return {**failures, at: MeasureFailure(at, loss.stage, loss.reason)}
+            return {**found, at: MeasureFailure(at, loss.stage, loss.reason)}
         except BaseException:  # Ctrl-C
             self.close()
             raise
-        return failures | {
-            key: self._outcome(key, taken, settings) for key, taken in turns.items() if key not in failures
-        }
+        return failures | {key: self._outcome(key, taken, goal) for key, taken in turns.items() if key not in failures}
 
-    def _outcome(self, key: str, taken: _Turns, settings: RunSettings) -> Outcome:
+    def _outcome(self, key: str, taken: _Turns, goal: _Goal) -> Outcome:
         """The measurement, or that there was too much noise for one."""
-        share = statistics.median(taken.shares)
-        if settings.precision is not None and taken.spread > settings.precision:
+        settings, share, known_to = goal.settings, statistics.median(taken.shares), taken.known_to(goal.quantile)
+        if goal.strict and settings.precision is not None and known_to > settings.precision:
             reason = (
-                f"after {len(taken.samples)} samples its time is known to {taken.spread:.1%} only, "
+                f"after {len(taken.samples)} samples its time is known to {known_to:.1%} only, "
                 f"not to {settings.precision:.1%}"
             )
-            busy = f"; other processes took {1 - share:.0%} of the CPU" if share < FULL_SHARE else ""
-            return MeasureFailure(key, "noise", reason + busy)
+            return MeasureFailure(key, "noise", "; ".join(filter(None, (reason, taken_by_others(share)))))
         return Measurement(
             key, tuple(taken.samples), "measured", settings, self.device, self.toolchain, self._clock(),
             reference_s=quiet(taken.reference) if taken.reference else None, cpu_share=share,
@@ -232,19 +260,24 @@ class ProcessRunner(ABC):
     def _empty_worker(self, threads: int) -> Worker:
         """A worker for `threads` threads with nothing loaded; one that died idle is replaced.
 
-        So is one that another thread of ours started: the kernel ends it with that thread, in mid-work perhaps.
+        So are one that another thread of ours started, which the kernel ends with that thread, in mid-work perhaps,
+        and one half of whose time is over.
         """
         if self._worker is not None:
             try:
                 own = self._worker.threads == threads and self._worker.starter is threading.current_thread()
-                if own and time.monotonic() - self._started < self.renewed_s:
+                if own and time.monotonic() - self._started < self._session_s / 2:
                     self._worker.ask(UNLOAD_TIMEOUT_S, do="clear")
                     return self._worker
+                self.close()
             except (LostError, RefusedError):
-                pass  # nobody waits for an answer: another worker will do
-            self.close()
+                self._lose()  # nobody waits for an answer: another worker will do
         self._worker, self._started = self.start(threads), time.monotonic()
         return self._worker
+
+    def _lose(self) -> None:
+        """Ends a worker that was lost."""
+        self.close()
 
 
 @final
@@ -288,18 +321,18 @@ class LocalRunner(ProcessRunner):
 class BoardRunner(ProcessRunner):
     """Times libraries on a board that is reached over the network.
 
-    A board that vanishes is waited for, and a library that was at it then gets a second chance: a kernel that crashes
-    takes its session down as well.
+    A board that vanishes is waited for, and so is one that a lost session of ours still holds. The library that was at
+    it has a second chance, in a new session: a kernel that crashes or hangs takes its session down as well.
     """
 
     chances = 2
-    renewed_s = SESSION_S / 2
 
     def __init__(self, toolchain: Toolchain, clock: Clock, address: Address, reference: Path | None = None) -> None:
         """Starts nothing yet; arguments are those of `ProcessRunner`, and the board's address."""
-        super().__init__(toolchain, clock, reference)
+        super().__init__(toolchain, clock, reference, address.session_s)
         self.address = address
         self._device: Device | None = None
+        self._held_until = 0.0
 
     @property
     def device(self) -> Device:
@@ -309,8 +342,10 @@ class BoardRunner(ProcessRunner):
         return self._device
 
     def start(self, threads: int) -> Worker:
-        wait_s = self.address.wait_s
-        worker = Worker(LOADER, threads, pinned=False, options=asdict(self.address), start_s=wait_s + ASK_TIMEOUT_S)
+        held_s = max(0.0, self._held_until - time.monotonic())
+        start_s = max(self.address.wait_s, held_s) + ASK_TIMEOUT_S
+        told_where = asdict(self.address) | {"held_s": held_s}
+        worker = Worker(LOADER, threads, pinned=False, options=told_where, start_s=start_s)
         try:
             told = worker.ask(ASK_TIMEOUT_S, do="describe")["device"]
             device = strictjson.decode(Device, told, "the board's device")
@@ -325,6 +360,11 @@ class BoardRunner(ProcessRunner):
             )
         self._device = device
         return worker
+
+    def _lose(self) -> None:
+        # Where nobody told the board that the session is over, or a kernel hangs, it goes on there.
+        self._held_until = self._started + self._session_s + FREED_S
+        super()._lose()
 
 
 @dataclass(slots=True)
@@ -358,20 +398,37 @@ class _Turns:
         self.samples += samples
         self.shares.append(answer["share"])
 
-    def suffice(self, settings: RunSettings) -> bool:
-        """Whether it needs no more turns."""
-        if len(self.samples) < settings.samples:
-            return False
-        if settings.precision is None or len(self.samples) >= settings.samples * settings.stretch:
-            return True
-        return self.spread <= settings.precision
-
-    @property
-    def spread(self) -> float:
-        """How far the ends of the quiet time's 95 % interval are from it at most, relative to it."""
-        low, high = quantile_interval(self.samples, QUIET)
-        usual = quiet(self.samples)
+    def known_to(self, quantile: float) -> float:
+        """How far the ends of a quantile's 95 % interval are from it at most, relative to it."""
+        low, high = quantile_interval(self.samples, quantile)
+        usual = statistics.median(self.samples) if quantile == MEDIAN else quiet(self.samples)
         return max(high - usual, usual - low) / usual
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What turns are taken for: a quantile that is known to the settings' precision."""
+
+    settings: RunSettings
+    quantile: float
+    until_s: float  # of the monotonic clock: from then on what there is will do
+    strict: bool  # what is known less well is a failure
+
+    @classmethod
+    def of(cls, settings: RunSettings, patience_s: float | None) -> _Goal:
+        """The goal of turns that begin now."""
+        if patience_s is None:
+            return cls(settings, QUIET, math.inf, strict=True)
+        return cls(settings, MEDIAN, time.monotonic() + patience_s, strict=False)
+
+    def reached(self, taken: _Turns) -> bool:
+        """Whether a library needs no more turns."""
+        settings, count = self.settings, len(taken.samples)
+        if count < settings.samples:
+            return False
+        if settings.precision is None or count >= settings.samples * settings.stretch:
+            return True
+        return time.monotonic() >= self.until_s or taken.known_to(self.quantile) <= settings.precision
 
 
 class _ClockError(Exception):

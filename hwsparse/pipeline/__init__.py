@@ -214,6 +214,7 @@ def optimize(
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
         workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints, limits=limits,
+        cpu_share=bench.cpu_share,
     )  # fmt: skip
 
 

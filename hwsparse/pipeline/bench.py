@@ -8,11 +8,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from hwsparse import codegen
+from hwsparse.artifact.manifest import NOISY
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS
 from hwsparse.errors import MeasureError
 from hwsparse.latency import (
@@ -41,9 +42,10 @@ from hwsparse.target import Target
 Clock = Callable[[], datetime]
 Steps = Callable[[int, int], None]  # steps done, steps in all
 
-# Whole networks are few, and their figures are the ones that users read.
-NETWORK_SAMPLES = 50
-NETWORK_ROUNDS = 10
+# Whole networks are few, and their figures are the ones that users read: medians, to the precision of layers' times
+# where that is to be had within so many seconds.
+NETWORK_SAMPLES, NETWORK_ROUNDS = 50, 10
+NETWORK_PATIENCE_S = 60.0
 PASSES = 3  # over networks of which there are more than can take turns
 
 
@@ -57,6 +59,12 @@ class Bench:
     layers: ProcessRunner
     networks: ProcessRunner
     clock: Clock
+    shares: list[float] = field(default_factory=list)  # of its CPU, that timings of the job had
+
+    @property
+    def cpu_share(self) -> float:
+        """The least share of its CPU that anything timed had; less than 1 on a machine under load."""
+        return min(self.shares, default=1.0)
 
     def calibrate(
         self,
@@ -71,7 +79,7 @@ class Bench:
             InputError: `options` names no layer.
             MeasureError: nothing can be timed, or the records cannot be written.
         """
-        return calibrate(
+        report = calibrate(
             model.layers,
             options,
             self.target,
@@ -82,9 +90,13 @@ class Bench:
             settings=settings,
             progress=progress,
         )
+        self.shares.append(report.cpu_share)
+        return report
 
     def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
         """Times whole networks in turns, A B C A B C: compiled libraries and onnxruntime models.
+
+        Turns go on until medians are known to 2 %, or for a minute. How well each is known is the reader's to see.
 
         Of more than can take turns, each is timed several times, minutes apart, and its quietest time counts: or
         those that met a busy minute would be told to be slower than others.
@@ -99,15 +111,17 @@ class Bench:
             threads=self.target.threads,
             samples=NETWORK_SAMPLES,
             rounds=NETWORK_ROUNDS,
+            precision=NOISY,
             warmup_s=0.2,
             tolerance=1e-4,
         )
         taken: dict[str, list[Measurement]] = {key: [] for key in directories}
         for _ in range(1 if len(directories) <= BATCH else PASSES):
-            for key, outcome in self.networks.run_many(directories, settings).items():
+            for key, outcome in self.networks.run_many(directories, settings, patience_s=NETWORK_PATIENCE_S).items():
                 if not isinstance(outcome, Measurement):
                     raise MeasureError(f"{key} could not be timed ({outcome.stage}): {outcome.reason}")
                 taken[key].append(outcome)
+        self.shares.extend(each.cpu_share for found in taken.values() for each in found)
         usual_s = usual_reference(each for found in taken.values() for each in found)
 
         def quietness(each: Measurement) -> float:

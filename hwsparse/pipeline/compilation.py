@@ -198,6 +198,7 @@ def built_alone(
     return Outcome(
         model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory,
         seed, fitted_on(judges) if judges is not None else 0, recovery=recovery,
+        cpu_share=bench.cpu_share,
     )  # fmt: skip
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hwsparse.artifact.manifest import NOISY
+from hwsparse.artifact.manifest import noise_note
 from hwsparse.compiler import latency_figure
 from hwsparse.latency import Footprint, Measurement, stored_bytes
+from hwsparse.latency.load import load_note
 from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
 from hwsparse.pipeline.thrift import describe
@@ -192,13 +193,13 @@ def _residual_note(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _noise_note(outcome: Outcome) -> tuple[str, ...]:
-    """That other work made times uncertain; nothing if they are well known."""
-    timed = [outcome.baselines.dense, *(finalist.latency for finalist in outcome.finalists)]
-    worst = max(latency_figure(taken).known_to for taken in timed)
-    if worst <= NOISY:
-        return ()
-    return (f"Whole networks' times are known to {worst:.0%} only: other work ran meanwhile. Time them anew in quiet.",)
+def _noise_notes(outcome: Outcome) -> tuple[str, ...]:
+    """That times are uncertain, and that other work ran; nothing of what is not so."""
+    baselines, rivals = outcome.baselines, outcome.rivals
+    timed = [baselines.dense, baselines.onnxruntime, *(finalist.latency for finalist in outcome.finalists)]
+    if rivals is not None and isinstance(rivals.small_dense, SmallDense):
+        timed.append(rivals.small_dense.latency)
+    return tuple(filter(None, (noise_note(map(latency_figure, timed)), load_note(outcome.cpu_share))))
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             "reads then. Nothing was trained end to end.",
             *_residual_note(outcome),
         ]
-    notes += [*_noise_note(outcome), *_missing(outcome.rivals)]
+    notes += [*_noise_notes(outcome), *_missing(outcome.rivals)]
     if outcome.fitted_on < FEW:
         notes.append(f"Weights were fitted on {outcome.fitted_on} samples only: with more, plans lose less.")
     if outcome.winner is None:

@@ -185,3 +185,4 @@ class Outcome:
     recovery: Recovery | None = None  # None: nothing was trained
     footprints: Footprints | None = None  # None: no network was weighed before its finalists
     limits: Limits = Limits()
+    cpu_share: float = 1.0  # of its CPU, the least that any timing had

@@ -131,6 +131,7 @@ def recover(
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, (), None, costs, weights,
         workspace.directory, settings.seed, fitted_on(judges), verdict.rivals, recovery,
+        cpu_share=bench.cpu_share,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hwsparse.target import Target
 from hwsparse.work import Work
 
 # Where too little is on record to learn from, so many of a model's layer shapes are measured in every way first. Of a
-# shape that has taught, so many sparse choices were measured.
+# shape that has taught, so many sparse choices were measured, or as many as are asked for if those are fewer.
 TEACHERS, TAUGHT = 10, 5
 # Kernels that are measured may be others than those expected, and tell less of a layer: then it is looked at again.
 LOOKS = 3
@@ -84,10 +84,11 @@ def measure_layers(
         MeasureError: nothing can be timed, or the records cannot be written.
     """
     report = CalibrationReport({}, {}, frozenset())
-    learned = None if within is None else _learned(bench, settings)
+    enough = min(TAUGHT, max((len(set(asked)) for asked in options.values()), default=TAUGHT))
+    learned = None if within is None else _learned(bench, settings, enough)
     if within is not None and learned is None:
         report = bench.calibrate(model, _of_teachers(model, options), progress, settings)
-        learned = _learned(bench, settings)
+        learned = _learned(bench, settings, enough)
     if within is None or learned is None:
         report = _together(report, bench.calibrate(model, options, progress, settings))
         return LayerTimes(options, report, report.table, None, bench.target.pipelined)
@@ -141,6 +142,16 @@ def wanted(
     return {layer.name: chosen[layer.signature] for layer in model.layers}
 
 
+def untaught_note(within: float | None, learned: Learned | None) -> str:
+    """Why nothing was predicted where it was to be, as a sentence; empty where it was, or was not to be."""
+    if within is None or learned is not None:
+        return ""
+    return (
+        f"Everything was measured, and nothing predicted: that takes {TEACHERS} layer shapes, of this network or of "
+        f"others on the same device, each measured under {TAUGHT} sparse choices or all that are asked for."
+    )
+
+
 def describe(target: Target) -> Describe:
     """What kernels do for layers on a target."""
     return lru_cache(maxsize=None)(partial(_describe, target))
@@ -171,12 +182,16 @@ def _together(first: CalibrationReport, second: CalibrationReport) -> Calibratio
     return CalibrationReport(table, failures, first.fresh | second.fresh)
 
 
-def _learned(bench: Bench, settings: RunSettings) -> Learned | None:
-    """From what is on record of the target, or else from what was imported; None: that is too little."""
+def _learned(bench: Bench, settings: RunSettings, enough: int) -> Learned | None:
+    """From what is on record of the target, or else from what was imported; None: that is too little.
+
+    Args:
+        enough: sparse choices of a layer shape, for it to teach.
+    """
     for imported in (False, True):
         table = _on_record(bench, settings, imported=imported)
         ways = Counter(workload.signature for workload in table if not workload.choice.is_dense)
-        if sum(count >= TAUGHT for count in ways.values()) >= TEACHERS:
+        if sum(count >= enough for count in ways.values()) >= TEACHERS:
             return CostModel.fit(table).learn(describe(bench.target)).learned
     return None
 

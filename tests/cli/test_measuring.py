@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from hwsparse import codegen, strictjson
-from hwsparse.cli.measure import Report
-from hwsparse.latency import Device, Records, Toolchain, Workload
+from hwsparse.cli.measure import Measured, Report, show
+from hwsparse.latency import Device, MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
 from hwsparse.latency.records import RecordsFile
-from hwsparse.plan import Choice
-from hwsparse.target import load_target
+from hwsparse.plan import Choice, parse_choice
+from hwsparse.target import Target, load_target
 from tests.cli.test_cli import home, model, run  # noqa: F401
 from tests.example_artifact import example_artifact
 from tests.latency.examples import NOON, matmul, measurement
@@ -23,32 +27,51 @@ COMPILE = "compile model.onnx --choice dense --threads 1 --records r.sqlite"
 CALIBRATE = "calibrate model.onnx --threads 1 --pattern block4x1 --ratio 0.5 --ratio 0.9 --records r.sqlite"
 
 
+class Place:
+    """A directory with a model, where commands run, on this machine with what is installed."""
+
+    def __init__(self, directory: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+        self.home, self._call = directory, call
+        self.device = Device.probe()
+        self.toolchain = Toolchain.of(load_target("x86-local"), codegen.KERNEL_VERSION)
+
+    def run(self, line: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of a command."""
+        return self._call(*line.split())
+
+    def add(
+        self,
+        name: str = "r.sqlite",
+        target: Target | None = None,
+        device: Device | None = None,
+        toolchain: Toolchain | None = None,
+        **changed: object,
+    ) -> None:
+        """Puts a measurement into a records file, taken here unless told otherwise."""
+        made = {"device": device or self.device, "toolchain": toolchain or self.toolchain}
+        workload = Workload.of(matmul(), Choice(), target or load_target("x86-local"))
+        with Records(self.home / name, **made) as records:
+            records.add(workload, measurement(workload, 1.0, **made, **changed))
+
+    def kept(self, name: str) -> list[tuple[Workload, Measurement]]:
+        with RecordsFile(self.home / name) as file:
+            return list(file.every())
+
+
 @pytest.fixture
-def here() -> tuple[Device, Toolchain]:
-    return Device.probe(), Toolchain.of(load_target("x86-local"), codegen.KERNEL_VERSION)
+def place(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Place:  # noqa: F811
+    return Place(home, partial(run, monkeypatch, capsys))
 
 
-def add(path: Path, device: Device, toolchain: Toolchain, **changed: object) -> None:
-    workload = Workload.of(matmul(), Choice(), load_target("x86-local"))
-    with Records(path, device, toolchain) as records:
-        records.add(workload, measurement(workload, 1.0, device=device, toolchain=toolchain, **changed))
-
-
-def test_a_model_is_calibrated_once_and_shown(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    line = CALIBRATE.split()
-    code, out, _ = run(monkeypatch, capsys, *line)
+def test_a_model_is_calibrated_once_and_shown(place: Place) -> None:
+    code, out, _ = place.run(CALIBRATE)
     assert code == 0
     assert "dense" in out and "block4x1" in out
-    with RecordsFile(home / "r.sqlite") as file:
-        taken = list(file.every())
+    taken = place.kept("r.sqlite")
     assert {str(workload.choice) for workload, _ in taken} == {"dense", "block4x1@0.5", "block4x1@0.9"}
     assert all(each.reference_s and each.kernel and each.settings.precision for _, each in taken)
     assert f"{len(taken)} measured now, 0 were on record" in out
-    code, out, _ = run(monkeypatch, capsys, *line)
+    code, out, _ = place.run(CALIBRATE)
     assert code == 0
     assert f"0 measured now, {len(taken)} were on record" in out
 
@@ -67,117 +90,103 @@ def test_a_model_is_calibrated_once_and_shown(
         ("records --records none.sqlite", "there are no records yet"),
         ("records export out.jsonl --records none.sqlite", "there are no records yet"),
         ("records import data.npz --records r.sqlite", "data.npz, line 1: "),
+        ("records list --failures --records none.sqlite", "there are no records yet"),
         ("records import none.jsonl --records r.sqlite", "cannot be read"),
         ("records prune --all --older-than 3 --records none.sqlite", "give one of the two"),
         ("records --records model.onnx", "model.onnx"),
     ],
 )
-def test_a_bad_request_is_one_line(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    line: str,
-    said: str,
-) -> None:
-    code, _, error = run(monkeypatch, capsys, *line.split())
+def test_a_bad_request_is_one_line(place: Place, line: str, said: str) -> None:
+    code, _, error = place.run(line)
     assert code in (1, 2)
     assert error.startswith("error: ") and error.count("\n") == 1
     assert said in error
 
 
-def test_records_travel_and_stay_marked(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-) -> None:
-    add(home / "r.sqlite", *here)
-    assert run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])[0] == 0
-    (line,) = (home / "out.jsonl").read_text().splitlines()
+def test_records_travel_and_stay_marked(place: Place) -> None:
+    place.add()
+    assert place.run("records export out.jsonl --records r.sqlite")[0] == 0
+    (line,) = (place.home / "out.jsonl").read_text().splitlines()
     assert json.loads(line)["samples_s"] == [1.0] * 6
-    code, _, error = run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
+    code, _, error = place.run("records export out.jsonl --records r.sqlite")
     assert code == 2 and "is there already" in error
     for added in (1, 0):
-        code, out, _ = run(monkeypatch, capsys, *["records", "import", "out.jsonl", "--records", "other.sqlite"])
+        code, out, _ = place.run("records import out.jsonl --records other.sqlite")
         assert code == 0 and f"took {added} measurements" in out
         assert ("1 were there already" in out) == (added == 0)
-    _, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
+    _, out, _ = place.run("records --records r.sqlite")
     assert "measured, warm" in out and "yes" in out
-    _, out, _ = run(monkeypatch, capsys, *["records", "--records", "other.sqlite"])
+    _, out, _ = place.run("records --records other.sqlite")
     assert "imported, warm" in out and "teaches" in out and "yes" not in out
-    with Records(home / "other.sqlite", *here) as records:
+    with Records(place.home / "other.sqlite", place.device, place.toolchain) as records:
         assert records.table("x86-local", load_target("x86-local").threads) == {}
 
 
-def test_a_file_named_before_the_subcommand_is_the_one_that_it_works_on(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-) -> None:
+def test_a_file_named_before_the_subcommand_is_the_one_that_it_works_on(place: Place) -> None:
     for name in ("r.sqlite", "other.sqlite"):
-        add(home / name, *here)
-    assert run(monkeypatch, capsys, *["records", "--records", "r.sqlite", "prune", "--all"])[0] == 0
-    assert (
-        run(monkeypatch, capsys, *["records", "--records", "none.sqlite", "prune", "--all", "--records", "r.sqlite"])[0]
-        == 0
-    )
+        place.add(name)
+    assert place.run("records --records r.sqlite prune --all")[0] == 0
+    assert place.run("records --records none.sqlite prune --all --records r.sqlite")[0] == 0
     for name, left in (("r.sqlite", 0), ("other.sqlite", 1)):
-        with RecordsFile(home / name) as file:
-            assert len(list(file.every())) == left
+        assert len(place.kept(name)) == left
 
 
-def test_a_bad_line_imports_nothing(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-) -> None:
-    add(home / "r.sqlite", *here)
-    run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
-    with open(home / "out.jsonl", "a") as file:
+def test_a_bad_line_imports_nothing(place: Place) -> None:
+    place.add()
+    place.run("records export out.jsonl --records r.sqlite")
+    with open(place.home / "out.jsonl", "a") as file:
         file.write("{}\n")
-    code, _, error = run(monkeypatch, capsys, *["records", "import", "out.jsonl", "--records", "other.sqlite"])
+    code, _, error = place.run("records import out.jsonl --records other.sqlite")
     assert code == 2 and "out.jsonl, line 2" in error
-    with RecordsFile(home / "other.sqlite") as other:
-        assert list(other.every()) == []
+    assert place.kept("other.sqlite") == []
 
 
-def test_records_of_any_name_are_listed_and_stay_where_no_target_tells_of_them(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-) -> None:
-    device, toolchain = here
-    odd = replace(toolchain, kernels="[/x]")
-    add(home / "r.sqlite", device, odd)
-    workload = Workload.of(matmul(), Choice(), replace(load_target("x86-local"), name="gone"))
-    with Records(home / "r.sqlite", *here) as records:
-        records.add(workload, measurement(workload, 1.0, device=device, toolchain=toolchain))
-    code, out, _ = run(monkeypatch, capsys, *["records", "--records", "r.sqlite"])
+def test_records_of_any_name_are_listed_and_stay_where_no_target_tells_of_them(place: Place) -> None:
+    place.add(toolchain=replace(place.toolchain, kernels="[/x]"))
+    place.add(target=replace(load_target("x86-local"), name="gone"))
+    code, out, _ = place.run("records --records r.sqlite")
     assert code == 0 and "[/x]" in out and "gone" in out
-    code, out, _ = run(monkeypatch, capsys, *["records", "prune", "--records", "r.sqlite"])
+    code, out, _ = place.run("records prune --records r.sqlite")
     assert code == 0 and "removed 1 measurements" in out
-    with RecordsFile(home / "r.sqlite") as file:
+    with RecordsFile(place.home / "r.sqlite") as file:
         assert [group.target_name for group in file.groups()] == ["gone"]
 
 
-def test_a_full_disk_leaves_no_half_an_export(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-) -> None:
-    add(home / "r.sqlite", *here)
+def test_failures_are_listed_with_their_reasons(place: Place) -> None:
+    target = load_target("x86-local")
+    half, most = (Workload.of(matmul(), parse_choice(text), target) for text in ("block4x1@0.5", "block4x1@0.9"))
+    with Records(place.home / "r.sqlite", place.device, place.toolchain) as records:
+        for workload, reason in ((half, "crashed"), (most, "[/red]\x1b[2J")):
+            records.add_failure(workload, MeasureFailure(workload.key, "run", reason), NOON)
+        made = {"device": place.device, "toolchain": place.toolchain, "taken_at": NOON + timedelta(hours=1)}
+        records.add(most, measurement(most, 1.0, **made))
+    code, out, _ = place.run("records list --failures --records r.sqlite")
+    assert code == 0
+    first, second = (next(line for line in out.splitlines() if str(each.choice) in line) for each in (half, most))
+    assert "crashed" in first and " no " in first
+    assert "[/red]" in second and " yes " in second and "\x1b" not in out
+    assert "block4x1" not in place.run("records list --failures --target other --records r.sqlite")[1]
+
+
+def test_what_was_measured_is_listed_with_or_without_the_word(place: Place) -> None:
+    place.add()
+    place.add(target=replace(load_target("x86-local"), name="other"))
+    listed = place.run("records list --records r.sqlite")
+    assert listed == place.run("records --records r.sqlite") and listed[0] == 0
+    only = place.run("records list --target other --records r.sqlite")[1]
+    assert "other" in only and "x86-local" not in only
+
+
+def test_a_full_disk_leaves_no_half_an_export(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.add()
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hwsparse.cli.records.write_lines", full)
-    code, _, error = run(monkeypatch, capsys, *["records", "export", "out.jsonl", "--records", "r.sqlite"])
+    code, _, error = place.run("records export out.jsonl --records r.sqlite")
     assert code == 1 and "No space left on device" in error
-    assert not list(home.glob("*out.jsonl*")) and not list(home.glob(".out*"))
+    assert not list(place.home.glob("*out.jsonl*")) and not list(place.home.glob(".out*"))
 
 
 @pytest.mark.parametrize(
@@ -190,15 +199,8 @@ def test_a_full_disk_leaves_no_half_an_export(
         ("--all", set()),
     ],
 )
-def test_what_is_of_no_more_use_is_removed(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    here: tuple[Device, Toolchain],
-    options: str,
-    left: set[str],
-) -> None:
-    device, toolchain = here
+def test_what_is_of_no_more_use_is_removed(place: Place, options: str, left: set[str]) -> None:
+    device, toolchain = place.device, place.toolchain
     kinds = {
         "here": (device, toolchain, {}),
         "elsewhere": (replace(device, cpu="another"), toolchain, {}),
@@ -206,44 +208,51 @@ def test_what_is_of_no_more_use_is_removed(
         "earlier": (device, replace(toolchain, kernels="0"), {"taken_at": NOON}),
     }
     for one, other, changed in kinds.values():
-        add(home / "r.sqlite", one, other, **changed)
-    code, out, _ = run(monkeypatch, capsys, *f"records prune {options} --records r.sqlite".split())
+        place.add(device=one, toolchain=other, **changed)
+    code, out, _ = place.run(f"records prune {options} --records r.sqlite")
     assert code == 0 and f"removed {len(kinds) - len(left)} measurements" in out
-    with RecordsFile(home / "r.sqlite") as file:
+    with RecordsFile(place.home / "r.sqlite") as file:
         found = {(group.device, group.toolchain) for group in file.groups()}
     assert found == {kinds[name][:2] for name in left}
-    rows = sqlite3.connect(home / "r.sqlite").execute("SELECT count(*) FROM measurements").fetchone()
+    rows = sqlite3.connect(place.home / "r.sqlite").execute("SELECT count(*) FROM measurements").fetchone()
     assert rows == (len(left),)
 
 
-def test_networks_are_timed_side_by_side(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    made = run(monkeypatch, capsys, *COMPILE.split())
+def test_networks_are_timed_side_by_side(place: Place) -> None:
+    made = place.run(COMPILE)
     assert made[0] == 0
-    (artifact,) = (home / "hwsparse-out" / "artifacts").iterdir()
-    line = ["measure", str(artifact), "model.onnx", "--samples", "12"]
-    code, out, _ = run(monkeypatch, capsys, *line, "--json")
+    (artifact,) = (place.home / "hwsparse-out" / "artifacts").iterdir()
+    line = f"measure {artifact} model.onnx --samples 12"
+    code, out, _ = place.run(f"{line} --json")
     assert code == 0
     report = strictjson.loads(Report, out, "here")
     assert [each.runtime for each in report.networks] == ["hwsparse", "onnxruntime"]
     for each in report.networks:
-        assert len(each.samples_s) == 12
+        assert 12 <= len(each.samples_s) <= 60
         assert each.quiet_s <= each.median_s
         assert each.samples_per_s == pytest.approx(each.batch / each.median_s)
         assert each.file_bytes > 0
-    code, out, _ = run(monkeypatch, capsys, *line)
+    code, out, _ = place.run(line)
     assert code == 0 and "onnxruntime" in out and "samples/s" in out
 
 
-def test_an_artifact_that_is_changed_is_not_run(
-    home: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    written = example_artifact(home / "artifact")
+def test_how_well_times_are_known_is_said_and_what_ran_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    well, badly = (
+        Measured("m.onnx", "onnxruntime", 1, 1.0, (low, 1.0), 1.0, 1.0, None, 1, (1.0,) * 6, share)
+        for low, share in ((0.99, 1.0), (0.9, 0.6))
+    )
+    settings, console = RunSettings(threads=1), Console(width=200)
+    show(Report(Device.probe(), settings, (well,)), console)
+    out = capsys.readouterr().out
+    assert "m.onnx" in out and "known to" not in out and "other processes" not in out
+    show(Report(Device.probe(), settings, (well, badly)), console)
+    out = capsys.readouterr().out
+    assert "Times are known to 10.0% only, not to 2%" in out
+    assert "other processes took 40% of the CPU" in out
+
+
+def test_an_artifact_that_is_changed_is_not_run(place: Place) -> None:
+    written = example_artifact(place.home / "artifact")
     (next(path for path in written.directory.iterdir() if path.name != "manifest.json")).write_bytes(b"other")
-    code, _, error = run(monkeypatch, capsys, "measure", str(written.directory))
+    code, _, error = place.run(f"measure {written.directory}")
     assert code == 1 and error.startswith("error: ")

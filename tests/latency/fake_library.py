@@ -4,6 +4,8 @@
     steps     what each sample takes instead, one after the other
     sleep     how long each call of `time` sleeps
     dies_after   how many calls of `time` it lives through
+    session   how many calls of `time` its process lives through, whichever libraries they are of
+    once      a file: what goes wrong does so only where it is not there, and makes it
     error     what `check` gives
     holds, needs   bytes of memory, from its loading on and while it runs
     load, check, time   what goes wrong there: crash, killed, exit, hang, chatter, raise, print, garbage, stale, flood
@@ -36,6 +38,8 @@ def write(directory: Path, **fake: Any) -> Path:
 
 
 class FakeLibrary:
+    calls_of_all = 0
+
     def __init__(self, fake: dict[str, Any]) -> None:
         self.fake, self.calls = fake, 0
         self.held = b""
@@ -54,7 +58,9 @@ class FakeLibrary:
     def time(self, repeats: int, number: int = 1, *, cold: bool = False) -> tuple[float, ...]:
         self.misbehave("time")
         self.calls += 1
-        if self.calls > self.fake.get("dies_after", math.inf):
+        FakeLibrary.calls_of_all += 1
+        lived = self.fake.get("dies_after", math.inf), self.fake.get("session", math.inf)
+        if self.calls > lived[0] or FakeLibrary.calls_of_all > lived[1]:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.fake.get("sleep", 0))
         needed = b"x" * self.fake.get("needs", 0)
@@ -67,13 +73,17 @@ class FakeLibrary:
         return (self.fake.get("seconds", 1e-3),) * repeats
 
     def misbehave(self, where: str) -> None:
+        if where in self.fake and "once" in self.fake:
+            if Path(self.fake["once"]).exists():
+                return
+            Path(self.fake["once"]).touch()
         match self.fake.get(where):
             case "crash":
                 ctypes.string_at(0)
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
-                print("cannot go on", file=sys.stderr, flush=True)
+                print("\x1bcannot go on\a", file=sys.stderr, flush=True)
                 os._exit(3)
             case "hang":
                 if "mark" in self.fake:

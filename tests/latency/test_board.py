@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tvm import rpc
 
 from hwsparse.codegen import build_layer
 from hwsparse.codegen.library import REFERENCE
@@ -26,6 +29,7 @@ from hwsparse.latency.process import Worker
 from hwsparse.plan import Choice
 from hwsparse.target import load_target
 from tests.latency.examples import TOOLCHAIN, Clock, conv
+from tests.latency.test_runner import gone, wait_until
 
 KEY = "test-board"
 STARTING = (
@@ -83,9 +87,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def runner(tracker: str, wait_s: float = 60.0, reference: Path | None = None) -> BoardRunner:
+def runner(tracker: str, wait_s: float = 60.0, reference: Path | None = None, **address: Any) -> BoardRunner:
     host, _, port = tracker.partition(":")
-    return BoardRunner(TOOLCHAIN, Clock(), Address(host, int(port), KEY, wait_s=wait_s), reference)
+    return BoardRunner(TOOLCHAIN, Clock(), Address(host, int(port), KEY, wait_s=wait_s, **address), reference)
 
 
 def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def timing(timed: BoardRunner, library: Path, found: dict[str, object]) -> Iterator[None]:
+def timing(timed: BoardRunner, library: Path, found: dict[str, object], settings: RunSettings = LONG) -> Iterator[None]:
     """Two libraries are being timed while the context lasts, and to the end of it."""
     starts, start = list[int](), timed.start
 
@@ -127,7 +131,7 @@ def timing(timed: BoardRunner, library: Path, found: dict[str, object]) -> Itera
         return start(threads)
 
     timed.start = noted  # type: ignore[method-assign]
-    work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, LONG)))
+    work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, settings)))
     work.start()
     while not starts or timed._worker is None:
         time.sleep(0.05)
@@ -162,6 +166,74 @@ def test_a_session_that_crashes_does_not_end_the_board(tracker: str, library: Pa
         (session,) = children(only.pid)
         os.kill(session, signal.SIGKILL)
         assert isinstance(timed.run("a", library, QUICK), Measurement)
+
+
+def test_a_session_that_hangs_is_waited_for_and_another_tried(tracker: str, library: Path) -> None:
+    """As a connection looks that was cut without a word, and as a kernel does that hangs."""
+    found: dict[str, object] = {}
+    with (
+        board(tracker) as only,
+        runner(tracker, wait_s=1.0, session_s=20.0) as timed,
+        timing(timed, library, found, replace(LONG, timeout_s=8.0)),
+    ):
+        (session,) = children(only.pid)
+        os.kill(session, signal.SIGSTOP)
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+
+
+def test_a_session_whose_time_is_over_in_the_middle_is_nobodys_fault(tracker: str, library: Path) -> None:
+    """Whoever times is paused until the board has ended the session."""
+    found: dict[str, object] = {}
+    with (
+        board(tracker) as only,
+        runner(tracker, session_s=20.0) as timed,
+        timing(timed, library, found),
+    ):
+        (session,) = children(only.pid)
+        assert timed._worker is not None
+        timed._worker.pause()
+        wait_until(lambda: gone(session))
+        timed._worker.resume()
+    assert [len(each.samples_s) for each in found.values() if isinstance(each, Measurement)] == [40, 40]
+
+
+def test_a_board_that_another_uses_is_said_to_be_in_use(tracker: str) -> None:
+    with board(tracker), runner(tracker) as first, runner(tracker, wait_s=1.0) as second:
+        assert first.device
+        with pytest.raises(MeasureError, match=r"every board 'test-board' of the tracker at .* was in use for 1 s"):
+            assert second.device
+        first.close()
+        assert second.device == first.device
+
+
+def test_of_two_who_wait_for_a_board_the_one_of_higher_priority_has_it_first(tracker: str) -> None:
+    served = list[str]()
+
+    def use(name: str, priority: int) -> None:
+        with runner(tracker, priority=priority) as waiting:
+            assert waiting.device
+            served.append(name)
+
+    with board(tracker), runner(tracker) as first, ThreadPoolExecutor(2) as pool:
+        assert first.device
+        users = []
+        for at, (name, priority) in enumerate((("low", 1), ("high", 2))):
+            users.append(pool.submit(use, name, priority))
+            wait_until(lambda waiting=at + 1: pending(tracker) == waiting)  # type: ignore[misc]
+        first.close()
+        for user in users:
+            user.result(120)
+    assert served == ["high", "low"]
+
+
+def pending(tracker: str) -> int:
+    """How many wait for a board."""
+    host, _, port = tracker.partition(":")
+    asked = rpc.connect_tracker(host, int(port))
+    try:
+        return int(asked.summary()["queue_info"][KEY]["pending"])
+    finally:
+        asked.close()
 
 
 def test_another_device_under_the_same_key_is_refused(tracker: str, library: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,7 +234,7 @@ def test_what_fails_is_told_with_its_reason_recorded_and_tried_again(records: Re
     report = run(bench, records, [matmul()], {"fc": [HALF, MOST]})
     told = {workload.choice: (failure.stage, failure.reason) for workload, failure in report.failures.items()}
     assert told == {HALF: ("build", "TVM said no"), MOST: ("run", "killed by SIGSEGV")}
-    assert records.failures(TARGET.name, TARGET.threads) == report.failures
+    assert {each.workload: each.failure for each in records.failures()} == report.failures
     assert [workload.choice for workload in report.table] == [Choice()]
     bench.refused, bench.failing = {}, {}
     assert run(bench, records, [matmul()], {"fc": [HALF, MOST]}).measured == 2
@@ -378,6 +379,68 @@ def test_a_killed_calibration_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [event for event in bench.events if "MatMul" in event] == []
     assert report.measured == 2
     assert len(report.table) == 4
+
+
+SIDE_BY_SIDE = """
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from hwsparse.latency import LocalRunner, Records, calibrate
+from tests.latency.examples import DEVICE, SETTINGS, TARGET, TOOLCHAIN, conv, matmul
+from tests.latency.fake_library import LOADER, write
+from tests.latency.test_calibrate import HALF, MOST, Bench
+
+class Fakes(Bench):
+    def build_layer(self, layer, choice, target, directory, kernel):
+        write(directory, **({"time": "exit"} if choice == MOST else {}))
+
+path, clock = Path(sys.argv[1]), lambda: datetime.now(timezone.utc)
+layers = [make(outputs=outputs) for make in (matmul, conv) for outputs in (8, 16, 24)]
+options = {layer.signature: [HALF, MOST] for layer in layers}
+print("ready", flush=True)
+sys.stdin.readline()
+with (
+    Records(path, DEVICE, TOOLCHAIN) as records,
+    LocalRunner(TOOLCHAIN, clock, DEVICE, LOADER, lock=path.with_suffix(".lock")) as runner,
+):
+    report = calibrate(layers, options, TARGET, records, runner, Fakes(), clock, settings=SETTINGS)
+print(len(report.table), report.measured, len(report.failures))
+"""
+
+
+def test_two_processes_that_calibrate_at_once_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
+    """Six layers, dense and under one choice that can be timed and one that takes its process down."""
+    path = tmp_path / "records.db"
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", SIDE_BY_SIDE, str(path)],
+                    cwd=Path(__file__).parents[2],
+                    env=os.environ | {"TMPDIR": str(tmp_path)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            assert process.stdout is not None and process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        told = [tuple(map(int, process.communicate(timeout=300)[0].split())) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+    assert {(known, failed) for known, _, failed in told} <= {(12, 6)}
+    with Records(path, DEVICE, TOOLCHAIN) as records:
+        rows = list(records.every())
+        assert len(rows) == sum(measured for _, measured, _ in told)
+        assert len({(taken.key, taken.taken_at, taken.samples_s) for _, taken in rows}) == len(rows)
+        assert records.table(TARGET.name, TARGET.threads).keys() == {workload for workload, _ in rows}
+        assert len(records.table(TARGET.name, TARGET.threads)) == 12
+        assert {each.workload.choice for each in records.failures()} == {MOST} and len(records.failures()) == 6
 
 
 def test_records_made_for_another_toolchain_are_measured_again(records: Records) -> None:

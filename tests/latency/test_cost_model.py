@@ -57,6 +57,17 @@ def test_a_measured_workload_is_its_measurement(workload: Workload) -> None:
     assert COSTS.predict(workload) == Prediction(taken.quiet_s, taken.quiet_interval_s, True, "measured")
 
 
+def test_what_is_known_of_a_layer_is_what_was_measured_of_it() -> None:
+    for signature in (matmul().signature, conv().signature):
+        known = {each.choice: each.seconds for each in COSTS.known(signature)}
+        assert known == {
+            workload.choice: taken.quiet_s for workload, taken in TABLE.items() if workload.signature == signature
+        }
+        # It is asked for at every prediction: it is not made anew.
+        assert COSTS.known(signature) is COSTS.known(signature)
+    assert COSTS.known(matmul(outputs=99).signature) == ()
+
+
 def test_the_kernels_to_compile_with_are_those_that_were_measured_at_the_nearest_ratio() -> None:
     kernels = {
         Choice(): "plain", block(0.5): "first", block(0.9): "second", Choice(NM(2, 4), 0.5): None,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from hwsparse.errors import InputError
 from hwsparse.latency import Measurement, Workload, exchange
-from hwsparse.latency.exchange import read_lines, write_lines
+from hwsparse.latency.exchange import count_lines, read_lines, write_lines
 from hwsparse.pattern import Block
 from hwsparse.plan import Choice
 from tests.latency.examples import TARGET, matmul, measurement, measurements, workloads
@@ -97,3 +98,21 @@ def test_a_file_may_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_file_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         list(read_lines(tmp_path / "none.jsonl"))
+
+
+def test_a_file_is_looked_at_whole_before_it_is_taken_in(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(line() + "\n\n" + line() + "\n")
+    assert count_lines(path) == 2
+    path.write_text(line() + "\n{}\n")
+    with pytest.raises(InputError, match=r"r\.jsonl, line 2: "):
+        count_lines(path)
+
+
+def test_what_cannot_be_read_twice_is_said_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="is read twice"):
+            count_lines(path)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        count_lines(tmp_path / "none.jsonl")

@@ -16,7 +16,8 @@ from sqlalchemy import Engine, event
 
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
-from hwsparse.latency.records import RecordsFile
+from hwsparse.latency.record_rows import KNOWN_BY
+from hwsparse.latency.records import KeptFailure, RecordsFile
 from hwsparse.pattern import Block
 from hwsparse.plan import Choice
 from tests.latency.examples import (
@@ -48,6 +49,18 @@ def change(path: Path, statement: str, *values: object) -> None:
     with connection:
         connection.execute(statement, values)
     connection.close()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """SQLite gives the same error at its page limit as on a full disk."""
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count = 12")
+
+    event.listen(Engine, "connect", limit)
+    yield
+    event.remove(Engine, "connect", limit)
 
 
 @given(workloads, measurements)
@@ -93,10 +106,8 @@ def test_nothing_of_another_device_or_toolchain_is_given_out(tmp_path: Path, oth
     path = tmp_path / "r.db"
     with opened(path) as records:
         records.add(HALF, measurement(HALF, 1.0))
-        records.add_failure(MOST, MeasureFailure(MOST.key, "run", "no"), NOON)
     with opened(path, **other) as records:  # type: ignore[arg-type]
         assert table(records) == {}
-        assert records.failures(TARGET.name, TARGET.threads) == {}
     with opened(path) as records:
         assert list(table(records)) == [HALF]
 
@@ -134,15 +145,78 @@ def test_what_is_taken_in_twice_counts_once(tmp_path: Path) -> None:
         assert [taken.median_s for _, taken in records.every()] == [1.0, 2.0, 3.0]
 
 
-def test_taking_in_is_all_or_nothing(tmp_path: Path) -> None:
+def many(count: int) -> list[tuple[Workload, Measurement]]:
+    """As many measurements, each of a workload of its own."""
+    found = [Workload("s", Choice(Block(4), at / count), TARGET.name, TARGET.threads) for at in range(count)]
+    return [(workload, measurement(workload, 1.0)) for workload in found]
+
+
+def test_others_write_while_measurements_are_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsparse.sqlitefile.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("hwsparse.latency.records.CHUNK", 10)
+
+    def meanwhile(other: Records) -> Iterator[tuple[Workload, Measurement]]:
+        for at, each in enumerate(many(35)):
+            if at % 5 == 0:
+                other.add(HALF, measurement(HALF, float(at + 1)))
+            yield each
+
+    with opened(tmp_path / "r.db") as records, opened(tmp_path / "r.db") as other:
+        assert records.take_in(meanwhile(other)) == 35
+        assert len(list(records.every())) == 35 + 7
+        assert table(records)[HALF].median_s == 31.0
+
+
+@pytest.mark.parametrize("error", [InputError("line 26 is no measurement"), KeyboardInterrupt()])
+def test_what_is_interrupted_goes_on_and_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr("hwsparse.latency.records.CHUNK", 10)
+
     def failing() -> Iterator[tuple[Workload, Measurement]]:
-        yield HALF, measurement(HALF, 1.0)
-        raise InputError("line 2 is no measurement")
+        yield from many(25)
+        raise error
 
     with opened(tmp_path / "r.db") as records:
-        with pytest.raises(InputError, match="line 2"):
+        with pytest.raises(type(error)):
             records.take_in(failing())
+        assert len(list(records.every())) == 20
+        assert records.take_in(many(25)) == 5
+        assert [workload for workload, _ in records.every()] == [workload for workload, _ in many(25)]
+
+
+def test_some_are_added_whole_or_not_at_all(tmp_path: Path, small_disk: None) -> None:
+    with opened(tmp_path / "r.db") as records:
+        with pytest.raises(MeasureError, match=r"cannot be written: database or disk is full$"):
+            records.take_in(many(400))
         assert list(records.every()) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"taken_at": NOON + timedelta(microseconds=1)},
+        {"samples_s": (1.0,) * 7},
+        {"device": replace(DEVICE, cpu="another")},
+        {"toolchain": replace(TOOLCHAIN, kernels="2")},
+    ],
+)
+def test_what_differs_in_what_it_is_known_by_is_another_measurement(tmp_path: Path, changed: dict[str, object]) -> None:
+    first = measurement(HALF, 1.0)
+    with opened(tmp_path / "r.db") as records:
+        assert records.take_in([(HALF, first), (HALF, replace(first, **changed))]) == 2  # type: ignore[arg-type]
+        assert records.take_in([(HALF, replace(first, **changed)), (HALF, first)]) == 0  # type: ignore[arg-type]
+
+
+def test_a_measurement_is_found_without_looking_at_others(tmp_path: Path) -> None:
+    """Or taking many in would hold others up for ever longer."""
+    opened(tmp_path / "r.db").close()
+    connection = sqlite3.connect(tmp_path / "r.db")
+    same = " AND ".join(f"{name} = ?" for name in KNOWN_BY)
+    query = f"EXPLAIN QUERY PLAN SELECT id FROM measurements WHERE {same} AND samples = ?"
+    ((*_, plan),) = connection.execute(query, [""] * (len(KNOWN_BY) + 1)).fetchall()
+    connection.close()
+    assert "workload=? AND taken_at=?" in plan
 
 
 def test_groups_say_what_there_is_and_others_can_be_removed(tmp_path: Path) -> None:
@@ -175,10 +249,7 @@ def test_failures_go_with_the_last_measurement_made_beside_them(tmp_path: Path) 
             records.add_failure(MOST, failure, NOON)
     with RecordsFile(tmp_path / "r.db") as file:
         file.remove(unless=lambda group: group.device == DEVICE)
-    with opened(tmp_path / "r.db", elsewhere) as records:
-        assert records.failures(TARGET.name, TARGET.threads) == {}
-    with opened(tmp_path / "r.db") as records:
-        assert records.failures(TARGET.name, TARGET.threads) == {MOST: failure}
+        assert [(each.workload, each.failure, each.device) for each in file.failures()] == [(MOST, failure, DEVICE)]
 
 
 def test_a_measurement_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -194,8 +265,25 @@ def test_failures_are_kept_with_stage_and_reason(tmp_path: Path) -> None:
     failure = MeasureFailure(HALF.key, "timeout", "no answer within 60 s")
     with opened(tmp_path / "r.db") as records:
         records.add_failure(HALF, failure, NOON)
-        assert records.failures(TARGET.name, TARGET.threads) == {HALF: failure}
+        assert records.failures() == (KeptFailure(HALF, failure, DEVICE, TOOLCHAIN, NOON, measured_since=False),)
         assert table(records) == {}
+
+
+def test_the_latest_failure_counts_and_whether_it_was_measured_since(tmp_path: Path) -> None:
+    hour, elsewhere = timedelta(hours=1), replace(DEVICE, cpu="another")
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+        for at, reason in enumerate(("first", "second")):
+            records.add_failure(HALF, MeasureFailure(HALF.key, "run", reason), NOON + at * hour)
+        records.add_failure(MOST, MeasureFailure(MOST.key, "run", "other"), NOON)
+        records.add(MOST, measurement(MOST, 1.0, taken_at=NOON + hour))
+    with opened(tmp_path / "r.db", elsewhere) as records:
+        records.add_failure(HALF, MeasureFailure(HALF.key, "check", "wrong"), NOON)
+        records.add(HALF, measurement(HALF, 1.0, device=elsewhere, taken_at=NOON + hour))
+        found = [(each.workload, each.failure.reason, each.measured_since) for each in records.failures()]
+        assert found == [(HALF, "second", False), (MOST, "other", True), (HALF, "wrong", True)]
+        assert len(records.failures(TARGET.name)) == 3
+        assert records.failures("other") == ()
 
 
 def test_directories_on_the_way_are_made(tmp_path: Path) -> None:
@@ -239,7 +327,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 4"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 5"):
         opened(tmp_path / "r.db")
 
 
@@ -255,6 +343,8 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     )
     change(path, "UPDATE measurements SET settings = ?", settings)
     change(path, "UPDATE measurements SET device = json_remove(device, '$.clock')")
+    change(path, "DROP INDEX measurements_known_by")
+    change(path, "CREATE INDEX measurements_of_target ON measurements (target, threads, device_digest, toolchain)")
     change(path, "UPDATE hwsparse_records SET version = 1")
     with opened(path) as records:
         ((_, taken),) = records.every()
@@ -264,6 +354,10 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
         records.add(MOST, measurement(MOST, 1.0, kernel="some kernel"))
     with opened(path) as records:
         assert table(records)[MOST].kernel == "some kernel"
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
+    connection.close()
+    assert found == [("measurements_known_by",)]
 
 
 def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:
@@ -285,18 +379,6 @@ def test_a_file_among_its_directories_is_one_clear_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(MeasureError, match="cannot be opened: "):
         opened(tmp_path / "file" / "r.db")
-
-
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """SQLite gives the same error at its page limit as on a full disk."""
-
-    def limit(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA max_page_count = 12")
-
-    event.listen(Engine, "connect", limit)
-    yield
-    event.remove(Engine, "connect", limit)
 
 
 def test_a_full_disk_is_one_clear_error_and_what_was_written_stays(tmp_path: Path, small_disk: None) -> None:
@@ -353,7 +435,7 @@ def test_a_malformed_failure_is_said_not_used(tmp_path: Path) -> None:
     change(tmp_path / "r.db", "UPDATE failures SET stage = 'luck'")
     malformed = pytest.raises(MeasureError, match=r"r\.db: row 1 of failures is malformed: .*'luck' is no stage")
     with opened(tmp_path / "r.db") as records, malformed:
-        records.failures(TARGET.name, TARGET.threads)
+        records.failures()
 
 
 def test_raw_samples_can_be_read_without_hwsparse(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from hwsparse.errors import MeasureError
 from hwsparse.latency import LocalRunner, MeasureFailure, Measurement, RunSettings
-from hwsparse.latency.process import choose_cpus
+from hwsparse.latency.process import Worker, choose_cpus
+from hwsparse.latency.runner import BATCH, ProcessRunner
 from tests.latency.examples import DEVICE, SETTINGS, TOOLCHAIN, Clock
 from tests.latency.fake_library import LOADER, write
 
@@ -68,6 +69,30 @@ def test_rounds_go_on_until_the_time_is_known_well_enough(runner: LocalRunner, t
     assert isinstance(never, MeasureFailure)
     assert never.stage == "noise"
     assert never.reason.startswith("after 300 samples its time is known to ")
+
+
+def test_where_a_median_is_wanted_rounds_go_on_until_that_is_known(runner: LocalRunner, tmp_path: Path) -> None:
+    """Half of the samples are alike when `settles` has had more than twice 60."""
+    settings = RunSettings(threads=1, warmup_s=0.0, precision=0.02)
+    libraries = {
+        "steady": write(tmp_path / "steady"),
+        "settles": write(tmp_path / "settles", steps=WAVERING_S[:60] + [1e-3] * 1000),
+        "never": write(tmp_path / "never", steps=WAVERING_S),
+    }
+    found = runner.run_many(libraries, settings, patience_s=600.0)
+    counts = {key: len(taken.samples_s) for key, taken in found.items() if isinstance(taken, Measurement)}
+    assert (counts["steady"], counts["never"]) == (60, 300)
+    assert 120 < counts["settles"] < 200
+    low, high = found["settles"].interval_s  # type: ignore[union-attr]
+    assert (low, high) == (1e-3, 1e-3)
+
+
+def test_when_patience_is_over_what_there_is_is_given(runner: LocalRunner, tmp_path: Path) -> None:
+    settings = RunSettings(threads=1, warmup_s=0.0, precision=0.02)
+    taken = runner.run_many({"never": write(tmp_path / "never", steps=WAVERING_S)}, settings, patience_s=0.0)["never"]
+    assert isinstance(taken, Measurement) and len(taken.samples_s) == 60
+    wrong = runner.run_many({"wrong": write(tmp_path / "wrong", error=1.0)}, settings, patience_s=0.0)["wrong"]
+    assert isinstance(wrong, MeasureFailure) and wrong.stage == "check"
 
 
 def test_the_reference_kernel_is_timed_beside_all_others(tmp_path: Path) -> None:
@@ -265,6 +290,77 @@ def test_a_library_that_hangs_is_given_up_and_killed(
     assert failed.stage == "timeout"
     assert failed.reason.startswith("no answer within 3 s")
     assert isinstance(results["good"], Measurement)
+
+
+class Remote(ProcessRunner):
+    """As a board's: a lost process may be nobody's fault."""
+
+    chances = 2
+    device = DEVICE
+
+    def start(self, threads: int) -> Worker:
+        return Worker(LOADER, threads)
+
+
+@pytest.mark.parametrize(("where", "what"), [("check", "crash"), ("time", "exit"), ("load", "hang")])
+def test_a_library_that_fails_in_one_session_only_is_timed(tmp_path: Path, where: str, what: str) -> None:
+    libraries = {name: write(tmp_path / name) for name in ("before", "after")}
+    unlucky = write(tmp_path / "unlucky", once=str(tmp_path / "once"), **{where: what})
+    with Remote(TOOLCHAIN, Clock()) as remote:
+        results = remote.run_many({"before": libraries["before"], "unlucky": unlucky, **libraries}, HASTY)
+    assert all(isinstance(result, Measurement) and len(result.samples_s) == 60 for result in results.values())
+
+
+@pytest.mark.parametrize(("what", "stage"), [("crash", "run"), ("hang", "timeout")])
+def test_a_library_that_fails_in_a_new_session_too_is_to_blame(tmp_path: Path, what: str, stage: str) -> None:
+    libraries = {"bad": write(tmp_path / "bad", time=what), "good": write(tmp_path / "good")}
+    with Remote(TOOLCHAIN, Clock()) as remote:
+        results = remote.run_many(libraries, HASTY)
+    assert isinstance(results["bad"], MeasureFailure) and results["bad"].stage == stage
+    assert isinstance(results["good"], Measurement)
+
+
+def test_each_batch_may_lose_a_session_of_its_own_at_the_reference_kernel(tmp_path: Path) -> None:
+    """A batch takes some 420 calls, so that the second one and the third lose the session that they began in."""
+    reference = write(tmp_path / "reference", session=600)
+    libraries = {str(at): write(tmp_path / str(at)) for at in range(3 * BATCH)}
+    losses = list[None]()
+
+    class Counting(Remote):
+        def _lose(self) -> None:
+            losses.append(None)
+            super()._lose()
+
+    with Counting(TOOLCHAIN, Clock(), reference) as remote:
+        results = remote.run_many(libraries, SETTINGS)
+    assert all(isinstance(result, Measurement) for result in results.values())
+    assert len(losses) == 2
+
+
+def test_what_was_finished_when_a_session_ended_is_not_timed_again(tmp_path: Path) -> None:
+    """`wavering` needs more turns than `steady`, and its process is lost when `steady` has had all of its own."""
+    log, settings = tmp_path / "log", RunSettings(threads=1, warmup_s=0.0, precision=0.02)
+    libraries = {
+        "steady": write(tmp_path / "steady", log=str(log)),
+        "wavering": write(tmp_path / "wavering", steps=WAVERING_S, dies_after=30, log=str(log)),
+    }
+    with Remote(TOOLCHAIN, Clock()) as remote:
+        results = remote.run_many(libraries, settings)
+    assert isinstance(results["steady"], Measurement)
+    assert isinstance(results["wavering"], MeasureFailure)
+    pids = {name: {state["pid"] for of, _, _, state in log_of(log) if of == name} for name in libraries}
+    assert {name: len(found) for name, found in pids.items()} == {"steady": 1, "wavering": 2}
+
+
+@pytest.mark.parametrize(("calls", "timed"), [(60, 4), (32, 4), (17, 4), (10, 0)])
+def test_of_libraries_that_a_session_is_too_short_for_fewer_are_timed_in_one(
+    tmp_path: Path, calls: int, timed: int
+) -> None:
+    """A library takes 2 calls to warm up and 12 turns; a session lasts for so many calls, of all libraries together."""
+    libraries = {str(at): write(tmp_path / str(at), session=calls) for at in range(4)}
+    with Remote(TOOLCHAIN, Clock(), session_s=0.0) as remote:  # whenever one is lost, its time was over
+        results = remote.run_many(libraries, SETTINGS)
+    assert sum(isinstance(result, Measurement) for result in results.values()) == timed
 
 
 def worker_pid(runner: LocalRunner, tmp_path: Path) -> int:

@@ -184,6 +184,8 @@ def test_the_front_states_what_makes_its_rows_comparable(outcome: Outcome, data:
     residual = outcome.costs.residuals[outcome.model.digest]
     (between,) = (note for note in report.notes if note.startswith("A whole network was found to take"))
     assert f"{residual.scale:.3g} of its layers' time" in between
+    beside = front_report(replace(outcome, cpu_share=0.5), "own")
+    assert [note for note in beside.notes if "other processes took 50% of the CPU" in note]
     weighed = [point for point in report.points if point.file_bytes is not None]
     assert {point.latency_source for point in weighed} == {"predicted", "measured"}
     built = next(point for point in weighed if point.label == outcome.finalists[0].label)

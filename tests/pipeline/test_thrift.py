@@ -24,7 +24,15 @@ from hwsparse.latency import (
 )
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
-from hwsparse.pipeline.thrift import TEACHERS, LayerTimes, describe, measure_layers, measure_plans, wanted
+from hwsparse.pipeline.thrift import (
+    TEACHERS,
+    LayerTimes,
+    describe,
+    measure_layers,
+    measure_plans,
+    untaught_note,
+    wanted,
+)
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.target import load_target
 from tests.latency.examples import matmul, measurement
@@ -164,6 +172,24 @@ def test_a_network_of_few_layers_is_measured_in_full() -> None:
     times = measured(own, few, 0.1)
     assert sum(own.done) == 3 * ALL
     assert times.learned is None
+    assert f"takes {TEACHERS} layer shapes" in untaught_note(0.1, times.learned)
+    assert untaught_note(None, times.learned) == ""
+
+
+@pytest.mark.parametrize("few", [CHOICES[:1], [CHOICES[0], CHOICES[3]], [CHOICES[1], CHOICES[6]]])
+def test_few_ratios_are_enough_where_every_one_was_measured(few: list[Choice]) -> None:
+    own, options = Timed(), {layer.name: few for layer in FIRST.layers}
+    bench, settings = cast(Bench, own), layer_settings(TARGET)
+    times = measure_layers(bench, FIRST, options, 0.3, lambda *step: None, settings)
+    assert times.learned is not None and untaught_note(0.3, times.learned) == ""
+    assert own.done[0] == TEACHERS * len(few) + len(FIRST.layers)
+    predicted = [
+        (times.costs.predict(workload).latency_s, seconds(workload))
+        for workload in (Workload.of(layer, choice, TARGET) for layer in FIRST.layers for choice in few)
+        if workload not in own.table
+    ]
+    assert len(predicted) > 0.5 * (len(FIRST.layers) - TEACHERS) * len(few)
+    assert sum(abs(guess / truth - 1) > 0.3 for guess, truth in predicted) <= 0.1 * len(predicted)
 
 
 def test_what_failed_is_not_predicted(bench: Timed) -> None:
