@@ -126,7 +126,8 @@ def recover(
         with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
             shop = Workshop(model, target, weights, costs, bench, judges, judges.sample, Path(scratch), settings.seed)
             verdict = reach_verdict(
-                shop, judges, {LABEL: plan}, Limits(), database, workspace.artifacts, on_stage, school.narrowed
+                shop, judges, {LABEL: plan}, Limits(), database, workspace.artifacts, on_stage,
+                school.small_dense(paying, target),
             )  # fmt: skip
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, (), None, costs, weights,
