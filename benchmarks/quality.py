@@ -2,8 +2,8 @@
 
 All layers get the same choice, but for the first and the last, which stay dense. Weights are fitted on calibration
 samples; quality is that on held-out samples, with 95 % bootstrap intervals, and differences between methods are of the
-same samples. Magnitude is also corrected as what ships is: what the correction
-gains is told apart from what better masks gain. Of a task with several networks the last line tells the worst.
+same samples. Magnitude is also corrected as what ships is: what the correction gains is told apart from what better
+masks gain. Of a task with several networks the last line tells the worst.
 
 `--allocations` shares the zeros of unstructured pruning out in other ways too, as many over all these layers together:
 by their shapes, by one threshold for all magnitudes, by what each layer harms on calibration samples. Floors and the

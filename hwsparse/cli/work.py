@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich import box
@@ -19,8 +19,14 @@ from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, StorageError
 from hwsparse.plan import Plan
 from hwsparse.report import FrontReport, read_report, write_report
+from hwsparse.report.choices import FILE as CHOICES
+from hwsparse.report.choices import choices_table, read_choices, write_choices
 from hwsparse.report.table import front_table
 from hwsparse.report.terms import terms
+
+if TYPE_CHECKING:
+    from hwsparse.data import Dataset
+    from hwsparse.pipeline import Outcome
 
 
 def inspect(
@@ -79,15 +85,15 @@ def optimize(
     """Finds the fastest sparse form of a model on a device, with proof.
 
     Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
-    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json,
-    study.sqlite. Stopped in the middle, the same command goes on where it was.
+    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json, layers.json
+    (what each layer's choices take and harm), study.sqlite. Stopped in the middle, the same command goes on where it
+    was.
     """
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Goal, Workspace, front_report
+    from hwsparse.pipeline import Goal, Workspace
     from hwsparse.pipeline import optimize as run
 
-    device = options.device(target, threads)
-    device.require_timing()
+    device = options.timed_device(target, threads)
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
@@ -104,14 +110,11 @@ def optimize(
     console = Console()
     with StageProgress(console) as progress:
         outcome = run(network, dataset, device, goal, Workspace(out, records), progress, corrupted=corrupted)
-    report = front_report(outcome, dataset.name)
-    write_front(report, out)
-    show_front(report, console)
+    present(outcome, dataset.name, out, console)
     if outcome.winner is None:
         console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
     else:
         console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))
-    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))
 
 
 def compile_(
@@ -128,38 +131,74 @@ def compile_(
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
+    robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Workspace, compile_plan, uniform_plan
+    from hwsparse.pipeline import Workspace, compile_plan, robustness_notes, uniform_plan
 
     asked = options.asked(choice, plan)
-    if data is None and any(option is not None for option in (tokenizer, image, limit, metric)):
+    if data is None and (robustness or any(option is not None for option in (tokenizer, image, limit, metric))):
         raise InputError(
-            "--tokenizer, --image, --limit and --metric say how --data is read: give that too, or none of them"
+            "--tokenizer, --image, --limit, --metric and --robustness are about --data: give that too, or none of them"
         )
-    device = options.device(target, threads)
-    device.require_timing()
+    device = options.timed_device(target, threads)
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = asked if isinstance(asked, Plan) else uniform_plan(network, asked)
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
+    corrupted: Iterable[Dataset] = ()
+    if robustness and data is not None and dataset is not None:
+        corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed)
     console = Console()
     with StageProgress(console) as progress:
-        outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
+        outcome = compile_plan(
+            network, wanted, device, Workspace(out, records), dataset, seed, progress, corrupted=corrupted
+        )
     show_artifact(outcome.finalists[0].artifact, console)
+    for note in robustness_notes(outcome):
+        console.print(escape(note))
     if dataset is None and wanted.choices:
         console.print("Pruned by magnitude, and its quality is not known: with --data weights are fitted and judged.")
 
 
-def front(report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote.")) -> None:
+def front(
+    report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote."),
+    layers: bool = typer.Option(
+        False, "--layers", help="Show instead what each layer's choices take and harm, as a search found."
+    ),
+) -> None:
     """Shows a Pareto front that was found before."""
-    show_front(read_report(report), Console())
+    found, console = read_report(report), Console()
+    if layers:
+        console.print(choices_table(read_choices(report.parent)))
+    else:
+        show_front(found, console)
 
 
 def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> None:
     """Checks every byte of an artifact against its digests, and shows what it says of itself."""
     show_artifact(Artifact.load(artifact), Console())
+
+
+def present(outcome: Outcome, dataset: str, directory: Path, console: Console) -> None:
+    """Writes the front that a job found on a data set into a directory, and prints it.
+
+    What layers' choices take and harm is written beside it; if the job did not ask, none of another job is left there.
+
+    Raises:
+        StorageError: it cannot be written to.
+    """
+    from hwsparse.pipeline import front_report
+
+    report = front_report(outcome, dataset)
+    write_front(report, directory)
+    if outcome.choices is not None:
+        write_choices(outcome.choices, directory)
+    else:
+        (directory / CHOICES).unlink(missing_ok=True)
+    show_front(report, console)
+    console.print(escape(f"Pictures: {directory / 'front.html'}, {directory / 'front.png'}"))
 
 
 def write_front(report: FrontReport, directory: Path) -> None:

@@ -10,7 +10,7 @@
     bench.py    where all of that is measured
     compilation.py   one plan compiled without a search, and what all jobs do alike
     recovery.py      a torch module pruned, trained and compiled; school.py: where it and its rivals are trained
-    outcome.py  what is found; figures.py: as a report
+    outcome.py  what is found; figures.py, choices.py: as reports
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers
 are timed anew in between.
@@ -39,6 +39,7 @@ from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.choices import layer_choices
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -49,7 +50,7 @@ from hwsparse.pipeline.compilation import (
     require_work,
     uniform_plan,
 )
-from hwsparse.pipeline.figures import front_report
+from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
@@ -79,6 +80,7 @@ __all__ = [
     "compile_plan",
     "front_report",
     "optimize",
+    "robustness_notes",
     "uniform_plan",
 ]
 
@@ -178,6 +180,7 @@ def optimize(
         offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=study.settled is not None)
+        looked_at = layer_choices(model, target, offers, space, database.entries(), costs)
         whole = _anchors(model, space)
         costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
         whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
@@ -206,6 +209,7 @@ def optimize(
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
         workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints, limits=limits,
+        choices=looked_at,
     )  # fmt: skip
 
 

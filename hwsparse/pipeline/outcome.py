@@ -17,6 +17,7 @@ from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.report import words
+from hwsparse.report.choices import LayerChoices
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.sparsify import QualityReport, Robustness
 from hwsparse.target import Target
@@ -163,3 +164,4 @@ class Outcome:
     recovery: Recovery | None = None  # None: nothing was trained
     footprints: Footprints | None = None  # None: no network was weighed before its finalists
     limits: Limits = Limits()
+    choices: LayerChoices | None = None  # None: no search asked what layers' choices take and harm
