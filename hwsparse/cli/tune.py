@@ -53,9 +53,7 @@ def tune(
         DEFAULTS.averaging,
         help="Of the running mean of weights, the share that each step keeps; 0 turns it off.",
     ),
-    patience: int = typer.Option(
-        DEFAULTS.patience, help="Epochs without a better validation quality that end it early."
-    ),
+    patience: int = typer.Option(DEFAULTS.patience, help="Epochs without better validation quality that end it early."),
     rivals: bool = typer.Option(
         True, help="Train what it is held to as well: a small dense network, and the unstructured ceiling."
     ),
