@@ -84,16 +84,18 @@ def test_without_labels_the_dense_network_is_agreed_with(
 def test_images_are_judged_under_corruption_too(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image_files(home / "unlabelled", 60, side=8)
+    (home / "sorted").mkdir()
+    for side, kind in ((8, "small"), (9, "large")):
+        image_files(home / "sorted" / kind, 60, side)
     command = (
-        "tune nets:colours --data unlabelled --image 8,mean=127,std=64 --choice block4x1@0.9 --gradual --epochs 1 "
+        "tune nets:colours --data sorted --image 8,mean=127,std=64 --choice block4x1@0.9 --gradual --epochs 1 "
         "--batch 16 --threads 1 --out seen --records records.sqlite --no-rivals --robustness"
     )
     code, out, err = run(monkeypatch, capsys, *command.split())
     assert (code, err) == (0, "") and "Robust" in out
     report = read_report(home / "seen" / "front.json")
-    assert all(point.robustness is not None and 0 < point.robustness <= 1 for point in report.points)
-    assert any(note.startswith("Robustness") and "unlabelled (contrast 3)" in note for note in report.notes)
+    assert all(point.robustness is not None and 0 <= point.robustness <= 1 for point in report.points)
+    assert any(note.startswith("Robustness") and "sorted (contrast 3)" in note for note in report.notes)
 
 
 def test_from_a_functions_name_to_an_artifact(
