@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -10,10 +11,15 @@ from rich.markup import escape
 
 from hwsparse.errors import StorageError
 from hwsparse.report import FrontReport, read_report, words, write_report
+from hwsparse.report.choices import FILE as CHOICES
+from hwsparse.report.choices import choices_table, read_choices, write_choices
 from hwsparse.report.export import front_csv
 from hwsparse.report.files import write_whole
 from hwsparse.report.table import front_table
 from hwsparse.report.terms import terms
+
+if TYPE_CHECKING:
+    from hwsparse.pipeline import Outcome
 
 
 def front(
@@ -23,6 +29,9 @@ def front(
     ),
     max_latency_ms: float | None = typer.Option(None, help="Name the best point that takes at most this long."),
     csv: Path | None = typer.Option(None, help="Write every point as a row of this CSV file."),
+    layers: bool = typer.Option(
+        False, "--layers", help="Show instead what each layer's choices take and harm, as a search found."
+    ),
 ) -> None:
     """Shows a Pareto front that was found before.
 
@@ -32,6 +41,9 @@ def front(
     if csv is not None:
         write_whole(csv, front_csv(found).encode())
     console = Console()
+    if layers:
+        console.print(choices_table(read_choices(report.parent)))
+        return
     if max_drop is None and max_latency_ms is None:
         show_front(found, console)
         return
@@ -42,6 +54,27 @@ def front(
     elif point.plan is not None:
         console.print("Not built: `hwsparse compile --plan` builds it from this plan.")
         console.print(escape(point.plan.to_json()), highlight=False, soft_wrap=True)
+
+
+def present(outcome: Outcome, dataset: str, directory: Path, console: Console, quiet: bool = False) -> None:
+    """Writes the front that a job found on a data set into a directory, and prints it unless it is to be quiet.
+
+    What layers' choices take and harm is written beside it; if the job did not ask, none of another job is left there.
+
+    Raises:
+        StorageError: it cannot be written to.
+    """
+    from hwsparse.pipeline import front_report
+
+    report = front_report(outcome, dataset)
+    write_front(report, directory)
+    if outcome.choices is not None:
+        write_choices(outcome.choices, directory)
+    else:
+        (directory / CHOICES).unlink(missing_ok=True)
+    if not quiet:
+        show_front(report, console)
+    console.print(escape(f"Pictures: {directory / 'front.html'}, {directory / 'front.png'}"))
 
 
 def write_front(report: FrontReport, directory: Path) -> None:

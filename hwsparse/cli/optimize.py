@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hwsparse.cli import options
-from hwsparse.cli.front import show_front, write_front
+from hwsparse.cli.front import present
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
 
@@ -57,17 +57,17 @@ def optimize(
     """Finds the fastest sparse form of a model on a device, with proof.
 
     Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
-    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json,
-    study.sqlite. Stopped in the middle, the same command goes on where it was.
+    model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json, layers.json
+    (what each layer's choices take and harm), study.sqlite. Stopped in the middle, the same command goes on where it
+    was.
     """
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Goal, Workspace, front_report
+    from hwsparse.pipeline import Goal, Workspace
     from hwsparse.pipeline import optimize as run
     from hwsparse.pipeline.thrift import untaught_note
     from hwsparse.search.database import Place
 
-    device = options.device(target, threads)
-    device.require_timing()
+    device = options.timed_device(target, threads)
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
@@ -87,14 +87,10 @@ def optimize(
     console = Console()
     with StageProgress(console, max_drop, quiet) as progress:
         outcome = run(network, dataset, device, goal, Workspace(out, records, shared), progress, corrupted=corrupted)
-    report = front_report(outcome, dataset.name)
-    write_front(report, out)
-    if not quiet:
-        show_front(report, console)
+    present(outcome, dataset.name, out, console, quiet)
     if note := untaught_note(within, outcome.costs.learned):
         console.print(note)
     if outcome.winner is None:
         console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
     else:
         console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))
-    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))

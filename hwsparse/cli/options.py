@@ -78,6 +78,17 @@ def device(name: str, threads: int | None) -> Target:
     return target if threads is None else target.with_threads(threads)
 
 
+def timed_device(name: str, threads: int | None) -> Target:
+    """As `device`, of one that is timed from here.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    target = device(name, threads)
+    target.require_timing()
+    return target
+
+
 def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     """Reads --shape options.
 
@@ -140,9 +151,15 @@ def samples(
 
 
 def corrupted(
-    known: Dataset, path: Path, model: Model, tokenizer: Path | None, image: str | None, limit: int | None, seed: int
+    known: Dataset,
+    path: Path,
+    model: Model | None,
+    tokenizer: Path | None,
+    image: str | None,
+    limit: int | None,
+    seed: int,
 ) -> Iterator[Dataset]:
-    """What `dataset` read, under every corruption of its kind, one after the other.
+    """What `dataset` read, or `samples`, under every corruption of its kind, one after the other.
 
     Raises:
         DataError: the data are arrays, which cannot be corrupted.

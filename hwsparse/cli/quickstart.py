@@ -21,7 +21,7 @@ from rich.table import Table
 from hwsparse.artifact import Artifact
 from hwsparse.artifact.manifest import noise_note
 from hwsparse.cli import options, service
-from hwsparse.cli.front import show_front, write_front
+from hwsparse.cli.front import present
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.work import show_artifact
 from hwsparse.serve.client import Client
@@ -46,7 +46,7 @@ def quickstart(
     from hwsparse.data import write_npz
     from hwsparse.data.magika_files import load_config, magika_directory, read_installed_files
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Goal, Workspace, front_report, optimize
+    from hwsparse.pipeline import Goal, Workspace, optimize
 
     started, console = time.monotonic(), Console()
     goal = Goal(trials=trials, seed=seed, max_drop=max_drop)
@@ -65,11 +65,8 @@ def quickstart(
     console.rule(f"2  What sparsity costs on {target.name}, and a search")
     with StageProgress(console, max_drop) as progress:
         outcome = optimize(model, dataset, target, goal, Workspace(out, options.CACHE / "records.sqlite"), progress)
-    report = front_report(outcome, dataset.name)
-    write_front(report, out)
     console.rule("3  The front")
-    show_front(report, console)
-    console.print(f"pictures: {out / 'front.html'} and {out / 'front.png'}")
+    present(outcome, dataset.name, out, console)
     winner = outcome.winner
     if winner is None:
         console.print("Sparsity gains nothing on this machine within the goal, so there is nothing to serve.")

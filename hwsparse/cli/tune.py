@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from hwsparse.cli import options
-from hwsparse.cli.front import show_front, write_front
+from hwsparse.cli.front import present
 from hwsparse.cli.progress import StageProgress
 from hwsparse.cli.torch_code import example_inputs, load_module
 from hwsparse.cli.work import show_artifact
@@ -37,9 +37,7 @@ def tune(
     epochs: int = typer.Option(DEFAULTS.epochs, help="Passes over the training data, at most."),
     learning_rate: float = typer.Option(DEFAULTS.learning_rate, help="At first; it falls along a cosine to 0."),
     batch: int = typer.Option(DEFAULTS.batch, help="Labels that one step learns from."),
-    optimizer: str = typer.Option(
-        DEFAULTS.optimizer, help="sgd or adamw; for transformers adamw, at a rate of about 5e-5."
-    ),
+    optimizer: str = typer.Option(DEFAULTS.optimizer, help="sgd or, for transformers at a rate of about 5e-5, adamw."),
     distillation: float = typer.Option(
         DEFAULTS.distillation,
         help="Of the loss, the share that the dense network's answers tell; labels tell the rest.",
@@ -56,9 +54,7 @@ def tune(
         DEFAULTS.averaging,
         help="Of the running mean of weights, the share that each step keeps; 0 turns it off.",
     ),
-    patience: int = typer.Option(
-        DEFAULTS.patience, help="Epochs without a better validation quality before it ends early."
-    ),
+    patience: int = typer.Option(DEFAULTS.patience, help="Epochs without better validation quality that end it early."),
     rivals: bool = typer.Option(
         True, help="Train what it is held to as well: a small dense network, and the unstructured ceiling."
     ),
@@ -69,6 +65,7 @@ def tune(
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
+    robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
 ) -> None:
     """Prunes a torch network, trains what is left with the dense network as teacher, and compiles it.
@@ -78,41 +75,37 @@ def tune(
     runs the Python code that you name.
     """
     from hwsparse.model import import_torch
-    from hwsparse.pipeline import Workspace, front_report, uniform_plan
+    from hwsparse.pipeline import Workspace, uniform_plan
     from hwsparse.pipeline.recovery import recover
 
     asked = options.asked(choice, plan)
-    chosen_optimizer: Any = optimizer
-    chosen_augment: Any = augment
     settings = TuningSettings(
-        epochs=epochs, batch=batch, learning_rate=learning_rate, optimizer=chosen_optimizer,
+        epochs=epochs, batch=batch, learning_rate=learning_rate, optimizer=cast(Any, optimizer),
         distillation=distillation, temperature=temperature, hints=hints, gradual=gradual, patience=patience,
-        augment=chosen_augment, averaging=averaging, seed=seed,
+        augment=cast(Any, augment), averaging=averaging, seed=seed,
     )  # fmt: skip
-    runs_on = options.device(target, threads)
-    runs_on.require_timing()
+    runs_on = options.timed_device(target, threads)
     module = load_module(network, weights)
     samples = options.samples(data, None, tokenizer, image, limit, seed, metric)
     model = import_torch(module, example_inputs(module, samples.inputs), name=network.rpartition(":")[2])
     judged = samples.judged(metric, model).for_model(model)
+    corrupted = options.corrupted(judged, data, None, tokenizer, image, limit, seed) if robustness else ()
     trained_on = options.dataset(training, model, tokenizer, image, None, seed, metric) if training else None
     wanted = asked if isinstance(asked, Plan) else uniform_plan(model, asked)
     console = Console()
-
-    def tell(epoch: Epoch) -> None:
-        loss = "" if epoch.loss is None else f"loss {epoch.loss:.4f}, "
-        console.print(
-            f"epoch {epoch.number}: {loss}validation {judged.metric} {epoch.quality:.4f}, {epoch.ratio:.1%} zeros",
-            highlight=False,
-        )
-
     with StageProgress(console) as progress:
         outcome = recover(
             module, model, wanted, judged, runs_on, settings, Workspace(out, records),
-            training=trained_on, device=device, rivals=rivals, on_progress=progress, on_epoch=tell,
+            training=trained_on, device=device, rivals=rivals, on_progress=progress,
+            on_epoch=partial(_tell, console, judged.metric), corrupted=corrupted,
         )  # fmt: skip
-    report = front_report(outcome, judged.name)
-    write_front(report, out)
-    show_front(report, console)
+    present(outcome, judged.name, out, console)
     show_artifact(outcome.finalists[0].artifact, console)
-    console.print(escape(f"Pictures: {out / 'front.html'}, {out / 'front.png'}"))
+
+
+def _tell(console: Console, metric: str, epoch: Epoch) -> None:
+    """Prints what came of an epoch."""
+    loss = "" if epoch.loss is None else f"loss {epoch.loss:.4f}, "
+    console.print(
+        f"epoch {epoch.number}: {loss}validation {metric} {epoch.quality:.4f}, {epoch.ratio:.1%} zeros", highlight=False
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich import box
@@ -18,6 +19,9 @@ from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
 from hwsparse.latency.load import load_note
 from hwsparse.plan import Plan
+
+if TYPE_CHECKING:
+    from hwsparse.data import Dataset
 
 
 def inspect(
@@ -60,26 +64,33 @@ def compile_(
     image: str | None = options.IMAGE,
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
+    robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Workspace, compile_plan, uniform_plan
+    from hwsparse.pipeline import Workspace, compile_plan, robustness_notes, uniform_plan
 
     asked = options.asked(choice, plan)
-    if data is None and any(option is not None for option in (tokenizer, image, limit, metric)):
+    if data is None and (robustness or any(option is not None for option in (tokenizer, image, limit, metric))):
         raise InputError(
-            "--tokenizer, --image, --limit and --metric say how --data is read: give that too, or none of them"
+            "--tokenizer, --image, --limit, --metric and --robustness are about --data: give that too, or none of them"
         )
-    device = options.device(target, threads)
-    device.require_timing()
+    device = options.timed_device(target, threads)
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = asked if isinstance(asked, Plan) else uniform_plan(network, asked)
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
+    corrupted: Iterable[Dataset] = ()
+    if robustness and data is not None and dataset is not None:
+        corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed)
     console = Console()
     with StageProgress(console) as progress:
-        outcome = compile_plan(network, wanted, device, Workspace(out, records), dataset, seed, progress)
+        outcome = compile_plan(
+            network, wanted, device, Workspace(out, records), dataset, seed, progress, corrupted=corrupted
+        )
     show_artifact(outcome.finalists[0].artifact, console)
+    for note in robustness_notes(outcome):
+        console.print(escape(note))
     if note := load_note(outcome.cpu_share):
         console.print(note)
     if dataset is None and wanted.choices:

@@ -11,7 +11,7 @@
     bench.py    where all of that is measured
     compilation.py   one plan compiled without a search, and what all jobs do alike
     recovery.py      a torch module pruned, trained and compiled; school.py: where it and its rivals are trained
-    outcome.py  what is found; figures.py: as a report
+    outcome.py  what is found; figures.py, choices.py: as reports
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers
 are timed anew in between.
@@ -40,6 +40,7 @@ from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.choices import layer_choices
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -50,7 +51,7 @@ from hwsparse.pipeline.compilation import (
     require_work,
     uniform_plan,
 )
-from hwsparse.pipeline.figures import front_report
+from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
 from hwsparse.pipeline.forecast import Forecast, judged, require_possible
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
@@ -83,6 +84,7 @@ __all__ = [
     "compile_plan",
     "front_report",
     "optimize",
+    "robustness_notes",
     "uniform_plan",
 ]
 
@@ -180,6 +182,7 @@ def optimize(
         offers, costs = survey(model, database, target, choices, settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]
         space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
+        looked_at = layer_choices(model, target, offers, space, database.entries(), costs)
         whole = _anchors(model, space)
         costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
         whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
@@ -214,7 +217,7 @@ def optimize(
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
         workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints, limits=limits,
-        cpu_share=bench.cpu_share,
+        cpu_share=bench.cpu_share, choices=looked_at,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -113,11 +113,12 @@ def compile_plan(
     seed: int = 0,
     on_progress: OnProgress = lambda stage, done, total, known: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    corrupted: Iterable[Dataset] = (),
 ) -> Outcome:
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
     With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
-    are pruned by magnitude alone.
+    are pruned by magnitude alone. `corrupted` are the data under one corruption each, as `optimize` takes them.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
@@ -134,7 +135,7 @@ def compile_plan(
     judges, inputs = None, random_inputs(model.inputs, seed)
     weights: Weights = partial(apply_plan, model)
     if dataset is not None:
-        judges = appoint_judges(model, dataset, target, seed)
+        judges = appoint_judges(model, dataset, target, seed, corrupted)
         inputs = judges.sample
     workspace.require_writable()
     if judges is not None:

@@ -69,7 +69,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         points=tuple(_with_robustness(point, outcome) for point in points),
         winner=winner.label if winner is not None else None,
         layers=winner.artifact.manifest.layers if winner is not None else (),
-        notes=(*_notes(outcome), *_robustness_notes(outcome)),
+        notes=(*_notes(outcome), *robustness_notes(outcome)),
         comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals)),
     )
 
@@ -151,7 +151,8 @@ def _with_robustness(point: FrontPoint, outcome: Outcome) -> FrontPoint:
     return point if robustness is None else replace(point, robustness=robustness.value)
 
 
-def _robustness_notes(outcome: Outcome) -> tuple[str, ...]:
+def robustness_notes(outcome: Outcome) -> tuple[str, ...]:
+    """What everything that was judged under corruption is worth there; nothing if nothing was."""
     found = _robustness(outcome)
     if not found:
         return ()

@@ -74,14 +74,14 @@ def appoint_judges(
         Evaluator(model, choosing, "calibration", target.cores, seed),
         Evaluator(model, dataset.subset(reports), "held-out", target.cores, seed),
         tuple(
-            Evaluator(model, _of_the_same(dataset, each).subset(reports), "held-out", target.cores, seed)
+            Evaluator(model, of_the_same(dataset, each).subset(reports), "held-out", target.cores, seed)
             for each in corrupted
         ),
     )
 
 
-def _of_the_same(dataset: Dataset, corrupted: Dataset) -> Dataset:
-    """A data set under a corruption.
+def of_the_same(dataset: Dataset, corrupted: Dataset) -> Dataset:
+    """A data set under a corruption, once it is seen to have the labels of the data set as it is.
 
     Raises:
         DataError: it is another one.

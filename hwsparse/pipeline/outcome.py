@@ -17,6 +17,7 @@ from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.report import words
+from hwsparse.report.choices import LayerChoices
 from hwsparse.report.front import ROUNDING
 from hwsparse.search import Candidate, SearchSpace
 from hwsparse.search.bounds import UNBOUNDED, Bounds
@@ -186,3 +187,4 @@ class Outcome:
     footprints: Footprints | None = None  # None: no network was weighed before its finalists
     limits: Limits = Limits()
     cpu_share: float = 1.0  # of its CPU, the least that any timing had
+    choices: LayerChoices | None = None  # None: no search asked what layers' choices take and harm

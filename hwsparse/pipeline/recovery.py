@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ from hwsparse.pipeline.compilation import (
     require_work,
 )
 from hwsparse.pipeline.finals import Workshop
-from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges, fitted_on
+from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges, fitted_on, of_the_same
 from hwsparse.pipeline.outcome import Limits, Outcome
 from hwsparse.pipeline.school import School, imported
 from hwsparse.pipeline.verdict import reach_verdict
@@ -67,6 +67,7 @@ def recover(
     on_progress: OnProgress = lambda stage, done, total, known: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    corrupted: Iterable[Dataset] = (),
 ) -> Outcome:
     """Prunes a module as a plan says, trains what is left, and packages it for the target.
 
@@ -82,6 +83,8 @@ def recover(
         device: where torch trains.
         rivals: whether a small dense network and the unstructured ceiling are made beside it, and trained by the same
             settings, each taking as long as the plan.
+        corrupted: `dataset` under one corruption each: on what is held out of it, what was built is judged too. Nothing
+            is trained on it, or chosen by it.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
@@ -95,9 +98,9 @@ def recover(
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
-        training, dataset = _parted(dataset, settings.seed)
+        training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)
     _require_apart(training, dataset)
-    judges = appoint_judges(model, dataset, target, settings.seed)
+    judges = appoint_judges(model, dataset, target, settings.seed, corrupted)
     workspace.make()
     database = layer_database(workspace, model, judges, target, settings.seed)
 
@@ -126,7 +129,8 @@ def recover(
         with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
             shop = Workshop(model, target, weights, costs, bench, judges, judges.sample, Path(scratch), settings.seed)
             verdict = reach_verdict(
-                shop, judges, {LABEL: plan}, Limits(), database, workspace.artifacts, on_stage, school.narrowed
+                shop, judges, {LABEL: plan}, Limits(), database, workspace.artifacts, on_stage,
+                school.small_dense(paying, target),
             )  # fmt: skip
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, (), None, costs, weights,
@@ -149,15 +153,20 @@ def _paying(model: Model, plan: Plan, target: Target, costs: CostModel) -> Plan:
     return paying
 
 
-def _parted(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """What is trained on, and what judges."""
+def _parted(dataset: Dataset, corrupted: Iterable[Dataset], seed: int) -> tuple[Dataset, Dataset, Iterable[Dataset]]:
+    """What is trained on, what judges, and the latter under every corruption."""
     least = round(MIN_LABELS / (1 - TRAINING_SHARE))
     if len(dataset) < least:
         raise DataError(
             f"data set {dataset.name!r} has {len(dataset)} labels: to train on most of them and judge by the others "
             f"takes at least {least}; or give training data of their own"
         )
-    return dataset.split(TRAINING_SHARE, seed)
+    trains, judges = dataset.parted(TRAINING_SHARE, seed)
+    return (
+        dataset.subset(trains),
+        dataset.subset(judges),
+        (of_the_same(dataset, each).subset(judges) for each in corrupted),
+    )
 
 
 def _require_apart(training: Dataset, dataset: Dataset) -> None:

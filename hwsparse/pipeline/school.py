@@ -21,8 +21,10 @@ from hwsparse.model import Model, import_torch
 from hwsparse.pattern import Unstructured
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Recovery
+from hwsparse.pipeline.small_dense import Lessons
 from hwsparse.plan import Choice, Plan
 from hwsparse.sparsify import Narrower, achieved_ratio, applicable, pruned_model
+from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.tune import Tuned, tune
@@ -33,7 +35,8 @@ SAME = 1e-3  # two programs of one network: the largest difference of their outp
 class School:
     """Trains forms of one module. Each training is kept in a directory as a checkpoint, and goes on from there.
 
-    A narrower network of another share is another training: shares are found by timing.
+    A narrower network of another share is another training: shares are found by timing, and the one that was begun
+    with is kept beside.
     """
 
     def __init__(
@@ -77,6 +80,12 @@ class School:
             TuningError: training diverges, or the checkpoint is damaged.
         """
         return self._better(pruned, self._tuned(plan, pruned, self._settings, "training ceiling"))
+
+    def small_dense(self, plan: Plan, target: Target) -> Lessons:
+        """Those of the narrower network that a plan is held to on a target."""
+        of = f"{target.name} {target.threads} {_digest(plan, self._settings)}"
+        name = hashlib.sha256(of.encode()).hexdigest()[:16]
+        return Lessons(self.narrowed, self._directory / f"small-dense-{name}.json")
 
     def narrowed(self, narrower: Narrower, keep: float, narrow: Model) -> Model:
         """A narrower network after training: itself if that made it no better.

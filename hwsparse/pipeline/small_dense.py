@@ -2,6 +2,8 @@
 
 Latency is not smooth in the share of channels that is kept: a few shares are built, unfitted, and timed beside that
 network; the nearest of them is fitted, and its layers get the kernels that are fastest, as every layer does.
+A share that a training was begun with is kept as long as it will do: by other timings another would be the nearest, and
+would have to be trained from the start.
 Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019, say why it must be there.
 """
 
@@ -9,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from hwsparse import compiler
+from hwsparse import compiler, strictjson
 from hwsparse.codegen import Library
-from hwsparse.errors import CompileError, DataError, MeasureError, ModelError, TuningError
+from hwsparse.errors import CompileError, DataError, InputError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps
@@ -20,6 +23,8 @@ from hwsparse.pipeline.finals import DENSE, SMALL_DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import faster
 from hwsparse.plan import Plan
+from hwsparse.report.audit import SAME_LATENCY
+from hwsparse.report.files import write_whole
 from hwsparse.sparsify import Narrower, narrowed_shape
 
 SHARES = 3  # that are built and timed
@@ -30,6 +35,25 @@ STEPS = SHARES + 4
 Aim = Callable[[Mapping[str, Measurement]], str | None]  # times by label -> the label of the network to be as fast as
 # What narrows, the share it keeps, the fitted network -> that after training; itself if that made it no better.
 Trainer = Callable[[Narrower, float, Model], Model]
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """How a narrower network is trained, and the file that tells with which share that was begun."""
+
+    train: Trainer
+    begun: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What is in that file."""
+
+    keep: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < 1:
+            raise InputError(f"{self.keep} is no share of channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +72,27 @@ def narrow_to(
     built: Mapping[str, Built],
     aim: Aim,
     on_step: Steps,
-    train: Trainer | None = None,
+    lessons: Lessons | None = None,
 ) -> Narrowed | str:
-    """The network narrowed to the latency of one that was built; why not, where it cannot be."""
+    """The network narrowed to the latency of one that was built; why not, where it cannot be.
+
+    Args:
+        lessons: the training that it gets; None: none.
+
+    Raises:
+        HwsparseError: the share cannot be written down.
+    """
     times = shop.bench.time_networks({label: each.library.directory for label, each in built.items()})
     on_step(1, STEPS)
     label = aim(times)
     if label is None or not faster(times[label], times[DENSE]):
         return "no finalist is faster than the dense model"
     try:
-        share = _share(shop, built[label].library, times[DENSE].median_s / times[label].median_s, on_step)
+        begun = _begun(lessons.begun) if lessons is not None else None
+        share = _share(shop, built[label].library, times[DENSE].median_s / times[label].median_s, begun, on_step)
         if share is None:
             return f"no narrower network comes nearer to the latency of {label} than the dense one"
-        return _fitted(shop, judges, share, on_step, train)
+        return _fitted(shop, judges, share, on_step, lessons)
     except (ModelError, CompileError, MeasureError, TuningError, DataError) as error:
         return str(error)
 
@@ -84,11 +116,29 @@ def next_share(tried: Mapping[float, float]) -> float:
     return float(max(square, SMALLEST**2) ** 0.5)
 
 
-def _share(shop: Workshop, library: Library, dense: float, on_step: Steps) -> float | None:
-    """The share whose network takes about as long as a library, of those tried; None: that of the dense model."""
+def _begun(path: Path) -> float | None:
+    """The share that a training was begun with; None: there was none.
+
+    Raises:
+        TuningError: the file is damaged.
+    """
+    try:
+        return strictjson.loads(_Begun, path.read_bytes(), str(path)).keep
+    except FileNotFoundError:
+        return None
+    except (OSError, InputError) as error:
+        raise TuningError(f"{path}: does not tell a share of channels: remove it ({error})") from None
+
+
+def _share(shop: Workshop, library: Library, dense: float, begun: float | None, on_step: Steps) -> float | None:
+    """The share whose network takes about as long as a library, of those tried; None: that of the dense model.
+
+    Args:
+        begun: a share that is taken if its network is still as fast as a fair comparison asks for.
+    """
     tried, shapes = {1.0: dense}, {_shape(shop.model)}
     for number in range(SHARES):
-        share = next_share(tried)
+        share = next_share(tried) if number or begun is None else begun
         narrow = narrowed_shape(shop.model, share)
         if _shape(narrow) in shapes:
             break
@@ -97,13 +147,15 @@ def _share(shop: Workshop, library: Library, dense: float, on_step: Steps) -> fl
         times = shop.bench.time_networks({"sparse": library.directory, SMALL_DENSE: probe.directory})
         tried[share] = times[SMALL_DENSE].median_s / times["sparse"].median_s
         on_step(2 + number, STEPS)
+        if share == begun and abs(tried[share] - 1) <= SAME_LATENCY:
+            return share
         if abs(tried[share] - 1) <= NEAR:
             break
     nearest = min(tried, key=lambda share: abs(tried[share] - 1))
     return nearest if nearest < 1 else None
 
 
-def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, train: Trainer | None) -> Narrowed:
+def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lessons: Lessons | None) -> Narrowed:
     def tick(step: int) -> Steps:
         return lambda done, total: on_step(step, STEPS)
 
@@ -111,7 +163,10 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, train:
         shop.model, judges.fitting, threads=shop.target.cores, seed=shop.seed, progress=tick(STEPS - 3)
     )  # fmt: skip
     fitted = narrower.narrow(share, tick(STEPS - 2))
-    model = fitted if train is None else train(narrower, share, fitted)
+    model = fitted
+    if lessons is not None:
+        write_whole(lessons.begun, strictjson.dumps(_Begun(share)).encode())
+        model = lessons.train(narrower, share, fitted)
     costs = CostModel.fit(shop.bench.calibrate(model, {}, tick(STEPS - 1)).table)
     library = _built(shop, model, costs.kernels(model, Plan(model.digest)), "narrow")
     on_step(STEPS, STEPS)

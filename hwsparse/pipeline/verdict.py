@@ -24,7 +24,7 @@ from hwsparse.pipeline.finals import (
 )
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Rivals, SmallDense
-from hwsparse.pipeline.small_dense import Narrowed, Trainer, narrow_to
+from hwsparse.pipeline.small_dense import Lessons, Narrowed, narrow_to
 from hwsparse.plan import Plan
 from hwsparse.sparsify import LayerDatabase
 
@@ -47,17 +47,18 @@ def reach_verdict(
     database: LayerDatabase,
     artifacts: Path,
     on_stage: Callable[[str, int, int], None],
-    train: Trainer | None = None,
+    lessons: Lessons | None = None,
 ) -> Verdict:
     """Builds plans by label and what they are held to, times all of them in one run, packages, and picks the winner.
 
     Args:
         database: of pruned layers; the ceiling's are added to it.
         artifacts: a directory that receives one artifact per plan.
-        train: gives the small dense network the training that the plans' weights had; None: they had none.
+        lessons: give the small dense network the training that the plans' weights had; None: they had none.
 
     Raises:
         CompileError, MeasureError, ArtifactError: as `build_finalists`, `time_side_by_side`, `package_finalists`.
+        HwsparseError: as `narrow_to`.
         DataError: onnxruntime cannot run a sample.
     """
     built = build_finalists(shop, plans, partial(on_stage, "finalists"))
@@ -68,7 +69,7 @@ def reach_verdict(
         subject = subject_of(found, pick_winner(found, times[DENSE], limits))
         return subject.label if subject is not None else None
 
-    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, SMALL_DENSE), train)
+    narrowed = narrow_to(shop, judges, built, aim, partial(on_stage, SMALL_DENSE), lessons)
     besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
     on_stage("side by side", 0, 1)
     times = time_side_by_side(shop, built, besides)

@@ -5,6 +5,7 @@
     view.py     what a picture shows, whatever draws it
     words.py    figures and plans in words; terms.py: the terms of a comparison
     table.py    front_table: for the terminal
+    choices.py  what each layer's choices take and harm
     html.py     front_html: one file for a browser (figure.py makes its picture)
     plot.py     front_png: a picture for a document
     files.py    files written whole or not at all

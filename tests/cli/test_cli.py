@@ -162,6 +162,8 @@ BAD = [
     ("optimize model.onnx --data data.npz --tokenizer other.json", 2, "data.npz holds arrays"),
     ("compile model.onnx --choice 2:4 --limit 3", 2, "--data"),
     ("compile model.onnx --choice 2:4 --metric f1", 2, "--data"),
+    ("compile model.onnx --choice 2:4 --robustness", 2, "--data"),
+    ("compile model.onnx --choice 2:4 --data data.npz --robustness", 2, "data.npz holds arrays: only images and text"),
     ("optimize model.onnx --data data.npz --metric accuracy", 2, "use top1 or f1 or neg_log_loss or agreement"),
     ("optimize model.onnx --data data.npz --metric spearman", 2, "metric 'spearman' does not fit data set 'data'"),
     ("narrow model.onnx --data data.npz --metric pearson", 2, "metric 'pearson' does not fit data set 'data'"),
@@ -272,6 +274,8 @@ def test_a_front_is_shown_with_the_terms_of_its_comparison(
     _, out, _ = run(monkeypatch, capsys, "front", "fair.json")
     for text in ("Checkpoint: ", "Budget: fitted on at most 128 samples", "Seeds: 0, 1, 2", "Small dense: 2.13 ms"):
         assert text in out
+    code, _, errors = run(monkeypatch, capsys, "front", "fair.json", "--layers")
+    assert code == 2 and "layers.json: cannot be read" in errors and "`hwsparse optimize` writes it" in errors
 
 
 def test_a_front_is_asked_for_the_point_that_serves_best(
@@ -350,6 +354,16 @@ def test_images_without_labels_are_judged_by_agreement(
     note = next(note for note in report.notes if note.startswith("Robustness"))
     for name in PIXELS:
         assert f"unlabelled ({name} 3)" in note
+    shown = run(monkeypatch, capsys, "front", "out/front.json", "--layers")[1]
+    assert "pictures on x86-local: each layer pruned alone" in shown and "conv" in shown and "dense" in shown
+    command = (
+        "compile pictures.onnx --data unlabelled --image 16,mean=127,std=64 --choice unstructured@0.9 "
+        "--threads 1 --records records.sqlite --out out --robustness"
+    )
+    code, said, errors = run(monkeypatch, capsys, *command.split())
+    assert code == 0, errors
+    said = " ".join(said.split())
+    assert "Robustness: the mean quality over unlabelled (gaussian_noise 3)" in said and ", plan " in said
     page = (home / "out" / "front.html").read_text()
     assert "Robustness" in page and "Agreement with the dense model" in page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,24 @@ from hwsparse.cli.torch_code import example_inputs, load_module
 from hwsparse.data import write_npz
 from hwsparse.errors import InputError
 from hwsparse.report import read_report
+from tests.cli.test_cli import pictures as image_files
 from tests.cli.test_cli import run
+from tests.pipeline.benches import times_by_weight
 from tests.tuning.modules import Embedder, pictures, wide
 
 CODE = """
+import torch
+from torch import nn
 from tests.tuning.modules import Wide
 
 def wide():
     return Wide()
+
+def colours():
+    torch.manual_seed(0)
+    module = Wide()
+    module.first = nn.Conv2d(3, 96, 3, padding=1, bias=False)
+    return module
 
 def number():
     return 3
@@ -30,6 +41,12 @@ def number():
 def broken():
     raise RuntimeError("no such dataset")
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def times() -> Iterator[None]:
+    with times_by_weight():
+        yield
 
 
 @pytest.fixture
@@ -64,6 +81,23 @@ def test_without_labels_the_dense_network_is_agreed_with(
     assert tuned.method is not None and (tuned.method.when, tuned.method.mask) == ("during", "dynamic")
 
 
+def test_images_are_judged_under_corruption_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "sorted").mkdir()
+    for side, kind in ((8, "small"), (9, "large")):
+        image_files(home / "sorted" / kind, 60, side)
+    command = (
+        "tune nets:colours --data sorted --image 8,mean=127,std=64 --choice block4x1@0.9 --gradual --epochs 1 "
+        "--batch 16 --threads 1 --out seen --records records.sqlite --no-rivals --robustness"
+    )
+    code, out, err = run(monkeypatch, capsys, *command.split())
+    assert (code, err) == (0, "") and "Robust" in out
+    report = read_report(home / "seen" / "front.json")
+    assert all(point.robustness is not None and 0 <= point.robustness <= 1 for point in report.points)
+    assert any(note.startswith("Robustness") and "sorted (contrast 3)" in note for note in report.notes)
+
+
 def test_from_a_functions_name_to_an_artifact(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +130,7 @@ def test_from_a_functions_name_to_an_artifact(
         ("nets:wide --choice 2:4 --epochs 0", "epochs: at least 1"),
         ("nets:wide --choice 2:4 --optimizer lbfgs", "optimizer: sgd or adamw"),
         ("nets:wide --choice 2:4 --training nothing.npz", "nothing.npz"),
+        ("nets:wide --choice 2:4 --robustness", "data.npz holds arrays: only images and text can be corrupted"),
     ],
 )
 def test_what_is_wrong_is_one_line(

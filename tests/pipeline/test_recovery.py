@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,23 +21,30 @@ from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
 from hwsparse.pipeline import Outcome, SmallDense, Workspace, front_report, school, uniform_plan
 from hwsparse.pipeline.ceiling import unstructured_plan
-from hwsparse.pipeline.compilation import corrected_weights, layer_database
+from hwsparse.pipeline.compilation import OnProgress, corrected_weights, layer_database
 from hwsparse.pipeline.judges import appoint_judges
-from hwsparse.pipeline.recovery import recover
+from hwsparse.pipeline.recovery import TRAINING_SHARE, recover
 from hwsparse.pipeline.school import School
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import Budget, parse_report
 from hwsparse.report.audit import audit
-from hwsparse.sparsify import Narrower, QualityReport
+from hwsparse.sparsify import Evaluator, Narrower, QualityReport
 from hwsparse.target import load_target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.tune import Tuned, tune
+from tests.pipeline.benches import times_by_weight
 from tests.tuning.modules import Wide, pictures, separable, wide
 
 TARGET = replace(load_target("x86-local"), threads=1)
 SETTINGS = TuningSettings(epochs=2, batch=32, learning_rate=0.05)
-CHOICE = parse_choice("block4x1@0.9")  # of a layer so wide it pays on every machine
+CHOICE = parse_choice("block4x1@0.9")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def times() -> Iterator[None]:
+    with times_by_weight():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +156,15 @@ def test_what_it_is_held_to_was_trained_alike(
     assert np.mean(weights["second"] == 0) == pytest.approx(0.9, abs=0.01)
     report = front_report(outcome, "pictures")
     (note,) = (note for note in report.notes if note.startswith("By the same settings were trained"))
-    assert "unstructured ceiling" in note
-    assert ("small dense network" in note) == isinstance(rivals.small_dense, SmallDense)
-    if isinstance(small := rivals.small_dense, SmallDense):
-        assert small.quality == judges.reporting.evaluate_other(small.model)
-        (point,) = (point for point in report.points if point.kind == "small-dense")
-        assert point.budget == Budget(96, 2) and point.method is not None
-        assert point.method.name.endswith("then trained") == small.trained
+    assert "unstructured ceiling" in note and "small dense network" in note
+    assert isinstance(small := rivals.small_dense, SmallDense)
+    assert small.quality == judges.reporting.evaluate_other(small.model)
+    (point,) = (point for point in report.points if point.kind == "small-dense")
+    assert point.budget == Budget(96, 2) and point.method is not None
+    assert point.method.name.endswith("then trained") == small.trained
+    without = front_report(replace(outcome, rivals=replace(rivals, small_dense="no channel can go")), "pictures")
+    (note,) = (note for note in without.notes if note.startswith("By the same settings were trained"))
+    assert "small dense network" not in note
 
 
 def test_what_zeros_that_grow_are_held_to_grows_too(
@@ -248,13 +257,66 @@ def test_a_stopped_training_goes_on(
     assert len(list(own.directory.glob("training-*"))) == 2
 
 
+def test_a_stopped_small_dense_network_goes_on_with_its_share(
+    outcome: Outcome, module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    """Also where timings, made anew, would have found another."""
+    plan, own = Plan.of(model.digest, {"second": CHOICE}), Workspace(tmp_path / "out", workspace.records)
+
+    def stop(stage: str, done: int, total: int, known: object) -> None:
+        if stage == "training small dense" and done == 3:  # the first epoch is kept
+            raise Stop
+
+    def go_on(on_progress: OnProgress) -> Outcome:
+        return recover(
+            module, model, plan, data, TARGET, SETTINGS, own, training=pictures(96, 6), on_progress=on_progress
+        )  # fmt: skip
+
+    with pytest.raises(Stop):
+        go_on(stop)
+    kept = set(own.directory.glob("training-*"))
+    first = list[tuple[int, int]]()
+    with times_by_weight(small_dense_takes=1.05):
+        again = go_on(lambda stage, *steps: first.append(steps[:2]) if stage == "training small dense" else None)
+    assert first[0][0] == 3
+    assert len(kept) == 2 and len(set(own.directory.glob("training-*")) - kept) == 1  # the ceiling's
+    assert again.rivals is not None and outcome.rivals is not None
+    small, straight = again.rivals.small_dense, outcome.rivals.small_dense
+    assert isinstance(small, SmallDense) and isinstance(straight, SmallDense)
+    assert (small.keep, small.model.digest) == (straight.keep, straight.model.digest)
+
+
 def test_without_data_of_its_own_training_takes_most_of_what_there_is(
     module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
 ) -> None:
     plan = Plan.of(model.digest, {"second": CHOICE})
     own = Workspace(tmp_path / "out", workspace.records)
-    found = recover(module, model, plan, data, TARGET, replace(SETTINGS, epochs=1), own, rivals=False)
+    images = data.inputs["image"]
+    corrupted = [data.under("faint", {"image": images / 8}), data.under("back to front", {"image": images[..., ::-1]})]
+    found = recover(
+        module, model, plan, data, TARGET, replace(SETTINGS, epochs=1), own, rivals=False, corrupted=iter(corrupted)
+    )
     assert found.baselines.quality is not None and found.baselines.quality.samples == 20
+    # Judged under corruption on the same samples: of none of them anything was trained on.
+    judges = appoint_judges(model, data.split(TRAINING_SHARE, SETTINGS.seed)[1], TARGET, SETTINGS.seed)
+    held_out = judges.reporting.dataset
+    same = [
+        Evaluator(model, held_out.under(name, {"image": change(held_out.inputs["image"])}), "held-out")
+        for name, change in (("faint", lambda x: x / 8), ("back to front", lambda x: x[..., ::-1]))
+    ]
+    (finalist,) = found.finalists
+    for robustness, weights in (
+        (found.baselines.robustness, {}),
+        (finalist.robustness, found.weights(finalist.plan)),
+    ):
+        assert robustness is not None
+        assert robustness.value == pytest.approx(np.mean([each.evaluate(weights).value for each in same]))
+    report = front_report(found, "pictures")
+    assert next(point for point in report.points if point.label == "tuned").robustness == finalist.robustness.value
+    other = data.under("relabelled", {"image": images})
+    wrong = replace(other, labels=np.roll(data.labels, 1))
+    with pytest.raises(DataError, match="has other labels than 'pictures'"):
+        recover(module, model, plan, data, TARGET, SETTINGS, own, rivals=False, corrupted=[wrong])
 
 
 def test_what_pays_nowhere_is_not_trained(

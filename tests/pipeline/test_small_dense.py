@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,21 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse import compiler
-from hwsparse.codegen.library import WEIGHTS
 from hwsparse.data import Dataset
 from hwsparse.errors import CompileError
-from hwsparse.latency import CostModel, Measurement, Workload
+from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_onnx
 from hwsparse.pipeline import uniform_plan
-from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.finals import DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges, appoint_judges
-from hwsparse.pipeline.small_dense import SHARES, STEPS, Narrowed, narrow_to, next_share
-from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.sparsify import apply_plan
+from hwsparse.pipeline.small_dense import SHARES, STEPS, Lessons, Narrowed, narrow_to, next_share
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.sparsify import Narrower, apply_plan
 from hwsparse.target import load_target
-from tests.latency.examples import matmul, measurement
 from tests.model.graphs import model_proto, node, stored, value
+from tests.pipeline.benches import ByWeight, open_by_weight
 from tests.sparsify.networks import product
 from tests.sparsify.test_quality import classifier
 
@@ -37,24 +36,11 @@ TARGET = replace(load_target("x86-local"), threads=1)
 NO_COSTS = cast(CostModel, None)  # what is built here asks for none
 
 
-class ByWeight(Bench):
-    """Measures layers for real; whole networks take a nanosecond for each byte of their weights."""
-
-    def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
-        sizes = {key: (directory / WEIGHTS).stat().st_size for key, directory in directories.items()}
-        return {key: timed(size * 1e-9) for key, size in sizes.items()}
-
-
-def timed(latency_s: float) -> Measurement:
-    samples = (0.999 * latency_s, latency_s, 1.001 * latency_s)
-    return measurement(Workload.of(matmul(), Choice(), TARGET), *samples, *samples)
-
-
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByWeight]:
     records = tmp_path_factory.mktemp("bench") / "records.sqlite"
-    with open_bench(TARGET, records, lambda: datetime.now(timezone.utc)) as real:
-        yield ByWeight(real.target, real.records, real.crew, real.layers, real.networks, real.clock)
+    with open_by_weight(1.0, TARGET, records, lambda: datetime.now(timezone.utc)) as opened:
+        yield opened
 
 
 def chain() -> Model:
@@ -110,6 +96,43 @@ def test_it_takes_as_long_as_the_network_that_it_is_held_to(bench: Bench, tmp_pa
     np.testing.assert_allclose(narrowed.library.run(judges.sample)["y"], plain, rtol=1e-3, atol=1e-4)
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert steps[-1] == (STEPS, STEPS)
+
+
+def test_the_share_that_a_training_was_begun_with_is_kept_as_long_as_it_will_do(
+    bench: ByWeight, tmp_path: Path
+) -> None:
+    begun, asked = tmp_path / "begun.json", list[float]()
+
+    def train(narrower: Narrower, keep: float, narrow: Model) -> Model:
+        asked.append(keep)
+        assert begun.exists()  # before anything is trained
+        return narrow
+
+    def keeps(takes: float, lessons: Lessons | None) -> float:
+        directory = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        directory.mkdir()
+        shop, judges, built = prepared(chain(), replace(bench, small_dense_takes=takes), directory, "block4x1@0.7")
+        found = narrow_to(shop, judges, built, lambda times: "sparse", lambda done, total: None, lessons)
+        assert isinstance(found, Narrowed)
+        return found.keep
+
+    lessons = Lessons(train, begun)
+    first = keeps(1.0, lessons)
+    assert keeps(1.08, None) != first  # nothing was begun: it would have been another
+    assert keeps(1.08, lessons) == first
+    assert asked == [first, first]
+    other = keeps(1.3, lessons)  # no longer about as fast
+    assert other < first
+    assert keeps(1.25, lessons) == other
+
+
+def test_a_damaged_share_is_said(bench: Bench, tmp_path: Path) -> None:
+    shop, judges, built = prepared(chain(), bench, tmp_path, "block4x1@0.7")
+    lessons = Lessons(lambda narrower, keep, narrow: narrow, tmp_path / "begun.json")
+    for text in ("", "{}", '{"keep": 1.5}', '{"keep": "half"}', "[0.5]"):
+        lessons.begun.write_text(text)
+        found = narrow_to(shop, judges, built, lambda times: "sparse", lambda done, total: None, lessons)
+        assert isinstance(found, str) and "begun.json: does not tell a share of channels: remove it" in found
 
 
 def test_why_there_is_none_is_said(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
