@@ -17,6 +17,7 @@ from hwsparse.artifact.manifest import NOISY
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, StorageError
+from hwsparse.execution import open_workers
 from hwsparse.plan import Plan
 from hwsparse.report import FrontReport, read_report, write_report
 from hwsparse.report.table import front_table
@@ -74,6 +75,7 @@ def optimize(
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
     robustness: bool = options.ROBUSTNESS,
+    ray: str | None = options.RAY,
     records: Path = options.RECORDS,
 ) -> None:
     """Finds the fastest sparse form of a model on a device, with proof.
@@ -102,8 +104,10 @@ def optimize(
         within=within,
     )
     console = Console()
-    with StageProgress(console) as progress:
-        outcome = run(network, dataset, device, goal, Workspace(out, records), progress, corrupted=corrupted)
+    with open_workers(ray) as workers, StageProgress(console) as progress:
+        outcome = run(
+            network, dataset, device, goal, Workspace(out, records), progress, corrupted=corrupted, workers=workers
+        )
     report = front_report(outcome, dataset.name)
     write_front(report, out)
     show_front(report, console)

@@ -97,14 +97,9 @@ def _require_alike(nodes: Sequence[Any]) -> None:
         .remote()
         for node in nodes
     ]
-    here = ray_worker.traits()
     for node, there in zip(nodes, ray.get(looks, timeout=LOOK_TIMEOUT_S), strict=True):
-        host = node["NodeManagerHostname"]
-        if isinstance(there, str):
-            raise ExecutionError(f"host {host} cannot do the work ({there}); install hwsparse there, as it is here")
-        for name, version in here.items():
-            if there.get(name) != version:
-                raise ExecutionError(f"host {host} has {name} {there.get(name)}, and this one {version}")
+        if complaint := ray_worker.complaint(node["NodeManagerHostname"], there):
+            raise ExecutionError(complaint)
 
 
 def _serve(line: Connection, resources: dict[str, float]) -> None:

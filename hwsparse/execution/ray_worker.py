@@ -31,3 +31,13 @@ def traits() -> dict[str, str]:
     """What a host must have in common with the one that runs the job: what it builds is timed and shipped there."""
     packages = ("hwsparse", "apache-tvm", "numpy", "onnxruntime")
     return {"machine": platform.machine(), **{name: metadata.version(name) for name in packages}}
+
+
+def complaint(host: str, there: Mapping[str, str] | str) -> str | None:
+    """Why a host cannot do our work, by its traits or by why it could not tell them; None if it can."""
+    if isinstance(there, str):
+        return f"host {host} cannot do the work ({there}); install hwsparse there as it is here"
+    for name, version in traits().items():
+        if there.get(name) != version:
+            return f"host {host} has {name} {there.get(name)}, and this one {version}; make them alike"
+    return None

@@ -2,6 +2,7 @@
 
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     thrift.py   layers measured, all or as few as tell the others; calibration.py: that and nothing else
+    trials.py   plans evaluated by workers
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
@@ -34,6 +35,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
+from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
@@ -135,18 +137,21 @@ def optimize(
     on_progress: OnProgress = lambda stage, done, total, known: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
+    workers: Workers | None = None,
 ) -> Outcome:
     """Finds the model's front on the target and packages the finalists.
 
     The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
     ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
-    them too, and nothing is fitted to them or chosen by them.
+    them too, and nothing is fitted to them or chosen by them. `workers` prune layers and build them; by default
+    processes of this machine do.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
         StorageError: the workspace cannot be written to.
+        ExecutionError: workers were lost.
         StudyError: the workspace's study cannot be used, or another job is using it: said before anything is
             measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
@@ -171,9 +176,10 @@ def optimize(
 
     with ExitStack() as stack:
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
-        bench = stack.enter_context(open_bench(target, workspace.records, clock))
+        workers = workers or stack.enter_context(open_workers())
+        bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        database = layer_database(workspace, model, judges, target, goal.seed)
+        database = layer_database(workspace, model, judges, target, goal.seed, workers)
         weights = database.weights
         offers, costs = survey(model, database, target, choices, study.settled, bench, on_stage, goal.within)
         uniform = [choice for choice in choices if str(choice) in UNIFORM]

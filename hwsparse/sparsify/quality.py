@@ -5,6 +5,7 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,12 @@ class Evaluator:
             DataError: the data do not fit it.
         """
         return Evaluator(other, self.dataset, self._split, self._threads, self._seed)
+
+    def on_one_thread(self) -> Evaluator:
+        """The same, for a process that has one CPU to itself; what this one knows of the dense model, it knows too."""
+        alone = copy.copy(self)
+        alone._threads = 1
+        return alone
 
     def _report(self, values: np.ndarray) -> QualityReport:
         drops = self._dense_values() - values
