@@ -29,7 +29,10 @@ class ChildLostError(Exception):
 
 
 class Child:
-    """A running process; started with `module` as its main one, which begins with `line_to_parent`."""
+    """A running process, and what it starts; with `module` as its main one, which begins with `line_to_parent`.
+
+    It has a session of its own: Ctrl-C does not reach it, and it ends with all that it started.
+    """
 
     def __init__(self, module: str, *arguments: str) -> None:
         """Starts the process.
@@ -50,6 +53,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
                     env=environment(1, module_path()),
+                    start_new_session=True,
                 )
             except OSError as error:
                 ours.close()
@@ -65,8 +69,7 @@ class Child:
         """
         try:
             if timeout_s is not None and not self.line.poll(timeout_s):
-                self._process.kill()
-                self._process.wait()
+                self.kill()
                 raise ChildLostError(self._with_print(f"no answer within {timeout_s:g} s"))
             return self.line.recv_bytes()
         except (EOFError, OSError):
@@ -95,12 +98,13 @@ class Child:
         """What a process died of that no longer listens; makes sure that it is gone."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(DEATH_S)
-        self._process.kill()
+        self.kill()
         return ChildLostError(self._with_print(death(self._process.wait())))
 
     def kill(self) -> None:
         """Ends the process, whatever it is doing; whoever waits for its answer learns that it is lost."""
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self, patience_s: float = 0.0) -> None:
         """Ends the process, when nobody waits for an answer; gives it time to end by itself if told so."""
@@ -109,7 +113,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if patience_s:
                 self._process.wait(patience_s)
-        self._process.kill()
+        self.kill()
         self._process.wait()
         self._prints.close()
 
@@ -123,8 +127,7 @@ class Child:
 
 
 def line_to_parent(arguments: Sequence[str]) -> Connection:
-    """What a child talks with its parent by, given its command line; from here on Ctrl-C is the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a child talks with its parent by, given its command line."""
     return Connection(int(arguments[1]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def main() -> None:
             _serve(line, resources)
     finally:
         ray.shutdown()
+        os.killpg(0, signal.SIGKILL)  # agents of a cluster that was started here may outlive it
 
 
 def _connect(address: str) -> tuple[dict[str, float], int]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -147,13 +148,16 @@ def test_a_task_that_kills_every_worker_is_given_up(apart: Workers) -> None:
 
 
 @pytest.mark.parametrize("address", PROCESSES)
-def test_nothing_is_left_when_it_is_closed_in_the_middle(address: str | None, tmp_path: Path) -> None:
+def test_nothing_is_left_when_it_is_closed_in_the_middle(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWSPARSE_TEST", str(tmp_path))
     with open_workers(address) as workers:
         future = workers.submit(tasks.linger, tmp_path)
-        process = int(_content(tmp_path / "0"))
+        assert int(_content(tmp_path / "0")) in _marked(tmp_path)
     with pytest.raises(Cancelled):
         future.result()
-    _wait_for_the_end(process)
+    assert not _marked(tmp_path)
     with pytest.raises((RuntimeError, HwsparseError)):
         workers.submit(tasks.double, 1).result()
 
@@ -169,16 +173,19 @@ def test_nothing_is_left_by_a_job_that_is_stopped(address: str | None, sent: sig
         f"with open_workers({address!r}) as workers:\n"
         f"    workers.submit(tasks.linger, pathlib.Path({str(tmp_path)!r})).result()\n"
     )
-    job = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
-    process = int(_content(tmp_path / "0"))
-    if sent == signal.SIGINT:
-        os.killpg(job.pid, sent)  # as a terminal does
-    else:
-        job.kill()
+    job = subprocess.Popen(
+        [sys.executable, "-c", program],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HWSPARSE_TEST": str(tmp_path)},
+    )
+    assert int(_content(tmp_path / "0")) in _marked(tmp_path)
+    os.killpg(job.pid, sent)  # as a terminal does with Ctrl-C
     _, said = job.communicate()
     assert job.returncode != 0
     assert sent == signal.SIGKILL or said.rstrip().endswith(b"KeyboardInterrupt")
-    _wait_for_the_end(process)
+    while _marked(tmp_path):  # until the time limit of the test: a cluster takes seconds to end
+        time.sleep(0.1)
 
 
 def _content(path: Path) -> str:
@@ -187,7 +194,11 @@ def _content(path: Path) -> str:
     return path.read_text()
 
 
-def _wait_for_the_end(process: int) -> None:
-    """Until the time limit of the test."""
-    while Path(f"/proc/{process}").exists() and "zombie" not in Path(f"/proc/{process}/status").read_text():
-        time.sleep(0.05)
+def _marked(mark: Path) -> set[int]:
+    """Processes, other than this one, that were started with the mark in their environment."""
+    found = set()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"HWSPARSE_TEST={mark}".encode() in environment.read_bytes().split(b"\0"):
+                found.add(int(environment.parent.name))
+    return found - {os.getpid()}
