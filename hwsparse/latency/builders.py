@@ -117,11 +117,13 @@ def _build(
     """The task: of each order why it could not be built, and the files that were."""
     found = []
     for number, written in orders:
-        with tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
+        with (
+            _told(written.layer, written.choice, Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch,
+        ):
             directory = Path(scratch)
-            with _told(written.layer, written.choice, directory):
-                reason = _build_one(loader, written, directory, timeout_s)
-                files = {} if reason else {path.name: path.read_bytes() for path in directory.iterdir()}
+            reason = _build_one(loader, written, directory, timeout_s)
+            files = {} if reason else {path.name: path.read_bytes() for path in directory.iterdir()}
         found.append((number, reason, files))
     return found
 

@@ -52,8 +52,10 @@ def test_who_says_nothing_is_not_waited_for(silent: str) -> None:
 
 
 @needs_ray
-def test_where_no_cluster_runs_there_is_none_to_find(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", silent)  # of all that may run on this machine
+def test_auto_takes_the_address_of_the_environment_and_does_not_wait_for_it_either(
+    monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", silent)
     with pytest.raises(ExecutionError, match="the Ray cluster auto cannot be used: no answer within 5 s"):
         RayWorkers("auto", start_s=5.0)
 
