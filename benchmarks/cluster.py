@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ def evaluate(
     """Evaluates plans, given as their weights; workers have started before the clock does.
 
     Args:
-        kill_after: so many plans are done, a worker is killed.
+        kill_after: when so many plans are done, a worker is killed that is in the middle of one.
     """
     shared = workers.share(evaluator)
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
@@ -118,10 +118,11 @@ def evaluate(
         calls = [(shared, weights, str(begun), number) for number, weights in enumerate(plans)]
         qualities: dict[int, float] = {}
         started = time.perf_counter()
-        for number, quality, process in as_done(workers, _quality, calls):
+        for number, quality in as_done(workers, _quality, calls):
             qualities[number] = quality
-            if len(qualities) == kill_after:
-                os.kill(process, signal.SIGKILL)
+            if kill_after is not None and len(qualities) >= kill_after and (busy := _busy(begun, qualities)):
+                os.kill(busy[0], signal.SIGKILL)
+                kill_after = None
         seconds = time.perf_counter() - started
         return Run(seconds, qualities, len(begun.read_text().splitlines()))
 
@@ -131,13 +132,17 @@ def lost_plans(run: Run, sound: Run) -> set[int]:
     return {number for number, quality in sound.qualities.items() if run.qualities.get(number) != quality}
 
 
-def _quality(
-    evaluator: Evaluator, weights: Mapping[str, np.ndarray], begun: str, number: int
-) -> tuple[int, float, int]:
-    """The task: writes down that it has begun."""
+def _quality(evaluator: Evaluator, weights: Mapping[str, np.ndarray], begun: str, number: int) -> tuple[int, float]:
+    """The task: writes down that it has begun, and where."""
     with open(begun, "a") as file:
-        file.write(f"{number}\n")
-    return number, evaluator.evaluate(weights).value, os.getpid()
+        file.write(f"{number} {os.getpid()}\n")
+    return number, evaluator.evaluate(weights).value
+
+
+def _busy(begun: Path, done: Container[int]) -> list[int]:
+    """Processes that are in the middle of a plan."""
+    started = (map(int, line.split()) for line in begun.read_text().splitlines())
+    return [process for number, process in started if number not in done]
 
 
 @contextmanager
