@@ -12,6 +12,7 @@
     ├── CompileError           TVM or the linker refused a program
     ├── StorageError           a file that cannot be written: no room, or no permission
     ├── MeasureError           the device could not be timed
+    ├── ExecutionError         workers that cannot be had, or were lost
     ├── StudyError             a search that cannot be opened, resumed or continued
     ├── TuningError            a training that diverges, or cannot go on
     ├── ArtifactError          an artifact that is missing, malformed or changed
@@ -79,6 +80,10 @@ class StorageError(HwsparseError):
 
 class MeasureError(HwsparseError):
     """The device could not be timed."""
+
+
+class ExecutionError(HwsparseError):
+    """There are no workers, a cluster's or this machine's, or they were lost in the middle of a task."""
 
 
 class StudyError(HwsparseError):

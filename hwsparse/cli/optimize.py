@@ -13,6 +13,7 @@ from hwsparse.cli import options
 from hwsparse.cli.front import present
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
+from hwsparse.execution import open_workers
 
 
 def optimize(
@@ -44,6 +45,7 @@ def optimize(
     metric: str | None = options.METRIC,
     robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
+    ray: str | None = options.RAY,
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Say what was found, and nothing on the way."),
     study: str | None = typer.Option(
         None,
@@ -85,8 +87,9 @@ def optimize(
         raise InputError("--study-name names a study of --study: give that too")
     shared = None if study is None else Place.parse(study, study_name)
     console = Console()
-    with StageProgress(console, max_drop, quiet) as progress:
-        outcome = run(network, dataset, device, goal, Workspace(out, records, shared), progress, corrupted=corrupted)
+    workspace = Workspace(out, records, shared)
+    with open_workers(ray) as workers, StageProgress(console, max_drop, quiet) as progress:
+        outcome = run(network, dataset, device, goal, workspace, progress, corrupted=corrupted, workers=workers)
     present(outcome, dataset.name, out, console, quiet)
     if note := untaught_note(within, outcome.costs.learned):
         console.print(note)

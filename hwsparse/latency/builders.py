@@ -1,28 +1,25 @@
-"""Builds layers' libraries, several at a time, in processes: that a compiler crashes or hangs is a failure.
+"""Builds layers' libraries, several at a time, wherever workers are: that a compiler crashes or hangs is a failure.
 
 Knows of code generation only whom to call.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from hwsparse import strictjson
 from hwsparse.errors import CompileError, InputError, MeasureError, UnsupportedError
+from hwsparse.execution import Workers, as_done
 from hwsparse.latency.process import LostError, RefusedError, Worker
 from hwsparse.plan import Choice, Layer, parse_choice
-from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.target import Target, format_target, parse_target
 
 LOADER = "hwsparse.latency.builders:Builder"
 ORDER, REFUSAL = "order.json", "refused.txt"
-MOST_PROCESSES = 8  # each takes some 300 MB
 BUILD_TIMEOUT_S = 300.0
 
 
@@ -39,7 +36,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """An order as a file in its directory."""
+    """An order on its way to whoever builds it: a file, in a directory there."""
 
     layer: Layer
     choice: str
@@ -64,35 +61,10 @@ class Builder:
 
 
 class Crew:
-    """Processes that build; a context manager that leaves none. They start when there is something to build."""
+    """Has workers build, each in a process of its own, whose crash or hang is a failure, and not the worker's."""
 
-    def __init__(self, processes: int | None = None, loader: str = LOADER) -> None:
-        """As many processes as there are CPUs for this one, unless told otherwise."""
-        self.processes = processes or min(len(ALLOWED_CPUS), MOST_PROCESSES)
-        self._loader = loader
-        # A process ends with the thread that started it: each has one of its own for good.
-        self._pool = ThreadPoolExecutor(self.processes, "build")
-        self._own = threading.local()
-        self._workers: list[Worker] = []
-        self._closed = False
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the processes, whatever they are doing."""
-        self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.kill()
-        self._pool.shutdown()
-        for worker in self._workers:
-            worker.close()
+    def __init__(self, workers: Workers, loader: str = LOADER) -> None:
+        self._workers, self._loader = workers, loader
 
     def kernels_for(self, layer: Layer, choice: Choice, target: Target) -> Sequence[str]:
         """Names of the kernels that serve a choice, the one expected to be fastest first."""
@@ -103,6 +75,9 @@ class Crew:
     def build_many(self, orders: Iterable[Order], on_built: Callable[[], None]) -> Mapping[Order, str | None]:
         """Builds all orders, those of one kernel one after the other in one process, which compiles it once.
 
+        What is built, on whatever host, comes back to this one, which times it. Nothing more is written when this
+        returns or is stopped.
+
         Args:
             on_built: called after each, in no order, in this thread.
 
@@ -111,66 +86,68 @@ class Crew:
 
         Raises:
             MeasureError: a process cannot be started, or cannot write: the disk is full.
+            ExecutionError: workers were lost.
         """
-        groups: dict[tuple[str, str], list[Order]] = {}
-        for order in orders:
-            groups.setdefault((order.layer.signature, order.kernel), []).append(order)
-        built: queue.SimpleQueue[object] = queue.SimpleQueue()
+        asked = list(orders)
+        groups: dict[tuple[str, str], list[tuple[int, _Written]]] = {}
+        for number, order in enumerate(asked):
+            written = _Written(order.layer, str(order.choice), format_target(order.target), order.kernel)
+            groups.setdefault((order.layer.signature, order.kernel), []).append((number, written))
         largest_first = sorted(groups.values(), key=len, reverse=True)
-        futures: list[Future[dict[Order, str | None]]] = [
-            self._pool.submit(self._build, group, lambda: built.put(None)) for group in largest_first
-        ]
-        for future in futures:
-            future.add_done_callback(built.put)
+        calls = [(self._loader, group, BUILD_TIMEOUT_S) for group in largest_first]
         found: dict[Order, str | None] = {}
-        left = set(futures)
-        try:
-            while left:
-                done = built.get()
-                if done is None:
-                    on_built()
-                else:
-                    assert isinstance(done, Future)
-                    left.remove(done)
-                    found |= done.result()
-        except BaseException:  # Ctrl-C, or a full disk: nothing may be written any more when this returns
-            for future in left:
-                future.cancel()
-            for worker in self._workers:
-                worker.kill()
-            wait(left)
-            raise
+        for group in as_done(self._workers, _build, calls):
+            for number, reason, files in group:
+                order = asked[number]
+                with _told(order.layer, str(order.choice), order.directory):
+                    for name, content in files.items():
+                        (order.directory / name).write_bytes(content)
+                found[order] = reason
+                on_built()
         return found
 
-    def _build(self, orders: Sequence[Order], on_built: Callable[[], None]) -> dict[Order, str | None]:
-        reasons: dict[Order, str | None] = {}
-        for order in orders:
-            reasons[order] = "stopped" if self._closed else self._build_one(order)
-            on_built()
-        return reasons
 
-    def _build_one(self, order: Order) -> str | None:
-        written = _Written(order.layer, str(order.choice), format_target(order.target), order.kernel)
-        what = f"{order.layer.signature} as {order.choice}"
-        try:
-            (order.directory / ORDER).write_text(strictjson.dumps(written))
-            self._worker().ask(BUILD_TIMEOUT_S, do="load", slot=0, directory=str(order.directory.absolute()))
-            refusal = order.directory / REFUSAL
-            return refusal.read_text() if refusal.exists() else None
-        except LostError as lost:
-            self._own.worker = None
-            return f"the process that compiles: {lost.reason}"
-        except RefusedError as refused:
-            raise MeasureError(f"cannot build {what}: {refused}") from None
-        except OSError as error:
-            raise MeasureError(f"cannot build {what} in {order.directory}: {error.strerror or error}") from None
+# Of each worker, by what they load: they know the kernels that they compiled.
+_processes: dict[str, Worker] = {}
 
-    def _worker(self) -> Worker:
-        """This thread's process."""
-        worker: Worker | None = getattr(self._own, "worker", None)
-        if worker is None:
-            worker = self._own.worker = Worker(self._loader, threads=1, pinned=False)
-            self._workers.append(worker)
-            if self._closed:  # since it was started
-                worker.kill()
-        return worker
+
+def _build(
+    loader: str, orders: Sequence[tuple[int, _Written]], timeout_s: float
+) -> list[tuple[int, str | None, dict[str, bytes]]]:
+    """The task: of each order why it could not be built, and the files that were."""
+    found = []
+    for number, written in orders:
+        with (
+            _told(written.layer, written.choice, Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch,
+        ):
+            directory = Path(scratch)
+            reason = _build_one(loader, written, directory, timeout_s)
+            files = {} if reason else {path.name: path.read_bytes() for path in directory.iterdir()}
+        found.append((number, reason, files))
+    return found
+
+
+def _build_one(loader: str, written: _Written, directory: Path, timeout_s: float) -> str | None:
+    (directory / ORDER).write_text(strictjson.dumps(written))
+    try:
+        if loader not in _processes:
+            _processes[loader] = Worker(loader, threads=1, pinned=False)
+        _processes[loader].ask(timeout_s, do="load", slot=0, directory=str(directory))
+    except LostError as lost:
+        del _processes[loader]
+        return f"the process that compiles: {lost.reason}"
+    except RefusedError as refused:
+        raise MeasureError(f"cannot build {written.layer.signature} as {written.choice}: {refused}") from None
+    refusal = directory / REFUSAL
+    return refusal.read_text() if refusal.exists() else None
+
+
+@contextmanager
+def _told(layer: Layer, choice: str, directory: Path) -> Iterator[None]:
+    """Says of a directory that cannot be used what was to be built there."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{layer.signature} as {choice} in {directory}"
+        raise MeasureError(f"cannot build {what}: {error.strerror or error}") from None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwsparse.errors import MeasureError
+from hwsparse.execution.child import death, environment, module_path
 from hwsparse.probe import ALLOWED_CPUS
 
 START_TIMEOUT_S = 120.0
@@ -52,7 +53,7 @@ class Interpreter:
     @classmethod
     def this(cls) -> Interpreter:
         """The one that runs here, with the same modules."""
-        return cls(sys.executable, tuple(entry or os.getcwd() for entry in sys.path))
+        return cls(sys.executable, module_path())
 
 
 class Worker:
@@ -88,7 +89,7 @@ class Worker:
         command = [python.executable, str(Path(__file__).with_name("worker.py")), loader, *numbers]
         if options is not None:
             command += ["--options", json.dumps(options)]
-        pipe, env = subprocess.PIPE, _environment(threads, python.path)
+        pipe, env = subprocess.PIPE, environment(threads, python.path)
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         except OSError as error:
@@ -193,7 +194,7 @@ class Worker:
         if stage == "run":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._process.wait(1.0 if reason == "closed its output" else 0.0)
-                reason = _death(status)
+                reason = death(status)
         self._process.kill()
         self._process.wait()
         printed = self._printed + self._last_print()
@@ -231,27 +232,3 @@ def choose_cpus(threads: int, allowed: Collection[int] = PINNABLE_CPUS, sys: Pat
         (others if core in seen else first_of_core).append(cpu)
         seen.add(core)
     return tuple((first_of_core + others)[:threads])
-
-
-def _environment(threads: int, path: tuple[str, ...]) -> dict[str, str]:
-    """This process's environment, with thread counts fixed before any library reads them."""
-    counts = ("TVM_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {
-        **os.environ,
-        **{name: str(threads) for name in counts},
-        # Otherwise TVM pins its threads to the machine's first CPUs, whatever CPUs we chose.
-        "TVM_BIND_THREADS": "0",
-        # Nothing from the directory that the user happens to be in.
-        "PYTHONPATH": os.pathsep.join(path),
-        "PYTHONSAFEPATH": "1",
-    }
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"killed by {name}" + (" (perhaps for lack of memory)" if name == "SIGKILL" else "")

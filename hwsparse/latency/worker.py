@@ -10,7 +10,6 @@ Knows nothing of workloads or records, nor what is timed: any class with `load(d
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import json
 import math
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hwsparse.errors import HwsparseError, one_line
+from hwsparse.execution.child import end_with_parent
 
-PR_SET_PDEATHSIG = 1
 MIN_WARM_CALLS = 3
 # Relative difference between one stretch of warming up and the next; how often longer than asked for it may take.
 STEADY, MOST_WARMING = 0.03, 5
@@ -34,7 +33,7 @@ LEAST_SHARED_S = 1e-3
 def main() -> int:
     """Answers requests until the input ends; the exit status is 0 then."""
     arguments = _arguments()
-    _end_with_parent(arguments.parent)
+    end_with_parent(arguments.parent)
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = _claim_streams()
@@ -144,14 +143,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("cpus", type=int, nargs="*", help="to run on; none: any")
     parser.add_argument("--options", help="what the loader class is made with, as JSON; without them it loads itself")
     return parser.parse_args()
-
-
-def _end_with_parent(parent: int) -> None:
-    """A library that hangs reads no end of input: on Linux the kernel ends this process with its parent."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
-        sys.exit(1)
 
 
 def _claim_streams() -> tuple[TextIO, TextIO]:

@@ -2,6 +2,7 @@
 
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     thrift.py   layers measured, all or as few as tell the others; calibration.py: that and nothing else
+    trials.py   plans evaluated by workers
     (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
@@ -35,6 +36,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
+from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
@@ -53,11 +55,12 @@ from hwsparse.pipeline.compilation import (
 )
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
-from hwsparse.pipeline.forecast import Forecast, judged, require_possible
+from hwsparse.pipeline.forecast import Forecast, require_possible
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
 from hwsparse.pipeline.survey import choices_of, survey
 from hwsparse.pipeline.thrift import describe, measure_plans
+from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import (
@@ -68,7 +71,6 @@ from hwsparse.search import (
 )
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.database import StudyIdentity, opened_study
-from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.target import Target
@@ -138,12 +140,14 @@ def optimize(
     on_progress: OnProgress = lambda stage, done, total, known: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
+    workers: Workers | None = None,
 ) -> Outcome:
     """Finds the model's front on the target and packages the finalists.
 
     The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
     ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
-    them too, and nothing is fitted to them or chosen by them.
+    them too, and nothing is fitted to them or chosen by them. `workers` prune layers and build them; by default
+    processes of this machine do.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
@@ -151,6 +155,7 @@ def optimize(
         DataError: the data do not fit the model.
         InputError: no plan can keep to the goal's bounds; it says what can be had.
         StorageError: the workspace cannot be written to, or another job is writing there.
+        ExecutionError: workers were lost.
         StudyError: the study cannot be used: said before anything is measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
@@ -174,9 +179,10 @@ def optimize(
     with ExitStack() as stack:
         stack.enter_context(workspace.taken())
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
-        bench = stack.enter_context(open_bench(target, workspace.records, clock))
+        workers = workers or stack.enter_context(open_workers())
+        bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        database = layer_database(workspace, model, judges, target, goal.seed)
+        database = layer_database(workspace, model, judges, target, goal.seed, workers)
         weights = database.weights
         settled = None if (beginning := study.beginning) is None else beginning.choices
         offers, costs = survey(model, database, target, choices, settled, bench, on_stage, goal.within)
@@ -199,10 +205,15 @@ def optimize(
         candidates = known = run_search(
             study,
             space,
-            evaluated_here(partial(judged, judges.choosing, weights)),
+            evaluated_by(workers, judges.choosing, weights),
             told.latency,
             SearchSettings(
-                goal.trials, goal.seed, goal.sampler, worst_drop=shown_drop(goal.max_drop), bounds=goal.bounds
+                goal.trials,
+                goal.seed,
+                goal.sampler,
+                worst_drop=shown_drop(goal.max_drop),
+                bounds=goal.bounds,
+                parallel=workers.parallel,
             ),
             predict_size=told.size,
             on_trial=on_trial,

@@ -16,6 +16,7 @@ from hwsparse import codegen
 from hwsparse.artifact.manifest import NOISY
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS
 from hwsparse.errors import MeasureError
+from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import (
     REFERENCE,
     Address,
@@ -144,8 +145,13 @@ class Bench:
 
 
 @contextmanager
-def open_bench(target: Target, records: Path, clock: Clock, board: Address | None = None) -> Iterator[Bench]:
+def open_bench(
+    target: Target, records: Path, clock: Clock, board: Address | None = None, workers: Workers | None = None
+) -> Iterator[Bench]:
     """A bench on this machine, or with a board where its target is timed.
+
+    Args:
+        workers: build layers; by default processes of this machine do.
 
     Raises:
         UnsupportedError: the target cannot be timed from here.
@@ -166,4 +172,5 @@ def open_bench(target: Target, records: Path, clock: Clock, board: Address | Non
         stack.enter_context(layers)
         stack.enter_context(networks)
         kept = stack.enter_context(Records(records, layers.device, toolchain))
-        yield Bench(target, kept, stack.enter_context(Crew()), layers, networks, clock)
+        crew = Crew(workers or stack.enter_context(open_workers()))
+        yield Bench(target, kept, crew, layers, networks, clock)

@@ -16,6 +16,7 @@ import numpy as np
 from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, MeasureError, ModelError, PlanError, StorageError
+from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -138,15 +139,16 @@ def compile_plan(
         judges = appoint_judges(model, dataset, target, seed, corrupted)
         inputs = judges.sample
     workspace.require_writable()
-    if judges is not None:
-        workspace.make()
-        database = layer_database(workspace, model, judges, target, seed)
-        database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
-        weights = corrected_weights(database, model, judges, target, seed)
-    with measured(model, plan, target, workspace, on_progress, clock) as (bench, costs):
-        return built_alone(
-            model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
-        )  # fmt: skip
+    with open_workers() as workers:
+        if judges is not None:
+            workspace.make()
+            database = layer_database(workspace, model, judges, target, seed, workers)
+            database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
+            weights = corrected_weights(database, model, judges, target, seed)
+        with measured(model, plan, target, workspace, on_progress, clock, workers) as (bench, costs):
+            return built_alone(
+                model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
+            )  # fmt: skip
 
 
 @contextmanager
@@ -157,6 +159,7 @@ def measured(
     workspace: Workspace,
     on_progress: OnProgress,
     clock: Callable[[], datetime],
+    workers: Workers,
 ) -> Iterator[tuple[Bench, CostModel]]:
     """The target's bench, and what each layer of a plan costs there, dense and as the plan says.
 
@@ -164,7 +167,7 @@ def measured(
         MeasureError: a layer that has a kernel could not be measured.
     """
     options = {name: [choice] for name, choice in plan.choices}
-    with open_bench(target, workspace.records, clock) as bench:
+    with open_bench(target, workspace.records, clock, workers=workers) as bench:
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
         _require_measured(model, plan, target, report)
         yield bench, CostModel.fit(report.table)
@@ -203,14 +206,21 @@ def built_alone(
     )  # fmt: skip
 
 
-def layer_database(workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int) -> LayerDatabase:
+def layer_database(
+    workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int, workers: Workers | None = None
+) -> LayerDatabase:
     """The workspace's pruned layers, fitted to the judges' fitting data.
+
+    Args:
+        workers: prune them; by default this process does.
 
     Raises:
         StorageError: it cannot be made.
         DataError: the data do not fit the model.
     """
-    return LayerDatabase(workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores)
+    return LayerDatabase(
+        workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores, workers=workers
+    )
 
 
 def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:

@@ -1,4 +1,4 @@
-"""What is told of plans that are not built: latency and bytes, predicted; quality, on samples that choose.
+"""What is told of plans that are not built: latency and bytes, predicted.
 
 And what no plan can reach, said before hours are spent on it.
 """
@@ -14,14 +14,12 @@ from hwsparse.errors import InputError
 from hwsparse.latency import CostModel, Footprint, Footprints, stored_bytes
 from hwsparse.latency.cost_model import Prediction
 from hwsparse.model import Model
-from hwsparse.pipeline.outcome import Weights
 from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Plan
 from hwsparse.report import words
 from hwsparse.search import Option, SearchSpace
 from hwsparse.search.bounds import Bounds
-from hwsparse.search.evaluation import Hopeless
-from hwsparse.sparsify import Evaluator, QualityReport
+from hwsparse.sparsify import Evaluator
 from hwsparse.target import Target
 
 
@@ -65,15 +63,6 @@ def _plan(space: SearchSpace, cost: Callable[[str, Option], float]) -> Plan:
     """Each layer as the option that costs least."""
     chosen = {layer.layer: min(layer.options, key=partial(cost, layer.layer)).choice for layer in space.free}
     return Plan.of(space.model_digest, chosen)
-
-
-def judged(evaluator: Evaluator, weights: Weights, plan: Plan, at_least: float) -> QualityReport | Hopeless:
-    """The quality of a plan, as a search asks for it."""
-    report = evaluator.evaluate(weights(plan), at_least)
-    if report.samples == len(evaluator.dataset):
-        return report
-    # Of few samples the loss is told better than the quality: they may be easier than the others.
-    return Hopeless(evaluator.evaluate({}).value - report.drop, report.samples)
 
 
 def require_possible(space: SearchSpace, told: Forecast, evaluator: Evaluator, bounds: Bounds) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import nn
 from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, UnsupportedError
+from hwsparse.execution import open_workers
 from hwsparse.latency import CostModel
 from hwsparse.model import Model
 from hwsparse.pipeline.compilation import (
@@ -102,12 +104,14 @@ def recover(
     _require_apart(training, dataset)
     judges = appoint_judges(model, dataset, target, settings.seed, corrupted)
     workspace.make()
-    database = layer_database(workspace, model, judges, target, settings.seed)
 
     def on_stage(stage: str, done: int, total: int) -> None:
         on_progress(stage, done, total, ())
 
-    with measured(model, plan, target, workspace, on_progress, clock) as (bench, costs):
+    with ExitStack() as stack:
+        workers = stack.enter_context(open_workers())
+        database = layer_database(workspace, model, judges, target, settings.seed, workers)
+        bench, costs = stack.enter_context(measured(model, plan, target, workspace, on_progress, clock, workers))
         paying = _paying(model, plan, target, costs)
         database.build({name: [choice] for name, choice in paying.choices}, on_stage)
         _require_weights_back(module, model, judges.sample)

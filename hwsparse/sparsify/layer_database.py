@@ -19,12 +19,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event
 from typing import final
 
 import numpy as np
@@ -36,13 +35,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from hwsparse import strictjson
 from hwsparse.data import Dataset
 from hwsparse.errors import PlanError, StorageError, writing
+from hwsparse.execution import Here, Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify.apply import apply_plan
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
-from hwsparse.sparsify.statistics import collect_statistics, output_error, passes
+from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error, passes
 from hwsparse.sqlitefile import sqlite_engine, translated
 
 # Where a layer's curves are looked at when all of it is wanted.
@@ -53,6 +53,7 @@ ABANDONED_S = 3600.0  # a file takes a second to write
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
+_Made = tuple[Layer, Choice, np.ndarray, float, Harm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +118,20 @@ class LayerDatabase:
         samples: int = SAMPLES,
         seed: int = 0,
         threads: int = 1,
+        workers: Workers | None = None,
     ) -> None:
         """Opens the database in a directory, or makes it.
+
+        Args:
+            threads: of this process, that statistics are collected with.
+            workers: prune layers; by default this process does.
 
         Raises:
             StorageError: it cannot be made, or something else is there.
             DataError: the data do not fit the model.
         """
         dataset.check_runs(model)  # few samples may all have one label, which harm can do with
-        self._model, self._dataset, self._threads = model, dataset, threads
+        self._model, self._dataset, self._threads, self._workers = model, dataset, threads, workers or Here()
         self._basis = Basis(model.digest, dataset.digest, pruner, samples, seed)
         self._directory = directory
         self._engine = sqlite_engine(directory / "pruned.sqlite", keep_open=False)
@@ -144,6 +150,7 @@ class LayerDatabase:
             PlanError: a layer cannot have a choice, or holds a value that is not finite.
             DataError: onnxruntime cannot run a sample, or an input of a layer is not finite on it.
             StorageError: the database cannot be written.
+            ExecutionError: workers were lost.
         """
         for name in wanted:
             self._model.layer(name)
@@ -189,13 +196,8 @@ class LayerDatabase:
 
     def _made(
         self, layers: Sequence[Layer], missing: Mapping[str, Sequence[Choice]], on_stage: OnStage
-    ) -> Iterator[tuple[Layer, Choice, np.ndarray, float, Harm]]:
-        """Prunes layers side by side, each on one thread."""
-        found: SimpleQueue[tuple[Layer, Choice, np.ndarray, float, Harm] | Exception] = SimpleQueue()
-        stopped = Event()
-        labels = len(self._dataset)
-        samples = min(max(HARM_ROWS * labels // self._dataset.rows, 1), labels)
-        tried_on = self._dataset.subset(np.linspace(0, labels - 1, samples).round())
+    ) -> Iterator[_Made]:
+        """Prunes layers side by side: a task for each layer and ratio."""
         statistics = collect_statistics(
             self._model,
             self._dataset,
@@ -205,34 +207,23 @@ class LayerDatabase:
             seed=self._basis.seed,
             progress=lambda done, total: on_stage("statistics", done, total),
         )
+        model, tried_on = self._shared
+        calls = [
+            (model, tried_on, layer, statistics[layer.name], tuple(choices), self._basis.pruner)
+            for layer in layers
+            # Patterns at one ratio have a part of the work in common (`regroup`).
+            for _, choices in groupby(sorted(missing[layer.name], key=_ratio), _ratio)
+        ]
+        for made in as_done(self._workers, _prune, calls):
+            yield from made
 
-        def prune(layer: Layer) -> None:
-            try:
-                moments, dense = statistics[layer.name], self._model.weight(layer.name)
-                sensitivity = Sensitivity(self._model, layer, tried_on)
-                # Patterns at one ratio have a part of the work in common (`regroup`).
-                for choice in sorted(missing[layer.name], key=lambda choice: choice.ratio):
-                    if stopped.is_set():
-                        return
-                    alone = Plan.of(self._model.digest, {layer.name: choice})
-                    weight = apply_plan(self._model, alone, PRUNERS[self._basis.pruner], statistics)[layer.name]
-                    error = output_error(dense, weight, moments)
-                    found.put((layer, choice, weight, error, sensitivity.harm(weight)))
-            except Exception as error:
-                found.put(error)
-
-        with threadpool_limits(1), ThreadPoolExecutor(self._threads) as pool:
-            try:
-                for layer in layers:
-                    pool.submit(prune, layer)
-                for _ in range(sum(len(missing[layer.name]) for layer in layers)):
-                    made = found.get()
-                    if isinstance(made, Exception):
-                        raise made
-                    yield made
-            finally:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
+    @cached_property
+    def _shared(self) -> tuple[Shared[Model], Shared[Dataset]]:
+        """What all tasks need: the model, and the samples that tell harm."""
+        labels = len(self._dataset)
+        samples = min(max(HARM_ROWS * labels // self._dataset.rows, 1), labels)
+        tried_on = self._dataset.subset(np.linspace(0, labels - 1, samples).round())
+        return self._workers.share(self._model), self._workers.share(tried_on)
 
     def _add(self, layer: Layer, choice: Choice, weight: np.ndarray, error: float, harm: Harm) -> None:
         mask = weight != 0
@@ -298,6 +289,30 @@ class LayerDatabase:
 
     def _said(self, what: str) -> AbstractContextManager[None]:
         return translated(f"pruned layers in {self._directory}: {what}", StorageError)
+
+
+def _prune(
+    model: Model, tried_on: Dataset, layer: Layer, statistics: LayerStatistics, choices: Sequence[Choice], pruner: str
+) -> list[_Made]:
+    """The task: a layer under choices of one ratio, each with its output error and its harm."""
+    dense, sensitivity = model.weight(layer.name), _sensitivity(model, layer, tried_on)
+    found = []
+    with threadpool_limits(1):  # also where the worker is this process
+        for choice in choices:
+            alone = Plan.of(model.digest, {layer.name: choice})
+            weight = apply_plan(model, alone, PRUNERS[pruner], {layer.name: statistics})[layer.name]
+            found.append((layer, choice, weight, output_error(dense, weight, statistics), sensitivity.harm(weight)))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _sensitivity(model: Model, layer: Layer, tried_on: Dataset) -> Sensitivity:
+    """Kept for the next task, which is likely to be of the same layer."""
+    return Sensitivity(model, layer, tried_on)
+
+
+def _ratio(choice: Choice) -> float:
+    return choice.ratio
 
 
 def _sweep(directory: Path) -> None:

@@ -5,6 +5,7 @@ Splits are the caller's: what chooses a plan and what reports it must be differe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ class Evaluator:
             DataError: the data do not fit it.
         """
         return Evaluator(other, self.dataset, self._split, self._threads, self._seed)
+
+    def on_one_thread(self) -> Evaluator:
+        """The same, for a process that has one CPU to itself; what this one knows of the dense model, it knows too."""
+        alone = copy.copy(self)
+        alone._threads = 1
+        return alone
 
     def resampled(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """The metric with these weights on all samples, and after it on every resample: (1 + RESAMPLES,).

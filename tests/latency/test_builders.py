@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hwsparse.errors import CompileError, MeasureError, PatternError
+from hwsparse.errors import Cancelled, CompileError, MeasureError, PatternError
+from hwsparse.execution import Here, Workers, open_workers
 from hwsparse.latency import builders
 from hwsparse.latency.builders import ORDER, Crew, Order
 from hwsparse.pattern import Block
@@ -38,9 +42,14 @@ class FakeBuilder:
 
 
 @pytest.fixture(scope="module")
-def crew() -> Iterator[Crew]:
-    with Crew(2, "tests.latency.test_builders:FakeBuilder") as crew:
-        yield crew
+def workers() -> Iterator[Workers]:
+    with open_workers(processes=2) as workers:
+        yield workers
+
+
+@pytest.fixture
+def crew(workers: Workers) -> Crew:
+    return Crew(workers, "tests.latency.test_builders:FakeBuilder")
 
 
 def orders(tmp_path: Path, *kernels: str, choice: Choice = HALF) -> list[Order]:
@@ -88,23 +97,39 @@ def test_an_error_of_ours_is_one_clear_error(crew: Crew, tmp_path: Path) -> None
 def test_a_directory_that_cannot_be_written_to_ends_it(crew: Crew, tmp_path: Path) -> None:
     (order,) = orders(tmp_path, "a")
     order.directory.rmdir()
-    with pytest.raises(MeasureError, match=r"cannot build .* in .*: No such file or directory"):
+    with pytest.raises(MeasureError, match=rf"cannot build matmul .* in {order.directory}: No such file or directory"):
         crew.build_many([order], lambda: None)
 
 
-def test_no_orders_start_no_process(tmp_path: Path) -> None:
-    with Crew(2, "no.such:Builder") as crew:
-        assert crew.build_many([], lambda: None) == {}
+def test_a_worker_without_room_for_what_it_builds_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builders, "_build_one", full)
+    with pytest.raises(MeasureError, match=rf"cannot build matmul .* in {tempfile.gettempdir()}: No space left"):
+        Crew(Here()).build_many(orders(tmp_path, "a"), lambda: None)
 
 
-def test_it_ends_whatever_is_being_built(tmp_path: Path) -> None:
-    with Crew(2, "tests.latency.test_builders:FakeBuilder") as crew:
-        thread = threading.Thread(target=crew.build_many, args=(orders(tmp_path, "hang"), lambda: None))
-        thread.start()
-        while len(crew._workers) < 1:
-            time.sleep(0.01)
-    thread.join(10)
-    assert not thread.is_alive()
+def test_no_orders_start_no_process(workers: Workers) -> None:
+    assert Crew(workers, "no.such:Builder").build_many([], lambda: None) == {}
+
+
+def test_a_builder_that_does_not_start_is_one_clear_error(workers: Workers, tmp_path: Path) -> None:
+    with pytest.raises(MeasureError, match=r"cannot load no\.such:Builder: ModuleNotFoundError"):
+        Crew(workers, "no.such:Builder").build_many(orders(tmp_path, "a"), lambda: None)
+
+
+def test_nothing_is_built_any_more_when_its_workers_are_gone(tmp_path: Path) -> None:
+    with open_workers(processes=1) as own:
+        crew = Crew(own, "tests.latency.test_builders:FakeBuilder")
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(crew.build_many, orders(tmp_path, "a", "hang"), lambda: None)
+            while not (tmp_path / "0" / "pid").exists():
+                time.sleep(0.01)
+            own.close()
+            with pytest.raises(Cancelled):
+                building.result()
+    assert [path.name for path in (tmp_path / "1").iterdir()] == []
 
 
 @pytest.mark.parametrize("error", [CompileError("TVM said no"), PatternError("8 rows are no multiple of 16")])
@@ -118,18 +143,21 @@ def test_a_refusal_of_the_code_generator_is_written_down(
         raise error
 
     monkeypatch.setattr(hwsparse.codegen, "build_layer", refuse)
-    with Crew(1) as crew:
-        (order,) = orders(tmp_path, "a")
-        monkeypatch.setattr(crew, "_worker", lambda: _Here())
-        assert crew.build_many([order], lambda: None) == {order: str(error)}
+    monkeypatch.setattr(builders, "Worker", _Here)
+    monkeypatch.setattr(builders, "_processes", {})
+    (order,) = orders(tmp_path, "a")
+    assert Crew(Here()).build_many([order], lambda: None) == {order: str(error)}
 
 
 class _Here:
+    def __init__(self, loader: str, threads: int, *, pinned: bool) -> None:
+        pass
+
     def ask(self, timeout_s: float, *, do: str, slot: int, directory: str) -> None:
         builders.Builder.load(Path(directory), 1)
 
 
-def test_it_builds_real_libraries(tmp_path: Path) -> None:
+def test_it_builds_real_libraries(workers: Workers, tmp_path: Path) -> None:
     from hwsparse.codegen import Library, kernels_for
     from hwsparse.target import load_target
 
@@ -140,9 +168,9 @@ def test_it_builds_real_libraries(tmp_path: Path) -> None:
         directory = tmp_path / f"{number}"
         directory.mkdir()
         asked.append(Order(layer, choice, target, kernels_for(layer, choice, target)[0], directory))
-    with Crew(1) as crew:
-        assert crew.build_many(asked, lambda: None) == dict.fromkeys(asked)
-        assert list(crew.kernels_for(layer, HALF, target)) == list(kernels_for(layer, HALF, target))
+    crew = Crew(workers)
+    assert crew.build_many(asked, lambda: None) == dict.fromkeys(asked)
+    assert list(crew.kernels_for(layer, HALF, target)) == list(kernels_for(layer, HALF, target))
     for order in asked:
         error = Library.load(order.directory, 1).check()
         assert error is not None and error < 1e-5

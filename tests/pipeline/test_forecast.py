@@ -11,12 +11,11 @@ from hwsparse.data import Dataset
 from hwsparse.data.answers import Respondent
 from hwsparse.errors import InputError
 from hwsparse.latency import CostModel, Footprint, Footprints, Workload
-from hwsparse.pipeline.forecast import Forecast, judged, require_possible
+from hwsparse.pipeline.forecast import Forecast, require_possible
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.search import Offer, SearchSpace, build_space
 from hwsparse.search.bounds import Bounds
-from hwsparse.search.evaluation import Hopeless
-from hwsparse.sparsify import Evaluator, QualityReport
+from hwsparse.sparsify import Evaluator
 from hwsparse.target import load_target
 from tests.latency.examples import measurement
 from tests.sparsify.test_quality import classifier
@@ -104,13 +103,3 @@ def test_what_nobody_can_have_is_said_with_the_best_there_is(
     with pytest.raises(InputError) as caught:
         require_possible(space, told, evaluator, Bounds(**bounds))
     assert str(caught.value).startswith(said)
-
-
-def test_a_plan_is_judged_whole_or_given_up(evaluator: Evaluator) -> None:
-    gone = {"conv": np.zeros(CONV.weight_shape, np.float32)}
-    plan = Plan.of(MODEL.digest, {"conv": parse_choice("block4x1@0.9")})
-    whole = judged(evaluator, lambda plan: gone, plan, 0.0)
-    assert isinstance(whole, QualityReport) and whole.samples == 160
-    hopeless = judged(evaluator, lambda plan: gone, plan, 0.8)
-    assert isinstance(hopeless, Hopeless) and hopeless.samples == 40
-    assert hopeless.quality == pytest.approx(whole.value, abs=0.2)

@@ -4,20 +4,24 @@ import errno
 import os
 import shutil
 import sqlite3
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError, PlanError, StorageError
+from hwsparse.execution import Here, open_workers
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.sparsify import LayerDatabase, alps, collect_statistics, output_error, pruned_model
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from tests.sparsify.networks import classifier, embedder, images, sentences
+
+R = TypeVar("R")
 
 HALF, BLOCK, NM = (parse_choice(text) for text in ("unstructured@0.5", "block4x1@0.5", "2:4"))
 WANTED: Mapping[str, Sequence[Choice]] = {"first": [HALF, BLOCK], "grouped": [NM], "last": [HALF]}
@@ -107,17 +111,39 @@ def test_what_is_there_is_not_made_again(directory: Path, model: Model, dataset:
     assert {path: path.stat().st_mtime_ns for path in files(directory) if path in before} == before
 
 
-def test_the_number_of_threads_changes_nothing(directory: Path, model: Model, dataset: Dataset, tmp_path: Path) -> None:
-    alone = LayerDatabase(tmp_path / "alone", model, dataset, threads=1)
-    alone.build(WANTED)
-    assert alone.entries() == LayerDatabase(directory, model, dataset).entries()
+def test_who_does_the_work_changes_nothing(directory: Path, model: Model, dataset: Dataset, tmp_path: Path) -> None:
+    with open_workers(processes=2) as workers:
+        apart = LayerDatabase(tmp_path / "apart", model, dataset, threads=1, workers=workers)
+        apart.build(WANTED)
+        with pytest.raises(PlanError, match=r"'grouped' cannot be channel@0\.5"):
+            apart.build({"grouped": [parse_choice("channel@0.5")]})
+    assert apart.entries() == LayerDatabase(directory, model, dataset).entries()
+
+
+def test_choices_of_a_layer_at_one_ratio_are_one_task(
+    model: Model, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    class Watched(Here):
+        def submit(self, task: Callable[..., R], *arguments: Any) -> Future[R]:
+            asked.append((arguments[2].name, [str(choice) for choice in arguments[4]]))
+            return super().submit(task, *arguments)
+
+    most = parse_choice("unstructured@0.9")
+    LayerDatabase(tmp_path, model, dataset, workers=Watched()).build({"first": [most, HALF, BLOCK], "last": [HALF]})
+    assert asked == [
+        ("first", ["unstructured@0.5", "block4x1@0.5"]),
+        ("first", ["unstructured@0.9"]),
+        ("last", ["unstructured@0.5"]),
+    ]
 
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_what_was_made_before_a_stop_is_kept(
     model: Model, dataset: Dataset, tmp_path: Path, stop: type[BaseException]
 ) -> None:
-    database = LayerDatabase(tmp_path, model, dataset, threads=2)
+    database = LayerDatabase(tmp_path, model, dataset)
 
     def stopping(stage: str, done: int, total: int) -> None:
         if (stage, done) == ("pruning", 2):
@@ -126,7 +152,6 @@ def test_what_was_made_before_a_stop_is_kept(
     with pytest.raises(stop):
         database.build(WANTED, stopping)
     assert len(database.entries()) == 2
-    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
     done: list[int] = []
     database.build(WANTED, lambda stage, _, total: done.append(total) if stage == "pruning" else None)
     assert done == [2, 2] and len(database.entries()) == 4
