@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from hwsparse.latency import LocalRunner, Measurement, Outcome, RunSettings, process
+from hwsparse.latency.runner import ProcessRunner
 
 # The same examples in every run: a test that fails, fails for whoever runs it next. No deadline: machines are busy.
 settings.register_profile("hwsparse", derandomize=True, deadline=None, database=None)
@@ -14,12 +21,42 @@ settings.load_profile("hwsparse")
 # Started in the background by a shell, everything would ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Whose tests time code: on one CPU, always the same. Of several processes one runs them all, one after the other.
-TIMING = {"benchmarks", "cli", "latency", "pipeline"}
+HERE = Path(__file__).parent
+# Where files of tests take minutes: begun first, so that no process is left alone with one at the end.
+LONGEST = ("pipeline", "cli", "benchmarks", "latency", "codegen")
+# Where no test is about how libraries are timed, though many time some.
+ROUGH = {"pipeline", "cli", "benchmarks"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if TIMING & set(item.path.relative_to(Path(__file__).parent).parts):
-            item.add_marker(pytest.mark.xdist_group("timing"))
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(HERE).parts[0], len(places)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where no test is about that, libraries are timed as they are, cold, on any CPU and beside others.
+
+    What was taken so says that it is as precise as was asked for.
+    """
+    if request.path.relative_to(HERE).parts[0] not in ROUGH:
+        yield
+        return
+    run_many = ProcessRunner.run_many
+
+    def roughly(
+        runner: ProcessRunner, libraries: Mapping[str, Path], settings: RunSettings, *others: Any, **named: Any
+    ) -> dict[str, Outcome]:
+        rough = replace(settings, precision=None, warmup_s=0.0)
+        taken = run_many(runner, libraries, rough, *others, **named)
+        return {
+            key: replace(each, settings=settings) if isinstance(each, Measurement) else each
+            for key, each in taken.items()
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProcessRunner, "run_many", roughly)
+        patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
+        patch.setattr(process, "choose_cpus", lambda threads: ())
+        yield

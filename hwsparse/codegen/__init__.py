@@ -1,5 +1,6 @@
 """Code generation: TIR kernels by device family, a lowering pass over Relax, compiled libraries."""
 
+import hwsparse.codegen.without_torch  # noqa: F401  # before anything else imports TVM
 from hwsparse.codegen.build import build_model
 from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
 from hwsparse.codegen.cpu.work import work

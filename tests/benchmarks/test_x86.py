@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from benchmarks import environments, x86
 from benchmarks.__main__ import main
 from benchmarks.environments import Environment, Runtime
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.turns import Contender, Result, Timing
+from benchmarks.turns import Contender, Result, Timing, time_in_turns
 from hwsparse.latency import MeasureFailure
 from tests.sparsify.networks import classifier
 
@@ -25,11 +26,18 @@ KEYS = {
 Command = Callable[..., int]
 
 
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one command measures of the layers, all others find."""
+    return tmp_path_factory.mktemp("records") / "records.sqlite"
+
+
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Path) -> Command:
     """Runs the benchmark on `classifier`, with other peers: (name, class among the stubs)."""
     small = Network(lambda batch: classifier(), "inner", NETWORKS["resnet50"].draw)
     monkeypatch.setattr(x86, "NETWORKS", {"small": small})
+    monkeypatch.setattr(x86, "time_in_turns", partial(time_in_turns, warmup_s=0.0))
 
     def run(*options: str, peers: tuple[tuple[str, str], ...] = ()) -> int:
         runtimes = tuple(Runtime(name, f"tests.benchmarks.stub_peers:{stub}", "sparse", 1e-4) for name, stub in peers)
@@ -37,6 +45,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         for module in (x86, environments):
             monkeypatch.setattr(module, "ENVIRONMENTS", found)
         given = ["--pattern", "block4x1", "--sparsity", "0.5", "--threads", "1", "--json", str(tmp_path / "f.json")]
+        given += ["--records", str(records)]
         python = ["--stubs", sys.executable] if runtimes else []
         monkeypatch.setattr(sys, "argv", ["benchmarks", "x86", "--model", "small", *given, *python, *options])
         return main()
