@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +21,6 @@ from hwsparse.pipeline import compilation
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
 from hwsparse.pipeline.finals import SMALL_DENSE
 from hwsparse.plan import Choice, parse_signature
-from hwsparse.target import Target
 
 WEIGHT_S = 1e-9
 BYTE_S = WEIGHT_S / 4  # dense, a network takes about as long as its layers
@@ -82,12 +81,11 @@ def took(taken: Measurement, latency_s: float) -> Measurement:
 
 
 @contextmanager
-def open_by_weight(
-    small_dense_takes: float, target: Target, records: Path, clock: Callable[[], datetime]
-) -> Iterator[ByWeight]:
+def open_by_weight(small_dense_takes: float, *arguments: Any, **more: Any) -> Iterator[ByWeight]:
     """Such a bench, as `open_bench` gives one."""
-    with open_bench(target, records, clock) as real:
-        yield ByWeight(real.target, real.records, real.crew, real.layers, real.networks, real.clock, small_dense_takes)
+    with open_bench(*arguments, **more) as real:
+        parts = {field.name: getattr(real, field.name) for field in fields(real)}
+        yield ByWeight(**parts, small_dense_takes=small_dense_takes)
 
 
 @contextmanager
