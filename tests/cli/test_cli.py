@@ -178,6 +178,7 @@ BAD = [
     ("optimize model.onnx --data data.npz --image 224,mean=1/2", 2, "mean and std"),
     ("optimize model.onnx --data data.npz --image wide", 2, "--image 'wide'"),
     ("optimize model.onnx --data data.npz --image 0", 2, "image size"),
+    ("optimize model.onnx --data data.npz --ray nowhere", 1, "Ray cluster"),
     ("inspect open.onnx --shape y=1,4", 2, "'y'"),
     ("inspect model.onnx --shape x=1,-3,2,2", 2, "NAME=1,3,224,224"),
     ("inspect .", 2, "."),
