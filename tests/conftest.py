@@ -55,8 +55,14 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
             for key, each in taken.items()
         }
 
+    choose_cpus = process.choose_cpus
+
+    def anywhere(threads: int) -> tuple[int, ...]:
+        choose_cpus(threads)  # refuses what cannot be had
+        return ()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
-        patch.setattr(process, "choose_cpus", lambda threads: ())
+        patch.setattr(process, "choose_cpus", anywhere)
         yield

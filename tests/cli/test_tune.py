@@ -32,7 +32,7 @@ def wide():
 def colours():
     torch.manual_seed(0)
     module = Wide()
-    module.first = nn.Conv2d(3, 96, 3, padding=1, bias=False)
+    module.first = nn.Conv2d(3, 96, 3, padding=1)
     return module
 
 def number():
