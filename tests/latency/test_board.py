@@ -134,6 +134,7 @@ def timing(timed: BoardRunner, library: Path, found: dict[str, object], settings
     work = threading.Thread(target=lambda: found.update(timed.run_many({"a": library, "b": library}, settings)))
     work.start()
     while not starts or timed._worker is None:
+        assert work.is_alive()
         time.sleep(0.05)
     time.sleep(1.0)  # of the four seconds that timing takes
     yield
