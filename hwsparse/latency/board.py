@@ -158,13 +158,13 @@ def serve_board(tracker: Address, host: str, say: Callable[[str], None]) -> None
         host: that this machine listens on, and is reached by.
         say: told in a line what happens.
     """
-    import tvm_ffi
-    from tvm.rpc.server import PopenRPCServerState
-
-    from hwsparse.codegen import Library  # noqa: F401  (what it registers, sessions find)
+    from hwsparse.codegen import Library  # noqa: F401  (what it registers, sessions find; it imports TVM without torch)
 
     # What is registered here is there in the processes of sessions only if they are copies of this one.
     multiprocessing.set_start_method("fork", force=True)
+    import tvm_ffi
+    from tvm.rpc.server import PopenRPCServerState
+
     tvm_ffi.register_global_func(DESCRIBE, lambda: strictjson.dumps(Device.probe()), override=True)
     home = os.getcwd()
     while True:
