@@ -197,10 +197,12 @@ def optimize(
         told = Forecast(model, target, costs, footprints)
         require_possible(space, told, judges.choosing, goal.bounds)
 
+        done = 0
+
         def on_trial(trial: TrialOutcome) -> None:
-            nonlocal known
-            known = trial.known
-            on_stage("search", trial.done, trial.asked)
+            nonlocal known, done
+            known, done = trial.known, trial.done
+            on_stage("search", done, trial.asked)
 
         candidates = known = run_search(
             study,
@@ -217,7 +219,7 @@ def optimize(
             ),
             predict_size=told.size,
             on_trial=on_trial,
-            on_wait=lambda: on_stage("search", len(known), max(goal.trials, len(known))),
+            on_wait=lambda: on_stage("search", done, goal.trials),
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)

@@ -39,7 +39,7 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
     Raises:
         StudyError: the dense model is not among the candidates.
     """
-    dense = next((candidate for candidate in candidates if candidate.kind == "dense"), None)
+    dense = next((candidate for candidate in candidates if not candidate.plan.choices), None)
     if dense is None:
         raise StudyError("the study has no result for the dense model; search in another output directory")
     sparse = [candidate for candidate in candidates if candidate.plan.choices]

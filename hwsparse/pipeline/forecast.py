@@ -1,6 +1,6 @@
 """What is told of plans that are not built: latency and bytes, predicted.
 
-And what no plan can reach, said before hours are spent on it.
+And what no plan can reach, said before a search for it.
 """
 
 from __future__ import annotations

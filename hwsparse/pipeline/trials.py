@@ -50,4 +50,4 @@ def _judged(
     if report.samples == len(evaluator.dataset):
         return report
     # Of few samples the loss is told better than the quality: they may be easier than the others.
-    return Hopeless(dense - report.drop, report.samples)
+    return Hopeless(dense - report.drop, report.samples, at_least)

@@ -3,10 +3,12 @@
     space.py        what may be chosen, layer by layer
     additive.py     the space as arrays, and what is best where latency and harm add up
     seeds.py        structured plans to begin with
+    evaluation.py, bounds.py   what is asked of those who know devices and weights; what a plan must keep to
     samplers.py     who proposes plans after that: Optuna's samplers, or our own (front_sampler.py), which goes by
                     quality_model.py and improvement.py
     study.py        the search itself: run_search
-    database.py     where a study is kept
+    mirror.py       the study in memory, where samplers work; trials.py: what a trial holds
+    database.py     where a study is kept; locks.py: who works on it
     candidate.py    what a search finds
     pareto.py       the front, and what to take from it
 

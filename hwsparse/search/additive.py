@@ -104,6 +104,12 @@ class Additive:
         """The text of every layer's choice."""
         return {layer.layer: texts[at] for layer, texts, at in zip(self.layers, self._texts, row, strict=True)}
 
+    def has(self, texts: Mapping[str, str]) -> bool:
+        """Whether all of these choices can be had."""
+        places = zip(self.layers, self._places, strict=True)
+        known = {layer.layer: options for layer, options in places}
+        return all(text == "dense" or text in known.get(name, ()) for name, text in texts.items())
+
     def row(self, texts: Mapping[str, str]) -> np.ndarray:
         """The row of these choices; a layer without one, or with one that cannot be had, is dense."""
         at = (

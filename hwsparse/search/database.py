@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import optuna
@@ -34,26 +34,34 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hwsparse import strictjson
-from hwsparse.errors import HwsparseError, InputError, PlanError, StudyError
+from hwsparse.errors import HwsparseError, InputError, PlanError, StudyError, one_line
 from hwsparse.search.locks import FileLocks, Locks, PostgresLocks
 from hwsparse.search.space import Beginning
-from hwsparse.search.trials import OWNER_KEY
+from hwsparse.search.trials import INSTEAD_KEY, OWNER_KEY
 
 FORMAT = 4  # of what a study's attributes hold; raised when an older reader would be misled
 LOCK_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write
 PATIENCE_S = 60.0  # how long a server may be away
 PAUSE_S = 1.0
 
+DRIVER = "postgresql+psycopg"
+# A host that is cut off is noticed in half a minute: by this end, and by the server, which then lets go of its locks.
+_ALIVE = {"idle": 10, "interval": 5, "count": 3}
+_CONNECT = {
+    "connect_timeout": 10, "keepalives": 1, "tcp_user_timeout": 30_000,
+    **{f"keepalives_{name}": value for name, value in _ALIVE.items()},
+    "options": " ".join(f"-c tcp_keepalives_{name}={value}" for name, value in _ALIVE.items()),
+}  # fmt: skip
 IDENTITY_KEY = "hwsparse"
 _BEGINNING_KEY = "choices"
 _DIFFERENCES = {
     "model_digest": "the model",
-    "dataset_digest": "the data",
+    "dataset_digest": "the data that choose",
     "target": "the target",
     "threads": "threads:",
     "pruner": "the pruner",
-    "asked": "the choices",
 }
+_DIGEST = re.compile("[0-9a-f]{64}")
 _WAY_OUT = "remove that study or choose another place for it"
 _DAMAGE = (PlanError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in seconds, quality
@@ -113,16 +121,20 @@ class Place:
             return cls(Path(text), name)
         try:
             url = sqlalchemy.make_url(text)
-        except sqlalchemy.exc.ArgumentError:
+        except (sqlalchemy.exc.ArgumentError, ValueError):  # the latter of a port that is none
             raise InputError("study: no URL; postgresql://user:password@host/database is one") from None
         if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:" and not url.query:
             return cls(Path(url.database), name)
-        if url.get_backend_name() != "postgresql":
+        if url.drivername not in ("postgresql", DRIVER):
             raise InputError(f"study: {url.drivername}:// cannot be used; a file's path or postgresql:// can")
-        return cls(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url, name)
+        if any("password" in key for key in url.query):
+            raise InputError("study: a password belongs before the @ of a URL, where nobody else gets to see it")
+        return cls(url.set(drivername=DRIVER), name)
 
     def __str__(self) -> str:
-        return str(self.at) if isinstance(self.at, Path) else self.at.render_as_string(hide_password=True)
+        if isinstance(self.at, Path):
+            return str(self.at)
+        return self.at.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +202,7 @@ class OpenStudy:
         return self.patiently(lambda: self.optuna.get_trials(deepcopy=False))
 
     def add(self, trial: FrozenTrial) -> Entry:
-        """Adds a trial that is under way, with everything that it holds.
+        """Adds a trial that is under way, with everything that it holds, or nothing of it.
 
         Raises:
             StudyError: the database cannot be used.
@@ -198,8 +210,9 @@ class OpenStudy:
 
         def added() -> Entry:
             study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
+            # Nobody runs it, nor takes it for a trial, until all of it is there.
             bare = copy(trial)
-            bare.params, bare.distributions = {}, {}
+            bare.params, bare.distributions, bare.state, bare.datetime_start = {}, {}, TrialState.WAITING, None
             trial_id = self.storage.create_new_trial(study_id, bare)
             rows = [
                 {
@@ -216,40 +229,62 @@ class OpenStudy:
                 number = connection.scalar(sqlalchemy.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == trial_id))
             if number is None:
                 raise LookupError(f"trial {trial_id} is gone")
+            self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             return Entry(number, trial_id)
 
         return self.patiently(added)
 
     def live_trials(self) -> list[FrozenTrial]:
-        """All trials, of which none is under way that nobody runs any more: those are ended without a reason.
+        """All trials, of which none is under way that nobody runs any more: those are ended.
+
+        In a turn only: what was not added whole is ended too.
 
         Raises:
             StudyError: the database cannot be used.
         """
         trials = self.trials()
-        under_way = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        owners = {trial.number: trial.user_attrs.get(OWNER_KEY) for trial in under_way}
+        owners = {
+            trial.number: trial.user_attrs.get(OWNER_KEY) for trial in trials if trial.state == TrialState.RUNNING
+        }
         alive = {owner: self._alive(owner) for owner in owners.values()}
-        dead = [number for number, owner in owners.items() if not alive[owner]]
-        for number in dead:
-            self.patiently(partial(self.optuna.tell, number, state=TrialState.FAIL, skip_if_finished=True))
-        return self.trials() if dead else trials
+        nobodys = [number for number, owner in owners.items() if not alive[owner]]
+        nobodys += [each.number for each in trials if each.state == TrialState.WAITING and OWNER_KEY in each.user_attrs]
+        for number in nobodys:
+            self.end(Entry(number, self._trial_id(number)))
+        return self.trials() if nobodys else trials
 
-    def tell(
-        self,
-        entry: Entry,
-        state: TrialState,
-        values: Sequence[float] | None = None,
-        attributes: Mapping[str, Any] = MappingProxyType({}),
-        constraints: Mapping[str, float] = MappingProxyType({}),
-    ) -> None:
-        """Ends a trial of this process, with all that is to be kept of it.
+    def end(self, entry: Entry, patience_s: float | None = None) -> None:
+        """Ends a trial that found nothing, unless it has ended; its plan is to be tried again.
 
         Raises:
             StudyError: the database cannot be used.
         """
 
-        def told() -> None:
+        def ended() -> None:
+            with suppress(UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(entry.trial_id, TrialState.FAIL)
+
+        self.patiently(ended, patience_s)
+
+    def tell(
+        self,
+        entry: Entry,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+    ) -> bool:
+        """Ends a trial of this process, with all that is to be kept of it.
+
+        Returns:
+            Whether it is that trial which has it all: one that another process ended, which took this one for dead
+            while a server was away, stays so, and a new trial has it.
+
+        Raises:
+            StudyError: the database cannot be used.
+        """
+
+        def told() -> bool:
             try:
                 for key, value in attributes.items():
                     self.storage.set_trial_user_attr(entry.trial_id, key, value)
@@ -259,40 +294,62 @@ class OpenStudy:
                         trial.set_constraint(name, constraints[name])
                 self.storage.set_trial_state_values(entry.trial_id, state, values)
             except UpdateFinishedTrialError:
-                there = self.optuna.get_trials(deepcopy=False)[entry.number]
-                # Told at the first attempt; or ended by a process that took this one for dead while a server was away,
-                # and then it is added once more.
-                if there.state != state:
+                trials = self.optuna.get_trials(deepcopy=False)
+                there = trials[entry.number]
+                if there.state == state and attributes.items() <= there.user_attrs.items():
+                    return True  # told at the first attempt
+                if not any(each.user_attrs.get(INSTEAD_KEY) == entry.number for each in trials):
                     self.optuna.add_trial(
                         create_trial(
                             state=state, values=values, params=there.params, distributions=there.distributions,
-                            user_attrs={**there.user_attrs, **attributes}, system_attrs=there.system_attrs,
+                            user_attrs={**there.user_attrs, **attributes, INSTEAD_KEY: entry.number},
+                            system_attrs=there.system_attrs, constraints=dict(constraints),
                         )
                     )  # fmt: skip
+                return False
+            return True
 
-        self.patiently(told)
+        return self.patiently(told)
+
+    def _trial_id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def _alive(self, owner: Any) -> bool:
         """Whether a process of this sign works on the study; what is no sign is nobody's."""
         return isinstance(owner, int) and owner > 0 and self.patiently(partial(self.locks.alive, owner))
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """What a call of Optuna gives; while a server is away it is made again, for a minute.
+    def patiently(self, call: Callable[[], T], patience_s: float | None = None) -> T:
+        """What a call of Optuna gives; while a server is away it is made again, for a minute unless told otherwise.
 
         Raises:
             StudyError: the database cannot be used.
         """
-        end = time.monotonic() + self.patience_s
+        end = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
+        said = False
         with translated(self.where):
             while True:
                 try:
                     return call()
-                except (StorageInternalError, sqlalchemy.exc.OperationalError):
-                    if time.monotonic() > end:
+                except (StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+                    if time.monotonic() > end or not _is_away(error):
                         raise
-                    log.warning("%s: the study's database does not answer; asking again", self.where)
+                    if not said:
+                        log.warning("%s: the study's database does not answer; asking again", self.where)
+                    said = True
                     time.sleep(PAUSE_S)
         raise AssertionError  # translated() lets nothing through
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether a server did not answer, or is about to go: not that it refused."""
+    while error is not None:
+        original = getattr(error, "orig", None)
+        if original is not None:
+            state = getattr(original, "sqlstate", None)
+            return state is None or state[:2] in ("08", "57")  # connections; an operator's intervention
+        error = error.__cause__
+    return False
 
 
 @contextmanager
@@ -312,9 +369,12 @@ def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[O
     where = str(place)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        locks = stack.enter_context(_locks(place, name))
+        locks = stack.enter_context(_locks(place))
         with translated(where), locks.turn():
-            storage = stack.enter_context(_database(place))
+            try:
+                storage = stack.enter_context(_database(place))
+            except RuntimeError as error:  # of tables that another Optuna made
+                raise StudyError(f"{where}: {one_line(error)}; {_WAY_OUT}") from None
             study = optuna.create_study(
                 storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True,
                 sampler=RandomSampler(),  # nothing is drawn by it: plans are proposed elsewhere (mirror.py)
@@ -353,19 +413,19 @@ def translated(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _locks(place: Place, name: str) -> Iterator[Locks]:
+def _locks(place: Place) -> Iterator[Locks]:
     with ExitStack() as stack:
         if isinstance(place.at, Path):
             yield FileLocks(place.at, stack)
             return
         with translated(str(place)):
             try:
-                engine = sqlalchemy.create_engine(place.at, poolclass=sqlalchemy.NullPool)
+                engine = sqlalchemy.create_engine(place.at, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
             except ImportError:
                 raise StudyError(
                     f"{place}: the package that reaches it is missing: pip install 'hwsparse[postgresql]'"
                 ) from None
-            locks = PostgresLocks(engine, name, str(place), stack)
+            locks = PostgresLocks(engine, str(place), stack)
         yield locks
 
 
@@ -377,7 +437,8 @@ def _database(place: Place) -> Iterator[RDBStorage]:
         database = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(at)})
     else:
         # A connection that was lost is found out before it is used.
-        database = RDBStorage(at.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True})
+        engine = {"pool_pre_ping": True, "connect_args": _CONNECT}
+        database = RDBStorage(at.render_as_string(hide_password=False), engine_kwargs=engine)
     try:
         yield database
     finally:
@@ -419,8 +480,19 @@ def _difference(found: Any, own: dict[str, Any]) -> str:
         for name, words in _DIFFERENCES.items()
         if found.get(name) != own[name]
     ]
+    if isinstance(asked := found.get("asked"), list) and asked != own["asked"]:
+        here, there = (", ".join(sorted(some)) or "none" for some in _apart(map(str, own["asked"]), map(str, asked)))
+        differ.append(f"other choices: there {there}, here {here} beside those of both")
     return f"is of {'; '.join(differ)}" if differ else "holds what no search keeps"
 
 
+def _apart(some: Iterable[str], others: Iterable[str]) -> tuple[set[str], set[str]]:
+    """What is in one and not in the other, either way."""
+    first, second = set(some), set(others)
+    return first - second, second - first
+
+
 def _shortened(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)[:16]
+    """A digest's beginning; anything else as it is."""
+    text = str(value)
+    return text[:16] if _DIGEST.fullmatch(text) else text

@@ -38,10 +38,11 @@ class Quality(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hopeless:
-    """A plan that was given up: on so many of the samples it was worse, beyond doubt, than is worth having."""
+    """A plan that was given up: on so many of the samples it was worse, beyond doubt, than `at_least`."""
 
     quality: float  # as far as those samples tell
     samples: int
+    at_least: float
 
 
 # Gives the quality of a plan, of which less than the second argument is not worth having.

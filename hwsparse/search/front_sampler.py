@@ -8,7 +8,8 @@ the front is proposed (improvement.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,8 @@ class FrontSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        tried = study.get_trials(deepcopy=False)
+        # What others tried and cannot be had here tells nothing that could be used.
+        tried = [each for each in study.get_trials(deepcopy=False) if self._additive.has(each.params)]
         tried_rows = [self._additive.row(each.params) for each in tried]
         known = {row.tobytes() for row in tried_rows}
         judged = [
@@ -77,7 +79,8 @@ class FrontSampler(BaseSampler):
         if not judged or not self._additive.layers:
             return {}  # then each choice is drawn alone
         rows, qualities = zip(*judged, strict=True)
-        row = self._proposed(np.stack(rows), np.array(qualities), known)
+        timed = [(row, each.values[0]) for row, each in zip(tried_rows, tried, strict=True) if each.values]
+        row = self._proposed(np.stack(rows), np.array(qualities), known, self._slowest_s(timed))
         return {**dict.fromkeys(search_space, "dense"), **self._additive.texts(row)}
 
     def sample_independent(
@@ -85,14 +88,27 @@ class FrontSampler(BaseSampler):
     ) -> Any:
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _proposed(self, rows: np.ndarray, qualities: np.ndarray, known: set[bytes]) -> np.ndarray:
+    def _slowest_s(self, timed: Sequence[tuple[np.ndarray, float]]) -> float:
+        """The most that a plan's layers may take for the network to keep to its limit.
+
+        What lies between layers is told by trials, of layers and of networks: a straight line.
+        """
+        limit_s = self._aims.max_latency_s
+        if limit_s is None or not timed:
+            return math.inf
+        rows, networks_s = zip(*timed, strict=True)
+        layers_s = self._additive.latencies(np.stack(rows))
+        if np.ptp(layers_s) == 0:
+            return math.inf
+        scale, offset = np.polyfit(layers_s, networks_s, 1)
+        return float((limit_s - offset) / scale) if scale > 0 else math.inf
+
+    def _proposed(self, rows: np.ndarray, qualities: np.ndarray, known: set[bytes], slowest_s: float) -> np.ndarray:
         additive, rng = self._additive, self._rng
         model = QualityModel.fit(additive.errors(rows), qualities)
         latencies = additive.latencies(rows)
         dense = np.zeros((1, rows.shape[1]), np.int64)
-        slowest_s = float(additive.latencies(dense)[0])
-        if self._aims.max_latency_s is not None:
-            slowest_s = min(slowest_s, self._aims.max_latency_s)
+        slowest_s = min(slowest_s, float(additive.latencies(dense)[0]))
         floor = float(qualities.min())
         if self._aims.worst_drop is not None:
             floor = float(qualities[rows.sum(1) == 0].max(initial=floor)) - self._aims.worst_drop

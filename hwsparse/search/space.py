@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from hwsparse.errors import PlanError, StudyError
@@ -106,6 +106,22 @@ class SearchSpace:
             return Plan.of(self.model_digest, {name: options[name][text].choice for name, text in texts.items()})
         except KeyError as error:
             raise PlanError(f"the search space has no {error}") from None
+
+    def limited_to(self, choices: SettledChoices) -> SearchSpace:
+        """The space without what a study did not begin with; no option that is not here is added."""
+        settled = dict(choices.layers)
+        layers = tuple(
+            LayerOptions(
+                layer.layer,
+                tuple(
+                    option
+                    for option, text in zip(layer.options, layer.texts, strict=True)
+                    if text == "dense" or text in settled.get(layer.layer, ())
+                ),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers)
 
     def allows(self, plan: Plan) -> bool:
         """Whether every choice of the plan can be made."""

@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast, get_args
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hwsparse.errors import Cancelled, HwsparseError, StudyError
+from hwsparse.errors import Cancelled, ExecutionError, HwsparseError, StudyError
 from hwsparse.plan import Plan
 from hwsparse.search.additive import Additive
 from hwsparse.search.bounds import UNBOUNDED, Bounds, Size
@@ -50,6 +50,8 @@ from hwsparse.search.trials import (
     is_ended,
 )
 
+# No fault of a plan's: they stop the search, and its trials are there to go on with.
+STOPPING = (Cancelled, ExecutionError)
 WAIT_S = 0.2  # between looks at what other processes do, and at whether to stop
 
 
@@ -112,9 +114,9 @@ def run_search(
 
     Args:
         space: the plans that can be had. A study that goes on chooses among those of them that it began with.
-        evaluate_quality: on calibration data. An HwsparseError fails the trial and the search goes on;
-            anything else, Cancelled included, stops it.
-        predict_latency: on the target, of every plan in the space; errors as above.
+        evaluate_quality: on calibration data. An HwsparseError fails the trial and the search goes on; Cancelled,
+            ExecutionError and anything else stop it.
+        predict_latency: on the target, of every plan in the space.
         predict_size: of every plan; None: bounds say nothing of bytes.
         on_trial: called after each trial of this process; what it raises stops the search.
         on_wait: called several times a second while evaluations are under way elsewhere, or other processes have the
@@ -131,6 +133,7 @@ def run_search(
     told = _Told(predict_latency, predict_size, settings.bounds)
     beginning = study.beginning or study.begin(_beginning(space, settings, told.fits))
     layers = {layer.layer for layer in space.layers}
+    space = space.limited_to(beginning.choices)
     if unknown := {name for name, _ in beginning.choices.layers} - layers:
         raise StudyError(f"{study.where}: the study has choices for {min(unknown)!r}, which is no layer of the model")
     search = _Search(
@@ -176,8 +179,6 @@ class _Running:
 
     def judged(self, quality: Quality) -> Candidate:
         """What the trial found."""
-        if isinstance(quality, _Known):
-            return quality.candidate
         if self.latency is None:
             raise ValueError("a plan whose latency could not be told was evaluated")
         return Candidate(
@@ -207,7 +208,7 @@ class _Search:
     on_wait: Callable[[], None]
     clock: Callable[[], float]
     own: dict[int, Entry] = field(default_factory=dict)  # under way, by number
-    running: dict[Future[Quality | Hopeless], _Running] = field(default_factory=dict)
+    running: dict[Future[Any], _Running] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)  # trials, of other processes too as far as they are known
     known: dict[str, Candidate] = field(default_factory=dict)  # by plan
     # What else is known of plans; failures are of this run: in another one the plan gets another chance.
@@ -221,20 +222,22 @@ class _Search:
                 pass
             if not self.running and count_answered(self.study.trials()) >= self.settings.trials:
                 return
-            ended, _ = wait(self.running, timeout=WAIT_S, return_when=FIRST_COMPLETED)
-            if not ended:
-                self.on_wait()
-                if not self.running:  # other processes have the last trials
-                    time.sleep(WAIT_S)
-            for future in ended:
-                self._end(self.running.pop(future), future)
+            # In the order of the trials: so what a trial is proposed by does not depend on which evaluation was faster.
+            oldest = next(iter(self.running), None)
+            if oldest is not None and wait([oldest], timeout=WAIT_S).done:
+                self._end(self.running.pop(oldest), oldest)
+                continue
+            self.study.locks.renew()
+            self.on_wait()
+            if oldest is None:  # other processes have the last trials
+                time.sleep(WAIT_S)
 
     def abandon(self) -> None:
         """Leaves what is under way to whoever goes on."""
         for future in self.running:
             future.cancel()
         for entry in self.own.values():
-            self.study.tell(entry, TrialState.FAIL)
+            self.study.end(entry, patience_s=0.0)
 
     def _start(self) -> bool:
         """Begins another trial; False: as many as were asked for are done, or under way."""
@@ -248,33 +251,42 @@ class _Search:
             self.mirror.follow(trials)
             proposed = self._proposed(trials)
             plan = self.additive.plan(self.additive.row(proposed.params))
+            # Where a choice cannot be had here, what is tried is dense, and that is what is kept.
+            proposed.params = self.beginning.choices.texts(plan)
             kind = cast(Kind, proposed.user_attrs.setdefault(KIND_KEY, "search"))
             proposed.user_attrs |= {OWNER_KEY: self.study.locks.sign, PLAN_KEY: plan.to_json()}
+            if not self.study.locks.keeps_turn():
+                return True  # what others did meanwhile is not known: from the beginning
             entry = self.study.add(proposed)
             self.mirror.adopt(proposed, entry.number)
             self.own[entry.number] = entry
-        future: Future[Quality | Hopeless] = Future()
+        future: Future[Any] = Future()
         latency = None
         try:
             latency = self.told.predict_latency(plan)
-            future = self._evaluated(plan, latency)
-        except Cancelled:
+            if (known := self._known(plan, self._least(plan, latency))) is not None:
+                future.set_result(known)
+            else:
+                future = self.evaluate_quality(plan, self._least(plan, latency))
+        except STOPPING:
             raise
         except HwsparseError as error:
             future.set_exception(error)
         self.running[future] = _Running(entry, kind, plan, latency, started)
         return True
 
-    def _evaluated(self, plan: Plan, latency: Latency) -> Future[Quality | Hopeless]:
-        """What is known of the plan, or else its evaluation."""
+    def _known(self, plan: Plan, at_least: float) -> Candidate | Hopeless | None:
+        """What is known of the plan, if that is enough.
+
+        Raises:
+            StudyError: it failed in this run.
+        """
         text = plan.to_json()
         if (reason := self.refused.get(text)) is not None:
             raise StudyError(reason)
-        if (known := self.hopeless.get(text) or self.known.get(text)) is None:
-            return self.evaluate_quality(plan, self._least(plan, latency))
-        future: Future[Quality | Hopeless] = Future()
-        future.set_result(known if isinstance(known, Hopeless) else _Known(known))
-        return future
+        hopeless = self.hopeless.get(text)
+        given_up = hopeless is not None and at_least >= hopeless.at_least
+        return self.known.get(text) or (hopeless if given_up else None)
 
     def _least(self, plan: Plan, latency: Latency) -> float:
         """The quality that a plan must have to be worth knowing: more than one that is as fast."""
@@ -286,22 +298,21 @@ class _Search:
             as_fast.extend(quality - self.settings.worst_drop for quality in dense)
         return max(as_fast, default=-math.inf)
 
-    def _end(self, running: _Running, future: Future[Quality | Hopeless]) -> None:
+    def _end(self, running: _Running, future: Future[Any]) -> None:
         candidate, hopeless, failure = None, None, None
         text, number = running.plan.to_json(), running.entry.number
         try:
-            quality = future.result()
-            if isinstance(quality, Hopeless):
-                hopeless = self.hopeless[text] = quality
+            found = future.result()
+            if isinstance(found, Hopeless):
+                hopeless = self.hopeless[text] = found
             else:
-                candidate = running.judged(quality)
-        except Cancelled:
+                candidate = found if isinstance(found, Candidate) else running.judged(found)
+        except STOPPING:
             raise
         except HwsparseError as error:
             failure = self.refused[text] = str(error)
         elapsed_s = self.clock() - running.started
-        self._tell(running, candidate, hopeless, failure, elapsed_s)
-        if failure is None:
+        if self._tell(running, candidate, hopeless, failure, elapsed_s) and failure is None:
             self.answered.add(number)
         if candidate is not None:
             self.known.setdefault(text, candidate)
@@ -319,7 +330,8 @@ class _Search:
         hopeless: Hopeless | None,
         failure: str | None,
         elapsed_s: float,
-    ) -> None:
+    ) -> bool:
+        """Whether it is this trial that has it: see `OpenStudy.tell`."""
         entry = running.entry
         attributes: dict[str, Any] = {FIGURES_KEY: {"elapsed_s": elapsed_s}}
         state, values = TrialState.FAIL, None
@@ -337,8 +349,9 @@ class _Search:
         if (known := candidate or hopeless) is not None:
             excess |= self.settings.bounds.lack(known.quality)
 
-        self.study.tell(entry, state, values, attributes, excess)
+        told = self.study.tell(entry, state, values, attributes, excess)
         del self.own[entry.number]
+        return told
 
     def _take_over(self, trials: Sequence[FrozenTrial]) -> None:
         """Takes note of what other processes found, and earlier searches."""
@@ -374,33 +387,19 @@ class _Search:
 
     def _due(self, trials: Sequence[FrozenTrial]) -> tuple[Kind, Mapping[str, str]] | None:
         """The first plan that was interrupted, or that the search begins with, and that nobody tries or has tried."""
+        layers = {name for name, _ in self.beginning.choices.layers}
         taken, interrupted = set(), []
         for trial in trials:
-            if trial.state == TrialState.RUNNING or is_ended(trial):
+            kind = cast(Kind, trial.user_attrs.get(KIND_KEY, "search"))
+            failed = trial.state == TrialState.FAIL
+            # Without the dense model nothing can be compared: in another run it gets another chance.
+            again = failed and kind == "dense" and trial.user_attrs.get(PLAN_KEY) not in self.refused
+            if trial.state == TrialState.RUNNING or (is_ended(trial) and not again):
                 taken.add(frozenset(trial.params.items()))
-            else:
-                interrupted.append((cast(Kind, trial.user_attrs.get(KIND_KEY, "search")), trial.params))
+            elif failed and trial.params.keys() == layers:
+                interrupted.append((kind, trial.params))
         planned = (*interrupted, *self.beginning.planned())
         return next((each for each in planned if frozenset(each[1].items()) not in taken), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The quality of a plan that was evaluated before, in which trial."""
-
-    candidate: Candidate
-
-    @property
-    def value(self) -> float:
-        return self.candidate.quality
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.candidate.quality_interval
-
-    @property
-    def drop_error(self) -> float:
-        return self.candidate.drop_error
 
 
 def _beginning(space: SearchSpace, settings: SearchSettings, fits: Callable[[Plan], bool]) -> Beginning:

@@ -17,6 +17,7 @@ from hwsparse.search.evaluation import Hopeless
 # What a trial's user attributes are called: who runs it; its plan, and of which kind that is; why it failed, which a
 # trial that was interrupted has not; its figures, without those that it was told.
 OWNER_KEY, KIND_KEY, PLAN_KEY, FAILURE_KEY, FIGURES_KEY = "owner", "kind", "plan", "failure", "figures"
+INSTEAD_KEY = "instead_of"  # the number of a trial that was taken for nobody's while it was under way
 ANSWERED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -70,7 +71,7 @@ def hopeless_of(trial: FrozenTrial) -> Hopeless:
         LookupError, TypeError, ValueError: the trial is not as a search writes it.
     """
     figures = trial.user_attrs[FIGURES_KEY]
-    return Hopeless(float(figures["quality"]), int(figures["samples"]))
+    return Hopeless(float(figures["quality"]), int(figures["samples"]), float(figures["at_least"]))
 
 
 def quality_of(trial: FrozenTrial) -> float:

@@ -101,7 +101,9 @@ class Evaluator:
         first, rest = self._rows(self._first), self._rows(self._rest)
         seen = asked.answers(self.dataset, first)
         so_far = self._report(self._first, seen)
-        if float(self._scores_of_dense()[0]) - so_far.drop + SURE * so_far.drop_error < at_least:
+        # Where all of a few samples agree, that the next one does not is as likely as one in so many.
+        error = max(so_far.drop_error, 1 / len(self._first))
+        if float(self._scores_of_dense()[0]) - so_far.drop + SURE * error < at_least:
             return so_far
         outputs = np.empty((self.dataset.rows, seen.shape[1]))
         outputs[first], outputs[rest] = seen, asked.answers(self.dataset, rest)

@@ -74,6 +74,21 @@ def test_our_sampler_keeps_to_bounds_and_seeds_do(tmp_path: Path) -> None:
         assert size(candidate.plan).file_bytes <= 5e6
 
 
+def test_the_limit_is_of_networks_not_of_their_layers(tmp_path: Path) -> None:
+    """What lies between layers: a share of them, and something for each network."""
+
+    def network(plan: Plan) -> toy.ToyLatency:
+        value = 0.6 * toy.latency_s(plan) + 1e-3
+        return toy.ToyLatency(value, (value, value))
+
+    limit_s = network(Plan(toy.MODEL)).latency_s * 0.7
+    settings = SearchSettings(trials=30, seed=1, seed_share=0.2, bounds=Bounds(limit_s))
+    found = search(tmp_path / "s.db", settings, predict_latency=network)
+    proposed = [candidate.latency_s for candidate in found if candidate.kind == "search"]
+    assert max(proposed) <= limit_s
+    assert max(proposed) > 0.9 * limit_s
+
+
 def test_bounds_that_nothing_keeps_to_leave_a_search_all_the_same(tmp_path: Path) -> None:
     """It is for the caller to say what cannot be had; nothing is lost here."""
     settings = SearchSettings(trials=6, seed=1, bounds=Bounds(1e-9))

@@ -140,6 +140,13 @@ def test_awkward_file_names_are_files(tmp_path: Path) -> None:
     assert path.is_file()
 
 
+def test_tables_of_another_optuna(study: Path) -> None:
+    with contextlib.closing(sqlite3.connect(study)) as connection, connection:
+        connection.execute("UPDATE version_info SET schema_version = schema_version + 1")
+        connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9'")
+    assert "remove that study or choose" in refused(study) or "cannot be used" in refused(study)
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "s.db").write_bytes(b"this is not a database, whatever its name says\n" * 100)
     assert "file is not a database" in refused(tmp_path / "s.db")

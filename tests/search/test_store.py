@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import signal
@@ -14,6 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,9 @@ from optuna.trial import TrialState
 
 from hwsparse.errors import InputError, StudyError
 from hwsparse.plan import Plan
-from hwsparse.search import Candidate
+from hwsparse.search import Candidate, locks
 from hwsparse.search import database as databases
+from hwsparse.search.bounds import Bounds
 from hwsparse.search.database import Place, opened_study
 from hwsparse.search.study import SearchSettings
 from tests.search import postgres, toy
@@ -41,6 +42,10 @@ from hwsparse.search.database import Place, opened_study
 from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.study import SearchSettings, run_search
 place, noted, trials, hang = Place.parse(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+if sys.argv[5]:
+    Path(f"{sys.argv[5]}.{os.getpid()}").touch()
+    while not Path(sys.argv[5]).exists():
+        time.sleep(0.01)
 calls = []
 @evaluated_here
 def evaluate(plan, at_least):
@@ -67,6 +72,11 @@ def server() -> Iterator[postgres.Server]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "GRACE_S", 0.2)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a study is kept, as a user says it."""
@@ -76,8 +86,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database(uuid.uuid4().hex)
 
 
-def started(place: str, noted: Path, trials: int, hang: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROCESS, place, str(noted), str(trials), str(hang)]
+def started(place: str, noted: Path, trials: int, hang: int = 0, ready: Path | None = None) -> subprocess.Popen[str]:
+    """A process that searches; one that says that it is `ready` waits until all may begin."""
+    command = [sys.executable, "-c", PROCESS, place, str(noted), str(trials), str(hang), str(ready or "")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -131,7 +142,11 @@ def test_a_kill_in_mid_trial_costs_that_trial(place: str, tmp_path: Path) -> Non
 
 def test_four_processes_share_a_study(place: str, tmp_path: Path) -> None:
     noted = tmp_path / "noted"
-    processes = [started(place, noted, 40) for _ in range(4)]
+    processes = [started(place, noted, 40, ready=tmp_path / "ready") for _ in range(4)]
+    while len(list(tmp_path.glob("ready.*"))) < 4:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    (tmp_path / "ready").touch()
     assert {ended(process) for process in processes} == {"40\n"}
     assert states(place) == {TrialState.COMPLETE: 40}
     assert len(set(evaluated(noted))) == len(evaluated(noted)) == 40
@@ -148,11 +163,13 @@ def test_who_is_left_takes_over_from_who_is_killed(place: str, tmp_path: Path) -
     assert hanging.stdout is not None
     assert hanging.stdout.readline() == "in mid-trial\n"
     other = started(place, noted, 12)
-    while sum(states(place).values()) < 12:
-        time.sleep(0.05)
-    assert other.poll() is None
-    os.kill(hanging.pid, signal.SIGKILL)
-    hanging.communicate()
+    try:
+        while sum(states(place).values()) < 12:
+            assert other.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.kill(hanging.pid, signal.SIGKILL)
+        hanging.communicate()
     assert ended(other) == "12\n"
     assert states(place) == {TrialState.COMPLETE: 12, TrialState.FAIL: 1}
 
@@ -163,25 +180,30 @@ def test_all_choose_from_what_the_first_chose_from(place: str) -> None:
             search(Place.parse(place), evaluate_quality=after(1, AssertionError("stop")))
         there = one.beginning
         assert there is not None
-        assert one.begin(dataclasses.replace(there, seeds=())) == there
+        assert one.begin(replace(there, seeds=())) == there
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("model_digest", "ef" * 32, "the model abababababababab, this search has efefefefefefefef"),
-        ("dataset_digest", "ef" * 32, "the data cdcdcdcdcdcdcdcd, this search has efefefefefefefef"),
+        ("dataset_digest", "ef" * 32, "the data that choose cdcdcdcdcdcdcdcd, this search has efefefefefefefef"),
         ("target", "arm", "the target toy, this search has arm"),
         ("threads", 2, "threads: 1, this search has 2"),
         ("pruner", "obs", "the pruner magnitude, this search has obs"),
-        ("asked", ("2:4",), "the choices block4x1@0.5, block4x1@0.7, "),
+        (
+            "asked",
+            ("2:4", "4:8"),
+            "other choices: there block4x1@0.5, block4x1@0.7, block4x1@0.9, unstructured@0.8, "
+            "here 4:8 beside those of both",
+        ),
     ],
 )
 def test_another_search_under_a_chosen_name_is_refused(place: str, field: str, value: object, said: str) -> None:
     named = Place.parse(place, "ours")
     search(named)
     with pytest.raises(StudyError) as caught:
-        search(named, identity=dataclasses.replace(toy.IDENTITY, **{field: value}))
+        search(named, identity=replace(toy.IDENTITY, **{field: value}))
     assert f"study 'ours' is of {said}" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert len(search(named, evaluate_quality=after(0, AssertionError("evaluated again")))) == 8
@@ -221,13 +243,48 @@ def test_who_was_taken_for_dead_loses_nothing(server: postgres.Server) -> None:
         if next(calls) == 6:
             server.stop()
             server.start()
-            with opened_study(Place.parse(url), "toy", toy.IDENTITY) as other:
-                other.live_trials()
+            with opened_study(Place.parse(url), "toy", toy.IDENTITY) as other, other.turn():
+                under_way = [trial for trial in other.live_trials() if trial.state == TrialState.RUNNING]
+                assert len(under_way) == 1  # not yet: who was there before may not be back
+                time.sleep(2 * locks.GRACE_S)
+                assert [trial for trial in other.live_trials() if trial.state == TrialState.RUNNING] == []
         return toy.evaluate(plan)
 
-    search(Place.parse(url), SETTINGS, evaluate_quality=evaluate)
+    bounds = Bounds(max_latency_s=1.0)
+    search(Place.parse(url), replace(SETTINGS, bounds=bounds), evaluate_quality=evaluate)
     assert states(url) == {TrialState.COMPLETE: 16, TrialState.FAIL: 1}
     assert next(calls) == 16
+    with opened_study(Place.parse(url), "toy", toy.IDENTITY) as study:
+        (added,) = (trial for trial in study.trials() if "instead_of" in trial.user_attrs)
+    assert added.constraints == {"latency": added.values[0] - 1}
+
+
+def test_a_turn_that_was_lost_is_noticed(server: postgres.Server) -> None:
+    url = server.database(uuid.uuid4().hex)
+    with opened_study(Place.parse(url), "toy", toy.IDENTITY) as study:
+        with study.turn():
+            assert study.locks.keeps_turn()
+            server.stop()
+            server.start()
+            assert not study.locks.keeps_turn()
+        with study.turn():
+            assert study.locks.keeps_turn()
+        study.locks.renew()
+        with opened_study(Place.parse(url), "toy", toy.IDENTITY) as other:
+            time.sleep(2 * locks.GRACE_S)
+            assert other.locks.alive(study.locks.sign)
+
+
+def test_two_jobs_make_one_database(server: postgres.Server, tmp_path: Path) -> None:
+    """Of different models, and both find it empty."""
+    url = server.database(uuid.uuid4().hex)
+    processes = [started(url, tmp_path / "noted", 4, ready=tmp_path / "ready") for _ in range(2)]
+    other = replace(toy.IDENTITY, target="another")
+    while len(list(tmp_path.glob("ready.*"))) < 2:
+        time.sleep(0.05)
+    (tmp_path / "ready").touch()
+    assert len(search(Place.parse(url), identity=other)) == 8
+    assert {ended(process) for process in processes} == {"4\n"}
 
 
 def test_a_server_that_stays_away_is_an_error(server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,13 +317,16 @@ def test_nobody_answers(tmp_path: Path) -> None:
         ("mysql://me@there/that", "mysql:// cannot be used; a file's path or postgresql:// can"),
         ("://", "no URL; postgresql://user:password@host/database is one"),
         ("sqlite://", "cannot be used"),
+        ("postgresql://me:secret@there:port/that", "no URL; postgresql://"),
+        ("postgresql+asyncpg://me@there/that", "postgresql+asyncpg:// cannot be used"),
+        ("postgresql://me@there/that?password=secret", "a password belongs before the @"),
         ("sqlite:///:memory:", "cannot be used"),
     ],
 )
 def test_places_that_are_none(text: str, said: str) -> None:
     with pytest.raises(InputError, match="study: ") as caught:
         Place.parse(text)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb"])

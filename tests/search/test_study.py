@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,10 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hwsparse.errors import Cancelled, CompileError, StudyError
+from hwsparse.errors import Cancelled, CompileError, ExecutionError, StudyError
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate, SettledChoices, build_space, pareto_front
-from hwsparse.search.database import Place, StudyIdentity, opened_study
+from hwsparse.search.database import OpenStudy, Place, StudyIdentity, opened_study
 from hwsparse.search.evaluation import Hopeless, evaluated_here
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from tests.search import toy
@@ -197,7 +198,7 @@ def test_a_choice_that_cannot_be_had_any_more_is_dense(tmp_path: Path) -> None:
     lost = [replace(layer, options=layer.options[:1]) if layer.layer == "conv3" else layer for layer in whole.layers]
     found = search(path, SearchSettings(trials=40, seed=3, sampler="tpe"), space=replace(whole, layers=tuple(lost)))
     assert states(path) == {TrialState.COMPLETE: 40}
-    assert any(trial.params["conv3"] != "dense" for trial in trials(path)[12:])
+    assert all(trial.params["conv3"] == "dense" for trial in trials(path)[12:])
     assert any(candidate.plan.choice("conv3") != Choice() for candidate in first)
     assert all(candidate.plan.choice("conv3") == Choice() for candidate in found)
     assert {candidate.plan for candidate in found} > {c.plan for c in first if c.plan.choice("conv3") == Choice()}
@@ -329,7 +330,7 @@ def test_a_hopeless_plan_is_given_up_and_told_to_the_sampler(tmp_path: Path) -> 
     def evaluate(plan: Plan, at_least: float) -> toy.ToyQuality | Hopeless:
         asked[plan] = at_least
         found = toy.evaluate(plan)
-        return found if found.value >= at_least else Hopeless(found.value, 7)
+        return found if found.value >= at_least else Hopeless(found.value, 7, at_least)
 
     settings = SearchSettings(trials=30, seed=1, sampler="random", seed_share=0.3, worst_drop=0.4)
     with opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study:
@@ -352,12 +353,107 @@ def test_a_hopeless_plan_is_given_up_and_told_to_the_sampler(tmp_path: Path) -> 
                   for plan in asked if toy.evaluate(plan).value >= dense - 0.4]  # fmt: skip
     assert front == {candidate.plan for candidate in pareto_front(everything)}
     # Whoever goes on knows of them, and our sampler learns from them.
-    search(tmp_path / "s.db", SearchSettings(trials=36, seed=1), evaluate_quality=lambda plan: unseen(plan, asked))
+    again = SearchSettings(trials=36, seed=1, worst_drop=0.4)
+    search(tmp_path / "s.db", again, evaluate_quality=lambda plan: unseen(plan, asked))
 
 
 def unseen(plan: Plan, seen: Mapping[Plan, float]) -> toy.ToyQuality:
     assert plan not in seen, "evaluated again"
     return toy.evaluate(plan)
+
+
+def test_what_was_hopeless_is_looked_at_again_where_more_may_be_lost(tmp_path: Path) -> None:
+    """Of two choices for one layer, both proposed again and again."""
+    space = build_space(toy.MODEL, {"conv0": [toy.offer("dense"), toy.offer("2:4", 0.5, 0.1)]})
+    bars: list[float] = []
+
+    def evaluate(plan: Plan, at_least: float) -> toy.ToyQuality | Hopeless:
+        bars.append(at_least)
+        found = toy.evaluate(plan)
+        return found if found.value >= at_least else Hopeless(found.value, 7, at_least)
+
+    def searched(trials: int, worst_drop: float) -> tuple[Candidate, ...]:
+        settings = SearchSettings(trials=trials, seed=1, sampler="random", worst_drop=worst_drop)
+        with opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study:
+            return run_search(study, space, evaluated_here(evaluate), toy.predict, settings)
+
+    assert [candidate.plan for candidate in searched(6, 0.001)] == [Plan(toy.MODEL)]
+    assert len(bars) == 2
+    assert len(searched(12, 0.001)) == 1 and len(bars) == 2
+    assert len(searched(18, 0.9)) == 2 and len(bars) == 3
+
+
+@pytest.mark.parametrize("parallel", [2, 4])
+def test_a_seed_makes_a_search_of_many_workers_repeatable(tmp_path: Path, parallel: int) -> None:
+    """However long each of them takes."""
+
+    def searched(name: str, slow: int) -> list[Plan]:
+        calls = itertools.count()
+
+        def evaluate(plan: Plan) -> toy.ToyQuality:
+            if next(calls) % 3 == slow:
+                time.sleep(0.05)
+            return toy.evaluate(plan)
+
+        settings = SearchSettings(trials=16, seed=2, seed_share=0.2, parallel=parallel)
+        with ThreadPoolExecutor(4) as pool, opened_study(Place(tmp_path / name), "toy", toy.IDENTITY) as study:
+            found = run_search(
+                study, toy.toy_space(), lambda plan, at_least: pool.submit(evaluate, plan), toy.predict, settings
+            )
+        return [candidate.plan for candidate in found]
+
+    assert searched("1.db", 0) == searched("2.db", 2)
+
+
+def test_workers_that_are_lost_stop_the_search_and_cost_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(ExecutionError):
+        search(tmp_path / "s.db", evaluate_quality=after(0, ExecutionError("lost")))
+    assert states(tmp_path / "s.db") == {TrialState.FAIL: 1}
+    assert search(tmp_path / "s.db")[0].plan == Plan(toy.MODEL)
+
+
+def test_a_dense_model_that_failed_is_tried_again_in_another_run(tmp_path: Path) -> None:
+    first = search(tmp_path / "s.db", evaluate_quality=after(0, CompileError("not today")))
+    assert not any(candidate.plan == Plan(toy.MODEL) for candidate in first)
+    again = search(tmp_path / "s.db", SearchSettings(trials=9, seed=3))
+    assert any(candidate.plan == Plan(toy.MODEL) and candidate.kind == "dense" for candidate in again)
+
+
+def test_a_trial_that_was_not_added_whole_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a kill, or a connection that was lost, before its parameters were there."""
+    whole = search(tmp_path / "whole.db")
+    add = OpenStudy.add
+
+    def killed(study: OpenStudy, trial: FrozenTrial) -> object:
+        if trial.number == 3:
+            with monkeypatch.context() as patch:
+                patch.setattr(RDBStorage, "set_trial_state_values", lambda *arguments: sys.exit(9))
+                return add(study, trial)
+        return add(study, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenStudy, "add", killed)
+        with pytest.raises(SystemExit):
+            search(tmp_path / "s.db")
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 3, TrialState.WAITING: 1}
+    found = search(tmp_path / "s.db")
+    assert [candidate.plan for candidate in found] == [candidate.plan for candidate in whole]
+    assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
+
+
+def test_who_joins_a_study_searches_what_it_began_with(tmp_path: Path) -> None:
+    """Two that begin at once each draw up a space of their own; noise makes them differ."""
+    fewer = toy.toy_space(4)
+    lost = [replace(layer, options=layer.options[:2]) if layer.layer == "conv2" else layer for layer in fewer.layers]
+    without = [replace(layer, options=layer.options[:1]) if layer.layer == "conv3" else layer for layer in lost]
+    search(tmp_path / "s.db", SearchSettings(trials=6, seed=3), space=replace(fewer, layers=tuple(without)))
+    search(tmp_path / "s.db", SearchSettings(trials=16, seed=3))
+    for trial in trials(tmp_path / "s.db"):
+        assert set(trial.params) == {"conv0", "conv1", "conv2"}
+        plan = Plan.from_json(trial.user_attrs["plan"])
+        assert {name: str(plan.choice(name)) for name in trial.params} == trial.params
+    plans = [trial.user_attrs["plan"] for trial in trials(tmp_path / "s.db")]
+    assert len(set(plans)) == len(plans)
 
 
 def test_several_plans_are_evaluated_at_once(tmp_path: Path) -> None:
