@@ -94,6 +94,6 @@ def optimize(
     if note := untaught_note(within, outcome.costs.learned):
         console.print(note)
     if outcome.winner is None:
-        console.print(escape(f"No winner. What was built is in {out / 'artifacts'}; --max-drop says what it may lose."))
+        console.print(escape(f"No winner: {out / 'front.html'} says why. What was built is in {out / 'artifacts'}."))
     else:
         console.print(escape(f"Winner: {outcome.winner.label}, artifact {outcome.winner.artifact.directory}"))

@@ -18,6 +18,7 @@ from rich.progress import (
 
 from hwsparse.cli import interrupt
 from hwsparse.report import words
+from hwsparse.report.front import ROUNDING
 from hwsparse.search import Candidate, pareto_front
 from hwsparse.search.pareto import hypervolume
 
@@ -102,7 +103,7 @@ def search_note(known: tuple[Candidate, ...], max_drop: float | None) -> str:
     if dense.quality > 0:
         area = hypervolume(known, (dense.latency_s, 0.0)) / (dense.latency_s * dense.quality)
         parts.append(f"hypervolume {area:.3f}")
-    good = [candidate for candidate in front if candidate.quality >= dense.quality - max_drop]
+    good = [candidate for candidate in front if candidate.quality >= dense.quality - max_drop - ROUNDING]
     fastest = min(good, key=lambda candidate: candidate.latency_s, default=dense)
     speed = words.ratio(dense.latency_s / fastest.latency_s)
     parts.append(f"within {max_drop:g}: {words.milliseconds(fastest.latency_s)}, {speed}")

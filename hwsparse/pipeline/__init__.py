@@ -146,8 +146,8 @@ def optimize(
 
     The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
     ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
-    them too, and nothing is fitted to them or chosen by them. `workers` prune layers and build them; by default
-    processes of this machine do.
+    them too, and nothing is fitted to them or chosen by them. `workers` prune layers, evaluate plans and
+    build libraries; by default processes of this machine do.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.

@@ -1,7 +1,8 @@
 """Optuna samplers by name, our own and the stock ones, made anew for every trial.
 
 A sampler's randomness depends on the search's seed and on how many trials are behind it, and on nothing
-else: so a search that was interrupted goes on exactly as one that was not.
+else: so a search that was interrupted goes on exactly as one that was not, where it tries one plan at a time; where it
+tries several at once, it is the same whenever it is not interrupted.
 
 Knows no study and no plan.
 """
