@@ -72,9 +72,9 @@ LIMIT: Any = typer.Option(None, help="Use only so many samples, drawn by the see
 RAY: Any = typer.Option(
     None,
     metavar="ADDRESS",
-    help="Have a Ray cluster prune layers, evaluate plans and build libraries: HOST:PORT, ray://HOST:PORT, auto (the one "
-    "that runs here) or local (one started here); takes `pip install 'hwsparse[ray]'`. What is timed is timed by this host. Without it, "
-    "processes of this machine do the work.",
+    help="Have a Ray cluster prune layers, evaluate plans and build libraries: HOST:PORT, ray://HOST:PORT, auto (the "
+    "one that runs here) or local (one started here); takes `pip install 'hwsparse[ray]'`. What is timed is timed by "
+    "this host. Without it, processes of this machine do the work.",
 )
 RECORDS: Any = typer.Option(CACHE / "records.sqlite", help="Where measurements are kept, so that none is made twice.")
 
