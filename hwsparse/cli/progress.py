@@ -23,7 +23,7 @@ from hwsparse.search import Candidate, pareto_front
 from hwsparse.search.pareto import hypervolume
 
 # Of a search, so many lines are printed where there is no terminal.
-LINES = 10
+SEARCH, LINES = "search", 10
 WIDE = 120  # a terminal that has room for all that can be told
 
 
@@ -75,7 +75,7 @@ class StageProgress:
             self._task = self._bars.add_task(stage, total=total, note="")
         note = search_note(known, self._max_drop) if known else ""
         self._bars.update(self._task, completed=done, total=total, note=note)
-        if note and done * LINES >= (self._lines + 1) * total and done < total:
+        if stage == SEARCH and note and done * LINES >= (self._lines + 1) * total and done < total:
             self._lines = done * LINES // total
             self._print(f"{stage}: {done} of {total}, {note}")
 

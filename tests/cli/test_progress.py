@@ -30,19 +30,21 @@ def shown(*, terminal: bool = False, quiet: bool = False, max_drop: float | None
             progress("dense layers", done, steps, ())
         for done in range(1, steps + 1):
             progress("search", done, steps, KNOWN)
+        for done in range(3):
+            progress("finalists", done, 2, KNOWN)
     return out.getvalue()
 
 
 def test_lines_where_there_is_no_terminal() -> None:
     lines = shown().splitlines()
     assert lines[0].startswith("dense layers: done in ")
-    assert [line.split(",")[0] for line in lines[1:-1]] == [f"search: {done} of 30" for done in range(3, 30, 3)]
-    assert lines[-1].startswith("search: done in ")
+    assert [line.split(",")[0] for line in lines[1:-2]] == [f"search: {done} of 30" for done in range(3, 30, 3)]
+    assert lines[-2].startswith("search: done in ") and lines[-1].startswith("finalists: done in ")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_short_search_has_no_more_lines_than_trials(steps: int) -> None:
-    assert len(shown(steps=steps).splitlines()) <= 2 + steps
+    assert len(shown(steps=steps).splitlines()) <= 3 + steps
 
 
 def test_quiet_is_quiet() -> None:
