@@ -43,7 +43,7 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.path.relative_to(HERE).parts[0] not in ROUGH:
         yield
         return
-    run_many = ProcessRunner.run_many
+    run_many, choose_cpus = ProcessRunner.run_many, process.choose_cpus
 
     def roughly(
         runner: ProcessRunner, libraries: Mapping[str, Path], settings: RunSettings, *others: Any, **named: Any
@@ -56,13 +56,9 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
         }
 
     choose_cpus = process.choose_cpus
-
-    def anywhere(threads: int) -> tuple[int, ...]:
-        choose_cpus(threads)  # refuses what cannot be had
-        return ()
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
-        patch.setattr(process, "choose_cpus", anywhere)
+        # More threads than there are CPUs are refused as ever.
+        patch.setattr(process, "choose_cpus", lambda threads: choose_cpus(threads)[:0])
         yield
