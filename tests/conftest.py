@@ -55,7 +55,6 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
             for key, each in taken.items()
         }
 
-    choose_cpus = process.choose_cpus
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
