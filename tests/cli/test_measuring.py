@@ -232,8 +232,9 @@ def test_networks_are_timed_side_by_side(place: Place) -> None:
         assert each.quiet_s <= each.median_s
         assert each.samples_per_s == pytest.approx(each.batch / each.median_s)
         assert each.file_bytes > 0
-    code, out, _ = place.run(line)
-    assert code == 0 and "onnxruntime" in out and "samples/s" in out
+    code, out, error = place.run(line)
+    assert code == 0, error
+    assert "onnxruntime" in out and "samples/s" in out
 
 
 def test_how_well_times_are_known_is_said_and_what_ran_beside(capsys: pytest.CaptureFixture[str]) -> None:
