@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # to import it takes a second
     from sklearn.gaussian_process.kernels import Kernel
 
 # Variances and lengths that a fit starts from and stays between.
-SHARED, VARYING, NOISE = (0.003, (1e-6, 1.0)), (0.003, (1e-6, 1.0)), (1e-4, (1e-5, 1e-2))
-LENGTH = (2.0, (0.1, 100.0))
+SHARED, APART, VARYING = ((0.003, (1e-6, 1.0)),) * 3
+NOISE, LENGTH = (1e-4, (1e-5, 1e-2)), (2.0, (0.1, 100.0))
+# What differs in the first coordinate, a step of which is 1, has nothing of `apart` in common; all else has all of it.
+NEAR, FAR = 0.1, 1e4
 # Deviations bend, but do not break: of smoothness 1/2, 3/2 and 5/2, the second makes those of ResNet-50's, MiniLM's and
 # EfficientNet-Lite0's layers likeliest.
 SMOOTHNESS = 1.5
@@ -32,9 +34,10 @@ FREEDOM = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Deviations are one that a group's places share, one that varies from place to place, and noise."""
+    """Deviations are one that a group's places share, one for each first coordinate, one that varies, and noise."""
 
     shared: float
+    apart: float
     varying: float
     lengths: tuple[float, ...]  # along each coordinate: what lies much farther apart than this is off independently
     noise: float
@@ -49,7 +52,7 @@ class Field:
         from scipy.optimize import minimize
 
         coordinates = groups[0][0].shape[1]
-        start = cls(SHARED[0], VARYING[0], (LENGTH[0],) * coordinates, NOISE[0])
+        start = cls(SHARED[0], APART[0], VARYING[0], (LENGTH[0],) * coordinates, NOISE[0])
         processes = [start._process().fit(*group) for group in groups]
 
         def unlikeliness(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -58,8 +61,8 @@ class Field:
 
         kernel = processes[0].kernel_
         best = minimize(unlikeliness, kernel.theta, jac=True, method="L-BFGS-B", bounds=kernel.bounds)
-        shared, varying, *lengths, noise = np.exp(best.x)
-        return cls(float(shared), float(varying), tuple(map(float, lengths)), float(noise))
+        shared, apart, varying, *lengths, noise = map(float, np.exp(best.x))
+        return cls(shared, apart, varying, tuple(lengths), noise)
 
     def estimate(
         self, places: np.ndarray, known: np.ndarray, deviations: np.ndarray, vague: bool = False
@@ -108,8 +111,10 @@ class Field:
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
         shared = ConstantKernel(VAGUE if vague else self.shared, SHARED[1])
+        along = (NEAR, *(FAR for _ in self.lengths[1:]))
+        apart = ConstantKernel(self.apart, APART[1]) * Matern(along, "fixed", nu=SMOOTHNESS)
         varying = ConstantKernel(self.varying, VARYING[1]) * Matern(self.lengths, LENGTH[1], nu=SMOOTHNESS)
-        return shared + varying + WhiteKernel(self.noise, NOISE[1])
+        return shared + apart + varying + WhiteKernel(self.noise, NOISE[1])
 
     def _process(self, vague: bool = False) -> GaussianProcessRegressor:
         from sklearn.gaussian_process import GaussianProcessRegressor

@@ -7,17 +7,21 @@ import pytest
 
 from hwsparse.latency.field import FREEDOM, VAGUE, Field
 
-FIELD = Field(shared=0.01, varying=0.04, lengths=(2.0, 5.0), noise=1e-4)
+FIELD = Field(shared=0.01, apart=0.02, varying=0.04, lengths=(2.0, 5.0), noise=1e-4)
 
 
 def covariance(field: Field, a: np.ndarray, b: np.ndarray, vague: bool = False) -> np.ndarray:
     distance = np.sqrt((((a[:, None] - b[None]) / np.array(field.lengths)) ** 2).sum(-1))
     apart = np.sqrt(3) * distance
-    return np.asarray((VAGUE if vague else field.shared) + field.varying * (1 + apart) * np.exp(-apart))
+    same = np.abs(a[:, None, 0] - b[None, :, 0]) < 0.5
+    varying = field.varying * (1 + apart) * np.exp(-apart)
+    return np.asarray((VAGUE if vague else field.shared) + field.apart * same + varying)
 
 
 def places(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(0, 6, (count, 2))
+    """Of which the first coordinate is a whole number, as rows of a block are powers of 2."""
+    rng = np.random.default_rng(seed)
+    return np.column_stack([rng.integers(0, 6, count), rng.uniform(0, 6, count)])
 
 
 @pytest.mark.parametrize("vague", [False, True])
@@ -49,7 +53,7 @@ def test_what_is_uneven_where_it_is_known_is_unsure_elsewhere() -> None:
 def test_where_nothing_is_known_it_is_what_it_is_anywhere() -> None:
     means, spreads = FIELD.estimate(places(3, 0), np.empty((0, 2)), np.empty(0))
     np.testing.assert_array_equal(means, 0)
-    np.testing.assert_allclose(spreads**2, 0.01 + 0.04 + 1e-4)
+    np.testing.assert_allclose(spreads**2, 0.01 + 0.02 + 0.04 + 1e-4)
 
 
 def test_a_fit_finds_the_field_that_deviations_were_drawn_from() -> None:
@@ -60,6 +64,7 @@ def test_a_fit_finds_the_field_that_deviations_were_drawn_from() -> None:
         groups.append((at, rng.multivariate_normal(np.zeros(20), spread)))
     found = Field.fit(groups)
     assert found.varying == pytest.approx(FIELD.varying, rel=0.5)
+    assert found.apart == pytest.approx(FIELD.apart, rel=0.7)
     assert found.shared == pytest.approx(FIELD.shared, abs=0.02)
     assert found.lengths == pytest.approx(FIELD.lengths, rel=0.5)
 
