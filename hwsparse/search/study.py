@@ -398,8 +398,15 @@ class _Search:
                 taken.add(frozenset(trial.params.items()))
             elif failed and trial.params.keys() == layers:
                 interrupted.append((kind, trial.params))
-        planned = (*interrupted, *self.beginning.planned())
-        return next((each for each in planned if frozenset(each[1].items()) not in taken), None)
+        for kind, texts in (*interrupted, *self.beginning.planned()):
+            # What cannot be had here is left to others, and tried as it can be had.
+            if frozenset(texts.items()) not in taken and frozenset((here := self._had(texts)).items()) not in taken:
+                return kind, here
+        return None
+
+    def _had(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """These choices, as far as they can be had: else a layer is dense."""
+        return self.beginning.choices.texts(self.additive.plan(self.additive.row(texts)))
 
 
 def _beginning(space: SearchSpace, settings: SearchSettings, fits: Callable[[Plan], bool]) -> Beginning:

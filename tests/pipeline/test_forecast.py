@@ -84,7 +84,11 @@ def test_what_can_be_had_is_searched_for(
     bounds: dict[str, float], told: Forecast, space: SearchSpace, evaluator: Evaluator
 ) -> None:
     """Of memory nothing is known here, and nothing is refused."""
-    require_possible(space, told, evaluator, Bounds(**bounds))
+    asked = Bounds(**bounds)
+    require_possible(space, told, evaluator, asked)
+    best = asked.excess(told.latency(told.fastest(space)).latency_s, told.size(told.smallest(space)))
+    assert all(excess <= 0 for excess in best.values())
+    assert all(lack <= 0 for lack in asked.lack(evaluator.evaluate({}).value).values())
 
 
 @pytest.mark.parametrize(

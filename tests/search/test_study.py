@@ -441,6 +441,18 @@ def test_a_trial_that_was_not_added_whole_is_none(tmp_path: Path, monkeypatch: p
     assert states(tmp_path / "s.db") == {TrialState.COMPLETE: 8, TrialState.FAIL: 1}
 
 
+def test_who_lacks_a_choice_tries_no_plan_again_and_again(tmp_path: Path) -> None:
+    """Of the plans to begin with, most have a choice that the one who goes on cannot have."""
+    whole = toy.toy_space(4)
+    settings = SearchSettings(trials=14, seed=3, seed_share=0.6)
+    with pytest.raises(Cancelled):
+        search(tmp_path / "s.db", settings, evaluate_quality=after(2, Cancelled("enough")))
+    lost = [replace(layer, options=layer.options[:1]) if layer.layer == "conv3" else layer for layer in whole.layers]
+    search(tmp_path / "s.db", settings, space=replace(whole, layers=tuple(lost)))
+    plans = [trial.user_attrs["plan"] for trial in trials(tmp_path / "s.db") if trial.state == TrialState.COMPLETE]
+    assert len(plans) == len(set(plans)) == 14
+
+
 def test_who_joins_a_study_searches_what_it_began_with(tmp_path: Path) -> None:
     """Two that begin at once each draw up a space of their own; noise makes them differ."""
     fewer = toy.toy_space(4)
