@@ -162,8 +162,13 @@ def death(status: int) -> str:
     """How a process ended, by its exit status as `subprocess` tells it."""
     if status >= 0:
         return f"ended with exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
+    name = signal_name(-status)
     return f"killed by {name}" + (" (perhaps for lack of memory)" if name == "SIGKILL" else "")
+
+
+def signal_name(number: int) -> str:
+    """As in `SIGKILL`; a number that has no name goes by itself."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

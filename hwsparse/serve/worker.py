@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwsparse.errors import ServiceError
+from hwsparse.execution.child import signal_name
 
 JobCommand = Sequence[str]  # started with the job's directory as its last argument
 LOG = "worker.log"
@@ -74,8 +75,4 @@ def ending(returncode: int) -> str:
     """How a worker ended, in words."""
     if returncode >= 0:
         return f"ended with exit status {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
-    return f"was killed by {name}"
+    return f"was killed by {signal_name(-returncode)}"
