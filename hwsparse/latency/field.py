@@ -29,7 +29,7 @@ SMOOTHNESS = 1.5
 # The variance of what all places of a group share, where nothing about the group is known: a factor of e^2.
 VAGUE = 4.0
 # Degrees of freedom, beyond two, of groups' variances: the fewer, the sooner its own deviations tell how uneven one is.
-FREEDOM = 2.0
+FREEDOM = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A predictor tells what a layer takes from what it does; what was measured of the layer corrects that, the more the
 nearer the choices are. Intervals are conformal: as wide as was needed, in cross-validation over whole layers, to hold
-nine in ten (Vovk, Cross-conformal predictors, 2015).
+nine in ten (Vovk, Cross-conformal predictors, 2015), every layer counting alike.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ CONFIDENCE = 0.9
 TRIED = (0, 1, 2, 4, 8, 16)
 # As a logarithm: an interval that reaches a thousandfold each way says that nothing is known.
 WIDEST = math.log(1e3)
+# Shares that are summed up may miss the level that they reach by so much.
+ROUNDING = 1e-9
 # What a kernel, the expected one if None, does for a layer of a signature; None: no kernel serves it.
 Describe = Callable[[str, Choice, str | None], Work | None]
 
@@ -174,10 +176,9 @@ def _widths(field: Field, groups: Sequence[tuple[np.ndarray, np.ndarray, bool]])
     for covered in (True, False):
         for count in TRIED:
             scores = [
-                score
+                _scores(field, places, deviations, count, covered)
                 for places, deviations, own in groups
                 if own == covered and count < len(places)
-                for score in _scores(field, places, deviations, count, covered)
             ]
             if (width := conformal(scores)) < math.inf:
                 found[covered, count] = width
@@ -194,7 +195,16 @@ def _scores(field: Field, places: np.ndarray, deviations: np.ndarray, count: int
     return [float(score) for score in np.abs(means - deviations[others]) / spreads]
 
 
-def conformal(errors: Sequence[float]) -> float:
-    """The error that so many of new ones stay below as `CONFIDENCE` says."""
-    rank = math.ceil(CONFIDENCE * (len(errors) + 1))
-    return math.inf if rank > len(errors) else sorted(errors)[rank - 1]
+def conformal(groups: Sequence[Sequence[float]]) -> float:
+    """The error that so many of a new group's stay below as `CONFIDENCE` says; infinite, if too few were seen to tell.
+
+    Errors of a group go together, so that groups count alike, however many errors they have (Dunn, Wasserman and
+    Ramdas, Distribution-Free Prediction Sets for Two-Layer Hierarchical Models, 2022, pooled distributions).
+    """
+    errors = np.array([error for group in groups for error in group])
+    shares = np.array([1 / len(group) for group in groups for _ in group])
+    order = np.argsort(errors)
+    # A new error is as likely as any to be the largest.
+    level = CONFIDENCE * (1 + 1 / max(len(errors), 1))
+    at = int(np.searchsorted(np.cumsum(shares[order]) / max(len(groups), 1), level - ROUNDING))
+    return math.inf if at >= len(errors) else float(errors[order][at])

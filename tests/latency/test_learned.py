@@ -124,5 +124,14 @@ def test_too_few_examples_to_tell_an_interval_say_nothing() -> None:
 
 def test_the_conformal_error_is_the_one_of_its_rank() -> None:
     """Of n + 1 exchangeable errors, the last lies below the k-th smallest of n with probability k / (n + 1)."""
-    assert conformal([float(error) for error in range(1, 20)]) == 18.0
-    assert conformal([1.0] * 8) == math.inf
+    assert conformal([[float(error)] for error in range(1, 20)]) == 18.0
+    assert conformal([[1.0]] * 8) == math.inf
+    assert conformal([]) == math.inf
+
+
+def test_every_group_of_errors_counts_alike() -> None:
+    """Of ten groups one is off by much, in each of its many errors: nine in ten groups are not."""
+    groups = [[1.0, 2.0] for _ in range(9)] + [[9.0] * 100]
+    assert conformal(groups) == 9.0
+    assert conformal([[1.0, 2.0] for _ in range(99)] + [[9.0] * 100]) == 2.0
+    assert conformal([[1.0, 2.0], [9.0] * 8]) == 9.0
