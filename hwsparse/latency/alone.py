@@ -6,12 +6,16 @@ Two that are pinned to the same CPU would each measure the other.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from hwsparse.probe import cache_directory
+
+_log = logging.getLogger(__name__)
 
 
 def timing_lock() -> Path | None:
@@ -39,7 +43,11 @@ def _held(lock: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say_that_others_time(lock)
+            fcntl.flock(opened, fcntl.LOCK_EX)
     except OSError:
         os.close(opened)
         return None
@@ -47,3 +55,11 @@ def _held(lock: Path) -> int | None:
         os.close(opened)
         raise
     return opened
+
+
+@cache
+def _say_that_others_time(lock: Path) -> None:
+    """Once: two who take turns wait for each other again and again."""
+    _log.warning(
+        "another process of hwsparse is timing on this machine (%s); the two take turns, and need longer", lock
+    )

@@ -12,8 +12,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -26,23 +26,15 @@ from hwsparse.latency.alone import alone
 from hwsparse.latency.board import LOADER, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.load import taken_by_others
-from hwsparse.latency.measurement import (
-    MEDIAN,
-    QUIET,
-    MeasureFailure,
-    Measurement,
-    RunSettings,
-    Stage,
-    quantile_interval,
-    quiet,
-)
+from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage, quiet
 from hwsparse.latency.process import LostError, RefusedError, Worker
+from hwsparse.latency.turns import ClockError, Goal, Reference, Turns, prepare
 
 # Libraries that are in memory together, and take turns.
 BATCH = 16
 UNLOAD_TIMEOUT_S, ASK_TIMEOUT_S = 10.0, 30.0
-# Where the reference kernel sits beside them, and how long it runs to tell how fast the clock is.
-REFERENCE, REFERENCE_SLOT, REFERENCE_S = "", -1, 3e-4
+# What the reference kernel is called beside them.
+REFERENCE = ""
 # So much of a session's time, and what ends is the session: when it began is known roughly.
 NEARLY = 0.95
 # How long after its session's end a board is free again at most.
@@ -201,18 +193,18 @@ class ProcessRunner(ABC):
         """
         worker = self._empty_worker(settings.threads)
         failures: dict[str, Outcome] = {}
-        turns: dict[str, _Turns] = {}
-        goal = _Goal.of(settings, patience_s)
+        turns: dict[str, Turns] = {}
+        goal = Goal.of(settings, patience_s)
         at = REFERENCE
         try:
-            reference = None if self._reference is None else _Reference(worker, settings, self._reference)
+            reference = None if self._reference is None else Reference(worker, settings, self._reference)
             for slot, (at, directory) in enumerate(libraries.items()):
-                number = _prepare(worker, settings, at, slot, directory)
+                number = prepare(worker, settings, at, slot, directory)
                 if isinstance(number, MeasureFailure):
                     failures[at] = number
                 else:
-                    turns[at] = _Turns(slot, number)
-            goal = _Goal.of(settings, patience_s)  # loading takes none of the time
+                    turns[at] = Turns(slot, number)
+            goal = Goal.of(settings, patience_s)  # loading takes none of the time
             while waiting := [key for key in turns if key not in failures and not goal.reached(turns[key])]:
                 for key in waiting:
                     if reference is not None:
@@ -221,7 +213,7 @@ class ProcessRunner(ABC):
                     at = key
                     try:
                         turns[at].take(worker, settings, math.ceil(settings.samples / settings.rounds))
-                    except (RefusedError, _ClockError) as error:
+                    except (RefusedError, ClockError) as error:
                         failures[at] = MeasureFailure(at, "run", str(error))
         except LostError as loss:
             over = time.monotonic() - self._started >= NEARLY * self._session_s
@@ -243,7 +235,7 @@ class ProcessRunner(ABC):
             raise
         return failures | {key: self._outcome(key, taken, goal) for key, taken in turns.items() if key not in failures}
 
-    def _outcome(self, key: str, taken: _Turns, goal: _Goal) -> Outcome:
+    def _outcome(self, key: str, taken: Turns, goal: Goal) -> Outcome:
         """The measurement, or that there was too much noise for one."""
         settings, share, known_to = goal.settings, statistics.median(taken.shares), taken.known_to(goal.quantile)
         if goal.strict and settings.precision is not None and known_to > settings.precision:
@@ -365,116 +357,3 @@ class BoardRunner(ProcessRunner):
         # Where nobody told the board that the session is over, or a kernel hangs, it goes on there.
         self._held_until = self._started + self._session_s + FREED_S
         super()._lose()
-
-
-@dataclass(slots=True)
-class _Turns:
-    """What a library took, turn by turn: seconds per call, each the mean of `number` calls."""
-
-    slot: int
-    number: int
-    samples: list[float] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)  # of its CPU, that the process had in each turn
-    reference: list[float] = field(default_factory=list)  # what the reference kernel took before each turn
-
-    def take(self, worker: Worker, settings: RunSettings, repeats: int) -> None:
-        """One turn more.
-
-        Raises:
-            LostError, RefusedError: the worker's, as they say.
-            _ClockError: what it gave are no times.
-        """
-        answer = worker.ask(
-            settings.timeout_s,
-            do="time",
-            slot=self.slot,
-            repeats=repeats,
-            number=self.number,
-            cold=settings.cache == "cold",
-        )
-        samples = answer["samples"]
-        if len(samples) != repeats or not all(math.isfinite(sample) and sample > 0 for sample in samples):
-            raise _ClockError(f"the clock gave {samples[:3]} s for {repeats} samples")
-        self.samples += samples
-        self.shares.append(answer["share"])
-
-    def known_to(self, quantile: float) -> float:
-        """How far the ends of a quantile's 95 % interval are from it at most, relative to it."""
-        low, high = quantile_interval(self.samples, quantile)
-        usual = statistics.median(self.samples) if quantile == MEDIAN else quiet(self.samples)
-        return max(high - usual, usual - low) / usual
-
-
-@dataclass(frozen=True, slots=True)
-class _Goal:
-    """What turns are taken for: a quantile that is known to the settings' precision."""
-
-    settings: RunSettings
-    quantile: float
-    until_s: float  # of the monotonic clock: from then on what there is will do
-    strict: bool  # what is known less well is a failure
-
-    @classmethod
-    def of(cls, settings: RunSettings, patience_s: float | None) -> _Goal:
-        """The goal of turns that begin now."""
-        if patience_s is None:
-            return cls(settings, QUIET, math.inf, strict=True)
-        return cls(settings, MEDIAN, time.monotonic() + patience_s, strict=False)
-
-    def reached(self, taken: _Turns) -> bool:
-        """Whether a library needs no more turns."""
-        settings, count = self.settings, len(taken.samples)
-        if count < settings.samples:
-            return False
-        if settings.precision is None or count >= settings.samples * settings.stretch:
-            return True
-        return time.monotonic() >= self.until_s or taken.known_to(self.quantile) <= settings.precision
-
-
-class _ClockError(Exception):
-    """A time is no time."""
-
-
-class _Reference:
-    """The reference kernel in a worker, to be timed before each turn of others: several calls, of which but the first
-    find their caches warm, whatever those of others are.
-    """
-
-    def __init__(self, worker: Worker, settings: RunSettings, directory: Path) -> None:
-        """Makes it ready.
-
-        Raises:
-            LostError: the worker's.
-            MeasureError: it does not run.
-        """
-        self._worker, self._settings = worker, replace(settings, min_sample_s=REFERENCE_S, cache="warm")
-        number = _prepare(worker, self._settings, "reference", REFERENCE_SLOT, directory)
-        if isinstance(number, MeasureFailure):
-            raise MeasureError(f"the reference kernel cannot be timed ({number.stage}): {number.reason}")
-        self._turns = _Turns(REFERENCE_SLOT, number)
-
-    def take(self, beside: _Turns) -> None:
-        """Times it once, for what is timed next; a reading that is none is left out.
-
-        Raises:
-            LostError: the worker's.
-        """
-        with suppress(RefusedError, _ClockError):
-            self._turns.take(self._worker, self._settings, 1)
-            beside.reference.append(self._turns.samples[-1])
-
-
-def _prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path) -> int | MeasureFailure:
-    """Loads, checks and warms a library up: how many calls make a sample long enough to time."""
-    stage: Stage = "load"
-    try:
-        worker.ask(settings.timeout_s, do="load", slot=slot, directory=str(directory.absolute()))
-        stage = "run"
-        error = worker.ask(settings.timeout_s, do="check", slot=slot)["error"]
-        if error is not None and not error <= settings.tolerance:
-            reason = f"wrong output: relative error {error:.3g}, more than {settings.tolerance:g}"
-            return MeasureFailure(key, "check", reason)
-        call_s: float = worker.ask(settings.timeout_s, do="warm", slot=slot, seconds=settings.warmup_s)["seconds"]
-    except RefusedError as refused:
-        return MeasureFailure(key, stage, str(refused))
-    return max(1, math.ceil(settings.min_sample_s / call_s))

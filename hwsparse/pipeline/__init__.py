@@ -1,5 +1,6 @@
 """The whole job as one function: a model, data and a device in; a front and artifacts out.
 
+    exploration.py   what a search must know before its first trial
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     thrift.py   layers measured, all or as few as tell the others; calibration.py: that and nothing else
     trials.py   plans evaluated by workers
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,18 +32,13 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-
-from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.execution import Workers, open_workers
-from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
-from hwsparse.pipeline.bench import Bench, open_bench
-from hwsparse.pipeline.choices import layer_choices
+from hwsparse.pipeline.bench import open_bench
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -53,22 +49,18 @@ from hwsparse.pipeline.compilation import (
     require_work,
     uniform_plan,
 )
+from hwsparse.pipeline.exploration import explore
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
 from hwsparse.pipeline.forecast import Forecast, require_possible
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
-from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense, Weights
-from hwsparse.pipeline.survey import choices_of, survey
-from hwsparse.pipeline.thrift import describe, measure_plans
+from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense
+from hwsparse.pipeline.survey import choices_of
+from hwsparse.pipeline.thrift import measure_plans
 from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.pipeline.verdict import reach_verdict
-from hwsparse.plan import Choice, Plan
-from hwsparse.search import (
-    Candidate,
-    SearchSpace,
-    build_space,
-    surrogate_plans,
-)
+from hwsparse.plan import Choice
+from hwsparse.search import Candidate
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.database import StudyIdentity, opened_study
 from hwsparse.search.samplers import SamplerName
@@ -91,8 +83,6 @@ __all__ = [
 ]
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-# What is shown as the baseline that needs no search: the same choice for every layer that can have it.
-UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +173,10 @@ def optimize(
         bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed, workers)
-        weights = database.weights
         settled = None if (beginning := study.beginning) is None else beginning.choices
-        offers, costs = survey(model, database, target, choices, settled, bench, on_stage, goal.within)
-        uniform = [choice for choice in choices if str(choice) in UNIFORM]
-        space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
-        looked_at = layer_choices(model, target, offers, space, database.entries(), costs)
-        whole = _anchors(model, space)
-        costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
-        whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
-        times, footprints = _built(model, whole, weights, costs, bench, judges.sample, scratch, on_stage)
-        costs = costs.fit_network(model, times)
-        told = Forecast(model, target, costs, footprints)
-        require_possible(space, told, judges.choosing, goal.bounds)
-
+        found = explore(model, database, choices, settled, bench, judges.sample, scratch, goal.within, on_stage)
+        told = Forecast(model, target, found.costs, found.footprints)
+        require_possible(found.space, told, judges.choosing, goal.bounds)
         done = 0
 
         def on_trial(trial: TrialOutcome) -> None:
@@ -206,8 +186,8 @@ def optimize(
 
         candidates = known = run_search(
             study,
-            space,
-            evaluated_by(workers, judges.choosing, weights),
+            found.space,
+            evaluated_by(workers, judges.choosing, database.weights),
             told.latency,
             SearchSettings(
                 goal.trials,
@@ -223,14 +203,14 @@ def optimize(
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
         corrected = corrected_weights(database, model, judges, target, goal.seed)
-        proven = measure_plans(bench, model, plans.values(), costs, partial(on_stage, "finalists' layers"))
+        proven = measure_plans(bench, model, plans.values(), found.costs, partial(on_stage, "finalists' layers"))
         shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
         limits = Limits(goal.max_drop, goal.bounds)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
-        model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, space, costs, corrected,
-        workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=footprints, limits=limits,
-        cpu_share=bench.cpu_share, choices=looked_at,
+        model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, found.space, found.costs,
+        corrected, workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=found.footprints,
+        limits=limits, cpu_share=bench.cpu_share, choices=found.choices,
     )  # fmt: skip
 
 
@@ -240,37 +220,3 @@ def _identity(model: Model, judges: Judges, target: Target, choices: Iterable[Ch
     return StudyIdentity(
         model.digest, judges.choosing.dataset.digest, target.name, target.threads, PRUNER, texts
     )  # fmt: skip
-
-
-def _anchors(model: Model, space: SearchSpace) -> list[Plan]:
-    """Plans from dense to the sparsest: what lies between layers is told by them."""
-    front = surrogate_plans(space)
-    steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
-    return list(dict.fromkeys((Plan(model.digest), *(front[step] for step in steps))))
-
-
-def _built(
-    model: Model,
-    plans: Sequence[Plan],
-    weights: Weights,
-    costs: CostModel,
-    bench: Bench,
-    inputs: Mapping[str, np.ndarray],
-    scratch: Path,
-    on_stage: Callable[[str, int, int], None],
-) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
-    """Plans built and measured end to end, for the cost model's residual; weighed, they tell what others take."""
-    directories = {}
-    for number, plan in enumerate(plans):
-        on_stage("whole networks", number, len(plans) + 1)
-        directory = scratch / f"anchor{number}"
-        directory.mkdir()
-        kernels = costs.kernels(model, plan)
-        library = compiler.build(model, plan, weights(plan), bench.target, kernels, inputs, directory)
-        directories[plan.digest] = library.directory
-    times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
-    tell = describe(bench.target)
-    stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
-    footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)
-    on_stage("whole networks", len(plans) + 1, len(plans) + 1)
-    return [(plan, times[plan.digest]) for plan in plans], footprints

@@ -10,7 +10,7 @@ import pytest
 from hwsparse.latency.alone import alone, timing_lock
 
 
-def test_one_waits_until_the_other_is_done(tmp_path: Path) -> None:
+def test_one_waits_until_the_other_is_done_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     order, started = list[str](), threading.Event()
 
     def second() -> None:
@@ -18,14 +18,18 @@ def test_one_waits_until_the_other_is_done(tmp_path: Path) -> None:
         with alone(tmp_path / "new" / "lock"):
             order.append("second")
 
-    other = threading.Thread(target=second)
-    with alone(tmp_path / "new" / "lock"):
-        other.start()
-        started.wait()
-        other.join(0.2)  # it has all the time it needs, if it does not wait
-        order.append("first")
-    other.join()
-    assert order == ["first", "second"]
+    for _ in range(2):
+        started.clear()
+        other = threading.Thread(target=second)
+        with alone(tmp_path / "new" / "lock"):
+            other.start()
+            started.wait()
+            other.join(0.2)  # it has all the time it needs, if it does not wait
+            order.append("first")
+        other.join()
+    assert order == ["first", "second"] * 2
+    (said,) = caplog.messages
+    assert "another process of hwsparse is timing" in said and str(tmp_path / "new" / "lock") in said
 
 
 def test_an_error_gives_way_to_others(tmp_path: Path) -> None:

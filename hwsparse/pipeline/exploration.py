@@ -1,0 +1,105 @@
+"""What a search must know before its first trial: what layers may become, and what that takes, whole networks too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hwsparse import compiler
+from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
+from hwsparse.model import Model
+from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.choices import layer_choices
+from hwsparse.pipeline.outcome import Weights
+from hwsparse.pipeline.survey import OnStage, survey
+from hwsparse.pipeline.thrift import describe, measure_plans
+from hwsparse.plan import Choice, Plan
+from hwsparse.report.choices import LayerChoices
+from hwsparse.search import SearchSpace, SettledChoices, build_space, surrogate_plans
+from hwsparse.sparsify import LayerDatabase
+
+# What is shown as the baseline that needs no search: the same choice for every layer that can have it.
+UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
+
+
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """What is known of a model on a device before the search: what it may choose, and what that takes."""
+
+    space: SearchSpace
+    costs: CostModel
+    footprints: Footprints
+    choices: LayerChoices  # what was looked at, chosen from or not
+
+
+def explore(
+    model: Model,
+    database: LayerDatabase,
+    choices: Sequence[Choice],
+    settled: SettledChoices | None,
+    bench: Bench,
+    inputs: Mapping[str, np.ndarray],
+    scratch: Path,
+    within: float | None,
+    on_stage: OnStage,
+) -> Explored:
+    """Measures and prunes layers, then measures whole networks under a few plans, for what lies between layers.
+
+    Args:
+        database: receives every layer as every choice that pays, and as all that are settled.
+        choices: what layers may become; `settled` those that a study has begun with.
+        inputs: a sample, to check what is built with.
+        scratch: a directory for what is built.
+        within: how surely layers' times may be predicted, relative, instead of being measured.
+
+    Raises:
+        ModelError, MeasureError, CompileError: as their names say.
+    """
+    target = bench.target
+    offers, costs = survey(model, database, target, choices, settled, bench, on_stage, within)
+    uniform = [choice for choice in choices if str(choice) in UNIFORM]
+    space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
+    looked_at = layer_choices(model, target, offers, space, database.entries(), costs)
+    whole = _anchors(model, space)
+    costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
+    whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
+    times, footprints = _built(model, whole, database.weights, costs, bench, inputs, scratch, on_stage)
+    return Explored(space, costs.fit_network(model, times), footprints, looked_at)
+
+
+def _anchors(model: Model, space: SearchSpace) -> list[Plan]:
+    """Plans from dense to the sparsest: what lies between layers is told by them."""
+    front = surrogate_plans(space)
+    steps = [round(share * (len(front) - 1)) for share in (1 / 3, 2 / 3, 1)]
+    return list(dict.fromkeys((Plan(model.digest), *(front[step] for step in steps))))
+
+
+def _built(
+    model: Model,
+    plans: Sequence[Plan],
+    weights: Weights,
+    costs: CostModel,
+    bench: Bench,
+    inputs: Mapping[str, np.ndarray],
+    scratch: Path,
+    on_stage: OnStage,
+) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
+    """Plans built and measured end to end, for the cost model's residual; weighed, they tell what others take."""
+    directories = {}
+    for number, plan in enumerate(plans):
+        on_stage("whole networks", number, len(plans) + 1)
+        directory = scratch / f"anchor{number}"
+        directory.mkdir()
+        kernels = costs.kernels(model, plan)
+        library = compiler.build(model, plan, weights(plan), bench.target, kernels, inputs, directory)
+        directories[plan.digest] = library.directory
+    times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
+    tell = describe(bench.target)
+    stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
+    footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)
+    on_stage("whole networks", len(plans) + 1, len(plans) + 1)
+    return [(plan, times[plan.digest]) for plan in plans], footprints
