@@ -32,7 +32,7 @@ from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
 from hwsparse.search.database import Place
 from hwsparse.target import Target, load_target
 
-# Unless others are asked for: the patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
+# Unless others are asked for: patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to minutes.
 PATTERNS, RATIOS = ("unstructured", "block4x1", "block8x1"), (0.5, 0.7, 0.8, 0.9)
 MAX_DROP = 0.02
 CHECKED = 4
@@ -82,8 +82,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             console.print(f"{name} is left out: {error}")
             continue
         console.rule(name)
-        asked = {"patterns": tuple(arguments.patterns), "ratios": tuple(arguments.ratios)}
-        goal = Goal(arguments.trials, arguments.seed, MAX_DROP, finalists=3, **asked)
+        goal = Goal(
+            arguments.trials, arguments.seed, MAX_DROP, finalists=3,
+            patterns=tuple(arguments.patterns), ratios=tuple(arguments.ratios),
+        )  # fmt: skip
         workspace = Workspace(arguments.work / f"{name}-{target.threads}", arguments.work / "records.sqlite")
         outcome, took_s = _timed(console, model, dataset, target, goal, workspace)
         shown = outcome.winner or max(outcome.finalists, key=_calibrated)
