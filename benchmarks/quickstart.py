@@ -32,7 +32,7 @@ from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
 from hwsparse.search.database import Place
 from hwsparse.target import Target, load_target
 
-# Unless others are asked for: patterns that pay on CPUs, at ratios that keep the calibration of fifty layers to minutes.
+# Unless others are asked for: what pays on CPUs, at ratios that keep the calibration of fifty layers to some minutes.
 PATTERNS, RATIOS = ("unstructured", "block4x1", "block8x1"), (0.5, 0.7, 0.8, 0.9)
 MAX_DROP = 0.02
 CHECKED = 4
