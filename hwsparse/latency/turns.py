@@ -13,7 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hwsparse.errors import MeasureError
-from hwsparse.latency.measurement import MEDIAN, QUIET, MeasureFailure, RunSettings, Stage, quantile_interval, quiet
+from hwsparse.latency.measurement import (
+    LONGEST_S,
+    MEDIAN,
+    QUIET,
+    SHORTEST_S,
+    MeasureFailure,
+    RunSettings,
+    Stage,
+    quantile_interval,
+    quiet,
+)
 from hwsparse.latency.process import RefusedError, Worker
 
 # Where the reference kernel sits beside others, and how long it runs to tell how fast the clock is.
@@ -46,7 +56,7 @@ class Turns:
             cold=settings.cache == "cold",
         )
         samples = answer["samples"]
-        if len(samples) != repeats or not all(math.isfinite(sample) and sample > 0 for sample in samples):
+        if len(samples) != repeats or not all(SHORTEST_S <= sample <= LONGEST_S for sample in samples):
             raise ClockError(f"the clock gave {samples[:3]} s for {repeats} samples")
         self.samples += samples
         self.shares.append(answer["share"])

@@ -92,6 +92,9 @@ def _elementwise(trace: Trace, node: onnx.NodeProto) -> None:
         return
     axis = places.pop()
     ids = max((each.ids for each in known.values()), key=len)
+    if trace.shapes[node.output[0]][axis] != len(ids):  # a single channel meets many that are none of these
+        trace.fix(*known)
+        return
     for place, name in enumerate(node.input):
         shape = trace.shapes[name] if name else ()
         if name in known and len(known[name].ids) == len(ids):

@@ -19,7 +19,6 @@ and errors grow by one to two hundredths of themselves (layers of MiniLM, six ch
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,8 +97,8 @@ class _Problem:
         return float(np.sum((change @ self.moment) * change, dtype=np.float64))
 
 
-# A layer is pruned in many ways, one after the other, and as many layers at a time as there are cores.
-@functools.lru_cache(maxsize=os.cpu_count())
+# A layer is pruned in several ways, one after the other, by a process that has one at a time: a wide one's are large.
+@functools.lru_cache(maxsize=1)
 def _problem(statistics: LayerStatistics) -> _Problem:
     damped = statistics.damped()
     scale = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))

@@ -11,7 +11,6 @@ NeurIPS 2018).
 from __future__ import annotations
 
 import functools
-import os
 
 import numpy as np
 
@@ -60,8 +59,8 @@ def _worth(weight: np.ndarray, statistics: LayerStatistics | None, groups: int) 
     return np.asarray(power if statistics is None else power * statistics.diagonal[:, None])
 
 
-# A layer is pruned to one pattern after the other at the same ratio, and as many layers at a time as there are cores.
-@functools.lru_cache(maxsize=2 * (os.cpu_count() or 1))
+# A layer is pruned to one pattern after the other at the same ratio: without a pattern, and to N:M.
+@functools.lru_cache(maxsize=2)
 def _loose(
     weight: bytes,
     shape: tuple[int, ...],

@@ -248,6 +248,7 @@ def test_a_library_that_dies_fails_alone(
         ({"seconds": -1.0}, "run", "ValueError: a call took -1.0 seconds"),
         ({"seconds": float("nan")}, "run", "ValueError: a call took nan seconds"),
         ({"seconds": float("inf")}, "run", "the clock gave [inf, inf, inf] s for 5 samples"),
+        ({"seconds": 2e9}, "run", "the clock gave [2000000000.0, 2000000000.0, 2000000000.0] s for 5 samples"),
         ({"check": "garbage"}, "run", "answered b'what?', which is no answer"),
         ({"check": "stale"}, "run", "answered another request"),
         ({"time": "flood"}, "run", "does not stop answering"),

@@ -263,6 +263,26 @@ def test_channels_that_cannot_be_told_apart_stay(name: str) -> None:
     assert couple(model).units == 0
 
 
+@pytest.mark.parametrize("other", ["x", "tinted"])
+def test_one_channel_that_meets_many_which_cannot_be_followed_stays(other: str) -> None:
+    """A gate in space: what has one channel is spread over those of a network's input, or of a constant."""
+    nodes = [
+        conv("x", "a", "first"),
+        node("Sigmoid", ["a"], ["gate"]),
+        node("Mul", ["gate", other], ["b"]),
+        conv("b", "features", "second"),
+        *HEAD,
+    ]
+    weights = [*of_conv("first", 1, 4, 1, 1), *of_conv("second", 8, 4, 1, 1), *head(8)]
+    if other == "tinted":
+        weights.append(weight("tinted", 1, 4, 1, 1))
+    coupling = couple(network(nodes, weights))
+    model = network(nodes, weights)
+    assert not coupling.rows(model.layer("first")).any()
+    assert not coupling.columns(model.layer("second")).any()
+    assert coupling.units == 8
+
+
 def test_a_constant_that_others_read_too_is_cut_for_one() -> None:
     """Equal constants are one in a canonical graph: here two biases, and a factor that the output needs whole."""
     nodes = [
