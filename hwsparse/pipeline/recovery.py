@@ -93,6 +93,7 @@ def recover(
             of it faster: there is nothing to train for.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
         TuningError: training diverges, or the workspace holds the same training of other data.
+        StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
@@ -103,12 +104,12 @@ def recover(
         training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)
     _require_apart(training, dataset)
     judges = appoint_judges(model, dataset, target, settings.seed, corrupted)
-    workspace.make()
 
     def on_stage(stage: str, done: int, total: int) -> None:
         on_progress(stage, done, total, ())
 
     with ExitStack() as stack:
+        stack.enter_context(workspace.taken())
         workers = stack.enter_context(open_workers())
         database = layer_database(workspace, model, judges, target, settings.seed, workers)
         bench, costs = stack.enter_context(measured(model, plan, target, workspace, on_progress, clock, workers))
