@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import Device, LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
 from hwsparse.latency.load import load_note
 from hwsparse.latency.measurement import MIN_SAMPLES
+
+# Calls of a network in one turn at most: however many are asked for, a turn is over before it seems to hang.
+TURN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def measure(
 
     if len(set(networks)) < len(networks):
         raise InputError("a network is named twice; name each once")
-    settings = RunSettings(threads=threads, samples=samples, rounds=min(12, samples), precision=NOISY, warmup_s=0.2)
+    settings = run_settings(threads, samples)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
         found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
@@ -161,3 +165,9 @@ def _table(report: Report) -> Table:
             f"{1e3 * each.quiet_s:.3f}", f"{each.samples_per_s:.1f}", memory, f"{each.file_bytes / 1e6:.1f} MB",
         )  # fmt: skip
     return table
+
+
+def run_settings(threads: int, samples: int) -> RunSettings:
+    """How networks are timed side by side."""
+    rounds = math.ceil(samples / TURN)
+    return RunSettings(threads=threads, samples=samples, rounds=rounds, precision=NOISY, warmup_s=0.2)

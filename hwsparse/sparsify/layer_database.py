@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hwsparse import strictjson
 from hwsparse.data import Dataset
-from hwsparse.errors import PlanError, StorageError, writing
+from hwsparse.errors import PatternError, PlanError, StorageError, writing
 from hwsparse.execution import Here, Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
@@ -280,12 +280,16 @@ class LayerDatabase:
     def _entry(self, row: _Row) -> tuple[tuple[str, Choice], PrunedLayer]:
         figures = (row.output_error, row.loss, row.divergence)
         sound = all(isinstance(figure, float) for figure in figures) and math.isfinite(row.output_error)
+        damaged = StorageError(
+            f"{self._directory}: the entry of {row.layer} as {row.choice} is damaged; remove the directory"
+        )
         if not sound or row.divergence < 0 or not _DIGEST.fullmatch(str(row.weights)):
-            raise StorageError(
-                f"{self._directory}: the entry of {row.layer} as {row.choice} is damaged; remove the directory"
-            )
-        harm = Harm(row.loss, row.divergence)
-        return (row.layer, parse_choice(row.choice)), PrunedLayer(row.output_error, harm, row.weights)
+            raise damaged
+        try:
+            choice = parse_choice(str(row.choice))
+        except PatternError:
+            raise damaged from None
+        return (row.layer, choice), PrunedLayer(row.output_error, Harm(row.loss, row.divergence), row.weights)
 
     def _said(self, what: str) -> AbstractContextManager[None]:
         return translated(f"pruned layers in {self._directory}: {what}", StorageError)

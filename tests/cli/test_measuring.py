@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hwsparse import codegen, strictjson
-from hwsparse.cli.measure import Measured, Report, show
+from hwsparse.cli.measure import Measured, Report, run_settings, show
 from hwsparse.latency import Device, MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
 from hwsparse.latency.records import RecordsFile
 from hwsparse.plan import Choice, parse_choice
@@ -257,3 +257,10 @@ def test_an_artifact_that_is_changed_is_not_run(place: Place) -> None:
     (next(path for path in written.directory.iterdir() if path.name != "manifest.json")).write_bytes(b"other")
     code, _, error = place.run(f"measure {written.directory}")
     assert code == 1 and error.startswith("error: ")
+
+
+@pytest.mark.parametrize("samples", [6, 60, 10_000])
+def test_a_turn_is_of_few_calls_however_many_are_asked_for(samples: int) -> None:
+    settings = run_settings(1, samples)
+    assert settings.samples == samples
+    assert 1 <= samples / settings.rounds <= 5

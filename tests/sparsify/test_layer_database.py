@@ -229,6 +229,7 @@ def test_a_damaged_file_is_forgotten_and_made_again(
         "UPDATE pruned_layers SET output_error = 'much'",
         "UPDATE pruned_layers SET output_error = 9e999",
         "UPDATE pruned_layers SET divergence = -1.0",
+        "UPDATE pruned_layers SET choice = choice || ' and more'",
     ],
 )
 def test_entries_that_no_build_wrote_are_refused(
