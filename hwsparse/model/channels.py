@@ -56,7 +56,8 @@ NONE = Channels(0, np.empty(0, np.int64))
 class Trace:
     """Channels on their way through a graph; identities that were united are the same."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
+        self.opset = opset
         items = (*graph.input, *graph.value_info, *graph.output)
         self.shapes = {item.name: static_shape(item) or () for item in items}
         self.constants = {item.name: item for item in graph.initializer}

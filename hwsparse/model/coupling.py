@@ -32,7 +32,7 @@ SIZES_ARE_INPUTS = 13
 def couple(model: Model) -> Coupling:
     """Finds the units of a model."""
     proto = onnx.load_from_string(model.proto)
-    trace = Trace(proto.graph)
+    trace = Trace(proto.graph, opset(proto))
     for node in proto.graph.node:
         _follow(trace, node)
     return trace.coupling()

@@ -15,6 +15,9 @@ from onnx import helper, numpy_helper
 
 from hwsparse.model.channels import NONE, STAYS, Channels, Trace
 
+# The opset from which on Softmax is over one axis, the last unless it says another.
+SOFTMAX_IS_OVER_ONE_AXIS = 13
+
 
 def _conv(trace: Trace, node: onnx.NodeProto) -> None:
     source, weight = trace.channels.get(node.input[0]), node.input[1]
@@ -137,7 +140,9 @@ def _normalise(trace: Trace, node: onnx.NodeProto, source: Channels) -> Channels
 
 
 def _softmax(trace: Trace, node: onnx.NodeProto, source: Channels) -> Channels | None:
-    return source if source.axis < _attribute(node, "axis", -1) % trace.rank(node) else None
+    """Over one axis, or in older opsets over all axes from one on."""
+    usual = -1 if trace.opset >= SOFTMAX_IS_OVER_ONE_AXIS else 1
+    return source if source.axis < _attribute(node, "axis", usual) % trace.rank(node) else None
 
 
 def _layer_norm(trace: Trace, node: onnx.NodeProto, source: Channels) -> Channels | None:

@@ -283,6 +283,13 @@ def test_one_channel_that_meets_many_which_cannot_be_followed_stays(other: str) 
     assert coupling.units == 8
 
 
+@pytest.mark.parametrize(("opset", "stay"), [(11, True), (13, False)])
+def test_a_softmax_of_an_older_opset_is_over_channels_too(opset: int, stay: bool) -> None:
+    nodes = [conv("x", "a", "first"), node("Softmax", ["a"], ["features"]), *HEAD]
+    model = network(nodes, [*of_conv("first", 8, 4, 1, 1), *head(8)], opset=opset)
+    assert (couple(model).units == 0) == stay
+
+
 def test_a_constant_that_others_read_too_is_cut_for_one() -> None:
     """Equal constants are one in a canonical graph: here two biases, and a factor that the output needs whole."""
     nodes = [
