@@ -160,19 +160,29 @@ class RecordsFile:
     def remove(self, *, unless: Callable[[RecordGroup], bool]) -> int:
         """Removes the measurements of all groups but those of which `unless` says true; gives how many there were.
 
-        Failures go with the last measurement that was made beside them.
+        Failures go with the last measurement that was made beside them; those beside which nothing ever was, where no
+        measurement is kept.
 
         Raises:
             MeasureError: the file cannot be read or written.
         """
-        row, gone = MeasurementRow, 0
+        row, failed, gone = MeasurementRow, FailureRow, 0
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-            for common, group in self._groups(session):
+            groups = self._groups(session)
+            for common, group in groups:
                 if not unless(group):
                     same = [getattr(row, name) == value for name, value in common.items()]
                     session.execute(delete(row).where(*same))
+                    beside = (
+                        failed.target == common["target"],
+                        failed.threads == common["threads"],
+                        failed.device_digest == group.device.digest,
+                        failed.toolchain == common["toolchain"],
+                    )
+                    session.execute(delete(failed).where(*beside, ~_beside_measurements()))
                     gone += group.measurements
-            session.execute(delete(FailureRow).where(~_beside_measurements()))
+            if gone and gone == sum(group.measurements for _, group in groups):
+                session.execute(delete(failed))
         return gone
 
     def _said(self, what: str) -> AbstractContextManager[None]:

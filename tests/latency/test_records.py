@@ -252,6 +252,19 @@ def test_failures_go_with_the_last_measurement_made_beside_them(tmp_path: Path) 
         assert [(each.workload, each.failure, each.device) for each in file.failures()] == [(MOST, failure, DEVICE)]
 
 
+def test_failures_beside_which_nothing_was_measured_go_when_all_goes(tmp_path: Path) -> None:
+    elsewhere, failure = replace(DEVICE, cpu="another"), MeasureFailure(MOST.key, "run", "no")
+    with opened(tmp_path / "r.db") as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    with opened(tmp_path / "r.db", elsewhere) as records:
+        records.add_failure(MOST, failure, NOON)
+    with RecordsFile(tmp_path / "r.db") as file:
+        assert file.remove(unless=lambda group: True) == 0
+        assert [each.device for each in file.failures()] == [elsewhere]
+        assert file.remove(unless=lambda group: False) == 1
+        assert not list(file.failures())
+
+
 def test_a_measurement_of_something_else_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "r.db") as records:
         with pytest.raises(MeasureError, match="is none of"):
