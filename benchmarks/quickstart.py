@@ -57,16 +57,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     target = load_target("x86-local")
     if arguments.threads:
         target = target.with_threads(arguments.threads)
-    columns = (
-        "minutes",
-        "ort ms",
-        "dense ms",
-        "sparse ms",
-        "ort/ dense",
-        "ort/ sparse",
-        "quality dense",
-        "quality sparse",
-    )
+    times = ("minutes", "ort ms", "dense ms", "sparse ms", "ort/ dense", "ort/ sparse")
+    columns = (*times, "quality dense", "quality sparse")
     title = f"{target.name}, {target.threads} threads, timed in turns in one run; quality held out"
     table = Table("network", *columns, "rel. error", title=title, padding=0)
     rows: dict[str, dict[str, float]] = {}
