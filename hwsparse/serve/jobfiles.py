@@ -127,6 +127,8 @@ class ProgressReader:
         """
         try:
             with open(self._path, "rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    raise ServiceError(f"{self._path.name}: shorter than what was read of it before")
                 file.seek(self._offset)
                 while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
                     self._offset += len(line)

@@ -80,7 +80,8 @@ def main(directory: Path) -> None:
     elif what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "garbage":
-        (directory / "progress.jsonl").write_text("{}\n")
+        with open(directory / "progress.jsonl", "a") as file:
+            file.write("{}\n")
         time.sleep(600)
     elif what == "unreadable":
         (directory / "progress.jsonl").unlink()

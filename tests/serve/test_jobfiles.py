@@ -203,6 +203,15 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ProgressReader(tmp_path).latest()
 
 
+def test_progress_that_becomes_shorter_is_refused(tmp_path: Path) -> None:
+    ProgressWriter(tmp_path).report("a", 0.5)
+    reader = ProgressReader(tmp_path)
+    assert reader.latest().stage == "a"
+    (tmp_path / "progress.jsonl").write_text("{}\n")
+    with pytest.raises(ServiceError, match=r"progress\.jsonl: shorter than what was read of it"):
+        reader.latest()
+
+
 def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobfiles, "MAX_FILE_BYTES", 10)
     write_result(tmp_path, JobResult(()))
