@@ -111,6 +111,26 @@ class Dataset:
         real = None if mask is None or mask.ndim != 2 else mask[row] != 0
         return real if real is not None and real.any() else None
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens a sample has, padding included; 0 where there is no attention mask."""
+        mask = self.inputs.get(ATTENTION_MASK)
+        return 0 if mask is None or mask.ndim != 2 else mask.shape[1]
+
+    def lengths(self) -> np.ndarray:
+        """Of each row the tokens up to the last that is real: (rows,); all, where no mask tells."""
+        if not self.tokens:
+            return np.zeros(self.rows, np.int64)
+        real = self.inputs[ATTENTION_MASK] != 0
+        return np.where(real.any(axis=1), self.tokens - real[:, ::-1].argmax(axis=1), self.tokens)
+
+    def sample(self, row: int, tokens: int) -> dict[str, np.ndarray]:
+        """One row, as it can be fed; of inputs that have a value for each token, the first so many."""
+        return {
+            name: values[row : row + 1, :tokens] if values.shape[1:] == (self.tokens,) else values[row : row + 1]
+            for name, values in self.inputs.items()
+        }
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The labels at `indices`, in that order, with their rows."""
         chosen = np.asarray(indices, dtype=np.int64)

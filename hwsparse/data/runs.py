@@ -14,13 +14,19 @@ def session_of(proto: bytes, *, threads: int = 1, optimised: bool = True) -> onn
     """A session of an ONNX model. On one thread, samples or layers are run side by side.
 
     It cannot be optimised if an output of it may be a constant: onnxruntime "attempts to replace the existing tensor".
+
+    Raises:
+        DataError: onnxruntime cannot load it.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what matters of its log is in the exception
-    return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise DataError(f"onnxruntime cannot load the network: {one_line(error)}") from None
 
 
 def run(

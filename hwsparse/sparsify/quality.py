@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsparse.data import Dataset
-from hwsparse.data.answers import Respondent
+from hwsparse.data.answers import Respondent, fewer_tokens
 from hwsparse.model import Model
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.sparsify.scores import SCORERS
@@ -79,6 +79,7 @@ class Evaluator:
         first = round(FIRST_SHARE * len(dataset))
         # Places of labels: of all, and of two parts, of which the first may be enough.
         self._all, self._first, self._rest = np.arange(len(dataset)), np.sort(order[:first]), np.sort(order[first:])
+        self._fewer: tuple[int, ...] | None = None
         self._dense: np.ndarray | None = None
         self._dense_scores: np.ndarray | None = None
 
@@ -163,7 +164,9 @@ class Evaluator:
     def _respondent(self, weights: Mapping[str, np.ndarray]) -> Respondent:
         # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
         # replaces, so that convolutions would silently be evaluated dense.
-        return Respondent(pruned_proto(self._model, weights), self._model.name, self._threads)
+        if self._fewer is None:
+            self._fewer = fewer_tokens(self._model.proto, self._model.name, self.dataset)
+        return Respondent(pruned_proto(self._model, weights), self._model.name, self._threads, self._fewer)
 
     def _scores(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         scorer = SCORERS[self.dataset.metric](outputs, self.dataset.labels[labels])
