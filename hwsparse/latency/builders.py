@@ -131,16 +131,27 @@ def _build(
 def _build_one(loader: str, written: _Written, directory: Path, timeout_s: float) -> str | None:
     (directory / ORDER).write_text(strictjson.dumps(written))
     try:
-        if loader not in _processes:
-            _processes[loader] = Worker(loader, threads=1, pinned=False)
-        _processes[loader].ask(timeout_s, do="load", slot=0, directory=str(directory))
+        try:
+            _process(loader).ask(timeout_s, do="load", slot=0, directory=str(directory))
+        except LostError as lost:
+            del _processes[loader]
+            if not lost.killed:
+                raise
+            # For lack of memory, or while it waited: another may do.
+            _process(loader).ask(timeout_s, do="load", slot=0, directory=str(directory))
     except LostError as lost:
-        del _processes[loader]
+        _processes.pop(loader, None)
         return f"the process that compiles: {lost.reason}"
     except RefusedError as refused:
         raise MeasureError(f"cannot build {written.layer.signature} as {written.choice}: {refused}") from None
     refusal = directory / REFUSAL
     return refusal.read_text() if refusal.exists() else None
+
+
+def _process(loader: str) -> Worker:
+    if loader not in _processes:
+        _processes[loader] = Worker(loader, threads=1, pinned=False)
+    return _processes[loader]
 
 
 @contextmanager

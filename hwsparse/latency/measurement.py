@@ -69,8 +69,8 @@ class Measurement:
 
     `key` says of what: a workload's key, or a text naming a whole network's library. `kernel` is the kernel that ran
     a layer, None for a network, which has many. `reference_s` is the quiet time of the reference kernel in the same
-    run, and tells a slower clock from slower code; `cpu_share` how much of its CPU the process had. What is `imported`
-    comes from a file, and not from a device of ours.
+    run, and tells a slower clock from slower code; `cpu_share` how much of its CPU the process had, or of all CPUs
+    others left, whichever is less. What is `imported` comes from a file, and not from a device of ours.
     """
 
     key: str

@@ -31,12 +31,16 @@ PINNABLE_CPUS = ALLOWED_CPUS if hasattr(os, "sched_setaffinity") else frozenset[
 
 
 class LostError(Exception):
-    """The worker is gone: it crashed, hung or spoke nonsense. What it had loaded is gone too."""
+    """The worker is gone: it crashed, hung or spoke nonsense. What it had loaded is gone too.
 
-    def __init__(self, stage: Literal["run", "timeout"], reason: str) -> None:
+    One that was `killed` from outside, as for lack of memory, may be gone for the sake of all that it had loaded.
+    """
+
+    def __init__(self, stage: Literal["run", "timeout"], reason: str, *, killed: bool = False) -> None:
         super().__init__(reason)
         self.stage: Literal["run", "timeout"] = stage
         self.reason = reason
+        self.killed = killed
 
 
 class RefusedError(Exception):
@@ -109,6 +113,11 @@ class Worker:
             self.close()
             unforeseen = f"the process that times libraries cannot load {loader}: {greeting.get('failed')}"
             raise MeasureError(greeting.get("refused", unforeseen))
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
 
     def ask(self, timeout_s: float, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer.
@@ -191,6 +200,7 @@ class Worker:
 
     def _lost(self, stage: Literal["run", "timeout"], reason: str) -> LostError:
         """Makes sure that the process is gone; a death of its own is the better reason."""
+        status = 0
         if stage == "run":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._process.wait(1.0 if reason == "closed its output" else 0.0)
@@ -201,7 +211,8 @@ class Worker:
         self.close()
         words = printed.decode(errors="replace").strip().splitlines()
         last = "".join(filter(str.isprintable, words[-1]))[:200] if words else ""
-        return LostError(stage, f"{reason}; it printed: {last}" if last else reason)
+        said = f"{reason}; it printed: {last}" if last else reason
+        return LostError(stage, said, killed=status == -signal.SIGKILL)
 
     def _last_print(self) -> bytes:
         with selectors.DefaultSelector() as selector:

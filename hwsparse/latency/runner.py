@@ -6,6 +6,7 @@ Knows directories that hold libraries, not what they compute.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import threading
 import time
@@ -25,9 +26,9 @@ from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency.alone import alone
 from hwsparse.latency.board import LOADER, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
-from hwsparse.latency.load import taken_by_others
+from hwsparse.latency.load import Bystanders, taken_by_others
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage, quiet
-from hwsparse.latency.process import LostError, RefusedError, Worker
+from hwsparse.latency.process import PINNABLE_CPUS, LostError, RefusedError, Worker
 from hwsparse.latency.turns import ClockError, Goal, Reference, Turns, prepare
 
 # Libraries that are in memory together, and take turns.
@@ -181,12 +182,17 @@ class ProcessRunner(ABC):
         """Keeps others from timing on the device meanwhile."""
         return nullcontext()
 
+    def watch(self, worker: Worker) -> Callable[[], float]:
+        """From now on: what tells the share of the device's CPUs that nobody took but the worker and this process."""
+        return lambda: 1.0
+
     def _attempt(
         self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str], patience_s: float | None
     ) -> dict[str, Outcome]:
         """Times a batch; when the worker is lost, gives what failed or was finished until then and no more.
 
-        Where its time was over, nobody is to blame: half of what is left is timed in the next one.
+        Where its time was over, or it was killed from outside, nobody is to blame, as long as there are several: half
+        of what is left is timed in the next one.
 
         Args:
             lost: how often that happened while a library was at it; counts on.
@@ -195,6 +201,7 @@ class ProcessRunner(ABC):
         failures: dict[str, Outcome] = {}
         turns: dict[str, Turns] = {}
         goal = Goal.of(settings, patience_s)
+        left_to_us = self.watch(worker)
         at = REFERENCE
         try:
             reference = None if self._reference is None else Reference(worker, settings, self._reference)
@@ -204,7 +211,7 @@ class ProcessRunner(ABC):
                     failures[at] = number
                 else:
                     turns[at] = Turns(slot, number)
-            goal = Goal.of(settings, patience_s)  # loading takes none of the time
+            goal, left_to_us = Goal.of(settings, patience_s), self.watch(worker)  # loading takes none of the time
             while waiting := [key for key in turns if key not in failures and not goal.reached(turns[key])]:
                 for key in waiting:
                     if reference is not None:
@@ -219,9 +226,10 @@ class ProcessRunner(ABC):
             over = time.monotonic() - self._started >= NEARLY * self._session_s
             self._lose()
             finished = [key for key in turns if key not in (at, *failures) and goal.reached(turns[key])]
-            found = failures | {key: self._outcome(key, turns[key], goal) for key in finished}
+            share = left_to_us()
+            found = failures | {key: self._outcome(key, turns[key], goal, share) for key in finished}
             left = [key for key in libraries if key not in found]
-            if over and len(left) > 1:
+            if (over or loss.killed) and len(left) > 1:
                 half = {key: libraries[key] for key in left[: len(left) // 2]}
                 return found | self._attempt(half, settings, lost, patience_s)
             lost[at] += 1
@@ -233,11 +241,15 @@ class ProcessRunner(ABC):
         except BaseException:  # Ctrl-C
             self.close()
             raise
-        return failures | {key: self._outcome(key, taken, goal) for key, taken in turns.items() if key not in failures}
+        share = left_to_us()
+        return failures | {
+            key: self._outcome(key, taken, goal, share) for key, taken in turns.items() if key not in failures
+        }
 
-    def _outcome(self, key: str, taken: Turns, goal: Goal) -> Outcome:
-        """The measurement, or that there was too much noise for one."""
-        settings, share, known_to = goal.settings, statistics.median(taken.shares), taken.known_to(goal.quantile)
+    def _outcome(self, key: str, taken: Turns, goal: Goal, left_to_us: float) -> Outcome:
+        """The measurement, or that there was too much noise for one; others left so much of all CPUs meanwhile."""
+        settings, known_to = goal.settings, taken.known_to(goal.quantile)
+        share = min(left_to_us, statistics.fmean(taken.shares))
         if goal.strict and settings.precision is not None and known_to > settings.precision:
             reason = (
                 f"after {len(taken.samples)} samples its time is known to {known_to:.1%} only, "
@@ -304,6 +316,9 @@ class LocalRunner(ProcessRunner):
 
     def alone(self) -> AbstractContextManager[None]:
         return alone(self._lock)
+
+    def watch(self, worker: Worker) -> Callable[[], float]:
+        return Bystanders(PINNABLE_CPUS, (os.getpid(), worker.pid)).left_to_us
 
     def start(self, threads: int) -> Worker:
         return Worker(self._loader, threads)

@@ -3,8 +3,10 @@
     seconds   what one call takes, as its clock tells
     steps     what each sample takes instead, one after the other
     sleep     how long each call of `time` sleeps
+    elsewhere whether it is on a board, so that its process has nothing to do with how long it takes
     dies_after   how many calls of `time` it lives through
     session   how many calls of `time` its process lives through, whichever libraries they are of
+    together  how many libraries its process may have loaded, to live through a call of `time`
     once      a file: what goes wrong does so only where it is not there, and makes it
     error     what `check` gives
     holds, needs   bytes of memory, from its loading on and while it runs
@@ -38,15 +40,17 @@ def write(directory: Path, **fake: Any) -> Path:
 
 
 class FakeLibrary:
-    calls_of_all = 0
+    calls_of_all = loaded = 0
 
     def __init__(self, fake: dict[str, Any]) -> None:
         self.fake, self.calls = fake, 0
+        self.elsewhere = fake.get("elsewhere", False)
         self.held = b""
 
     @classmethod
     def load(cls, directory: Path, threads: int) -> FakeLibrary:
         library = cls(json.loads((directory / "fake.json").read_text()))
+        FakeLibrary.loaded += 1
         library.held = b"x" * library.fake.get("holds", 0)
         library.misbehave("load")
         return library
@@ -60,7 +64,8 @@ class FakeLibrary:
         self.calls += 1
         FakeLibrary.calls_of_all += 1
         lived = self.fake.get("dies_after", math.inf), self.fake.get("session", math.inf)
-        if self.calls > lived[0] or FakeLibrary.calls_of_all > lived[1]:
+        crowded = FakeLibrary.loaded > self.fake.get("together", math.inf)
+        if crowded or self.calls > lived[0] or FakeLibrary.calls_of_all > lived[1]:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.fake.get("sleep", 0))
         needed = b"x" * self.fake.get("needs", 0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -34,6 +35,12 @@ class FakeBuilder:
                 (directory / builders.REFUSAL).write_text("TVM said no")
             case "crash":
                 os.abort()
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "killed once":
+                if not (directory / "once").exists():
+                    (directory / "once").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(1000)
             case "bug":
@@ -81,6 +88,14 @@ def test_what_cannot_be_built_is_told_and_all_else_is_built(crew: Crew, tmp_path
         "crash": "the process that compiles: killed by SIGABRT",
         "b": None,
     }
+
+
+def test_a_compiler_that_is_killed_has_a_second_chance(crew: Crew, tmp_path: Path) -> None:
+    """As one that was killed while it waited, or for lack of memory."""
+    asked = orders(tmp_path, "killed once", "killed", "a")
+    found = {order.kernel: reason for order, reason in crew.build_many(asked, lambda: None).items()}
+    killed = "the process that compiles: killed by SIGKILL (perhaps for lack of memory)"
+    assert found == {"killed once": None, "killed": killed, "a": None}
 
 
 def test_a_compiler_that_hangs_is_given_up(crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from hwsparse.errors import MeasureError
 from hwsparse.latency import LocalRunner, MeasureFailure, Measurement, RunSettings
-from hwsparse.latency.process import Worker, choose_cpus
+from hwsparse.latency.process import PINNABLE_CPUS, Worker, choose_cpus
 from hwsparse.latency.runner import BATCH, ProcessRunner
 from tests.latency.examples import DEVICE, SETTINGS, TOOLCHAIN, Clock
 from tests.latency.fake_library import LOADER, write
@@ -120,7 +120,7 @@ def test_a_reference_kernel_that_does_not_run_is_one_clear_error(tmp_path: Path,
 
 
 def test_a_reference_kernel_that_is_lost_between_turns_is_no_librarys_fault(tmp_path: Path) -> None:
-    reference = write(tmp_path / "reference", dies_after=20)
+    reference = write(tmp_path / "reference", dies_after=10)
     with (
         LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, reference) as runner,
         pytest.raises(MeasureError, match=r"the reference kernel cannot be timed \(run\): killed by SIGKILL"),
@@ -173,6 +173,23 @@ def test_a_process_that_shares_its_cpu_is_noticed(runner: LocalRunner, tmp_path:
     failed = runner.run("b", noisy, RunSettings(threads=1, warmup_s=0.0, precision=0.02))
     assert isinstance(failed, MeasureFailure)
     assert "; other processes took " in failed.reason
+
+
+BUSY = "import os\nos.sched_setaffinity(0, {cpus})\nprint(flush=True)\nwhile True: pass"
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not tell what its CPUs do")
+def test_a_busy_process_is_noticed_on_another_cpu_too(runner: LocalRunner, tmp_path: Path) -> None:
+    cpus = set(PINNABLE_CPUS) - set(choose_cpus(1)) or set(PINNABLE_CPUS)
+    with subprocess.Popen([sys.executable, "-c", BUSY.format(cpus=cpus)], stdout=subprocess.PIPE) as busy:
+        try:
+            assert busy.stdout
+            busy.stdout.readline()
+            taken = runner.run("a", write(tmp_path / "a", sleep=0.1, elsewhere=True), SETTINGS)
+        finally:
+            busy.kill()
+    assert isinstance(taken, Measurement)
+    assert taken.cpu_share < 1 - 0.5 / len(PINNABLE_CPUS)
 
 
 def test_warming_up_goes_on_as_long_as_asked(runner: LocalRunner, tmp_path: Path) -> None:
@@ -261,6 +278,23 @@ def test_what_goes_wrong_is_a_failure_with_its_reason(
     results = runner.run_many(libraries, SETTINGS)
     assert results["bad"] == MeasureFailure("bad", stage, reason)  # type: ignore[arg-type]
     assert isinstance(results["good"], Measurement)
+
+
+def test_libraries_that_are_too_many_for_the_memory_are_timed_in_smaller_batches(
+    runner: LocalRunner, tmp_path: Path
+) -> None:
+    """What is killed where it is with more than three others is not to blame for it."""
+    libraries = {name: write(tmp_path / name, together=4) for name in "abcdefghij"}
+    results = runner.run_many(libraries, SETTINGS)
+    assert all(isinstance(result, Measurement) and len(result.samples_s) == 60 for result in results.values())
+
+
+def test_what_is_killed_alone_is_to_blame(runner: LocalRunner, tmp_path: Path) -> None:
+    libraries = {name: write(tmp_path / name) for name in "abcde"} | {"bad": write(tmp_path / "bad", time="killed")}
+    results = runner.run_many(libraries, SETTINGS)
+    failed = results.pop("bad")
+    assert failed == MeasureFailure("bad", "run", "killed by SIGKILL (perhaps for lack of memory)")
+    assert all(isinstance(result, Measurement) and len(result.samples_s) == 60 for result in results.values())
 
 
 def test_a_directory_that_is_no_library_is_a_load_failure(runner: LocalRunner, tmp_path: Path) -> None:
