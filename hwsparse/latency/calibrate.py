@@ -81,9 +81,10 @@ def calibrate(
 ) -> CalibrationReport:
     """Measures every distinct (layer signature, choice) that is not on record; dense always among them.
 
-    Each batch is built, then timed while nothing is built, then recorded: a calibration that is killed loses
-    one batch at most. What another calibration has recorded meanwhile is not measured again. A choice that failed in
-    an earlier calibration is tried again, and at once what was timed beside too much noise.
+    Each batch is built, then timed while nothing is built, then recorded, and meanwhile no other calibration on this
+    machine does any of that: one that is killed loses one batch at most, and what another has recorded is not measured
+    again. A choice that failed in an earlier calibration is tried again, and at once what was timed beside too much
+    noise.
 
     Args:
         options: choices by layer signature or layer name.
@@ -110,33 +111,34 @@ def calibrate(
     steps = _Steps(2 * (len(wanted) + rivals), 2 * len(table), progress)
     outcomes: dict[Workload, Outcome] = {}
     for planned in _batches(missing, contest):
-        own = {workload.signature: layer for workload, layer in planned.items()}
-        by_now = _on_record(records, own, target, codegen, settings)
-        others = {workload: taken for workload, taken in by_now.items() if workload in planned}
-        table |= others
-        contest.learn(others)
-        if others:
-            steps.advance(2 * len(others))
-        batch = {workload: layer for workload, layer in planned.items() if workload not in others}
-        entries = [
-            _Entry(workload, layer, kernel)
-            for workload, layer in batch.items()
-            for kernel in contest.entrants(workload)
-        ]
-        # Where a leader could not be timed, others hold the contest; where others have held it, nobody does.
-        held = sum(len(contest.entrants(each)) - 1 for each in batch)
-        steps.total += 2 * (held - sum(len(kernels[each]) - 1 for each in planned if each in contest.leaders))
-        if not entries:
-            continue
-        with tempfile.TemporaryDirectory(prefix="hwsparse-calibrate-") as scratch:
-            timed = _measure(entries, target, runner, codegen, settings, Path(scratch), steps)
-        for workload in batch:
-            outcome = contest.decide(workload, [timed[entry] for entry in entries if entry.workload == workload])
-            if isinstance(outcome, Measurement):
-                records.add(workload, outcome)
-            else:
-                records.add_failure(workload, outcome, clock())
-            outcomes[workload] = outcome
+        with runner.alone():
+            own = {workload.signature: layer for workload, layer in planned.items()}
+            by_now = _on_record(records, own, target, codegen, settings)
+            others = {workload: taken for workload, taken in by_now.items() if workload in planned}
+            table |= others
+            contest.learn(others)
+            if others:
+                steps.advance(2 * len(others))
+            batch = {workload: layer for workload, layer in planned.items() if workload not in others}
+            entries = [
+                _Entry(workload, layer, kernel)
+                for workload, layer in batch.items()
+                for kernel in contest.entrants(workload)
+            ]
+            # Where a leader could not be timed, others hold the contest; where others have held it, nobody does.
+            held = sum(len(contest.entrants(each)) - 1 for each in batch)
+            steps.total += 2 * (held - sum(len(kernels[each]) - 1 for each in planned if each in contest.leaders))
+            if not entries:
+                continue
+            with tempfile.TemporaryDirectory(prefix="hwsparse-calibrate-") as scratch:
+                timed = _measure(entries, target, runner, codegen, settings, Path(scratch), steps)
+            for workload in batch:
+                outcome = contest.decide(workload, [timed[entry] for entry in entries if entry.workload == workload])
+                if isinstance(outcome, Measurement):
+                    records.add(workload, outcome)
+                else:
+                    records.add_failure(workload, outcome, clock())
+                outcomes[workload] = outcome
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
     failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}
     return CalibrationReport(table | fresh, failed, frozenset(fresh))

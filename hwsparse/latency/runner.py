@@ -12,8 +12,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -51,6 +51,9 @@ R = TypeVar("R", bound="ProcessRunner")
 
 class Runner(Protocol):
     """A way to have libraries timed."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps others of ours from the device, and from work beside it, meanwhile; may be entered again within."""
 
     def run_many(
         self, libraries: Mapping[str, Path], settings: RunSettings, progress: Progress | None = None
@@ -179,7 +182,7 @@ class ProcessRunner(ABC):
             worker.close()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keeps others from timing on the device meanwhile."""
+        """As `Runner.alone`."""
         return nullcontext()
 
     def watch(self, worker: Worker) -> Callable[[], float]:
@@ -308,14 +311,23 @@ class LocalRunner(ProcessRunner):
         super().__init__(toolchain, clock, reference)
         self._device = device or Device.probe()
         self._loader = loader
-        self._lock = lock
+        self._lock, self._held = lock, False
 
     @property
     def device(self) -> Device:
         return self._device
 
-    def alone(self) -> AbstractContextManager[None]:
-        return alone(self._lock)
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        if self._held:
+            yield
+            return
+        with alone(self._lock):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def watch(self, worker: Worker) -> Callable[[], float]:
         return Bystanders(PINNABLE_CPUS, (os.getpid(), worker.pid)).left_to_us

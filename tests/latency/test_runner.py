@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -173,6 +174,17 @@ def test_a_process_that_shares_its_cpu_is_noticed(runner: LocalRunner, tmp_path:
     failed = runner.run("b", noisy, RunSettings(threads=1, warmup_s=0.0, precision=0.02))
     assert isinstance(failed, MeasureFailure)
     assert "; other processes took " in failed.reason
+
+
+def test_who_keeps_the_machine_may_time_on_it_meanwhile(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with LocalRunner(TOOLCHAIN, Clock(), DEVICE, LOADER, lock=lock) as runner:
+        with runner.alone():
+            assert isinstance(runner.run("a", write(tmp_path / "a"), SETTINGS), Measurement)
+            with open(lock) as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 BUSY = "import os\nos.sched_setaffinity(0, {cpus})\nprint(flush=True)\nwhile True: pass"
