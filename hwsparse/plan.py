@@ -78,9 +78,12 @@ class Layer:
         return f"conv {sizes} s{_by_x(w.strides)} p{pads} d{_by_x(w.dilations)} g{w.groups} {self.dtype}"
 
 
-_SIZES = r"\d+(?:x\d+)*"
-_MATMUL = re.compile(rf"matmul ({_SIZES}) w(\d+x\d+) (\w+)")
-_CONV = re.compile(rf"conv ({_SIZES}) w({_SIZES}) s({_SIZES}) p(\d+,\d+(?:_\d+,\d+)*) d({_SIZES}) g(\d+) (\w+)")
+# More elements than any tensor of ours has, and no longer number than that.
+_TOO_MANY, _SIZE = 2**31, r"\d{1,10}"
+_SIZES = rf"{_SIZE}(?:x{_SIZE})*"
+_PADS = rf"{_SIZE},{_SIZE}"
+_MATMUL = re.compile(rf"matmul ({_SIZES}) w({_SIZE}x{_SIZE}) (\w+)")
+_CONV = re.compile(rf"conv ({_SIZES}) w({_SIZES}) s({_SIZES}) p({_PADS}(?:_{_PADS})*) d({_SIZES}) g({_SIZE}) (\w+)")
 
 
 def parse_signature(text: str) -> Layer:
@@ -94,6 +97,7 @@ def parse_signature(text: str) -> Layer:
         if inputs[-1] != weight[1]:
             raise PlanError(f"{text!r}: products of {inputs[-1]} by {weight[1]}")
         outputs = (*inputs[:-1], weight[0])
+        _check_elements(text, inputs, weight, outputs)
         return Layer("", "MatMul", "", weight, inputs, outputs, math.prod(outputs) * weight[1], dtype=found[3])
     found = _CONV.fullmatch(text)
     if not found:
@@ -110,9 +114,15 @@ def parse_signature(text: str) -> Layer:
         (size + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, stride, pad, dilation in axis
     )
     outputs = (inputs[0], weight[0], *spatial)
+    _check_elements(text, inputs, weight, outputs)
     macs = math.prod(outputs) * math.prod(weight[1:])
     window = Window(strides, pads, dilations, groups)
     return Layer("", "Conv", "", weight, inputs, outputs, macs, window, dtype=found[7])
+
+
+def _check_elements(text: str, *shapes: tuple[int, ...]) -> None:
+    if any(math.prod(shape) >= _TOO_MANY for shape in shapes):
+        raise PlanError(f"{text!r}: a tensor of {_TOO_MANY} elements or more")
 
 
 def _sizes(text: str) -> tuple[int, ...]:

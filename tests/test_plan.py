@@ -180,6 +180,9 @@ def test_a_signature_stands_for_all_that_costs_depend_on(layer: Layer) -> None:
         "conv 1x8x9x9 w8x4x3x3 s1x1 p1,1_1,1 d1x1 g1 float32", "conv 1x8x9x9 w8x8x3x3 s1 p1,1_1,1 d1x1 g1 float32",
         "conv 1x8x9x9 w8x8x3x3 s0x1 p1,1_1,1 d1x1 g1 float32", "conv 1x8x9x9 w8x8x12x12 s1x1 p0,0_0,0 d1x1 g1 float32",
         "conv 1x8 w8x8 s1 p1,1 d1 g1 float32", "conv 1x8x9x9 w8x8x3x3 s1x1 p1,1_1,1 d1x1 g1 float32; rm",
+        f"matmul 1x{'9' * 11} w4x{'9' * 11} float32", f"matmul 1x8 w{'9' * 5000}x8 float32",
+        "matmul 65536x32768 w4x32768 float32", "matmul 65536x8 w32768x8 float32",
+        "conv 1x8x1x1 w8x8x3x3 s1x1 p99999,1_1,99999 d1x1 g1 float32",
     ],
 )  # fmt: skip
 def test_what_is_no_signature_is_refused(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def export(
     """Writes measurements out with their raw samples, to be shared or to be worked on elsewhere."""
     if out.exists():
         raise InputError(f"{out} is there already; name another file, or remove it")
-    scratch = out.with_name(f".{out.name}.part")
+    scratch = out.with_name(f".{out.name}.{secrets.token_hex(6)}.part")
     try:
         with RecordsFile(_existing(records)) as kept, writing(out):
             with open(scratch, "wb") as file:
@@ -133,14 +134,20 @@ def prune(
         None, min=0, max=36500, help="Remove what was last measured more days ago than this, of any device."
     ),
     every: bool = typer.Option(False, "--all", help="Remove all, of this device and these kernels too."),
+    damaged: bool = typer.Option(False, "--damaged", help="Remove what cannot be read, and nothing else."),
     target: str | None = TARGET,
     records: Path = options.RECORDS,
 ) -> None:
     """Removes measurements: without options those of this device that were made with other kernels."""
     from hwsparse.codegen import KERNEL_VERSION
 
-    if every and older_than is not None:
-        raise InputError("--all and --older-than: give one of the two")
+    if every + damaged + (older_than is not None) > 1 or (damaged and target is not None):
+        raise InputError("--all, --older-than and --damaged: give one of them, and --target not with --damaged")
+    if damaged:
+        with RecordsFile(_existing(records)) as file:
+            gone = file.remove_damaged()
+        Console().print(escape(f"removed {gone} rows that could not be read from {records}"))
+        return
     limit = None if older_than is None else datetime.now(timezone.utc) - timedelta(days=older_than)
     here = Device.probe().digest
 

@@ -137,7 +137,7 @@ def calibrate(
                 if isinstance(outcome, Measurement):
                     records.add(workload, outcome)
                 else:
-                    records.add_failure(workload, outcome, clock())
+                    records.add_failure(workload, outcome, clock(), settings.cache)
                 outcomes[workload] = outcome
     fresh = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, Measurement)}
     failed = {workload: outcome for workload, outcome in outcomes.items() if isinstance(outcome, MeasureFailure)}

@@ -18,11 +18,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from hwsparse import strictjson
 from hwsparse.errors import HwsparseError, MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage
+from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, RunSettings, Source, Stage
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 5
+VERSION = 6
 # What a measurement is known by, and its samples: two with all of that in common are one. The first four are those
 # that tables are asked for by.
 KNOWN_BY = ("target", "threads", "device_digest", "toolchain", "workload", "taken_at")
@@ -51,6 +51,8 @@ UPDATES = (
         "DROP INDEX IF EXISTS measurements_of_target",
         f"CREATE INDEX measurements_known_by ON measurements ({', '.join(KNOWN_BY)})",
     ),
+    # Did not say of failures in what state the caches were.
+    ("ALTER TABLE failures ADD COLUMN cache VARCHAR NOT NULL DEFAULT 'warm'",),
 )
 
 
@@ -65,7 +67,7 @@ class _Version(_Base):
 
 
 class Row:
-    """What rows of both kinds say: of what workload, on what device, by what toolchain, when."""
+    """What rows of both kinds say: of what workload, on what device, by what toolchain, with which caches, when."""
 
     __tablename__: str
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -78,6 +80,7 @@ class Row:
     device: Mapped[str]
     device_digest: Mapped[str]
     toolchain: Mapped[str]
+    cache: Mapped[str]
     taken_at: Mapped[str]  # ISO 8601, UTC
 
 
@@ -87,7 +90,6 @@ class MeasurementRow(Row, _Base):
     settings: Mapped[str]
     samples: Mapped[str]
     source: Mapped[str]
-    cache: Mapped[str]
     kernel: Mapped[str | None]
     reference_s: Mapped[float | None]
     cpu_share: Mapped[float]
@@ -134,11 +136,10 @@ def prepare(engine: Engine, path: Path) -> None:
 def measurement_row(workload: Workload, taken: Measurement) -> MeasurementRow:
     """The row of a measurement, not in any file yet."""
     return MeasurementRow(
-        **_columns(workload, taken.device, taken.toolchain, taken.taken_at),
+        **_columns(workload, taken.settings.cache, taken.device, taken.toolchain, taken.taken_at),
         settings=strictjson.dumps(taken.settings),
         samples=strictjson.dumps(_Samples(taken.samples_s)),
         source=taken.source,
-        cache=taken.settings.cache,
         kernel=taken.kernel,
         reference_s=taken.reference_s,
         cpu_share=taken.cpu_share,
@@ -147,10 +148,10 @@ def measurement_row(workload: Workload, taken: Measurement) -> MeasurementRow:
 
 
 def failure_row(
-    workload: Workload, failure: MeasureFailure, device: Device, toolchain: Toolchain, taken_at: datetime
+    workload: Workload, failure: MeasureFailure, cache: Cache, device: Device, toolchain: Toolchain, taken_at: datetime
 ) -> FailureRow:
     """The row of a failure, not in any file yet."""
-    columns = _columns(workload, device, toolchain, taken_at)
+    columns = _columns(workload, cache, device, toolchain, taken_at)
     return FailureRow(**columns, stage=failure.stage, reason=failure.reason)
 
 
@@ -214,14 +215,17 @@ def decoding(where: str) -> Iterator[None]:
     try:
         yield
     except (HwsparseError, ValueError, TypeError, OverflowError) as error:
-        raise MeasureError(f"{where} is malformed: {error}") from None
+        way_out = "`hwsparse records prune --damaged` removes what cannot be read"
+        raise MeasureError(f"{where} is malformed: {error}; {way_out}") from None
 
 
 def _where(row: Row, path: Path) -> str:
     return f"records {path}: row {row.id} of {row.__tablename__}"
 
 
-def _columns(workload: Workload, device: Device, toolchain: Toolchain, taken_at: datetime) -> dict[str, Any]:
+def _columns(
+    workload: Workload, cache: Cache, device: Device, toolchain: Toolchain, taken_at: datetime
+) -> dict[str, Any]:
     return {
         "workload": workload.key,
         "signature": workload.signature,
@@ -232,5 +236,6 @@ def _columns(workload: Workload, device: Device, toolchain: Toolchain, taken_at:
         "device": strictjson.dumps(device),
         "device_digest": device.digest,
         "toolchain": strictjson.dumps(toolchain),
+        "cache": cache,
         "taken_at": taken_at.astimezone(timezone.utc).isoformat(),
     }

@@ -129,7 +129,7 @@ class RecordsFile:
         Raises:
             MeasureError: the file cannot be read, or a row is malformed.
         """
-        row, one = FailureRow, (FailureRow.workload, FailureRow.device_digest, FailureRow.toolchain)
+        row, one = FailureRow, (FailureRow.workload, FailureRow.device_digest, FailureRow.toolchain, FailureRow.cache)
         query = select(row, _measured_since()).where(row.id.in_(select(func.max(row.id)).group_by(*one)))
         if target_name is not None:
             query = query.where(row.target == target_name)
@@ -184,6 +184,29 @@ class RecordsFile:
             if gone and gone == sum(group.measurements for _, group in groups):
                 session.execute(delete(failed))
         return gone
+
+    def remove_damaged(self) -> int:
+        """Removes what cannot be read, row by row, and nothing else; gives how many rows there were.
+
+        Raises:
+            MeasureError: the file cannot be read or written.
+        """
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            return self._remove_damaged(session, MeasurementRow, measurement_of) + self._remove_damaged(
+                session, FailureRow, failure_of
+            )
+
+    def _remove_damaged(self, session: Session, kind: type[R], read: Callable[[R, Path], object]) -> int:
+        damaged = []
+        for row in session.scalars(select(kind).execution_options(yield_per=CHUNK)):
+            try:
+                workload_of(row, self.path)
+                read(row, self.path)
+            except MeasureError:
+                damaged.append(row.id)
+        for some in damaged:
+            session.execute(delete(kind).where(kind.id == some))
+        return len(damaged)
 
     def _said(self, what: str) -> AbstractContextManager[None]:
         return translated(f"records {self.path}: {what}", MeasureError)
@@ -272,13 +295,15 @@ class Records(RecordsFile):
             raise MeasureError(f"{workload.key} was measured on another device or with another toolchain")
         self._write(measurement_row(workload, measurement))
 
-    def add_failure(self, workload: Workload, failure: MeasureFailure, taken_at: datetime) -> None:
+    def add_failure(
+        self, workload: Workload, failure: MeasureFailure, taken_at: datetime, cache: Cache = "warm"
+    ) -> None:
         """Keeps a failure; it is on disk when this returns.
 
         Raises:
             MeasureError: it cannot be written.
         """
-        self._write(failure_row(workload, failure, self.device, self.toolchain, taken_at))
+        self._write(failure_row(workload, failure, cache, self.device, self.toolchain, taken_at))
 
     def _write(self, row: MeasurementRow | FailureRow) -> None:
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
@@ -314,10 +339,11 @@ def _add_new(session: Session, row: MeasurementRow) -> bool:
 
 
 def _measured_since() -> ColumnElement[bool]:
-    """Of failures: whether the workload was measured later, on the same device by the same toolchain."""
-    names = ("target", "threads", "device_digest", "toolchain", "workload")
+    """Of failures: whether the workload was measured later, by us, on the same device in the same way."""
+    names = ("target", "threads", "device_digest", "toolchain", "cache", "workload")
     same = (getattr(MeasurementRow, name) == getattr(FailureRow, name) for name in names)
-    return exists().where(*same, MeasurementRow.taken_at > FailureRow.taken_at)
+    own = MeasurementRow.imported.is_(False)
+    return exists().where(*same, own, MeasurementRow.taken_at > FailureRow.taken_at)
 
 
 def _beside_measurements() -> ColumnElement[bool]:

@@ -188,11 +188,14 @@ def _learned(bench: Bench, settings: RunSettings, enough: int) -> Learned | None
     Args:
         enough: sparse choices of a layer shape, for it to teach.
     """
+    tell = describe(bench.target)
     for imported in (False, True):
-        table = _on_record(bench, settings, imported=imported)
+        found = _on_record(bench, settings, imported=imported)
+        # Of kernels that there are: others' records may be of others.
+        table = {of: taken for of, taken in found.items() if tell(of.signature, of.choice, taken.kernel) is not None}
         ways = Counter(workload.signature for workload in table if not workload.choice.is_dense)
         if sum(count >= enough for count in ways.values()) >= TEACHERS:
-            return CostModel.fit(table).learn(describe(bench.target)).learned
+            return CostModel.fit(table).learn(tell).learned
     return None
 
 

@@ -92,7 +92,9 @@ def test_a_model_is_calibrated_once_and_shown(place: Place) -> None:
         ("records import data.npz --records r.sqlite", "data.npz, line 1: "),
         ("records list --failures --records none.sqlite", "there are no records yet"),
         ("records import none.jsonl --records r.sqlite", "cannot be read"),
-        ("records prune --all --older-than 3 --records none.sqlite", "give one of the two"),
+        ("records prune --all --older-than 3 --records none.sqlite", "give one of them"),
+        ("records prune --all --damaged --records none.sqlite", "give one of them"),
+        ("records prune --damaged --target t --records none.sqlite", "give one of them"),
         ("records --records model.onnx", "model.onnx"),
     ],
 )
@@ -150,6 +152,21 @@ def test_records_of_any_name_are_listed_and_stay_where_no_target_tells_of_them(p
     assert code == 0 and "removed 1 measurements" in out
     with RecordsFile(place.home / "r.sqlite") as file:
         assert [group.target_name for group in file.groups()] == ["gone"]
+
+
+def test_what_cannot_be_read_can_be_removed(place: Place) -> None:
+    place.add()
+    place.add()
+    connection = sqlite3.connect(place.home / "r.sqlite")
+    connection.execute("UPDATE measurements SET samples = 'x' WHERE id = 1")
+    connection.commit()
+    connection.close()
+    code, _, error = place.run("records export out.jsonl --records r.sqlite")
+    assert code == 1 and "row 1 of measurements is malformed" in error and "prune --damaged" in error
+    assert not list(place.home.glob("*out.jsonl*"))
+    code, out, _ = place.run("records prune --damaged --records r.sqlite")
+    assert code == 0 and "removed 1 rows that could not be read" in out
+    assert place.run("records export out.jsonl --records r.sqlite")[0] == 0
 
 
 def test_failures_are_listed_with_their_reasons(place: Place) -> None:

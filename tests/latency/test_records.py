@@ -340,7 +340,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 5"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 6"):
         opened(tmp_path / "r.db")
 
 
@@ -350,6 +350,7 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
         records.add(HALF, measurement(HALF, 1.0))
     for column in ("kernel", "reference_s", "cpu_share", "cache", "imported"):
         change(path, f"ALTER TABLE measurements DROP COLUMN {column}")
+    change(path, "ALTER TABLE failures DROP COLUMN cache")
     settings = (
         '{"threads": 1, "samples": 30, "rounds": 5, "warmup_s": 0.02, "min_sample_s": 0.0001, "timeout_s": 60.0, '
         '"tolerance": 0.001}'
@@ -449,6 +450,39 @@ def test_a_malformed_failure_is_said_not_used(tmp_path: Path) -> None:
     malformed = pytest.raises(MeasureError, match=r"r\.db: row 1 of failures is malformed: .*'luck' is no stage")
     with opened(tmp_path / "r.db") as records, malformed:
         records.failures()
+
+
+def test_what_is_damaged_can_be_removed_and_all_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        for seconds in (1.0, 2.0, 3.0, 4.0):
+            records.add(HALF, measurement(HALF, seconds))
+        for reason in ("no", "never"):
+            records.add_failure(MOST, MeasureFailure(MOST.key, "run", reason), NOON)
+        assert records.remove_damaged() == 0
+    change(path, "UPDATE measurements SET samples = 'x' WHERE id = 2")
+    change(path, "UPDATE measurements SET device = '{}' WHERE id = 4")
+    change(path, "UPDATE failures SET stage = 'luck' WHERE id = 2")
+    with opened(path) as records:
+        with pytest.raises(MeasureError, match=r"; `hwsparse records prune --damaged` removes what cannot be read$"):
+            list(records.every())
+        assert records.remove_damaged() == 3
+        assert [taken.median_s for _, taken in records.every()] == [1.0, 3.0]
+        assert [each.failure.reason for each in records.failures()] == ["no"]
+        assert len(records.groups()) == 1
+
+
+def test_a_failure_with_cold_caches_is_not_made_good_with_warm_ones_nor_by_others(tmp_path: Path) -> None:
+    later = NOON + timedelta(hours=1)
+    with opened(tmp_path / "r.db") as records:
+        records.add_failure(HALF, MeasureFailure(HALF.key, "run", "no"), NOON, "cold")
+        records.add(HALF, measurement(HALF, 1.0, taken_at=later))
+        records.add_failure(MOST, MeasureFailure(MOST.key, "run", "no"), NOON)
+        records.take_in([(MOST, measurement(MOST, 1.0, taken_at=later))])
+        assert [each.measured_since for each in records.failures()] == [False, False]
+        cold = replace(SETTINGS, cache="cold")
+        records.add(HALF, measurement(HALF, 1.0, taken_at=later, settings=cold))
+        assert [each.measured_since for each in records.failures()] == [True, False]
 
 
 def test_raw_samples_can_be_read_without_hwsparse(tmp_path: Path) -> None:

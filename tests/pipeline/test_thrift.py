@@ -229,6 +229,15 @@ def test_a_record_of_a_kernel_that_there_is_not_teaches_nothing(bench: Timed) ->
     assert measured(own, SECOND, 0.1).learned is not None
 
 
+def test_what_was_imported_of_kernels_that_there_are_not_teaches_nothing(bench: Timed) -> None:
+    own = Timed()
+    own.imported = {
+        each: replace(taken, imported=True, kernel="of another version") for each, taken in bench.table.items()
+    }
+    learned = measured(own, SECOND, 0.1).learned
+    assert learned is None or not learned.imported
+
+
 def test_what_plans_choose_is_measured(bench: Timed) -> None:
     own = Timed(BROKEN)
     own.table = {each: taken for each, taken in bench.table.items() if each.choice != BROKEN}
