@@ -103,7 +103,7 @@ def test_its_options_and_figures() -> None:
     latency.options(parser)
     given = parser.parse_args(["--models", "minilm", "--parts", "layers"])
     assert (given.models, given.parts, given.plans, given.repeats) == (["minilm"], ["layers"], 40, 5)
-    assert len(set(KEYS)) == len(KEYS) == 19
+    assert len(set(KEYS)) == len(KEYS) == 20
     assert set(FLOORS) < set(KEYS)
 
 

@@ -1,0 +1,51 @@
+"""Records count only for the kernels that they were made with: kernels that change have another version."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from hwsparse.codegen import KERNEL_VERSION, kernels_for, refusal
+from hwsparse.codegen.lowering import lower
+from hwsparse.model import Model
+from hwsparse.plan import Plan, parse_choice
+from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.target import load_target
+from tests.codegen.building import Network
+
+CHOICES = ("dense", "unstructured@0.8", "block4x1@0.8", "block16x1@0.8", "2:4")
+# Of all that layers below are lowered to for a target. Where kernels change, so do these, and the version: records made
+# by the older ones are then not used. Where they only read differently, the version stays.
+VERSION = "8"
+CODE = {"x86-avx512": "8ece35d7accad5df", "x86-avx2": "e95cdbe1ed3e6797", "arm-cortex-a76": "314542d592030714"}
+
+
+def networks() -> list[Model]:
+    """One layer each: a stem, 3x3, 1x1, depthwise, grouped, and products of one row and of many."""
+    found = []
+    for channels, outputs, size, kernel, stride, group in (
+        (3, 16, 32, 3, 2, 1), (32, 32, 14, 3, 1, 1), (64, 32, 7, 1, 1, 1), (32, 32, 14, 3, 1, 32),
+        (32, 32, 14, 3, 2, 2),
+    ):  # fmt: skip
+        net, out = Network(0), (size + stride - 1) // stride
+        y = net.conv("x", channels, outputs, kernel, stride, group)
+        found.append(net.model((1, channels, size, size), (y, (1, outputs, out, out))))
+    for rows in (1, 24):
+        net = Network(0)
+        found.append(net.model((1, rows, 64), (net.product("x", 64, 128), (1, rows, 128))))
+    return found
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_kernels_that_change_have_another_version(name: str) -> None:
+    target, digest = load_target(name), hashlib.sha256()
+    for model in networks():
+        (layer,) = model.layers
+        for choice in map(parse_choice, CHOICES):
+            if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None:
+                plan = Plan.of(model.digest, {layer.name: choice})
+                for kernel in kernels_for(layer, choice, target):
+                    lowered = lower(model, plan, apply_plan(model, plan), target, {layer.name: kernel})
+                    digest.update(f"{layer.signature} {choice} {kernel}\n{lowered.module.script()}".encode())
+    assert (KERNEL_VERSION, digest.hexdigest()[:16]) == (VERSION, CODE[name])
