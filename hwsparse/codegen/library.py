@@ -41,7 +41,20 @@ EVICT = "hwsparse.evict"
 
 @tvm_ffi.register_global_func(EVICT)  # type: ignore[untyped-decorator]
 def evict(*_: object) -> None:
-    """Streams as much memory through the caches as drives out all that they hold."""
+    """Streams as much memory through the caches of every core that we may use as drives out all that they hold."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    if len(cpus) < 2:
+        _stream()
+        return
+    try:
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            _stream()
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+def _stream() -> None:
     # What is read alone is not kept everywhere: caches that take in what others drive out need more than their size.
     buffer = _filler()
     buffer += 1

@@ -42,6 +42,12 @@ class LayerTimes:
         Raises:
             MeasureError: none of them could be measured.
         """
+        if not self.table and self.report.failures:
+            first = next(iter(self.report.failures.values()))
+            raise MeasureError(
+                f"no layer could be timed: {first.key} ({first.stage}): {first.reason}; "
+                "`hwsparse records list --failures` shows all"
+            )
         return CostModel.fit(self.table, self.learned, pipelined=self.pipelined)
 
     def known(self, layer: Layer, target: Target) -> list[Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hwsparse.codegen import (
     build_layer,
     build_model,
     kernels_for,
+    library,
     lowering,
     random_inputs,
     relative_error,
@@ -31,6 +33,7 @@ from hwsparse.errors import ArtifactError, CompileError, InputError, ModelError,
 from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan, pruned_proto
 from tests.codegen.layers import CPU, conv, product
 from tests.disk import small_files
@@ -323,3 +326,12 @@ def test_equal_constants_are_kept_once() -> None:
     model = import_onnx(proto.SerializeToString(), name="look-ups")
     parameters = lower(model, Plan(model.digest), {}, CPU).parameters
     assert [array.shape for array in parameters.values()].count(table.shape) == 1
+
+
+@pytest.mark.skipif(len(ALLOWED_CPUS) < 2, reason="takes two CPUs")
+def test_caches_of_every_core_are_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[set[int]] = []
+    monkeypatch.setattr(library, "_stream", lambda: where.append(os.sched_getaffinity(0)))
+    library.evict()
+    assert where == [{cpu} for cpu in os.sched_getaffinity(0)]
+    assert os.sched_getaffinity(0) == set(ALLOWED_CPUS)
