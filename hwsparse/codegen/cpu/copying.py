@@ -6,11 +6,13 @@ float at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import word_of
 from hwsparse.codegen.cpu.geometry import Geometry
 
 
@@ -92,6 +94,32 @@ def copy_every(count: int, stride: int, lanes: int) -> Any:
     return copy
 
 
+def copy_words(count: int, stride: int, lanes: int) -> Callable[[Any, Any, Any, Sequence[Any]], None]:
+    """A function of (to, to_start, source, starts) that copies words, whose bytes lie `stride` apart in four planes."""
+    # As in `copy_every`.
+    vectors = count if stride == 1 else count - 1 if stride == 2 else 0
+
+    def load(source: Any, start: Any, width: int) -> Any:
+        if stride == 1:
+            return source[T.Ramp(start, 1, width)]
+        halves = [T.bind(source[T.Ramp(start + half, 1, width)]) for half in (0, width)]
+        return tirx.Shuffle(halves, list(range(0, 2 * width, 2)))
+
+    def copy(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
+        for place, width in runs(vectors, lanes):
+            if width == 1:
+                word = word_of([source[start + place * stride] for start in starts], 1)
+                T.buffer_store(to, word, [to_start + place])
+            else:
+                word = word_of([load(source, start + place * stride, width) for start in starts], width)
+                T.buffer_store(to, word, [T.Ramp(to_start + place, 1, width)])
+        for place in range(vectors, count):
+            word = word_of([source[start + place * stride] for start in starts], 1)
+            T.buffer_store(to, word, [to_start + place])
+
+    return copy
+
+
 def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
     """An inline function that copies an input line, padded and cut into stride phases.
 
@@ -122,6 +150,38 @@ def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
         else:
             for j in range(stride * pitch):
                 to[start + j] = T.float32(0)
+
+    return line
+
+
+def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: Any) -> Any:
+    """As `copy_line`, of words whose bytes are of four planes; where the image ends they are `blank`.
+
+    Its arguments are (to, start, x, plane, row, blank); `planes_at` gives for a plane of words where the planes begin
+    that its bytes come from.
+    """
+    in_h, in_w, pad_left, stride = geometry.in_h, geometry.in_w, geometry.pad_left, geometry.stride_w
+    width = pad_left + in_w + geometry.pad_right
+
+    def copy_phases(to: Any, start: Any, x: Any, places: Sequence[Any], blank: Any) -> None:
+        for phase in range(stride):
+            first, end, last = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w, width))
+            if end > first:
+                shifted = [place + first * stride + phase - pad_left for place in places]
+                copy_words(end - first, stride, lanes)(to, start + phase * pitch + first, x, shifted)
+            for j in (*range(first), *range(max(first, end), last)):
+                T.buffer_store(to, blank, [start + phase * pitch + j])
+
+    def copy_row(to: Any, start: Any, x: Any, plane: Any, row: Any, blank: Any) -> None:
+        copy_phases(to, start, x, [place + row * in_w for place in planes_at(plane)], blank)
+
+    @T.inline
+    def line(to, start, x, plane, row, blank):
+        if tirx.all(row >= 0, row < in_h):
+            copy_row(to, start, x, plane, row, blank)
+        else:
+            for j in range(stride * pitch):
+                to[start + j] = blank
 
     return line
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
 
@@ -17,21 +19,34 @@ REGISTERS = {"disable_lower_builtin": True}
 
 
 class Lists(NamedTuple):
-    """The buffers of packed row groups, as `Packed` has them."""
+    """The buffers of packed row groups, as `Packed` has them; of words of bytes also the one that stands for zeros."""
 
     bounds: Any
     starts: Any
     offsets: Any
     values: Any
     rows: Any
+    blank: Any = None
 
 
 class Ends(NamedTuple):
-    """The buffers of a kernel's last step: `added` holds the residual, in place `out`; it is not read without one."""
+    """The buffers of a kernel's last step: `added` holds the residual, in place `out`; it is not read without one.
+
+    To sums of bytes `offset` is added, and they are multiplied by `scale`, each row's by its own.
+    """
 
     bias: Any
     added: Any
     out: Any
+    offset: Any = None
+    scale: Any = None
+
+    def biased(self, total: Any, row: Any, lanes: int) -> Any:
+        """Sums, in a vector of `lanes`, with their bias, as floats: all of one row, or each of its own in a vector."""
+        if self.scale is None:
+            return total + self.bias[row]
+        exact = tirx.Cast(f"float32x{lanes}" if lanes > 1 else "float32", total + self.offset[row])
+        return exact * self.scale[row] + self.bias[row]
 
 
 def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:
@@ -43,11 +58,25 @@ def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:
 
 
 def entry(
-    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
+    geometry: Geometry,
+    shared: int,
+    chunks: int,
+    offset_type: str,
+    epilogue: Epilogue,
+    run: Any,
+    arithmetic: Arithmetic = FLOATS,
 ) -> tirx.PrimFunc:
-    """The function around `run`; list lengths are symbolic, so that one kernel serves every ratio."""
-    in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+    """The function around `run`, an inline one of (x, lists, ends); lists of symbolic lengths serve every ratio."""
     apart = int(epilogue.residual and not epilogue.in_place)
+    make = _entry_of_bytes if arithmetic.is_bytes else _entry_of_floats
+    kernel = make(geometry, shared, chunks, offset_type, apart, run)
+    return kernel if apart else without_parameter(kernel, -2)
+
+
+def _entry_of_floats(
+    geometry: Geometry, shared: int, chunks: int, offset_type: str, apart: int, run: Any
+) -> tirx.PrimFunc:
+    in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -68,11 +97,45 @@ def entry(
         values = T.match_buffer(values_handle, (entries, shared), "float32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         if apart > 0:
-            run(x, bounds, starts, offsets, values, rows, bias, added, out)
+            run(x, Lists(bounds, starts, offsets, values, rows), Ends(bias, added, out))
         else:
-            run(x, bounds, starts, offsets, values, rows, bias, out, out)
+            run(x, Lists(bounds, starts, offsets, values, rows), Ends(bias, out, out))
 
-    return kernel if apart else without_parameter(kernel, -2)
+    return kernel
+
+
+def _entry_of_bytes(
+    geometry: Geometry, shared: int, chunks: int, offset_type: str, apart: int, run: Any
+) -> tirx.PrimFunc:
+    in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+
+    @T.prim_func(s_tir=True)
+    def kernel(
+        x: T.Buffer(in_shape, "uint8"),
+        bounds: T.Buffer((chunks + 1,), "int32"),
+        starts_handle: T.handle,
+        offsets_handle: T.handle,
+        values_handle: T.handle,
+        rows_handle: T.handle,
+        blank: T.Buffer((1,), "int32"),
+        offset: T.Buffer((row_count,), "int32"),
+        scale: T.Buffer((row_count,), "float32"),
+        bias: T.Buffer((row_count,), "float32"),
+        added: T.Buffer(out_shape, "float32"),
+        out: T.Buffer(out_shape, "float32"),
+    ):
+        T.func_attr({"tirx.noalias": True})
+        starts_count, entries, slots = T.int64(), T.int64(), T.int64()
+        starts = T.match_buffer(starts_handle, (starts_count,), "int32")
+        offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
+        values = T.match_buffer(values_handle, (entries, shared), "int32")
+        rows = T.match_buffer(rows_handle, (slots,), "int32")
+        if apart > 0:
+            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, added, out, offset, scale))
+        else:
+            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, out, out, offset, scale))
+
+    return kernel
 
 
 def convolution(
@@ -84,18 +147,19 @@ def convolution(
     planes_size: int,
     copy: Any,
     tile_of: Callable[[Tile], Any],
+    arithmetic: Arithmetic = FLOATS,
 ) -> tirx.PrimFunc:
     """A kernel that reads planes, copied from the input, and writes its output tile by tile.
 
     Args:
-        planes_size: of the planes, in floats; 0 says that tiles read the input itself.
-        copy: an inline function of (x, planes).
+        planes_size: of the planes, in floats or words; 0 says that tiles read the input itself.
+        copy: an inline function of (x, planes, lists).
         tile_of: gives for a tile's size an inline function of (planes, lists, ends, image, left, chunk) that computes
             the rows of one chunk at the positions from `left` on.
     """
     g, chunks, count = geometry, tiling.chunks, tiling.count
     uneven, width = int(tiling.tile != tiling.last), tiling.tile.width
-    input_size = g.batch * g.channels * g.in_h * g.in_w
+    input_size, dtype, source = math.prod(g.input_shape), arithmetic.dtype, arithmetic.source
     output_size = g.batch * g.rows * g.positions
     whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
 
@@ -115,18 +179,18 @@ def convolution(
                 whole_tile(planes, lists, ends, image, left, chunk)
 
     @T.inline
-    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
-        x_flat = T.decl_buffer((input_size,), "float32", data=x.data)
-        out_flat = T.decl_buffer((output_size,), "float32", data=out.data)
-        added_flat = T.decl_buffer((output_size,), "float32", data=added.data)
+    def run(x, lists, ends):
+        x_flat = T.decl_buffer((input_size,), source, data=x.data)
+        out_flat = T.decl_buffer((output_size,), "float32", data=ends.out.data)
+        added_flat = T.decl_buffer((output_size,), "float32", data=ends.added.data)
         if planes_size > 0:
-            planes = T.alloc_buffer((planes_size,), "float32")
-            copy(x_flat, planes)
-            tiles(planes, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
+            planes = T.alloc_buffer((planes_size,), dtype)
+            copy(x_flat, planes, lists)
+            tiles(planes, lists, ends._replace(added=added_flat, out=out_flat))
         else:
-            tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
+            tiles(x_flat, lists, ends._replace(added=added_flat, out=out_flat))
 
-    return entry(geometry, shared, chunks, offset_type, epilogue, run)
+    return entry(geometry, shared, chunks, offset_type, epilogue, run, arithmetic)
 
 
 def without_parameter(function: tirx.PrimFunc, index: int) -> tirx.PrimFunc:

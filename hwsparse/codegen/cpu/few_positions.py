@@ -32,31 +32,32 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
     )
 
     @T.inline
-    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
+    def run(x, lists, ends):
         x_flat = T.decl_buffer((positions * columns_in,), "float32", data=x.data)
-        out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
-        added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
-        for group in T.parallel(bounds[1]):
+        out_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.out.data)
+        added_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.added.data)
+        for group in T.parallel(lists.bounds[1]):
             acc = T.alloc_buffer((positions, lanes), "float32", scope="local", annotations=REGISTERS)
             sums = T.alloc_buffer((positions * lanes,), "float32")
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     acc[p, lane] = T.float32(0)
-            for step in range(starts[group + 1] - starts[group]):
-                item: T.let = starts[group] + step
+            for step in range(lists.starts[group + 1] - lists.starts[group]):
+                item: T.let = lists.starts[group] + step
                 for p in T.unroll(positions):
                     for lane in T.vectorized(lanes):
                         acc[p, lane] = (
-                            acc[p, lane] + values[item, lane] * x_flat[p * columns_in + T.cast(offsets[item], "int32")]
+                            acc[p, lane]
+                            + lists.values[item, lane] * x_flat[p * columns_in + T.cast(lists.offsets[item], "int32")]
                         )
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     sums[p * lanes + lane] = acc[p, lane]
             for p in range(positions):
                 for lane in range(lanes):
-                    if rows[group * lanes + lane] >= 0:
-                        row: T.let = rows[group * lanes + lane]
+                    if lists.rows[group * lanes + lane] >= 0:
+                        row: T.let = lists.rows[group * lanes + lane]
                         index: T.let = p * row_count + row
-                        out_flat[index] = finish(sums[p * lanes + lane] + bias[row], added_flat, index)
+                        out_flat[index] = finish(sums[p * lanes + lane] + ends.bias[row], added_flat, index)
 
     return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run)

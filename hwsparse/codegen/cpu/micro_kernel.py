@@ -9,11 +9,14 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.entry import REGISTERS
 from hwsparse.codegen.cpu.geometry import Geometry, Tile
 
 
-def micro_kernel_of(shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any) -> Any:
+def micro_kernel_of(
+    shared: int, tile: Tile, lanes: int, resumed: bool, leave: Any, arithmetic: Arithmetic = FLOATS
+) -> Any:
     """An inline function that sums one index list over one tile in registers, then hands the sums to `leave`.
 
     Its arguments are (lists, index, group, panel, sums, start, to, place): list `index` is of row group `group`;
@@ -21,39 +24,40 @@ def micro_kernel_of(shared: int, tile: Tile, lanes: int, resumed: bool, leave: A
     (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
     """
     add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
+    dtype, zero = arithmetic.dtype, arithmetic.zero
+
+    def accumulate(sums: Any, place: int, weight: Any, panel: Any, start: Any, lanes: int) -> None:
+        every = T.Ramp(0, 1, lanes)
+        total = arithmetic.multiply_add(sums[place, every], weight, panel[T.Ramp(start, 1, lanes)], lanes)
+        T.buffer_store(sums, total, [place, every])
 
     @T.inline
     def micro_kernel(lists, index, group, panel, sums, start, to, place):
-        acc = T.alloc_buffer((shared * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
-        rest = T.alloc_buffer((shared, max(narrow, 1)), "float32", scope="local", annotations=REGISTERS)
+        acc = T.alloc_buffer((shared * vectors, lanes), dtype, scope="local", annotations=REGISTERS)
+        rest = T.alloc_buffer((shared, max(narrow, 1)), dtype, scope="local", annotations=REGISTERS)
         for row in T.unroll(shared):
             for vector in T.unroll(vectors):
                 for lane in T.vectorized(lanes):
                     if add > 0:
                         acc[row * vectors + vector, lane] = sums[start + row * size + vector * lanes + lane]
                     else:
-                        acc[row * vectors + vector, lane] = T.float32(0)
+                        acc[row * vectors + vector, lane] = zero
             if narrow > 0:
                 for lane in T.vectorized(narrow):
                     if add > 0:
                         rest[row, lane] = sums[start + row * size + vectors * lanes + lane]
                     else:
-                        rest[row, lane] = T.float32(0)
+                        rest[row, lane] = zero
         for step in range(lists.starts[index + 1] - lists.starts[index]):
             item: T.let = lists.starts[index] + step
             offset: T.let = T.cast(lists.offsets[item], "int32")
             for row in T.unroll(shared):
                 for vector in T.unroll(vectors):
-                    for lane in T.vectorized(lanes):
-                        acc[row * vectors + vector, lane] = (
-                            acc[row * vectors + vector, lane]
-                            + lists.values[item, row] * panel[offset + vector * lanes + lane]
-                        )
+                    accumulate(
+                        acc, row * vectors + vector, lists.values[item, row], panel, offset + vector * lanes, lanes
+                    )
                 if narrow > 0:
-                    for lane in T.vectorized(narrow):
-                        rest[row, lane] = (
-                            rest[row, lane] + lists.values[item, row] * panel[offset + vectors * lanes + lane]
-                        )
+                    accumulate(rest, row, lists.values[item, row], panel, offset + vectors * lanes, narrow)
         leave(acc, rest, lists, group, sums, start, to, place)
 
     return micro_kernel

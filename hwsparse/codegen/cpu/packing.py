@@ -22,7 +22,7 @@ class Packed:
     bounds  (chunks + 1,) int32          row groups of each chunk: bounds[c] to bounds[c + 1]
     starts  (blocks * groups + 1,) int32 entries of row group g in block b: from starts[b * groups + g] to the next
     offsets (entries,) uint16 or int32   where in the panel the column of each entry begins
-    values  (entries, shared) float32    the group's weights in that column
+    values  (entries, shared)            the group's weights in that column: float32, or int32 words of bytes
     rows    (groups * shared,) int32     output row of each slot, or -1 for a slot without one
     """
 
@@ -45,13 +45,13 @@ def pack_rows(
     costs nothing but its store.
 
     Args:
-        weight: (rows, in / groups, *kernel) or (rows, columns), float32.
+        weight: (rows, in / groups, *kernel) or (rows, columns), float32, or words of bytes as `words_of` gives them.
         shared: output rows of a group.
         chunks: parts of about equal work to cut the groups into.
         block: panel columns that the kernel works on at a time; entries are sorted by block first.
         offsets: (columns,) int, where in its block's panel each column begins.
     """
-    matrix = np.ascontiguousarray(weight, dtype=np.float32).reshape(geometry.rows, -1)
+    matrix = np.ascontiguousarray(weight).reshape(geometry.rows, -1)
     per_group = geometry.rows // geometry.groups
     slots = np.concatenate(
         [_slots(matrix[start : start + per_group], start, shared) for start in range(0, geometry.rows, per_group)]
@@ -74,7 +74,7 @@ def pack_rows(
         bounds.astype(np.int32),
         starts.astype(np.int32),
         offsets[column[order]],
-        np.ascontiguousarray(values[order], dtype=np.float32).reshape(-1, shared),
+        np.ascontiguousarray(values[order]).reshape(-1, shared),
         slots.reshape(-1).astype(np.int32),
     )
 

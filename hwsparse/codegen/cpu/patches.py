@@ -6,12 +6,20 @@ Knows nothing of weights and outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.copying import copy_every, copy_line, copy_past, copy_run
+from hwsparse.codegen.cpu.arithmetic import FLOATS, WORD, Arithmetic
+from hwsparse.codegen.cpu.copying import (
+    copy_every,
+    copy_line,
+    copy_line_of_words,
+    copy_past,
+    copy_run,
+    copy_words,
+)
 from hwsparse.codegen.cpu.geometry import Geometry, Panel
 
 
@@ -19,7 +27,7 @@ from hwsparse.codegen.cpu.geometry import Geometry, Panel
 class Patches:
     """Where tiles read their patches from: planes copied from the input, or the input itself if `size` is 0.
 
-    `copy` is an inline function of (x, planes). `filler` gives for a panel and a tile's width an inline function
+    `copy` is an inline function of (x, planes, lists). `filler` gives for a panel and a tile's width an inline function
     of (planes, panel, image, left, channel, channels) that fills the panel, from channel `channel` on.
     """
 
@@ -28,11 +36,11 @@ class Patches:
     filler: Callable[[Panel, int], Any]
 
 
-def patches_of(geometry: Geometry, lanes: int) -> Patches:
-    """The patches of a convolution."""
-    if not geometry.single_tap:
-        return _padded_input(geometry, lanes)
-    return _thinned_input(geometry, lanes)
+def patches_of(geometry: Geometry, lanes: int, arithmetic: Arithmetic = FLOATS) -> Patches:
+    """The patches of a convolution; of bytes, the geometry's channels are words, which are put together on the way."""
+    if arithmetic.is_bytes:
+        return _padded_words(geometry, lanes) if not geometry.single_tap else _thinned_words(geometry, lanes)
+    return _padded_input(geometry, lanes) if not geometry.single_tap else _thinned_input(geometry, lanes)
 
 
 def _thinned_input(geometry: Geometry, lanes: int) -> Patches:
@@ -42,7 +50,7 @@ def _thinned_input(geometry: Geometry, lanes: int) -> Patches:
     pick = copy_every(out_w, g.stride_w, lanes)
 
     @T.inline
-    def copy(x, planes):
+    def copy(x, planes, lists):
         for plane in T.parallel(planes_count):
             for row in range(g.out_h):
                 pick(planes, plane * positions + row * out_w, x, (plane * g.in_h + row * g.stride_h) * g.in_w)
@@ -60,17 +68,87 @@ def _thinned_input(geometry: Geometry, lanes: int) -> Patches:
     return Patches(planes_count * positions if g.strided else 0, copy, filler)
 
 
+def _thinned_words(geometry: Geometry, lanes: int) -> Patches:
+    """As `_thinned_input`, of words."""
+    g, planes_at = geometry, _planes_of_bytes(geometry)
+    planes_count, channels, positions, out_w = g.batch * g.channels, g.channels, g.positions, g.out_w
+
+    def pick(planes: Any, plane: Any, row: Any, x: Any) -> None:
+        starts = [start + row * g.stride_h * g.in_w for start in planes_at(plane)]
+        copy_words(out_w, g.stride_w, lanes)(planes, plane * positions + row * out_w, x, starts)
+
+    @T.inline
+    def copy(x, planes, lists):
+        for plane in T.parallel(planes_count):
+            for row in range(g.out_h):
+                pick(planes, plane, row, x)
+
+    def filler(panels: Panel, width: int) -> Any:
+        if g.strided:
+            return _thinned_input(g, lanes).filler(panels, width)
+
+        def join(panel: Any, start: Any, x: Any, plane: Any, left: Any) -> None:
+            copy_words(width, 1, lanes)(panel, start, x, [start + left for start in planes_at(plane)])
+
+        @T.inline
+        def fill(x, panel, image, left, channel, count):
+            for c in range(count):
+                join(panel, c * panels.pitch, x, image * channels + channel + c, left)
+
+        return fill
+
+    return Patches(planes_count * positions if g.strided else 0, copy, filler)
+
+
+def _planes_of_bytes(geometry: Geometry) -> Callable[[Any], list[Any]]:
+    """Where the planes begin in the input that a plane of words is made of.
+
+    Where there are fewer, the last one is taken more than once: its other weights are zero.
+    """
+    words, channels, size = geometry.channels, geometry.input_shape[1], geometry.in_h * geometry.in_w
+
+    def planes_at(plane: Any) -> list[Any]:
+        image, word = plane // words, plane % words
+        return [(image * channels + T.min(word * WORD + byte, channels - 1)) * size for byte in range(WORD)]
+
+    return planes_at
+
+
+def _padded_words(geometry: Geometry, lanes: int) -> Patches:
+    """As `_padded_input`, of words; those around the image stand for zeros."""
+    g, floats = geometry, _padded_input(geometry, lanes)
+    planes_count, pad_top, plane_h, pitch = g.batch * g.channels, g.pad_top, _height(g), _pitch(g)
+    line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, _planes_of_bytes(g))
+
+    @T.inline
+    def copy(x, planes, lists):
+        for plane in T.parallel(planes_count):
+            for i in range(plane_h):
+                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, lists.blank[0])
+
+    return replace(floats, copy=copy)
+
+
+def _height(geometry: Geometry) -> int:
+    """Lines of a padded plane."""
+    return geometry.in_h + geometry.pad_top + geometry.pad_bottom
+
+
+def _pitch(geometry: Geometry) -> int:
+    """Pixels of a padded line in each phase."""
+    return -(-(geometry.in_w + geometry.pad_left + geometry.pad_right) // geometry.stride_w)
+
+
 def _padded_input(geometry: Geometry, lanes: int) -> Patches:
     """Padded planes, their lines cut into stride phases, so that every tap reads a run of each output row."""
     g = geometry
     planes_count, channels, stride_w, out_w, pad_top = g.batch * g.channels, g.channels, g.stride_w, g.out_w, g.pad_top
-    plane_h = g.in_h + g.pad_top + g.pad_bottom
-    pitch = -(-(g.in_w + g.pad_left + g.pad_right) // stride_w)
+    plane_h, pitch = _height(g), _pitch(g)
     line = stride_w * pitch
     copy_padded, copy_vectors = copy_line(g, pitch, lanes), copy_past(lanes)
 
     @T.inline
-    def copy(x, planes):
+    def copy(x, planes, lists):
         for plane in T.parallel(planes_count):
             for i in range(plane_h):
                 copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top)

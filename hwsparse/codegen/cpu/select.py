@@ -13,21 +13,26 @@ import numpy as np
 from tvm import tirx
 
 from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.arithmetic import WORD, bytes_on
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
 from hwsparse.codegen.cpu.geometry import Geometry, Variant, offset_type, tiling_of, variants
 from hwsparse.codegen.cpu.packing import pack_rows
+from hwsparse.codegen.cpu.quantise import geometry_of_words, offsets_of, words_of
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
+from hwsparse.quantise import Scale, weight_bytes
 from hwsparse.target import Target
 
 # Rows that share an index list in a dense layer: 4 fill the registers best (measured on AVX-512).
 DENSE_ROWS = 4
+# What kernels that read bytes are called first.
+BYTES = "bytes_"
 # Below this many positions vectors run along output rows.
 FEW_POSITIONS = 4
 
@@ -37,29 +42,44 @@ class Kernel:
     """A generated kernel and how it wants a layer's canonical weight.
 
     The function takes the input, the arrays that `pack` gives, bias, the residual unless there is none or it is in
-    place, and the output.
+    place, and the output. Where it `reads` bytes, `pack` wants to know what they stand for.
     """
 
     name: str
     function: tirx.PrimFunc
     pack: _Pack
 
+    @property
+    def reads_bytes(self) -> bool:
+        return self.name.startswith(BYTES)
 
-_Pack = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+_Pack = Callable[..., tuple[np.ndarray, ...]]
 _Made = tuple[tirx.PrimFunc, _Pack]
 
 
 def refusal(layer: Layer, choice: Choice) -> str | None:
     """Why no CPU kernel serves this choice for this layer; None when one does."""
-    if choice.dtype != "float32" or layer.dtype != "float32":
-        return f"no CPU kernel for {choice.dtype} weights; float32 only"
+    if layer.dtype != "float32" or choice.dtype not in ("float32", "int8"):
+        return f"no CPU kernel for {choice.dtype} weights of a {layer.dtype} layer"
     if layer.window is not None and len(layer.window.strides) > 2:
         return "no CPU kernel for convolutions of more than two dimensions"
     if not choice.is_dense and layer.groups > 1 and layer.groups == layer.input_shape[1]:
         return "depthwise: too few weights per output for sparsity to save work"
+    if choice.dtype == "int8" and (reason := _refusal_of_bytes(layer)):
+        return reason
     shared = shared_rows(choice.pattern)
     if shared > 16:
         return f"{choice.pattern}: at most 16 rows can share an index list"
+    return None
+
+
+def _refusal_of_bytes(layer: Layer) -> str | None:
+    geometry = Geometry.of(layer)
+    if geometry.depthwise or (geometry.tokens and geometry.positions < FEW_POSITIONS):
+        return "int8: too little is computed with what is read for bytes to be faster"
+    if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % WORD:
+        return f"int8: {geometry.channels // geometry.groups} inputs, no multiple of {WORD}"
     return None
 
 
@@ -100,6 +120,12 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"few_positions_r{lanes}": partial(_few_positions, geometry, lanes)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
+    if choice.dtype == "int8":
+        words = geometry_of_words(geometry)
+        return {
+            f"{BYTES}r{shared}{variant}": partial(_bytes, words, shared, variant, target)
+            for variant in variants(words, shared, target)
+        }
     found: dict[str, Callable[[Epilogue], _Made]] = {
         f"shared_index_r{shared}{variant}": partial(_shared_index, geometry, shared, variant, target)
         for variant in variants(geometry, shared, target)
@@ -139,6 +165,20 @@ def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Tar
         kernel(geometry, shared, tiling, epilogue),
         lambda weight: pack_rows(weight, geometry, shared, tiling.chunks, block, offsets).arrays(),
     )
+
+
+def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
+    tiling = tiling_of(geometry, shared, variant, target)
+    block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
+
+    def pack(weight: np.ndarray, scale: Scale) -> tuple[np.ndarray, ...]:
+        signed, scales = weight_bytes(weight)
+        lists = pack_rows(words_of(signed), geometry, shared, tiling.chunks, block, offsets).arrays()
+        blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
+        return *lists, blank, offsets_of(signed, scale.zero), scales * np.float32(scale.scale)
+
+    kernel = shared_index_tokens if geometry.tokens else shared_index
+    return kernel(geometry, shared, tiling, epilogue, bytes_on(target.isa)), pack
 
 
 def shared_rows(pattern: Pattern) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.copying import prefetch, runs
 from hwsparse.codegen.cpu.entry import Ends, convolution, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
@@ -31,17 +32,20 @@ from hwsparse.codegen.cpu.patches import patches_of
 
 
 @functools.cache
-def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
+def shared_index(
+    geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue, arithmetic: Arithmetic = FLOATS
+) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of (batch, channel, position) outputs.
 
-    Arguments: input, bounds, starts, offsets, values, rows (as `Packed` has them), bias, then the
-    residual unless there is none or it is in place, then the output.
+    Arguments: input, bounds, starts, offsets, values, rows (as `Packed` has them), bias, then the residual unless
+    there is none or it is in place, then the output. Of bytes, before the bias: the word that stands for zeros, what is
+    added to the sums of each row, and what they are multiplied by. The geometry's channels are then words.
     """
     g, lanes, panels, finish = geometry, tiling.lanes, tiling.panel, finish_of(epilogue)
     channels, row_count, positions = g.channels, g.rows, g.positions
     chunks = tiling.chunks
     blocks = -(-channels // panels.channels)
-    source = patches_of(g, lanes)
+    source, dtype, zero = patches_of(g, lanes, arithmetic), arithmetic.dtype, arithmetic.zero
 
     def tile_of(tile: Tile) -> Any:
         """A tile of this width, from its panel to its outputs."""
@@ -61,7 +65,7 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                 if width < (tile.rest if narrow else lanes):
                     value = tirx.Shuffle([value], list(range(start % lanes, start % lanes + width)))
                 place = T.Ramp(first + start, 1, width) if width > 1 else first + start
-                T.buffer_store(ends.out, finish(value + ends.bias[row], ends.added, place), [place])
+                T.buffer_store(ends.out, finish(ends.biased(value, row, width), ends.added, place), [place])
 
         @T.inline
         def store(acc, rest, lists, group, sums, start, ends, first):
@@ -79,13 +83,13 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
                     if added_apart > 0:
                         prefetch(ends.added, first + row * positions + line * LINE_FLOATS)
 
-        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, store)
-        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes))
+        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, store, arithmetic)
+        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes), arithmetic)
 
         @T.inline
         def run(planes, lists, ends, image, left, chunk):
-            panel = T.alloc_buffer((panels.channels * panels.lines * panels.pitch + lanes,), "float32")
-            sums = T.alloc_buffer((sums_size,), "float32")
+            panel = T.alloc_buffer((panels.channels * panels.lines * panels.pitch + lanes,), dtype)
+            sums = T.alloc_buffer((sums_size,), dtype)
             first: T.let = image * row_count * positions + left
             # A loop that starts elsewhere than at 0 loses its start in nested loops (TVM 0.27).
             head: T.let = lists.bounds[chunk]
@@ -93,7 +97,7 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
             last_lists: T.let = (blocks - 1) * lists.bounds[chunks]
             if blocks > 1:
                 for i in range(here * group_sums):
-                    sums[i] = T.float32(0)
+                    sums[i] = zero
                 for block in range(blocks - 1):
                     fill(planes, panel, image, left, block * panels.channels, panels.channels)
                     for step in range(here):
@@ -116,4 +120,4 @@ def shared_index(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epil
 
         return run
 
-    return convolution(g, shared, tiling, panels.offset_type, epilogue, source.size, source.copy, tile_of)
+    return convolution(g, shared, tiling, panels.offset_type, epilogue, source.size, source.copy, tile_of, arithmetic)

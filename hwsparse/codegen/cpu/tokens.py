@@ -11,20 +11,24 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.copying import load_transposed
-from hwsparse.codegen.cpu.entry import Ends, Lists, entry, finish_of
+from hwsparse.codegen.cpu.entry import Ends, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
 from hwsparse.codegen.cpu.micro_kernel import keep_sums, micro_kernel_of, most_groups
 
 
 @functools.cache
-def shared_index_tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
+def shared_index_tokens(
+    geometry: Geometry, shared: int, tiling: Tiling, epilogue: Epilogue, arithmetic: Arithmetic = FLOATS
+) -> tirx.PrimFunc:
     """The kernel as a PrimFunc of (position, row) outputs, with the arguments of `shared_index`."""
     lanes, tile_w, across, finish = tiling.lanes, tiling.tile.width, tiling.count, finish_of(epilogue)
     positions, column_count, row_count = geometry.positions, geometry.channels, geometry.rows
     column_block, pitch, uneven = tiling.panel.channels, tiling.panel.pitch, int(tiling.tile != tiling.last)
     blocks = -(-column_count // column_block)
+    dtype, zero = arithmetic.dtype, arithmetic.zero
 
     def tile_of(tile: Tile) -> Any:
         """A tile of so many tokens: its rows are summed one after the other, and written token by token."""
@@ -39,7 +43,7 @@ def shared_index_tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogu
         def turn_out(ends: Ends, token: Any, row: Any, lines: Any, start: Any) -> None:
             for i, sums in enumerate(load_transposed(lines, start, size, lanes)):
                 place = T.Ramp((token + i) * row_count + row, 1, lanes)
-                value = finish(sums + ends.bias[T.Ramp(row, 1, lanes)], ends.added, place)
+                value = finish(ends.biased(sums, T.Ramp(row, 1, lanes), lanes), ends.added, place)
                 T.buffer_store(ends.out, value, [place])
 
         @T.inline
@@ -60,7 +64,9 @@ def shared_index_tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogu
         def finish_token(ends, token, p, lines, first):
             for row in range(row_count - first):
                 index: T.let = token * row_count + first + row
-                ends.out[index] = finish(lines[(first + row) * size + p] + ends.bias[first + row], ends.added, index)
+                ends.out[index] = finish(
+                    ends.biased(lines[(first + row) * size + p], first + row, 1), ends.added, index
+                )
 
         @T.inline
         def collect(acc, rest, lists, group, sums, start, lines, end):
@@ -72,19 +78,19 @@ def shared_index_tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogu
                     for lane in T.vectorized(lanes):
                         lines[line * size + i * lanes + lane] = acc[slot * tile.vectors + i, lane]
 
-        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, collect)
-        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes))
+        micro_kernel = micro_kernel_of(shared, tile, lanes, blocks > 1, collect, arithmetic)
+        part_kernel = micro_kernel_of(shared, tile, lanes, True, keep_sums(shared, tile, lanes), arithmetic)
 
         @T.inline
         def run(x, lists, ends, left):
-            panel = T.alloc_buffer((column_block * pitch,), "float32")
-            sums = T.alloc_buffer((sums_size,), "float32")
+            panel = T.alloc_buffer((column_block * pitch,), dtype)
+            sums = T.alloc_buffer((sums_size,), dtype)
             # One line more than there are rows: slots without a row are collected there.
-            lines = T.alloc_buffer(((row_count + 1) * size,), "float32")
+            lines = T.alloc_buffer(((row_count + 1) * size,), dtype)
             groups: T.let = lists.bounds[1]
             if blocks > 1:
                 for i in range(groups * group_sums):
-                    sums[i] = T.float32(0)
+                    sums[i] = zero
                 for block in range(blocks - 1):
                     fill(x, panel, left, block)
                     for group in range(groups):
@@ -120,10 +126,10 @@ def shared_index_tokens(geometry: Geometry, shared: int, tiling: Tiling, epilogu
                 whole_tile(x, lists, ends, place * tile_w)
 
     @T.inline
-    def run(x, bounds, starts, offsets, values, rows, bias, added, out):
-        x_flat = T.decl_buffer((positions * column_count,), "float32", data=x.data)
-        out_flat = T.decl_buffer((positions * row_count,), "float32", data=out.data)
-        added_flat = T.decl_buffer((positions * row_count,), "float32", data=added.data)
-        tiles(x_flat, Lists(bounds, starts, offsets, values, rows), Ends(bias, added_flat, out_flat))
+    def run(x, lists, ends):
+        x_flat = T.decl_buffer((positions * column_count,), dtype, data=x.data)
+        out_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.out.data)
+        added_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.added.data)
+        tiles(x_flat, lists, ends._replace(added=added_flat, out=out_flat))
 
-    return entry(geometry, shared, tiling.chunks, tiling.panel.offset_type, epilogue, run)
+    return entry(geometry, shared, tiling.chunks, tiling.panel.offset_type, epilogue, run, arithmetic)

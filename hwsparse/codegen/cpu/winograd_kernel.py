@@ -91,14 +91,14 @@ class _Planes:
         return self.geometry.batch * self.geometry.channels * self.height * self.line + self.lanes
 
     def copier(self) -> Any:
-        """An inline function of (x, planes)."""
+        """An inline function of (x, planes, lists)."""
         g, line, height = self.geometry, self.line, self.height
         count, pad_top = g.batch * g.channels, g.pad_top
         cut = replace(g, stride_w=self.scheme.step, pad_right=line - g.pad_left - g.in_w)
         copy_padded = copy_line(cut, self.run, self.lanes)
 
         @T.inline
-        def copy(x, planes):
+        def copy(x, planes, lists):
             for plane in T.parallel(count):
                 for i in range(height):
                     copy_padded(planes, (plane * height + i) * line, x, plane, i - pad_top)

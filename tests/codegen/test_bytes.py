@@ -1,0 +1,156 @@
+"""Kernels that read bytes against sums of integers, exactly, over random shapes, patterns and ratios."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.quantise import offsets_of, quantise, words_of
+from hwsparse.codegen.cpu.select import kernel_for, kernels_for, refusal
+from hwsparse.errors import CompileError
+from hwsparse.pattern import parse_pattern
+from hwsparse.plan import Choice, Layer
+from hwsparse.probe import cpu_flags
+from hwsparse.quantise import MOST_WEIGHT, Scale
+from hwsparse.sparsify.mask import applicable, make_mask
+from hwsparse.target import Target
+from tests.codegen.compiling import GENERIC, compile_kernel
+from tests.codegen.layers import CPU, conv, convs, product, products
+
+VNNI = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni")
+WITH_VNNI = {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
+WIDE = replace(CPU, vector_bits=512, vector_registers=32)
+# Where panels are split even for small layers, and what multiplies bytes is there, or is not.
+TARGETS = (
+    CPU,
+    replace(CPU, l1d_bytes=1 << 10),
+    WIDE,
+    replace(WIDE, isa=VNNI),
+    replace(WIDE, l1d_bytes=1 << 10, isa=VNNI),
+)
+PATTERNS = ("dense", "unstructured", "block1x4", "block4x4", "block8x4", "block4x1", "2:4", "channel2")
+
+
+def exact_sums(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """What a layer makes of integers: float64 holds all of these sums."""
+    values, weights = (torch.from_numpy(each.astype(np.float64)) for each in (x, weight))
+    if layer.window is None:
+        return (values @ weights.T).numpy()
+    window = layer.window
+    pads = [size for pair in reversed(window.pads) for size in pair]
+    convolve = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d}[len(window.strides)]
+    padded = torch.nn.functional.pad(values, pads)
+    return convolve(padded, weights, None, window.strides, 0, window.dilations, window.groups).numpy()
+
+
+def whole_weights(layer: Layer, choice: Choice, rng: np.random.Generator) -> np.ndarray:
+    """Pruned weights that are whole numbers, and each row of which has one that makes its scale 1."""
+    weight = rng.integers(-MOST_WEIGHT, MOST_WEIGHT + 1, layer.weight_shape).astype(np.float32)
+    if not choice.is_dense:
+        weight *= make_mask(np.abs(weight) + 1, replace(choice, dtype="float32"), layer.groups)
+    flat = weight.reshape(layer.outputs, -1)
+    flat[np.arange(layer.outputs), np.abs(flat).argmax(axis=1)] *= 1e6  # a row of zeros stays one
+    return np.clip(flat, -MOST_WEIGHT, MOST_WEIGHT).reshape(layer.weight_shape)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Layer, Choice]:
+    """Layers that bytes serve, under choices that they can have."""
+    layer = draw(st.one_of(convs(), products()).filter(lambda each: refusal(each, Choice(dtype="int8")) is None))
+    usable = [pattern for pattern in map(parse_pattern, PATTERNS) if applicable(layer, pattern) is None]
+    pattern = draw(st.sampled_from(usable))
+    ratio = getattr(pattern, "ratio", None) or (
+        0.0 if str(pattern) == "dense" else draw(st.sampled_from((0.0, 0.5, 0.9, 1.0)))
+    )
+    return layer, Choice(pattern, ratio, "int8")
+
+
+def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = whole_weights(layer, choice, rng)
+    x = rng.integers(0, 256, layer.input_shape).astype(np.uint8)
+    residual = rng.integers(-9, 9, layer.output_shape).astype(np.float32)
+    names = kernels_for(layer, choice, target)
+    epilogue = Epilogue(residual=bool(seed % 2), low=-1e4)
+    kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
+    added = [residual] if epilogue.residual else []
+    inputs = [x, *kernel.pack(weight, Scale(1.0, zero)), np.zeros(layer.outputs, np.float32), *added]
+    out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
+    compiled = compile_kernel(kernel.function, WITH_VNNI if target.isa else GENERIC)
+    compiled["kernel"](*map(tvm.runtime.tensor, inputs), out)
+    expected = exact_sums(layer, x.astype(np.int64) - zero, weight) + (residual if epilogue.residual else 0)
+    np.testing.assert_array_equal(out.numpy(), np.maximum(expected, -1e4))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.sampled_from(TARGETS), st.sampled_from((0, 3, 128, 255)), st.integers(0, 99))
+def test_sums_of_bytes_are_exact(case: tuple[Layer, Choice], target: Target, zero: int, seed: int) -> None:
+    if target.isa and not cpu_flags() >= set(target.isa):
+        target = replace(target, isa=())
+    check(*case, target, zero, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=range(len(TARGETS)))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv(1, 3, (19, 17), 8, (7, 7), (2, 2), ((3, 3), (3, 3))),  # a stem: three inputs make a word
+        conv(2, 16, (9, 35), 20, (3, 3), (1, 1), ((1, 1), (1, 1))),
+        conv(1, 16, (10, 10), 12, (1, 1), (2, 2)),
+        conv(1, 24, (15,), 8, (5,), (3,), ((2, 2),)),
+        conv(1, 16, (8, 8), 16, (3, 3), (1, 1), ((1, 1), (1, 1)), groups=2),
+        product((1, 21), 36, 24),
+        product((3, 16), 64, 33),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("choice", ["dense", "block4x4@0.5", "block1x4@0.7"])
+def test_layers_of_every_kind_are_exact(layer: Layer, choice: str, target: Target) -> None:
+    pattern, _, ratio = choice.partition("@")
+    if target.isa and not cpu_flags() >= set(target.isa):
+        pytest.skip("this machine has no AVX-512 VNNI")
+    check(layer, Choice(parse_pattern(pattern), float(ratio or 0), "int8"), target, 7, 1)
+
+
+def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:
+    as_bytes = Choice(dtype="int8")
+    assert "too little" in (refusal(conv(1, 8, (9, 9), 8, (3, 3), groups=8), as_bytes) or "")
+    assert "too little" in (refusal(product((1,), 64, 64), as_bytes) or "")
+    assert "no multiple of 4" in (refusal(product((1, 16), 30, 64), as_bytes) or "")
+    assert "no multiple of 4" in (refusal(conv(1, 12, (9, 9), 8, (3, 3), groups=2), as_bytes) or "")
+    assert "int4" in (refusal(product((1, 16), 32, 64), Choice(dtype="int4")) or "")
+
+
+def test_sums_that_may_not_fit_are_refused() -> None:
+    fits = np.full((2, 66_000), MOST_WEIGHT, np.int8)
+    assert offsets_of(fits, 0).tolist() == [0, 0]
+    with pytest.raises(CompileError, match="sums of 66000 products of bytes may not fit int32"):
+        offsets_of(fits, 128)
+    with pytest.raises(CompileError, match="may not fit int32"):
+        offsets_of(np.full((1, 66_400), -MOST_WEIGHT, np.int8), 0)
+    assert offsets_of(np.array([[1, -2, 3]], np.int8), 7).tolist() == [-14]
+
+
+def test_four_inputs_at_one_kernel_position_make_a_word() -> None:
+    weight = np.arange(2 * 6 * 3, dtype=np.int8).reshape(2, 6, 3)
+    words = words_of(weight)
+    assert words.shape == (2, 2, 3)
+    assert words[1, 0, 2:].view(np.int8).tolist() == weight[1, :4, 2].tolist()
+    assert words[0, 1, :1].view(np.int8).tolist() == [*weight[0, 4:, 0].tolist(), 0, 0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70_000), st.floats(-3, 0), st.floats(0.1, 3), st.sampled_from((4, 8, 16)), st.integers(0, 9))
+def test_values_become_the_nearest_bytes(size: int, low: float, high: float, lanes: int, seed: int) -> None:
+    scale = Scale.of(low, high)
+    x = np.random.default_rng(seed).uniform(2 * low - 1, 2 * high + 1, size).astype(np.float32)
+    out = tvm.runtime.tensor(np.zeros(size, np.uint8))
+    given = (x, np.array([scale.inverse], np.float32), np.array([scale.zero], np.float32))
+    compile_kernel(quantise((size,), lanes))["kernel"](*map(tvm.runtime.tensor, given), out)
+    np.testing.assert_array_equal(out.numpy(), scale.bytes_of(x))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from hwsparse.errors import DataError
+from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
+
+ends = st.floats(-1e30, 1e30)
+
+
+@given(ends, ends)
+def test_bytes_stand_for_all_values_of_a_range_and_exactly_for_zero(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    scale = Scale.of(low, high)
+    values = np.array([low, high, 0.0], np.float32)
+    back = scale.scale * (scale.bytes_of(values).astype(np.float64) - scale.zero)
+    assert back[2] == 0
+    # Half a step, and another half that zero was moved by; less than nothing can stand for is taken for zero.
+    np.testing.assert_allclose(back[:2], values[:2], atol=1.001 * scale.scale if scale.scale != 1 else 1e-35)
+
+
+@given(st.floats(-9, 0), st.floats(0.1, 9), st.integers(0, 99))
+def test_bytes_are_those_of_onnxruntime_but_for_rounding(low: float, high: float, seed: int) -> None:
+    scale = Scale.of(low, high)
+    x = np.random.default_rng(seed).uniform(1.5 * low, 1.5 * high, 100).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])],
+        "bytes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [100])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [100])],
+        [
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [scale.scale]),
+            helper.make_tensor("zero", TensorProto.UINT8, [], [scale.zero]),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": x})
+    apart = np.abs(scale.bytes_of(x).astype(int) - expected.astype(int))
+    halves = np.abs(np.abs(x / scale.scale) % 1 - 0.5) < 1e-4
+    assert apart.max() <= 1
+    assert not apart[~halves].any()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (-0.0, 0.0), (0.0, 1e-45)])
+def test_where_nothing_but_zeros_was_seen_all_is_zero(low: float, high: float) -> None:
+    assert Scale.of(low, high) == Scale(1.0, 0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-math.inf, 1), (0, math.nan), (-3e38, 3e38 * 300), (math.nan, 0)])
+def test_ranges_without_end_are_refused(low: float, high: float) -> None:
+    with pytest.raises(DataError, match="bytes cannot stand for values from"):
+        Scale.of(low, high)
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(0.0, 0), (-1.0, 0), (math.inf, 0), (1.0, -1), (1.0, 256)])
+def test_scales_that_are_none_are_refused(scale: float, zero: int) -> None:
+    with pytest.raises(DataError, match="bytes cannot stand for values by the scale"):
+        Scale(scale, zero)
+
+
+def test_a_range_far_from_zero_still_holds_it() -> None:
+    assert Scale.of(5.0, 6.0) == Scale(float(np.float32(6 / MOST_VALUE)), 0)
+    assert Scale.of(-6.0, -5.0).zero == MOST_VALUE
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_weights_are_within_half_a_step_and_zeros_stay(rows: int, columns: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_normal((rows, columns, 2)) * rng.integers(0, 2, (rows, columns, 1))).astype(np.float32)
+    signed, scales = weight_bytes(weight)
+    assert signed.dtype == np.int8 and signed.shape == weight.shape and signed.min() >= -127
+    back = signed * scales[:, None, None].astype(np.float64)
+    np.testing.assert_allclose(back, weight, atol=0.5001 * scales.max())
+    assert not signed[weight == 0].any()
+    again, same = weight_bytes(back.astype(np.float32))
+    np.testing.assert_array_equal(again, signed)
+    np.testing.assert_allclose(same, scales, rtol=1e-6)
