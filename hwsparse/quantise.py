@@ -39,10 +39,11 @@ class Scale:
             DataError: an end is not finite, or they are too far apart for float32.
         """
         low, high = min(low, 0.0), max(high, 0.0)
-        step = np.float32((high - low) / MOST_VALUE)
-        if not np.isfinite(step):
+        exact = (high - low) / MOST_VALUE
+        if not exact <= float(np.finfo(np.float32).max):
             raise DataError(f"bytes cannot stand for values from {low} to {high}")
-        if not step >= np.finfo(np.float32).tiny:  # where nothing but zeros was seen, any will do
+        step = np.float32(exact)
+        if step < np.finfo(np.float32).tiny:  # where nothing but zeros was seen, any will do
             return cls(1.0, 0)
         return cls(float(step), min(max(round(-low / float(step)), 0), MOST_VALUE))
 
@@ -53,7 +54,8 @@ class Scale:
 
     def bytes_of(self, values: np.ndarray) -> np.ndarray:
         """The nearest bytes, uint8; of values beyond all bytes the last ones."""
-        return np.clip(np.rint(values.astype(np.float32) * self.inverse) + self.zero, 0, MOST_VALUE).astype(np.uint8)
+        moved = np.rint(values.astype(np.float32) * self.inverse) + self.zero
+        return np.asarray(np.clip(moved, 0, MOST_VALUE).astype(np.uint8))
 
 
 def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

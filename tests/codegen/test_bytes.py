@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.quantise import offsets_of, quantise, words_of
+from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import kernel_for, kernels_for, refusal
+from hwsparse.codegen.cpu.words import offsets_of, words_of
 from hwsparse.errors import CompileError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer

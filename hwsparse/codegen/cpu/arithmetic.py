@@ -18,9 +18,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.words import WORD
+
 # What multiplies and adds words of bytes at once, by the CPU flags that it takes.
 VNNI = frozenset({"avx512_vnni", "avx512vl"})
-WORD = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.arithmetic import FLOATS, WORD, Arithmetic
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.copying import (
     copy_every,
     copy_line,
@@ -21,6 +21,7 @@ from hwsparse.codegen.cpu.copying import (
     copy_words,
 )
 from hwsparse.codegen.cpu.geometry import Geometry, Panel
+from hwsparse.codegen.cpu.words import WORD
 
 
 @dataclass(frozen=True, slots=True)

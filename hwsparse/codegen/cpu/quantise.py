@@ -1,4 +1,4 @@
-"""What layers read as bytes, and weights as words of them: see `hwsparse.quantise`.
+"""What layers read, from floats to bytes.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -7,51 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 
-import numpy as np
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.arithmetic import WORD
-from hwsparse.codegen.cpu.geometry import Geometry
-from hwsparse.errors import CompileError
 from hwsparse.quantise import MOST_VALUE
 
 # Values of one task: enough to repay a thread's start.
 CHUNK = 1 << 14
-
-
-def geometry_of_words(geometry: Geometry) -> Geometry:
-    """The geometry whose channels are words of a layer's."""
-    return replace(geometry, channels=geometry.groups * -(-geometry.channels // geometry.groups // WORD))
-
-
-def words_of(weight: np.ndarray) -> np.ndarray:
-    """Signed bytes (rows, inputs, *kernel) as words of four inputs each: (rows, inputs / 4, *kernel) int32.
-
-    Where inputs are no multiple of four, those that are not there weigh nothing.
-    """
-    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % WORD), *[(0, 0)] * (weight.ndim - 2)])
-    split = padded.reshape(len(weight), -1, WORD, *weight.shape[2:])
-    return np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0]
-
-
-def offsets_of(weight: np.ndarray, zero: int) -> np.ndarray:
-    """What is to be added to the sums of each row, for values' bytes to count from `zero`: (rows,) int32.
-
-    Args:
-        weight: signed bytes, canonical.
-
-    Raises:
-        CompileError: a sum may leave int32, whatever values are.
-    """
-    flat = weight.reshape(len(weight), -1).astype(np.int64)
-    offsets = -zero * flat.sum(axis=1)
-    largest = np.abs(flat).sum(axis=1) * MOST_VALUE + np.abs(offsets)
-    if largest.max(initial=0) > np.iinfo(np.int32).max:
-        raise CompileError(f"int8: sums of {flat.shape[1]} products of bytes may not fit int32; choose float32 instead")
-    return offsets.astype(np.int32)
 
 
 @functools.cache

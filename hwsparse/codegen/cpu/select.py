@@ -13,16 +13,16 @@ import numpy as np
 from tvm import tirx
 
 from hwsparse.codegen.cpu import winograd
-from hwsparse.codegen.cpu.arithmetic import WORD, bytes_on
+from hwsparse.codegen.cpu.arithmetic import bytes_on
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
 from hwsparse.codegen.cpu.geometry import Geometry, Variant, offset_type, tiling_of, variants
 from hwsparse.codegen.cpu.packing import pack_rows
-from hwsparse.codegen.cpu.quantise import geometry_of_words, offsets_of, words_of
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
+from hwsparse.codegen.cpu.words import WORD, geometry_of_words, offsets_of, words_of
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
