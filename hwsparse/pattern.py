@@ -6,6 +6,7 @@ position). The text form of a pattern is the one used everywhere: files, command
     dense           every weight kept
     unstructured    each weight on its own
     block4x1        4 output channels by 1 input kept or dropped together
+    block4x4        4 output channels by 4 consecutive input channels at one kernel position
     2:4             2 of every 4 consecutive inputs kept, per output channel
     2:4x8           the same, one choice shared by 8 consecutive output channels
     channel         whole output channels, a multiple of 8 of them kept (channel16: of 16)
@@ -39,7 +40,7 @@ class Unstructured:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Blocks of `rows` output channels by `cols` inputs kept or dropped together."""
+    """Blocks of `rows` output channels by `cols` input channels, at one kernel position, kept or dropped together."""
 
     rows: int
     cols: int = 1

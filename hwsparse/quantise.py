@@ -11,6 +11,7 @@ Knows arrays only: no layers, models or devices.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,3 +67,28 @@ def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scales = np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1))
     rounded = np.clip(np.rint(flat / scales[:, None]), -MOST_WEIGHT, MOST_WEIGHT)
     return rounded.astype(np.int8).reshape(weight.shape), scales
+
+
+_RANGE = "range of what is read by "
+
+
+def range_name(layer: str) -> str:
+    """What the range of a layer's input is called among weights: an array of its two ends, (2,) float32."""
+    return _RANGE + layer
+
+
+def split_ranges(weights: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Scale]]:
+    """Weights without ranges, and what bytes stand for in those layers that read them, by layer name.
+
+    Raises:
+        DataError: a range is not two numbers, or bytes cannot stand for it.
+    """
+    plain, scales = {}, {}
+    for name, values in weights.items():
+        if not name.startswith(_RANGE):
+            plain[name] = values
+        elif values.shape != (2,):
+            raise DataError(f"{name}: an array of shape {values.shape}, and not of the two ends of a range")
+        else:
+            scales[name.removeprefix(_RANGE)] = Scale.of(float(values[0]), float(values[1]))
+    return plain, scales

@@ -29,6 +29,7 @@ from hwsparse.codegen.attentions import Found, find_attentions
 from hwsparse.codegen.chains import Chain, find_chains
 from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.graph import shape_of
 from hwsparse.codegen.in_place import add_in_place
@@ -37,6 +38,7 @@ from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
+from hwsparse.quantise import Scale, split_ranges
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
@@ -67,20 +69,23 @@ def lower(
 ) -> Lowered:
     """Lowers a model: layers and constants named in `weights` take those (canonical, pruned), others the model's own.
 
-    Layers named in `kernels` get those, others the ones expected to be fastest.
+    Layers named in `kernels` get those, others the ones expected to be fastest. Of layers that read bytes, `weights`
+    holds the ranges of their inputs too.
 
     Raises:
         ModelError: TVM's importer does not take an operator of the model.
-        CompileError: a layer is not found in what TVM imported, or has no kernel of the name asked for.
+        CompileError: a layer is not found in what TVM imported, or has no kernel of the name asked for, or reads bytes
+            of which nothing tells what they stand for.
     """
     names = _weight_names(model)
+    weights, scales = split_ranges(weights)
     module = _simplified(_import(model, names, weights))
     pool = _Pool(target, kernels)
     calls = []
     for chain in _find_all_chains(model, module, names):
         name = chain.layer.name
         weight = weights[name] if name in weights else model.weight(name)
-        calls.append(pool.layer(chain, plan, weight))
+        calls.append(pool.layer(chain, plan, weight, scales.get(name)))
     calls.extend(pool.attention(found) for found in find_attentions(module["main"]))
     return _rewrite(module, set(names.values()), calls, pool)
 
@@ -200,7 +205,8 @@ _SCALAR_OPERATORS: dict[str, Callable[..., np.ndarray]] = {"relax.isnan": np.isn
 class KernelCall:
     """A kernel that computes the last of `replaced`; the others, intermediates, are then not needed.
 
-    The kernel takes `inputs`, then the residual, if there is one, in the shape of the output.
+    The kernel takes `inputs`, then the residual, if there is one, in the shape of the output. Where it reads bytes, they
+    stand for the values of the first input by `scale`.
     """
 
     replaced: tuple[Any, ...]
@@ -209,6 +215,7 @@ class KernelCall:
     inputs: tuple[Any, ...]
     residual: Any
     out_shape: tuple[int, ...]
+    scale: Scale | None = None
 
 
 class _Pool:
@@ -240,8 +247,8 @@ class _Pool:
             self._constants[key] = self.parameter(f"constant/{len(self.arrays)}", array)
         return self._constants[key]
 
-    def layer(self, chain: Chain, plan: Plan, weight: np.ndarray) -> KernelCall:
-        """The kernel call for a chain, its weight packed."""
+    def layer(self, chain: Chain, plan: Plan, weight: np.ndarray, scale: Scale | None) -> KernelCall:
+        """The kernel call for a chain, its weight packed; `scale` is of its input's bytes, if it reads any."""
         layer = chain.layer
         epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
         choice, wanted = plan.choice(layer.name), self._wanted.get(layer.name)
@@ -254,13 +261,21 @@ class _Pool:
             in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
             self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
+        if not kernel.reads_bytes:
+            packed = kernel.pack(weight)
+        elif scale is None:
+            raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
+        else:
+            packed = kernel.pack(weight, scale)
         parameters = tuple(
-            self.parameter(f"{layer.name}/{part}", array, any_size=True)
-            for part, array in enumerate((*kernel.pack(weight), bias))
+            self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate((*packed, bias))
         )
         self.kernels[layer.name] = kernel.name
         inputs = (chain.source, *parameters)
-        return KernelCall(tuple(chain.variables), function, function_name, inputs, chain.residual, layer.output_shape)
+        return KernelCall(
+            tuple(chain.variables), function, function_name, inputs, chain.residual, layer.output_shape,
+            scale if kernel.reads_bytes else None,
+        )  # fmt: skip
 
     def attention(self, found: Found) -> KernelCall:
         """The kernel call for an attention."""
@@ -272,6 +287,8 @@ class _Pool:
 def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool) -> Lowered:
     replacements = {call.replaced[-1]: call for call in calls}
     absorbed = {var for call in calls for var in call.replaced[:-1]}
+
+    as_bytes: dict[tuple[Any, Scale], Any] = {}
 
     @mutator
     class Rewriter(PyExprMutator):  # type: ignore[misc]
@@ -285,6 +302,8 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
                 super().visit_var_binding_(binding)
                 return
             inputs = [self.visit_expr(value) for value in call.inputs]
+            if call.scale is not None:
+                inputs[0] = self.bytes_of(inputs[0], call.scale)
             if call.residual is not None:
                 inputs.append(self.reshaped(self.visit_expr(call.residual), call.out_shape))
             out = self.builder_.emit(self.call(call.function, call.function_name, inputs, call.out_shape))
@@ -297,9 +316,21 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
                 return call
             return self.call(operation.function, operation.name, list(operation.inputs), operation.out_shape)
 
-        def call(self, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...]) -> Any:
+        def call(
+            self, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...], dtype: str = "float32"
+        ) -> Any:
             where = self.builder_.add_func(_opaque(function), name)
-            return relax.call_tir(where, inputs, relax.TensorType(shape, "float32"))
+            return relax.call_tir(where, inputs, relax.TensorType(shape, dtype))
+
+        def bytes_of(self, value: Any, scale: Scale) -> Any:
+            """What stands for values, once for all who read them so."""
+            if (value, scale) not in as_bytes:
+                shape = shape_of(value)
+                function = quantise(shape, pool.target.vector_bits // 32)
+                told = [pool.constant(np.array([each], np.float32)) for each in (scale.inverse, scale.zero)]
+                call = self.call(function, "quantise", [value, *told], shape, "uint8")
+                as_bytes[value, scale] = self.builder_.emit(call)
+            return as_bytes[value, scale]
 
         def reshaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
             if shape is None or shape_of(value) == shape:

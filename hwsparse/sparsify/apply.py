@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from hwsparse.errors import PatternError, PlanError
 from hwsparse.model import Model
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
+from hwsparse.quantise import MOST_VALUE, Scale, split_ranges
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import applicable
 from hwsparse.sparsify.statistics import LayerStatistics
@@ -59,11 +60,41 @@ def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     """The model's ONNX file with some weights (canonical, by layer name) and constants (by their own) replaced.
 
+    Layers whose inputs have a range among the weights read what bytes can stand for.
+
     Raises:
         ModelError: a weight or constant is not of the model, or has not its shape.
+        DataError: bytes cannot stand for a range.
     """
     proto = onnx.load_from_string(model.proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for name, values in model.replaced(weights).items():
+    plain, scales = split_ranges(weights)
+    for name, values in model.replaced(plain).items():
         stored[name].CopyFrom(numpy_helper.from_array(values, name))
+    for name, scale in scales.items():
+        _round_input(proto.graph, model.layer(name).name, scale)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _round_input(graph: onnx.GraphProto, layer: str, scale: Scale) -> None:
+    """Has a layer read the nearest values that bytes stand for: rounded as the kernels round, not as QuantizeLinear."""
+    place = next(index for index, node in enumerate(graph.node) if node.name == layer)
+    read = graph.node[place].input[0]
+    names = [f"{layer}/{step}" for step in ("scaled", "rounded", "clipped", "values")]
+    constants = {
+        f"{layer}/inverse": np.float32(scale.inverse),
+        f"{layer}/low": np.float32(-scale.zero),
+        f"{layer}/high": np.float32(MOST_VALUE - scale.zero),
+        f"{layer}/scale": np.float32(scale.scale),
+    }
+    inverse, low, high, back = constants
+    steps = [
+        helper.make_node("Mul", [read, inverse], names[:1], names[0]),
+        helper.make_node("Round", names[:1], names[1:2], names[1]),
+        helper.make_node("Clip", [names[1], low, high], names[2:3], names[2]),
+        helper.make_node("Mul", [names[2], back], names[3:], names[3]),
+    ]
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    graph.node[place].input[0] = names[3]
+    for step in reversed(steps):
+        graph.node.insert(place, step)

@@ -64,10 +64,10 @@ def achieved_ratio(mask: np.ndarray) -> float:
 
 
 def _misfit(shape: tuple[int, ...], groups: int, pattern: Pattern) -> str | None:
-    rows, inputs, columns = shape[0], shape[1], math.prod(shape[1:])
+    rows, inputs = shape[0], shape[1]
     match pattern:
-        case Block(rows=high, cols=wide) if high > rows // groups or wide > columns:
-            return f"a group has {rows // groups} outputs of {columns} weights"
+        case Block(rows=high, cols=wide) if high > rows // groups or wide > inputs:
+            return f"a group has {rows // groups} outputs of {inputs} inputs"
         case NM(m=m) if inputs % m:
             return f"a group has {inputs} inputs, not a multiple of {m}"
         case NM(shared=shared) if shared > rows // groups:
@@ -97,13 +97,13 @@ def _keep_highest(scores: np.ndarray, ratio: float) -> np.ndarray:
 
 def _blocks(scores: np.ndarray, block: Block, ratio: float, groups: int) -> np.ndarray:
     """Whole blocks by mean score; the last block of a group or row may be short."""
-    matrix = scores.reshape(groups, scores.shape[0] // groups, -1)
+    matrix = scores.reshape(groups, scores.shape[0] // groups, scores.shape[1], -1)
     rows = np.arange(0, matrix.shape[1], block.rows)
-    columns = np.arange(0, matrix.shape[2], block.cols)
-    sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=1), columns, axis=2)
+    inputs = np.arange(0, matrix.shape[2], block.cols)
+    sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=1), inputs, axis=2)
     high = np.diff([*rows, matrix.shape[1]])
-    wide = np.diff([*columns, matrix.shape[2]])
-    kept = _keep_highest(sums / (high[:, None] * wide), ratio)
+    wide = np.diff([*inputs, matrix.shape[2]])
+    kept = _keep_highest(sums / (high[:, None, None] * wide[:, None]), ratio)
     mask = np.repeat(np.repeat(kept, high, axis=1), wide, axis=2)
     return mask.reshape(scores.shape)
 

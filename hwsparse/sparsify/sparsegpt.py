@@ -68,5 +68,5 @@ def _slices(pattern: Pattern, inputs: int, taps: int) -> Iterator[tuple[int, int
     """
     multiple = pattern.cols if isinstance(pattern, Block) else 1
     step = pattern.m if isinstance(pattern, NM) else multiple * max(1, round(COLUMNS / (taps * multiple)))
-    starts = [first for first in range(0, inputs, step) if first == 0 or (inputs - first) * taps >= multiple]
+    starts = [first for first in range(0, inputs, step) if first == 0 or inputs - first >= multiple]
     yield from itertools.pairwise([*starts, inputs])

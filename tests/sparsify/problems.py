@@ -69,12 +69,13 @@ def has_structure(pruned: np.ndarray, choice: Choice, groups: int) -> bool:
     rows = pruned.reshape(groups, pruned.shape[0] // groups, *pruned.shape[1:]) != 0
     match choice.pattern:
         case Block(rows=high, cols=wide):
-            flat = rows.reshape(*rows.shape[:2], -1)
+            flat = rows.reshape(*rows.shape[:3], -1)
             blocks = [
-                flat[group, top : top + high, left : left + wide]
+                flat[group, top : top + high, left : left + wide, position]
                 for group in range(groups)
                 for top in range(0, flat.shape[1], high)
                 for left in range(0, flat.shape[2], wide)
+                for position in range(flat.shape[3])
             ]
             return all(block.all() or not block.any() for block in blocks)
         case NM(n=n, m=m, shared=shared):
@@ -93,6 +94,6 @@ def short_blocks(weight: np.ndarray, choice: Choice, groups: int) -> float:
     """How far apart the ratios of two masks may be that drop as many blocks, some short ones among them."""
     if not isinstance(choice.pattern, Block):
         return 0.0
-    rows, columns = weight.shape[0] // groups, weight[0].size
-    short = rows % choice.pattern.rows or columns % choice.pattern.cols
+    rows, inputs = weight.shape[0] // groups, weight.shape[1]
+    short = rows % choice.pattern.rows or inputs % choice.pattern.cols
     return 0.5 if short else 0.0

@@ -47,15 +47,16 @@ def test_blocks_are_kept_or_dropped_whole(
 ) -> None:
     scores = scores_of((groups * rows, inputs, kernel), seed)
     choice = Choice(Block(high, wide), ratio)
-    if high > rows or wide > inputs * kernel:
+    if high > rows or wide > inputs:
         with pytest.raises(PatternError):
             make_mask(scores, choice, groups)
         return
-    mask = make_mask(scores, choice, groups).reshape(groups, rows, -1)
+    mask = make_mask(scores, choice, groups).reshape(groups, rows, inputs, kernel)
     kept, means = [], []
     values = scores.reshape(mask.shape)
-    for group, top, left in itertools.product(range(groups), range(0, rows, high), range(0, inputs * kernel, wide)):
-        block = np.s_[group, top : top + high, left : left + wide]
+    places = itertools.product(range(groups), range(0, rows, high), range(0, inputs, wide), range(kernel))
+    for group, top, left, position in places:
+        block = np.s_[group, top : top + high, left : left + wide, position]
         assert mask[block].all() or not mask[block].any()
         kept.append(bool(mask[block].all()))
         means.append(float(values[block].mean()))

@@ -45,4 +45,4 @@ def offsets_of(weight: np.ndarray, zero: int) -> np.ndarray:
     largest = np.abs(flat).sum(axis=1) * MOST_VALUE + np.abs(offsets)
     if largest.max(initial=0) > np.iinfo(np.int32).max:
         raise CompileError(f"int8: sums of {flat.shape[1]} products of bytes may not fit int32; choose float32 instead")
-    return offsets.astype(np.int32)
+    return np.asarray(offsets.astype(np.int32))
