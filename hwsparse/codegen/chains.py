@@ -15,7 +15,7 @@ import numpy as np
 from tvm import relax
 
 from hwsparse.codegen.activations import find_activation
-from hwsparse.codegen.graph import RESHAPES, Graph, constant, operator_of, scalar, shape_of
+from hwsparse.codegen.graph import RESHAPES, Graph, clip_bounds, constant, operator_of, shape_of
 from hwsparse.plan import Layer
 
 PRODUCTS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.matmul")
@@ -104,7 +104,7 @@ def _takes(chain: Chain, graph: Graph, last: Any, following: Any) -> bool:
             chain.residual = other
             return True
         return False
-    if (bounds := _clip(value, operator)) is not None:
+    if (bounds := clip_bounds(value, operator)) is not None:
         # max(min(x, high), low), which is how a later clip composes with an earlier one.
         chain.low = min(max(chain.low, bounds[0]), bounds[1])
         chain.high = max(min(chain.high, bounds[1]), bounds[0])
@@ -114,22 +114,6 @@ def _takes(chain: Chain, graph: Graph, last: Any, following: Any) -> bool:
         return False
     # Positions may be counted in another way; the outputs stay where they are.
     return into[:2] == shape[:2] if chain.layer.window is not None else into[-1:] == shape[-1:]
-
-
-def _clip(value: Any, operator: str) -> tuple[float, float] | None:
-    """The bounds of a clip by constants, in any of the forms that the importer gives it."""
-    if operator == "relax.nn.relu":
-        return 0.0, math.inf
-    if operator == "relax.nn.relu6":
-        return 0.0, 6.0
-    if operator == "relax.clip":
-        return float(value.args[1].value), float(value.args[2].value)
-    if operator in ("relax.maximum", "relax.minimum", "maximum", "minimum"):
-        operands = value.args[1] if operator in ("maximum", "minimum") else value.args
-        number = scalar(operands[1])
-        if number is not None:
-            return (number, math.inf) if operator.endswith("maximum") else (-math.inf, number)
-    return None
 
 
 def _bias(value: Any, graph: Graph, layer: Layer, shape: tuple[int, ...] | None) -> np.ndarray | None:

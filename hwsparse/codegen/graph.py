@@ -141,6 +141,22 @@ def scalar(value: Any) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
+def clip_bounds(value: Any, operator: str) -> tuple[float, float] | None:
+    """The bounds of a clip by constants, in any of the forms that the importer gives it."""
+    if operator == "relax.nn.relu":
+        return 0.0, math.inf
+    if operator == "relax.nn.relu6":
+        return 0.0, 6.0
+    if operator == "relax.clip":
+        return float(value.args[1].value), float(value.args[2].value)
+    if operator in ("relax.maximum", "relax.minimum", "maximum", "minimum"):
+        operands = value.args[1] if operator in ("maximum", "minimum") else value.args
+        number = scalar(operands[1])
+        if number is not None:
+            return (number, math.inf) if operator.endswith("maximum") else (-math.inf, number)
+    return None
+
+
 def shape_of(value: Any) -> tuple[int, ...] | None:
     """The shape of a tensor if it is known in full."""
     shape = getattr(value.ty, "shape", None)

@@ -31,14 +31,15 @@ from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import kernel_for
-from hwsparse.codegen.graph import shape_of
+from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import operation_of
+from hwsparse.codegen.roundings import Rounding, find_roundings
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
-from hwsparse.quantise import Scale, split_ranges
+from hwsparse.quantise import Scale
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
@@ -78,16 +79,21 @@ def lower(
             of which nothing tells what they stand for.
     """
     names = _weight_names(model)
-    weights, scales = split_ranges(weights)
     module = _simplified(_import(model, names, weights))
+    chains = _find_all_chains(model, module, names)
+    bytes_of = Bytes.of(Graph.of(module["main"]), [chain for chain in chains if _reads_bytes(chain, plan)])
     pool = _Pool(target, kernels)
     calls = []
-    for chain in _find_all_chains(model, module, names):
+    for chain in chains:
         name = chain.layer.name
         weight = weights[name] if name in weights else model.weight(name)
-        calls.append(pool.layer(chain, plan, weight, scales.get(name)))
+        calls.append(pool.layer(chain, plan, weight, bytes_of))
     calls.extend(pool.attention(found) for found in find_attentions(module["main"]))
-    return _rewrite(module, set(names.values()), calls, pool)
+    return _rewrite(module, set(names.values()), calls, pool, bytes_of)
+
+
+def _reads_bytes(chain: Chain, plan: Plan) -> bool:
+    return plan.choice(chain.layer.name).dtype == "int8"
 
 
 def require_compilable(model: Model) -> None:
@@ -205,8 +211,8 @@ _SCALAR_OPERATORS: dict[str, Callable[..., np.ndarray]] = {"relax.isnan": np.isn
 class KernelCall:
     """A kernel that computes the last of `replaced`; the others, intermediates, are then not needed.
 
-    The kernel takes `inputs`, then the residual, if there is one, in the shape of the output. Where it reads bytes, they
-    stand for the values of the first input by `scale`.
+    The kernel takes `inputs`, then the residual, if there is one, in the shape of the output; `out_dtype` is of what it
+    gives.
     """
 
     replaced: tuple[Any, ...]
@@ -215,7 +221,58 @@ class KernelCall:
     inputs: tuple[Any, ...]
     residual: Any
     out_shape: tuple[int, ...]
-    scale: Scale | None = None
+    out_dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class AsBytes:
+    """What stands for the values of a variable."""
+
+    variable: Any
+    scale: Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What layers read and write as bytes.
+
+    `stored` are the results, by variable, that nothing needs as floats; `absorbed` is all on the way to what layers
+    read.
+    """
+
+    roundings: Mapping[Any, Rounding]
+    stored: Mapping[Any, Scale]
+    absorbed: frozenset[Any]
+
+    @classmethod
+    def of(cls, graph: Graph, chains: Sequence[Chain]) -> Bytes:
+        """Of chains that read bytes."""
+        roundings = find_roundings(graph)
+        read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
+        firsts = {var for chain in chains for var in chain.variables}
+        # All who read what was rounded are such chains.
+        whole = {var for var in read if all(user in firsts for user in graph.users[var])}
+        ends = {chain.variables[-1] for chain in chains}
+        by_source: dict[Any, set[Any]] = {}
+        for var in whole:
+            by_source.setdefault(roundings[var].source, set()).add(var)
+        stored = {}
+        for source, (var, *others) in ((source, tuple(found)) for source, found in by_source.items()):
+            steps = {roundings[var].variables[0]}
+            if source in ends and not others and set(graph.users[source]) == steps:
+                stored[source] = roundings[var].scale
+        return cls(roundings, stored, frozenset(step for var in whole for step in roundings[var].variables))
+
+    def read(self, variable: Any) -> Rounding | None:
+        """Where a variable is what something was rounded to: that."""
+        return None if variable is None else self.roundings.get(variable)
+
+
+def _terms(added: Rounding | None, stored: Scale | None) -> np.ndarray:
+    """What kernels that read bytes want to know of others, as `Ends` has it."""
+    residual = (added.scale.scale, added.scale.zero) if added else (1, 0)
+    result = (stored.inverse, stored.zero) if stored else (1, 0)
+    return np.array([*residual, *result], np.float32)
 
 
 class _Pool:
@@ -247,34 +304,42 @@ class _Pool:
             self._constants[key] = self.parameter(f"constant/{len(self.arrays)}", array)
         return self._constants[key]
 
-    def layer(self, chain: Chain, plan: Plan, weight: np.ndarray, scale: Scale | None) -> KernelCall:
-        """The kernel call for a chain, its weight packed; `scale` is of its input's bytes, if it reads any."""
+    def layer(self, chain: Chain, plan: Plan, weight: np.ndarray, bytes_of: Bytes) -> KernelCall:
+        """The kernel call for a chain, its weight packed."""
         layer = chain.layer
-        epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
         choice, wanted = plan.choice(layer.name), self._wanted.get(layer.name)
+        epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
+        own = _reads_bytes(chain, plan)
+        read, added = bytes_of.read(chain.source), bytes_of.read(chain.residual) if own else None
+        stored = bytes_of.stored.get(chain.variables[-1]) if own else None
+        if added is not None:
+            epilogue = replace(epilogue, added="uint8")
+        if stored is not None:
+            epilogue = replace(epilogue, stored="uint8")
         kernel = kernel_for(layer, choice, self.target, epilogue, wanted)
         key = (layer.signature, kernel.name, str(epilogue))
         function_name, function = self._functions.setdefault(
             key, (f"{kernel.name}_{len(self._functions)}", kernel.function)
         )
-        if epilogue.residual:
+        if epilogue.residual and epilogue.added == epilogue.stored:
             in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
             self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
-        if not kernel.reads_bytes:
-            packed = kernel.pack(weight)
-        elif scale is None:
+        if not own:
+            packed: tuple[np.ndarray, ...] = (*kernel.pack(weight), bias)
+        elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
         else:
-            packed = kernel.pack(weight, scale)
+            packed = (*kernel.pack(weight, read.scale), _terms(added, stored), bias)
         parameters = tuple(
-            self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate((*packed, bias))
+            self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate(packed)
         )
         self.kernels[layer.name] = kernel.name
-        inputs = (chain.source, *parameters)
+        source = AsBytes(read.source, read.scale) if own and read else chain.source
+        residual = AsBytes(added.source, added.scale) if added else chain.residual
         return KernelCall(
-            tuple(chain.variables), function, function_name, inputs, chain.residual, layer.output_shape,
-            scale if kernel.reads_bytes else None,
+            tuple(chain.variables), function, function_name, (source, *parameters), residual, layer.output_shape,
+            epilogue.stored,
         )  # fmt: skip
 
     def attention(self, found: Found) -> KernelCall:
@@ -284,11 +349,12 @@ class _Pool:
         return KernelCall(found.variables, function, "attention", found.inputs, None, found.sizes.out.buffer)
 
 
-def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool) -> Lowered:
+def _rewrite(
+    module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool, bytes_of: Bytes
+) -> Lowered:
     replacements = {call.replaced[-1]: call for call in calls}
-    absorbed = {var for call in calls for var in call.replaced[:-1]}
-
-    as_bytes: dict[tuple[Any, Scale], Any] = {}
+    absorbed = {var for call in calls for var in call.replaced[:-1]} | bytes_of.absorbed
+    as_bytes: dict[AsBytes, Any] = {}
 
     @mutator
     class Rewriter(PyExprMutator):  # type: ignore[misc]
@@ -301,12 +367,12 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
             if call is None:
                 super().visit_var_binding_(binding)
                 return
-            inputs = [self.visit_expr(value) for value in call.inputs]
-            if call.scale is not None:
-                inputs[0] = self.bytes_of(inputs[0], call.scale)
+            inputs = [self.given(value) for value in call.inputs]
             if call.residual is not None:
-                inputs.append(self.reshaped(self.visit_expr(call.residual), call.out_shape))
-            out = self.builder_.emit(self.call(call.function, call.function_name, inputs, call.out_shape))
+                inputs.append(self.reshaped(self.given(call.residual), call.out_shape))
+            out = self.builder_.emit(
+                self.call(call.function, call.function_name, inputs, call.out_shape, call.out_dtype)
+            )
             self.set_var_remap(binding.var, self.reshaped(out, shape_of(binding.var)))
 
         def visit_call_(self, call: Any) -> Any:
@@ -322,15 +388,20 @@ def _rewrite(module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall
             where = self.builder_.add_func(_opaque(function), name)
             return relax.call_tir(where, inputs, relax.TensorType(shape, dtype))
 
-        def bytes_of(self, value: Any, scale: Scale) -> Any:
-            """What stands for values, once for all who read them so."""
-            if (value, scale) not in as_bytes:
-                shape = shape_of(value)
+        def given(self, value: Any) -> Any:
+            """What a kernel is given: a variable, or what stands for its values, made once for all who read it."""
+            if not isinstance(value, AsBytes):
+                return self.visit_expr(value)
+            variable = self.visit_expr(value.variable)
+            if value.variable in bytes_of.stored:
+                return variable
+            if value not in as_bytes:
+                shape = shape_of(variable)
+                assert shape is not None
+                told = [pool.constant(np.array([each], np.float32)) for each in (value.scale.inverse, value.scale.zero)]
                 function = quantise(shape, pool.target.vector_bits // 32)
-                told = [pool.constant(np.array([each], np.float32)) for each in (scale.inverse, scale.zero)]
-                call = self.call(function, "quantise", [value, *told], shape, "uint8")
-                as_bytes[value, scale] = self.builder_.emit(call)
-            return as_bytes[value, scale]
+                as_bytes[value] = self.builder_.emit(self.call(function, "quantise", [variable, *told], shape, "uint8"))
+            return as_bytes[value]
 
         def reshaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
             if shape is None or shape_of(value) == shape:

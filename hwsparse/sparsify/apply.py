@@ -17,6 +17,8 @@ from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import applicable
 from hwsparse.sparsify.statistics import LayerStatistics
 
+# Axes of what convolutions of pictures read.
+PICTURES = 4
 # (canonical weight, statistics of the layer's inputs, choice, groups) -> canonical pruned weight
 Pruner = Callable[[np.ndarray, LayerStatistics | None, Choice, int], np.ndarray]
 
@@ -71,30 +73,46 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     plain, scales = split_ranges(weights)
     for name, values in model.replaced(plain).items():
         stored[name].CopyFrom(numpy_helper.from_array(values, name))
-    for name, scale in scales.items():
-        _round_input(proto.graph, model.layer(name).name, scale)
+    _round_inputs(proto.graph, {model.layer(name).name: scale for name, scale in scales.items()})
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _round_input(graph: onnx.GraphProto, layer: str, scale: Scale) -> None:
-    """Has a layer read the nearest values that bytes stand for: rounded as the kernels round, not as QuantizeLinear."""
-    place = next(index for index, node in enumerate(graph.node) if node.name == layer)
-    read = graph.node[place].input[0]
-    names = [f"{layer}/{step}" for step in ("scaled", "rounded", "clipped", "values")]
-    constants = {
-        f"{layer}/inverse": np.float32(scale.inverse),
-        f"{layer}/low": np.float32(-scale.zero),
-        f"{layer}/high": np.float32(MOST_VALUE - scale.zero),
-        f"{layer}/scale": np.float32(scale.scale),
-    }
-    inverse, low, high, back = constants
-    steps = [
-        helper.make_node("Mul", [read, inverse], names[:1], names[0]),
-        helper.make_node("Round", names[:1], names[1:2], names[1]),
-        helper.make_node("Clip", [names[1], low, high], names[2:3], names[2]),
-        helper.make_node("Mul", [names[2], back], names[3:], names[3]),
-    ]
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
-    graph.node[place].input[0] = names[3]
-    for step in reversed(steps):
-        graph.node.insert(place, step)
+def _round_inputs(graph: onnx.GraphProto, scales: Mapping[str, Scale]) -> None:
+    """Has layers read the nearest values that bytes stand for, rounded as kernels round and not as QuantizeLinear does.
+
+    A tensor is rounded once, by the scale of the first layer that reads it so. What pictures are added to is rounded
+    with them: residuals are then bytes too.
+    """
+    nodes = {node.name: node for node in graph.node}
+    shapes = {item.name: len(item.type.tensor_type.shape.dim) for item in graph.value_info}
+    rounded: dict[str, Scale] = {}
+    for name, scale in scales.items():
+        rounded.setdefault(nodes[name].input[0], scale)
+    for read, scale in rounded.items():
+        values = f"{read}/as bytes"
+        for node in graph.node:
+            if node.name in scales and node.input[0] == read:
+                node.input[0] = values
+            elif node.op_type == "Add" and shapes.get(read) == PICTURES:
+                node.input[:] = [values if each == read else each for each in node.input]
+        steps, constants = _rounding(read, values, scale)
+        graph.initializer.extend(constants)
+        first = next(index for index, node in enumerate(graph.node) if values in node.input)
+        for step in reversed(steps):
+            graph.node.insert(first, step)
+
+
+def _rounding(read: str, values: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes from a tensor to its rounded values, and their constants."""
+    numbers = {"inverse": scale.inverse, "low": -scale.zero, "high": MOST_VALUE - scale.zero, "scale": scale.scale}
+    names = {each: f"{values}/{each}" for each in (*numbers, "scaled", "rounded", "clipped")}
+    steps = (
+        ("Mul", (read, names["inverse"]), names["scaled"]),
+        ("Round", (names["scaled"],), names["rounded"]),
+        ("Clip", (names["rounded"], names["low"], names["high"]), names["clipped"]),
+        ("Mul", (names["clipped"], names["scale"]), values),
+    )
+    return (
+        [helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps],
+        [numpy_helper.from_array(np.array(number, np.float32), names[each]) for each, number in numbers.items()],
+    )

@@ -8,7 +8,6 @@ Knows nothing of how scores are made, of models or devices.
 
 from __future__ import annotations
 
-import math
 from itertools import combinations
 
 import numpy as np

@@ -12,6 +12,7 @@ from tvm.script import tirx as T
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
+from hwsparse.quantise import MOST_VALUE
 
 # TVM puts every allocation of 1 KiB or more on the heap; accumulators must stay in registers.
 # Needs the pass configuration tirx.disable_storage_rewrite, which would drop the annotation.
@@ -32,7 +33,8 @@ class Lists(NamedTuple):
 class Ends(NamedTuple):
     """The buffers of a kernel's last step: `added` holds the residual, in place `out`; it is not read without one.
 
-    To sums of bytes `offset` is added, and they are multiplied by `scale`, each row's by its own.
+    To sums of bytes `offset` is added, and they are multiplied by `scale`, each row's by its own; `terms` are the scale
+    and the zero of the residual's bytes, the inverse of the output's scale, and its zero.
     """
 
     bias: Any
@@ -40,6 +42,7 @@ class Ends(NamedTuple):
     out: Any
     offset: Any = None
     scale: Any = None
+    terms: Any = None
 
     def biased(self, total: Any, row: Any, lanes: int) -> Any:
         """Sums, in a vector of `lanes`, with their bias, as floats: all of one row, or each of its own in a vector."""
@@ -49,12 +52,27 @@ class Ends(NamedTuple):
         return exact * self.scale[row] + self.bias[row]
 
 
-def finish_of(epilogue: Epilogue) -> Callable[[Any, Any, Any], Any]:
-    """The epilogue after the bias, as a function on TIR expressions."""
-    clip = epilogue.activation()
-    if epilogue.residual:
-        return lambda value, added, index: clip(value + added[index])
-    return lambda value, added, index: clip(value)
+def finish_of(epilogue: Epilogue) -> Callable[[Any, Ends, Any, int], Any]:
+    """The epilogue after the bias, as a function on TIR expressions: values in a vector of lanes, for some place."""
+    activation = epilogue.activation()
+
+    def of(dtype: str, lanes: int) -> str:
+        return f"{dtype}x{lanes}" if lanes > 1 else dtype
+
+    def finish(value: Any, ends: Ends, place: Any, lanes: int) -> Any:
+        if epilogue.residual:
+            added = ends.added[place]
+            if epilogue.added == "uint8":
+                added = (tirx.Cast(of("float32", lanes), added) - ends.terms[1]) * ends.terms[0]
+            value = value + added
+        value = activation(value)
+        if epilogue.stored == "uint8":
+            moved = T.nearbyint(value * ends.terms[2]) + ends.terms[3]
+            low, high = (tirx.const(bound, "float32") for bound in (0.0, float(MOST_VALUE)))
+            value = tirx.Cast(of("uint8", lanes), T.min(T.max(moved, low), high))
+        return value
+
+    return finish
 
 
 def entry(
@@ -69,14 +87,15 @@ def entry(
     """The function around `run`, an inline one of (x, lists, ends); lists of symbolic lengths serve every ratio."""
     apart = int(epilogue.residual and not epilogue.in_place)
     make = _entry_of_bytes if arithmetic.is_bytes else _entry_of_floats
-    kernel = make(geometry, shared, chunks, offset_type, apart, run)
+    kernel = make(geometry, shared, chunks, offset_type, epilogue, run)
     return kernel if apart else without_parameter(kernel, -2)
 
 
 def _entry_of_floats(
-    geometry: Geometry, shared: int, chunks: int, offset_type: str, apart: int, run: Any
+    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
 ) -> tirx.PrimFunc:
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+    apart = int(epilogue.residual and not epilogue.in_place)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -105,9 +124,10 @@ def _entry_of_floats(
 
 
 def _entry_of_bytes(
-    geometry: Geometry, shared: int, chunks: int, offset_type: str, apart: int, run: Any
+    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
 ) -> tirx.PrimFunc:
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+    apart, added_type, out_type = int(epilogue.residual and not epilogue.in_place), epilogue.added, epilogue.stored
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -120,9 +140,10 @@ def _entry_of_bytes(
         blank: T.Buffer((1,), "int32"),
         offset: T.Buffer((row_count,), "int32"),
         scale: T.Buffer((row_count,), "float32"),
+        terms: T.Buffer((4,), "float32"),
         bias: T.Buffer((row_count,), "float32"),
-        added: T.Buffer(out_shape, "float32"),
-        out: T.Buffer(out_shape, "float32"),
+        added: T.Buffer(out_shape, added_type),
+        out: T.Buffer(out_shape, out_type),
     ):
         T.func_attr({"tirx.noalias": True})
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
@@ -131,9 +152,9 @@ def _entry_of_bytes(
         values = T.match_buffer(values_handle, (entries, shared), "int32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         if apart > 0:
-            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, added, out, offset, scale))
+            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, added, out, offset, scale, terms))
         else:
-            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, out, out, offset, scale))
+            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, out, out, offset, scale, terms))
 
     return kernel
 
@@ -160,6 +181,7 @@ def convolution(
     g, chunks, count = geometry, tiling.chunks, tiling.count
     uneven, width = int(tiling.tile != tiling.last), tiling.tile.width
     input_size, dtype, source = math.prod(g.input_shape), arithmetic.dtype, arithmetic.source
+    added_type, out_type = epilogue.added if epilogue.residual else epilogue.stored, epilogue.stored
     output_size = g.batch * g.rows * g.positions
     whole_tile, last_tile = tile_of(tiling.tile), tile_of(tiling.last)
 
@@ -181,8 +203,8 @@ def convolution(
     @T.inline
     def run(x, lists, ends):
         x_flat = T.decl_buffer((input_size,), source, data=x.data)
-        out_flat = T.decl_buffer((output_size,), "float32", data=ends.out.data)
-        added_flat = T.decl_buffer((output_size,), "float32", data=ends.added.data)
+        out_flat = T.decl_buffer((output_size,), out_type, data=ends.out.data)
+        added_flat = T.decl_buffer((output_size,), added_type, data=ends.added.data)
         if planes_size > 0:
             planes = T.alloc_buffer((planes_size,), dtype)
             copy(x_flat, planes, lists)

@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 class Epilogue:
     """Bias is always added; then, if asked, a residual tensor of the output's shape, an activation, a clip.
 
-    A residual `in_place` is what the output's buffer holds at first.
+    A residual `in_place` is what the output's buffer holds at first. Of kernels that read bytes the residual may be
+    `added` as bytes, and the output `stored` as such.
     """
 
     residual: bool = False
@@ -34,6 +35,8 @@ class Epilogue:
     high: float = math.inf
     function: str = ""  # one of ACTIVATIONS
     in_place: bool = False
+    added: str = "float32"
+    stored: str = "float32"
 
     def __post_init__(self) -> None:
         if self.in_place and not self.residual:
@@ -56,4 +59,6 @@ class Epilogue:
     def __str__(self) -> str:
         clip = "" if (self.low, self.high) == (-math.inf, math.inf) else f"clip{self.low:g}_{self.high:g}"
         add = ("add_in_place" if self.in_place else "add") if self.residual else ""
-        return "_".join(part for part in ("bias", add, self.function, clip) if part)
+        added = "of_bytes" if self.added == "uint8" else ""
+        stored = "as_bytes" if self.stored == "uint8" else ""
+        return "_".join(part for part in ("bias", add, added, self.function, clip, stored) if part)

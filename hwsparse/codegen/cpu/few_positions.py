@@ -58,6 +58,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
                     if lists.rows[group * lanes + lane] >= 0:
                         row: T.let = lists.rows[group * lanes + lane]
                         index: T.let = p * row_count + row
-                        out_flat[index] = finish(sums[p * lanes + lane] + ends.bias[row], added_flat, index)
+                        value: T.let = sums[p * lanes + lane] + ends.bias[row]
+                        out_flat[index] = finish(value, ends._replace(added=added_flat), index, 1)
 
     return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run)

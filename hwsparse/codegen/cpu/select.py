@@ -49,10 +49,6 @@ class Kernel:
     function: tirx.PrimFunc
     pack: _Pack
 
-    @property
-    def reads_bytes(self) -> bool:
-        return self.name.startswith(BYTES)
-
 
 _Pack = Callable[..., tuple[np.ndarray, ...]]
 _Made = tuple[tirx.PrimFunc, _Pack]

@@ -65,7 +65,7 @@ def shared_index(
                 if width < (tile.rest if narrow else lanes):
                     value = tirx.Shuffle([value], list(range(start % lanes, start % lanes + width)))
                 place = T.Ramp(first + start, 1, width) if width > 1 else first + start
-                T.buffer_store(ends.out, finish(ends.biased(value, row, width), ends.added, place), [place])
+                T.buffer_store(ends.out, finish(ends.biased(value, row, width), ends, place, width), [place])
 
         @T.inline
         def store(acc, rest, lists, group, sums, start, ends, first):

@@ -28,7 +28,8 @@ def shared_index_tokens(
     positions, column_count, row_count = geometry.positions, geometry.channels, geometry.rows
     column_block, pitch, uneven = tiling.panel.channels, tiling.panel.pitch, int(tiling.tile != tiling.last)
     blocks = -(-column_count // column_block)
-    dtype, zero = arithmetic.dtype, arithmetic.zero
+    dtype, zero, out_type = arithmetic.dtype, arithmetic.zero, epilogue.stored
+    added_type = epilogue.added if epilogue.residual else out_type
 
     def tile_of(tile: Tile) -> Any:
         """A tile of so many tokens: its rows are summed one after the other, and written token by token."""
@@ -43,7 +44,7 @@ def shared_index_tokens(
         def turn_out(ends: Ends, token: Any, row: Any, lines: Any, start: Any) -> None:
             for i, sums in enumerate(load_transposed(lines, start, size, lanes)):
                 place = T.Ramp((token + i) * row_count + row, 1, lanes)
-                value = finish(ends.biased(sums, T.Ramp(row, 1, lanes), lanes), ends.added, place)
+                value = finish(ends.biased(sums, T.Ramp(row, 1, lanes), lanes), ends, place, lanes)
                 T.buffer_store(ends.out, value, [place])
 
         @T.inline
@@ -64,9 +65,7 @@ def shared_index_tokens(
         def finish_token(ends, token, p, lines, first):
             for row in range(row_count - first):
                 index: T.let = token * row_count + first + row
-                ends.out[index] = finish(
-                    ends.biased(lines[(first + row) * size + p], first + row, 1), ends.added, index
-                )
+                ends.out[index] = finish(ends.biased(lines[(first + row) * size + p], first + row, 1), ends, index, 1)
 
         @T.inline
         def collect(acc, rest, lists, group, sums, start, lines, end):
@@ -128,8 +127,8 @@ def shared_index_tokens(
     @T.inline
     def run(x, lists, ends):
         x_flat = T.decl_buffer((positions * column_count,), dtype, data=x.data)
-        out_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.out.data)
-        added_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.added.data)
+        out_flat = T.decl_buffer((positions * row_count,), out_type, data=ends.out.data)
+        added_flat = T.decl_buffer((positions * row_count,), added_type, data=ends.added.data)
         tiles(x_flat, lists, ends._replace(added=added_flat, out=out_flat))
 
     return entry(geometry, shared, tiling.chunks, tiling.panel.offset_type, epilogue, run, arithmetic)

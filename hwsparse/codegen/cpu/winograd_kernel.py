@@ -180,13 +180,14 @@ def _storer(geometry: Geometry, scheme: Scheme, tile: Tile, lanes: int, finish: 
         for k in range(wide // lanes):
             for lane in T.vectorized(lanes):
                 ends.out[place + k * lanes + lane] = finish(
-                    lines[source + k * lanes + lane] + ends.bias[channel], ends.added, place + k * lanes + lane
+                    lines[source + k * lanes + lane] + ends.bias[channel], ends, place + k * lanes + lane, 1
                 )
         for k in range(wide % lanes):
             ends.out[place + wide - wide % lanes + k] = finish(
                 lines[source + wide - wide % lanes + k] + ends.bias[channel],
-                ends.added,
+                ends,
                 place + wide - wide % lanes + k,
+                1,
             )
 
     @T.inline
