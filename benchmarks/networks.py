@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from hwsparse.codegen import random_inputs
+from hwsparse.codegen import random_inputs, refusal
 from hwsparse.errors import InputError, PlanError
 from hwsparse.model import Model
 from hwsparse.pattern import parse_pattern
@@ -30,19 +30,19 @@ class Network:
     draw: Callable[[Model, int], Inputs]  # takes a seed
 
 
-def sparse_choice(pattern: str, ratio: float) -> Choice:
-    """A pattern with some zeros and some weights.
+def sparse_choice(pattern: str, ratio: float, dtype: str = "float32") -> Choice:
+    """A pattern with some zeros and some weights of a type.
 
     Raises:
         InputError: no such pattern, or not a ratio for it.
     """
     if not 0 < ratio < 1:
         raise InputError(f"sparsity is a share between 0 and 1, not {ratio:g}")
-    return Choice(parse_pattern(pattern), ratio)
+    return Choice(parse_pattern(pattern), ratio, dtype)
 
 
 def plan_for(model: Model, layers: str, choice: Choice) -> Plan:
-    """The plan that gives `choice` to those of the chosen layers that can have it.
+    """The plan that gives `choice` to those of the chosen layers that can have it; all others are dense, of its type.
 
     Raises:
         PlanError: none of them can.
@@ -50,7 +50,14 @@ def plan_for(model: Model, layers: str, choice: Choice) -> Plan:
     fitting = [layer for layer in LAYERS[layers](model.layers) if applicable(layer, choice.pattern) is None]
     if not fitting:
         raise PlanError(f"of {model.name}'s layers ({layers}) none can be {choice}")
-    return Plan.uniform(model.digest, fitting, choice)
+    sparse = {layer.name: choice for layer in fitting if refusal(layer, choice) is None}
+    return Plan.of(model.digest, dict(dense_plan(model, choice.dtype).choices) | sparse)
+
+
+def dense_plan(model: Model, dtype: str) -> Plan:
+    """Every layer dense, of a type as far as there are kernels for it."""
+    dense = Choice(dtype=dtype)
+    return Plan.of(model.digest, {layer.name: dense for layer in model.layers if refusal(layer, dense) is None})
 
 
 def distinct_layers(models: Sequence[Model]) -> list[Layer]:

@@ -17,7 +17,7 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,8 +30,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import environments
-from benchmarks.environments import ENVIRONMENTS, FLOAT32, find_peers
-from benchmarks.networks import LAYERS, NETWORKS, Network, plan_for, sparse_choice
+from benchmarks.environments import ENVIRONMENTS, FLOAT32, LOSSY, find_peers
+from benchmarks.networks import LAYERS, NETWORKS, Network, dense_plan, plan_for, sparse_choice
 from benchmarks.peers.case import write_case
 from benchmarks.peers.ours import library_directory
 from benchmarks.turns import Contender, Result, Timing, time_in_turns
@@ -43,14 +43,18 @@ from hwsparse.latency import CostModel, MeasureFailure
 from hwsparse.latency.process import choose_cpus
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import open_bench
-from hwsparse.plan import Plan
+from hwsparse.plan import Choice, Plan
 from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan, pruned_proto
+from hwsparse.sparsify.ranges import as_bytes, input_ranges
 from hwsparse.target import Target, load_target
 
 CALIBRATION = 10
 MAX_DRIFT = 0.1
 REFERENCE, ONNXRUNTIME, DENSE, SPARSE = "reference", "onnxruntime", "ours, dense", "ours, sparse"
+ONNXRUNTIME_INT8 = "onnxruntime int8"
+# Of our sparse network against onnxruntime on the same weights, and the same bytes: rounding may tip one over.
+TOLERANCES = {"float32": FLOAT32, "int8": 0.05}
 OURS, MATMUL = "benchmarks.peers.ours:Ours", "benchmarks.peers.reference:Reference"
 # The figures that are one contender's median time divided by another's.
 RATIOS = {
@@ -60,6 +64,8 @@ RATIOS = {
     "openvino_f32_over_ours": ("openvino f32", SPARSE),
     "openvino_bf16_over_ours": ("openvino bf16", SPARSE),
     "openvino_int8_over_ours": ("openvino int8", SPARSE),
+    "openvino_int8_over_ours_dense": ("openvino int8", DENSE),
+    "ort_int8_over_ours": (ONNXRUNTIME_INT8, SPARSE),
 }
 
 
@@ -68,6 +74,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(NETWORKS), required=True)
     parser.add_argument("--pattern", required=True, help="of the pruned layers: unstructured, block4x1, 2:4, ...")
     parser.add_argument("--sparsity", type=float, required=True, help="their share of zeros, between 0 and 1")
+    parser.add_argument("--dtype", choices=("float32", "int8"), default="float32", help="of our weights")
     parser.add_argument("--layers", choices=sorted(LAYERS), help="which are pruned; by default what suits the model")
     parser.add_argument("--batch", type=int, default=1, help="images or sentences in a call")
     parser.add_argument("--records", type=Path, help="a file that keeps what was measured of layers for the next run")
@@ -77,7 +84,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     """Prepares both cases, lets everybody take turns, compares."""
     console = Console()
-    choice = sparse_choice(arguments.pattern, arguments.sparsity)
+    choice = sparse_choice(arguments.pattern, arguments.sparsity, arguments.dtype)
     if arguments.batch < 1:
         raise InputError(f"a batch has at least 1 sample, not {arguments.batch}")
     target = load_target("x86-local")
@@ -90,7 +97,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     plan = plan_for(model, arguments.layers or network.layers, choice)
     with tempfile.TemporaryDirectory(prefix="hwsparse-x86-") as scratch:
         records = arguments.records or Path(scratch) / "records.sqlite"
-        cases = _prepare(network, model, plan, target, arguments.seed, Path(scratch), records, console)
+        cases = _prepare(network, model, plan, arguments.dtype, target, arguments.seed, Path(scratch), records, console)
         peers = find_peers({name: getattr(arguments, name) for name in ENVIRONMENTS}, cases.directory, target.threads)
         runs = _steady_run((*cases.contenders(target.threads), *peers.contenders), console)
     results = runs[-1] | {failure.key: failure for failure in peers.absent}
@@ -105,7 +112,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     figures["scaling_2_threads_reference"] = _ratio(results, alone, together)
     figures["compile_s"] = cases.compile_s[target.threads]
     figures["weights_ratio"] = cases.weights_ratio
-    figures["max_rel_err"] = max(_own(results, name).error for name in (DENSE, *cases.names.values()))
+    compared = cases.names.values() if cases.dtype == "int8" else (DENSE, *cases.names.values())
+    figures["max_rel_err"] = max(_own(results, name).error for name in compared)
     details = {
         "model": model.digest,
         "plan": plan.to_json(),
@@ -125,6 +133,7 @@ class Cases:
     """The network dense and pruned, ready for every runtime; by number of threads: our sparse contender's name."""
 
     directory: Path
+    dtype: str
     names: Mapping[int, str]
     compile_s: Mapping[int, float]
     weights_ratio: float
@@ -135,8 +144,9 @@ class Cases:
         return (
             *(Contender(_reference(count, threads), MATMUL, dense, count, 0.0) for count in self.names),
             Contender(ONNXRUNTIME, "benchmarks.peers.onnxruntime:Onnxruntime", dense, threads, FLOAT32),
-            Contender(DENSE, OURS, dense, threads, FLOAT32),
-            *(Contender(name, OURS, sparse, count, FLOAT32) for count, name in self.names.items()),
+            Contender(ONNXRUNTIME_INT8, "benchmarks.peers.onnxruntime:Int8", dense, threads, LOSSY),
+            Contender(DENSE, OURS, dense, threads, LOSSY if self.dtype == "int8" else FLOAT32),
+            *(Contender(name, OURS, sparse, count, TOLERANCES[self.dtype]) for count, name in self.names.items()),
         )
 
 
@@ -149,36 +159,44 @@ def _prepare(
     network: Network,
     model: Model,
     plan: Plan,
+    dtype: str,
     target: Target,
     seed: int,
     directory: Path,
     records: Path,
     console: Console,
 ) -> Cases:
-    """Writes and compiles both cases: the sparse one for 1 and 2 threads too, where the machine has them."""
+    """Writes and compiles both cases: the sparse one for 1 and 2 threads too, where the machine has them.
+
+    Peers get float32 weights; what ours makes of bytes is compared with onnxruntime on the values that bytes stand for.
+    """
     inputs, *calibration = (network.draw(model, seed + index) for index in range(1 + CALIBRATION))
-    weights = apply_plan(model, plan)
-    for case, values in (("dense", {}), ("sparse", weights)):
+    weights, dense = apply_plan(model, plan), dense_plan(model, dtype)
+    ranges = input_ranges(model, calibration) if dtype == "int8" else {}
+    ours = as_bytes(model, plan, weights, ranges)
+    for case, values, compared in (("dense", {}, {}), ("sparse", weights, ours)):
         (directory / case).mkdir()
-        answers = onnxruntime_answers(model, values, inputs)
+        answers = onnxruntime_answers(model, compared, inputs)
         write_case(directory / case, pruned_proto(model, values), inputs, answers, calibration)
 
     names = {target.threads: SPARSE}
     if min(len(ALLOWED_CPUS), target.cores) > 1:
         names = {count: f"{SPARSE}, threads: {count}" for count in (1, 2)} | names
-    costs = {count: _calibrate(model, plan, target.with_threads(count), records, console) for count in names}
-    _compile(model, Plan(model.digest), {}, target, costs[target.threads], directory / "dense")
+    costs = {count: _calibrate(model, (dense, plan), target.with_threads(count), records, console) for count in names}
+    _compile(model, dense, as_bytes(model, dense, {}, ranges), target, costs[target.threads], directory / "dense")
     compile_s = {
-        count: _compile(model, plan, weights, target.with_threads(count), costs[count], directory / "sparse")
+        count: _compile(model, plan, ours, target.with_threads(count), costs[count], directory / "sparse")
         for count in names
     }
     kept = (library_directory(directory / "sparse", target.threads) / WEIGHTS).stat().st_size
-    return Cases(directory, names, compile_s, kept / _float_bytes(model))
+    return Cases(directory, dtype, names, compile_s, kept / _float_bytes(model))
 
 
-def _calibrate(model: Model, plan: Plan, target: Target, records: Path, console: Console) -> CostModel:
-    """Measures the layers, dense and as the plan has them."""
-    options = {name: [choice] for name, choice in plan.choices}
+def _calibrate(model: Model, plans: Iterable[Plan], target: Target, records: Path, console: Console) -> CostModel:
+    """Measures the layers, dense and as plans have them."""
+    options: dict[str, list[Choice]] = {}
+    for name, choice in (each for plan in plans for each in plan.choices):
+        options.setdefault(name, []).append(choice)
     with (
         Progress(console=console, transient=True) as progress,
         open_bench(target, records, lambda: datetime.now(timezone.utc)) as bench,

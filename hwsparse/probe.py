@@ -27,6 +27,8 @@ X86_LEVELS = (
     ("x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
     ("x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
 )
+# What LLVM is told of beyond a level, by the flag of it.
+X86_FEATURES = {"avx512_vnni": "+avx512vnni"}
 SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20
 # How long short runs go on for one figure: beside other work, some of them have the machine to themselves.
@@ -82,7 +84,11 @@ def _instructions(cores: int) -> dict[str, Any]:
     for cpu, bits, registers, needed in X86_LEVELS:
         if flags.issuperset(needed):
             target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu, "num-cores": cores}
-            return {"vector_bits": bits, "vector_registers": registers, "isa": list(needed), "tvm_target": target}
+            more = [flag for flag in X86_FEATURES if flag in flags] if bits == 512 else []
+            if more:
+                target["mattr"] = [X86_FEATURES[flag] for flag in more]
+            isa = [*needed, *more]
+            return {"vector_bits": bits, "vector_registers": registers, "isa": isa, "tvm_target": target}
     target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2", "num-cores": cores}
     return {"vector_bits": 128, "vector_registers": 16, "isa": [], "tvm_target": target}
 

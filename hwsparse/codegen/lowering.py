@@ -30,13 +30,13 @@ from hwsparse.codegen.chains import Chain, find_chains
 from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
-from hwsparse.codegen.cpu.select import kernel_for
+from hwsparse.codegen.cpu.select import Kernel, kernel_for
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import operation_of
 from hwsparse.codegen.roundings import Rounding, find_roundings
 from hwsparse.errors import CompileError, ModelError, one_line
-from hwsparse.model import Model
+from hwsparse.model import Model, TensorSpec
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
 from hwsparse.quantise import Scale
@@ -94,6 +94,26 @@ def lower(
 
 def _reads_bytes(chain: Chain, plan: Plan) -> bool:
     return plan.choice(chain.layer.name).dtype == "int8"
+
+
+def call_alone(kernel: Kernel, ports: tuple[TensorSpec, TensorSpec], parameters: Sequence[np.ndarray]) -> Lowered:
+    """A module of one kernel's call, from its input to its output."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType(ports[0].shape, ports[0].dtype))
+    arrays = {f"layer/{part}": array for part, array in enumerate(parameters)}
+    variables = []
+    for part, array in enumerate(parameters):
+        sizes: list[Any] = [tirx.Var(f"n{part}", "int64"), *array.shape[1:]]
+        variables.append(relax.Var(f"p{part}", relax.TensorType(sizes, str(array.dtype))))
+    with builder.function("main", [x, *variables]):
+        where = builder.add_func(_opaque(kernel.function), kernel.name)
+        result = relax.TensorType(ports[1].shape, ports[1].dtype)
+        with builder.dataflow():
+            out = builder.emit_output(relax.call_tir(where, [x, *variables], result))
+        builder.emit_func_output(out)
+    module = builder.get()
+    module["main"] = module["main"].with_attr("num_input", 1)
+    return Lowered(module, arrays, {"layer": kernel.name})
 
 
 def require_compilable(model: Model) -> None:
@@ -268,8 +288,8 @@ class Bytes:
         return None if variable is None else self.roundings.get(variable)
 
 
-def _terms(added: Rounding | None, stored: Scale | None) -> np.ndarray:
-    """What kernels that read bytes want to know of others, as `Ends` has it."""
+def byte_terms(added: Rounding | None, stored: Scale | None) -> np.ndarray:
+    """What kernels that read bytes are told of the residual's and the output's, as `Ends` has it."""
     residual = (added.scale.scale, added.scale.zero) if added else (1, 0)
     result = (stored.inverse, stored.zero) if stored else (1, 0)
     return np.array([*residual, *result], np.float32)
@@ -330,7 +350,7 @@ class _Pool:
         elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
         else:
-            packed = (*kernel.pack(weight, read.scale), _terms(added, stored), bias)
+            packed = (*kernel.pack(weight, read.scale), byte_terms(added, stored), bias)
         parameters = tuple(
             self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate(packed)
         )

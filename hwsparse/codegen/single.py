@@ -12,6 +12,7 @@ import json
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,11 +22,14 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwsparse.codegen.build import compile_module, export, write_parameters
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.library import LIBRARY, REFERENCE, random_inputs
-from hwsparse.codegen.lowering import lower
+from hwsparse.codegen.lowering import Lowered, byte_terms, call_alone, lower
 from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
-from hwsparse.plan import Choice, Layer, Plan
+from hwsparse.plan import Choice, Layer, Plan, Window
+from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 
@@ -37,8 +41,8 @@ def build_layer(
 ) -> None:
     """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`: a `Library`.
 
-    onnxruntime's answer on random inputs is stored beside it, for `Library.check`. Nothing is loaded: the code may be
-    another machine's.
+    A layer of int8 weights reads bytes and gives bytes, as one among others of its kind. onnxruntime's answer on random
+    inputs is stored beside it, for `Library.check`. Nothing is loaded: the code may be another machine's.
 
     Args:
         kernel: one of `kernels_for`; the first of them if None.
@@ -53,20 +57,103 @@ def build_layer(
     weight += np.copysign(np.float32(0.1), weight)
     if not choice.is_dense:
         weight *= make_mask(np.abs(weight), choice, layer.groups)
+    bias = rng.standard_normal(layer.outputs).astype(np.float32)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
-    model = _model(anonymous, weight, rng.standard_normal(layer.outputs).astype(np.float32))
-    lowered = lower(model, _plan(model, choice), {}, target, {} if kernel is None else {"layer": kernel})
+    alone = _bytes if choice.dtype == "int8" else _floats
+    lowered, model, inputs, outputs = alone(anonymous, choice, target, kernel, weight, bias, rng)
     program = _Program(anonymous, lowered.kernels["layer"], target, lowered.module)
     (directory / LIBRARY).write_bytes(_code(program))
     write_parameters(lowered, model, directory)
-    inputs = random_inputs(model.inputs, seed)
-    session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     reference = {f"in/{name}": value for name, value in inputs.items()}
-    reference |= {
-        f"out/{spec.name}": value for spec, value in zip(model.outputs, session.run(None, inputs), strict=True)
-    }
+    reference |= {f"out/{name}": value for name, value in outputs.items()}
     with writing(directory / REFERENCE):
         save_file(reference, directory / REFERENCE)
+
+
+_Arrays = dict[str, np.ndarray]
+
+
+def _floats(
+    layer: Layer,
+    choice: Choice,
+    target: Target,
+    kernel: str | None,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[Lowered, Model, _Arrays, _Arrays]:
+    """A layer lowered as in a network of floats, its model, and inputs with the outputs that onnxruntime gives."""
+    model = _model(layer, weight, bias)
+    lowered = lower(model, _plan(model, choice), {}, target, {} if kernel is None else {"layer": kernel})
+    inputs = random_inputs(model.inputs, int(rng.integers(1 << 31)))
+    session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
+    outputs = zip(model.outputs, session.run(None, inputs), strict=True)
+    return lowered, model, inputs, {spec.name: value for spec, value in outputs}
+
+
+def _bytes(
+    layer: Layer,
+    choice: Choice,
+    target: Target,
+    kernel: str | None,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[Lowered, Model, _Arrays, _Arrays]:
+    """As `_floats`, of a layer between others that read and write bytes."""
+    made = kernel_for(layer, choice, target, Epilogue(stored="uint8"), kernel)
+    read, stored = Scale.of(*READ), Scale.of(*_reach(weight))
+    packed = (*made.pack(weight, read), byte_terms(None, stored), bias)
+    x = rng.integers(0, MOST_VALUE + 1, layer.input_shape).astype(np.uint8)
+    signed, scales = weight_bytes(weight)
+    (sums,) = _sums(layer, signed, read.zero).run(None, {"x": x})
+    shape = (-1, *[1] * len(layer.window.strides)) if layer.window else (-1,)
+    values = sums * (scales * np.float32(read.scale)).reshape(shape) + bias.reshape(shape)
+    ports = TensorSpec("x", layer.input_shape, "uint8"), TensorSpec("y", layer.output_shape, "uint8")
+    model = replace(_model(layer, weight, bias), inputs=ports[:1], outputs=ports[1:])
+    return call_alone(made, ports, packed), model, {"x": x}, {"y": stored.bytes_of(values)}
+
+
+# Of the values that bytes stand for, which are what they may be: bytes are drawn, and their sums rounded.
+READ = (-1.0, 1.0)
+
+
+def _reach(weight: np.ndarray) -> tuple[float, float]:
+    """From where to where most outputs are, of inputs as evenly spread as `READ` has them."""
+    most = 3 * float(np.sqrt(np.square(weight).reshape(len(weight), -1).sum(axis=1).max() / 3) + 1)
+    return -most, most
+
+
+def _sums(layer: Layer, weight: np.ndarray, zero: int) -> onnxruntime.InferenceSession:
+    """A layer's sums of products of integers, (x - zero) by signed bytes, as onnxruntime gives them."""
+    if layer.window is not None:
+        node = helper.make_node("ConvInteger", ["x", "weight", "zero"], ["y"], **_attributes(layer.window))
+    else:
+        node, weight = helper.make_node("MatMulInteger", ["x", "weight", "zero"], ["y"]), weight.T
+    graph = helper.make_graph(
+        [node],
+        "sums",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, layer.input_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, layer.output_shape)],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(weight), "weight"),
+            numpy_helper.from_array(np.array(zero, np.uint8), "zero"),
+        ],
+    )
+    return onnxruntime.InferenceSession(_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _attributes(window: Window) -> dict[str, Any]:
+    return {
+        "strides": window.strides,
+        "pads": [begin for begin, _ in window.pads] + [end for _, end in window.pads],
+        "dilations": window.dilations,
+        "group": window.groups,
+    }
+
+
+def _proto(graph: onnx.GraphProto) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=onnx.IR_VERSION_2023_5_5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +183,7 @@ def _plan(model: Model, choice: Choice) -> Plan:
 def _model(layer: Layer, weight: np.ndarray, bias: np.ndarray) -> Model:
     """A model of one layer, its bias and nothing else."""
     if layer.window is not None:
-        window = layer.window
-        pads = [begin for begin, _ in window.pads] + [end for _, end in window.pads]
-        nodes = [
-            helper.make_node(
-                "Conv", ["x", "weight", "bias"], ["y"], "layer",
-                strides=window.strides, pads=pads, dilations=window.dilations, group=window.groups,
-            )
-        ]  # fmt: skip
+        nodes = [helper.make_node("Conv", ["x", "weight", "bias"], ["y"], "layer", **_attributes(layer.window))]
     else:
         layer = replace(layer, op="MatMul", transposed=True)
         weight = np.ascontiguousarray(weight.T)
@@ -118,9 +198,6 @@ def _model(layer: Layer, weight: np.ndarray, bias: np.ndarray) -> Model:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.output_shape)],
         [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
     )
-    proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=onnx.IR_VERSION_2023_5_5
-    )
-    data = proto.SerializeToString(deterministic=True)
+    data = _proto(graph).SerializeToString(deterministic=True)
     ports = TensorSpec("x", layer.input_shape, "float32"), TensorSpec("y", layer.output_shape, "float32")
     return Model("layer", data, hashlib.sha256(data).hexdigest(), (layer,), ports[:1], ports[1:])

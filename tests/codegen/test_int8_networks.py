@@ -1,0 +1,112 @@
+"""Networks whose layers hand on bytes, against onnxruntime on the values that bytes stand for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwsparse.codegen import build_model, random_inputs, refusal
+from hwsparse.codegen.lowering import lower
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.errors import CompileError
+from hwsparse.model import Model
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.probe import cpu_flags
+from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.sparsify.ranges import as_bytes, input_ranges
+from hwsparse.target import load_target
+from tests.codegen.building import Network
+from tests.codegen.layers import CPU
+from tests.codegen.test_networks import convolutional, transformer
+
+VNNI = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
+
+
+def in_bytes(model: Model, text: str) -> tuple[Plan, dict[str, np.ndarray]]:
+    """A plan of int8 for every layer that can have it, sparse where it can be, and its weights."""
+    sparse = replace(parse_choice(text), dtype="int8")
+    choices = {}
+    for layer in model.layers:
+        choice = sparse if applicable(layer, sparse.pattern) is None else Choice(dtype="int8")
+        if refusal(layer, choice) is None:
+            choices[layer.name] = choice
+    plan = Plan.of(model.digest, choices)
+    ranges = input_ranges(model, [random_inputs(model.inputs, seed) for seed in range(3)])
+    return plan, as_bytes(model, plan, apply_plan(model, plan), ranges)
+
+
+@pytest.mark.parametrize("make", [convolutional, transformer], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "vnni"])
+@pytest.mark.parametrize(("batch", "text"), [(1, "block4x4@0.5"), (2, "dense"), (1, "block1x4@0.7")])
+def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, text: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    if name == "vnni":
+        if not cpu_flags() >= set(VNNI):
+            pytest.skip("this machine has no AVX-512 VNNI")
+        code = '{"kind": "llvm", "mcpu": "x86-64-v4", "mtriple": "x86_64-linux-gnu", "mattr": ["+avx512vnni"]}'
+        target = replace(load_target("x86-avx512"), isa=VNNI, tvm_target=code)
+    else:
+        target = load_target(name)
+        if not cpu_flags() >= set(target.isa):
+            pytest.skip(f"this machine has no {', '.join(set(target.isa) - cpu_flags())}")
+    # Sizes are drawn: such as have some layers whose inputs are multiples of four.
+    drawn = (make(batch, seed) for seed in count(batch))
+    model = next(each for each in drawn if len(in_bytes(each, text)[0].choices) >= 4)
+    plan, weights = in_bytes(model, text)
+    inputs = random_inputs(model.inputs, 7)
+    outputs = build_model(model, plan, weights, target, tmp_path).run(inputs)
+    expected, floats = onnxruntime_answers(model, weights, inputs), onnxruntime_answers(model, {}, inputs)
+    for output, value in expected.items():
+        largest = np.abs(value).max()
+        # Where rounding tips a byte over, what it adds to goes another way by a step.
+        assert np.abs(outputs[output] - value).max() <= 0.02 * largest
+        if text == "dense":
+            assert np.abs(floats[output] - value).max() <= 0.3 * largest
+
+
+def lowered(net: Network, *outputs: str) -> list[tuple[str, str]]:
+    """What is called to compute outputs (1, 8, 6, 6) of an input as large, and of what type it gives, in order."""
+    shape = (1, 8, 6, 6)
+    model = net.model(shape, *((name, shape) for name in outputs))
+    plan, weights = in_bytes(model, "dense")
+    script = lower(model, plan, weights, CPU).module["main"].script()
+    calls = re.findall(r"R\.call_tir(?:_inplace)?\((\w+),.*?out_ty=.*?dtype=\"(\w+)\"", script)
+    return [(name.partition("_")[0], dtype) for name, dtype in calls]
+
+
+def test_layers_in_a_row_hand_on_bytes() -> None:
+    net = Network(0)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    calls = lowered(net, net.conv(net.node("Relu", net.conv(x, 8, 8, 1)), 8, 8, 3))
+    assert calls == [("quantise", "uint8"), ("bytes", "uint8"), ("bytes", "uint8"), ("bytes", "float32")]
+
+
+def test_what_a_layer_and_a_sum_read_is_bytes_for_both() -> None:
+    net = Network(1)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    inner = net.node("Relu", net.conv(x, 8, 8, 3))
+    y = net.node("Relu", net.node("Add", net.conv(inner, 8, 8, 1), x))
+    calls = lowered(net, net.conv(y, 8, 8, 1))
+    assert calls == [("quantise", "uint8"), *[("bytes", "uint8")] * 3, ("bytes", "float32")]
+
+
+def test_what_others_read_too_stays_in_floats() -> None:
+    net = Network(2)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    pooled = net.node("AveragePool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    calls = lowered(net, net.conv(x, 8, 8, 1), pooled)
+    first, second = [("quantise", "uint8"), ("bytes", "float32")], [("quantise", "uint8"), ("bytes", "float32")]
+    assert calls == [*first, *second, ("pool", "float32")]
+
+
+def test_a_range_that_nobody_told_is_one_clear_error() -> None:
+    net = Network(3)
+    y = net.conv("x", 8, 8, 3)
+    model = net.model((1, 8, 6, 6), (y, (1, 8, 6, 6)))
+    plan = Plan.of(model.digest, {model.layers[0].name: Choice(dtype="int8")})
+    with pytest.raises(CompileError, match=r"is to read bytes, and nothing tells the range of what it reads"):
+        lower(model, plan, {}, CPU)
