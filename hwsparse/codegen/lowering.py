@@ -31,6 +31,7 @@ from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import Kernel, kernel_for
+from hwsparse.codegen.folding import folded
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import operation_of
@@ -288,13 +289,6 @@ class Bytes:
         return None if variable is None else self.roundings.get(variable)
 
 
-def byte_terms(added: Rounding | None, stored: Scale | None) -> np.ndarray:
-    """What kernels that read bytes are told of the residual's and the output's, as `Ends` has it."""
-    residual = (added.scale.scale, added.scale.zero) if added else (1, 0)
-    result = (stored.inverse, stored.zero) if stored else (1, 0)
-    return np.array([*residual, *result], np.float32)
-
-
 class _Pool:
     """Generated kernels, each once however many layers call it, and the parameters of all calls."""
 
@@ -350,7 +344,8 @@ class _Pool:
         elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
         else:
-            packed = (*kernel.pack(weight, read.scale), byte_terms(added, stored), bias)
+            *lists, scales = kernel.pack(weight, read.scale)
+            packed = (*lists, *folded(epilogue, lists[-1], scales, bias, added.scale if added else None, stored))
         parameters = tuple(
             self.parameter(f"{layer.name}/{part}", array, any_size=True) for part, array in enumerate(packed)
         )

@@ -24,8 +24,9 @@ from safetensors.numpy import save_file
 from hwsparse.codegen.build import compile_module, export, write_parameters
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import kernel_for
+from hwsparse.codegen.folding import folded
 from hwsparse.codegen.library import LIBRARY, REFERENCE, random_inputs
-from hwsparse.codegen.lowering import Lowered, byte_terms, call_alone, lower
+from hwsparse.codegen.lowering import Lowered, call_alone, lower
 from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
 from hwsparse.plan import Choice, Layer, Plan, Window
@@ -101,9 +102,11 @@ def _bytes(
     rng: np.random.Generator,
 ) -> tuple[Lowered, Model, _Arrays, _Arrays]:
     """As `_floats`, of a layer between others that read and write bytes."""
-    made = kernel_for(layer, choice, target, Epilogue(stored="uint8"), kernel)
+    epilogue = Epilogue(stored="uint8")
+    made = kernel_for(layer, choice, target, epilogue, kernel)
     read, stored = Scale.of(*READ), Scale.of(*_reach(weight))
-    packed = (*made.pack(weight, read), byte_terms(None, stored), bias)
+    *lists, factors = made.pack(weight, read)
+    packed = (*lists, *folded(epilogue, lists[-1], factors, bias, None, stored))
     x = rng.integers(0, MOST_VALUE + 1, layer.input_shape).astype(np.uint8)
     signed, scales = weight_bytes(weight)
     (sums,) = _sums(layer, signed, read.zero).run(None, {"x": x})

@@ -15,11 +15,12 @@ from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import kernel_for, kernels_for, refusal
 from hwsparse.codegen.cpu.words import offsets_of, words_of
+from hwsparse.codegen.folding import folded
 from hwsparse.errors import CompileError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.probe import cpu_flags
-from hwsparse.quantise import MOST_WEIGHT, Scale
+from hwsparse.quantise import MOST_WEIGHT, Scale, weight_bytes
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target
 from tests.codegen.compiling import GENERIC, compile_kernel
@@ -82,7 +83,9 @@ def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int) ->
     epilogue = Epilogue(residual=bool(seed % 2), low=-1e4)
     kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
     added = [residual] if epilogue.residual else []
-    inputs = [x, *kernel.pack(weight, Scale(1.0, zero)), np.zeros(layer.outputs, np.float32), *added]
+    *lists, scales = kernel.pack(weight, Scale(1.0, zero))
+    told = folded(epilogue, lists[-1], scales, np.zeros(layer.outputs, np.float32), None, None)
+    inputs = [x, *lists, *told, *added]
     out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
     compiled = compile_kernel(kernel.function, WITH_VNNI if target.isa else GENERIC)
     compiled["kernel"](*map(tvm.runtime.tensor, inputs), out)
@@ -114,9 +117,54 @@ def test_sums_of_bytes_are_exact(case: tuple[Layer, Choice], target: Target, zer
 @pytest.mark.parametrize("choice", ["dense", "block4x4@0.5", "block1x4@0.7"])
 def test_layers_of_every_kind_are_exact(layer: Layer, choice: str, target: Target) -> None:
     pattern, _, ratio = choice.partition("@")
+    if applicable(layer, parse_pattern(pattern)) is not None:
+        pattern = "unstructured"
     if target.isa and not cpu_flags() >= set(target.isa):
         pytest.skip("this machine has no AVX-512 VNNI")
     check(layer, Choice(parse_pattern(pattern), float(ratio or 0), "int8"), target, 7, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cases(), st.sampled_from(TARGETS), st.sampled_from((None, "uint8", "float32")), st.booleans(),
+    st.sampled_from(("", "silu")), st.integers(0, 99),
+)  # fmt: skip
+def test_sums_are_stored_as_the_nearest_bytes(
+    case: tuple[Layer, Choice], target: Target, residual: str | None, relu: bool, function: str, seed: int
+) -> None:
+    layer, choice = case
+    if target.isa and not cpu_flags() >= set(target.isa):
+        target = replace(target, isa=())
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
+    if not choice.is_dense:
+        weight *= make_mask(np.abs(weight), replace(choice, dtype="float32"), layer.groups)
+    x, bias = rng.integers(0, 256, layer.input_shape).astype(np.uint8), rng.standard_normal(layer.outputs)
+    read, added, stored = Scale(0.01, 100), Scale(0.03, 20), Scale(0.02, 0 if relu else 90)
+    signed, factors = weight_bytes(weight)
+    shape = (-1, *[1] * len(layer.window.strides)) if layer.window else (-1,)
+    sums = exact_sums(layer, x.astype(np.int64) - read.zero, signed)
+    values = sums * (factors.astype(np.float64) * read.scale).reshape(shape) + bias.reshape(shape)
+    other = rng.integers(0, 256, layer.output_shape).astype(residual or "uint8")
+    if residual == "uint8":
+        values = values + added.scale * (other.astype(np.float64) - added.zero)
+    elif residual:
+        other = (other / np.float32(64)).astype(np.float32)
+        values = values + other
+    if function:
+        values = values / (1 + np.exp(-values))
+    low = 0.0 if relu else -np.inf
+    epilogue = Epilogue(residual is not None, low, function=function, added=residual or "float32", stored="uint8")
+    names = kernels_for(layer, choice, target)
+    kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
+    *lists, scales = kernel.pack(weight, read)
+    told = folded(epilogue, lists[-1], scales, bias, added if residual == "uint8" else None, stored)
+    inputs = [x, *lists, *told, *([other] if residual else [])]
+    out = tvm.runtime.tensor(np.zeros(layer.output_shape, np.uint8))
+    compiled = compile_kernel(kernel.function, WITH_VNNI if target.isa else GENERIC)
+    compiled["kernel"](*map(tvm.runtime.tensor, inputs), out)
+    exact = np.clip(np.maximum(values, low) / stored.scale + stored.zero, 0, 255)
+    assert np.abs(out.numpy() - exact).max() <= 0.5 + 1e-2
 
 
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:

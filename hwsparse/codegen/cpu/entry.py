@@ -33,8 +33,10 @@ class Lists(NamedTuple):
 class Ends(NamedTuple):
     """The buffers of a kernel's last step: `added` holds the residual, in place `out`; it is not read without one.
 
-    To sums of bytes `offset` is added, and they are multiplied by `scale`, each row's by its own; `terms` are the scale
-    and the zero of the residual's bytes, the inverse of the output's scale, and its zero.
+    To sums of bytes `offset` is added, and they are multiplied by `scale`, each row's by its own. `terms` are what the
+    residual is multiplied by, if it is bytes or sums become bytes at once, and of the output's bytes the lowest and the
+    highest if sums become bytes at once, else the inverse of their scale and their zero. What else there is to it is in
+    `scale` and `bias`: see `hwsparse.codegen.folding`.
     """
 
     bias: Any
@@ -48,31 +50,40 @@ class Ends(NamedTuple):
         """Sums, in a vector of `lanes`, with their bias, as floats: all of one row, or each of its own in a vector."""
         if self.scale is None:
             return total + self.bias[row]
-        exact = tirx.Cast(f"float32x{lanes}" if lanes > 1 else "float32", total + self.offset[row])
-        return exact * self.scale[row] + self.bias[row]
+        counted = total if self.offset is None else total + self.offset[row]
+        return tirx.Cast(_of("float32", lanes), counted) * self.scale[row] + self.bias[row]
 
 
 def finish_of(epilogue: Epilogue) -> Callable[[Any, Ends, Any, int], Any]:
     """The epilogue after the bias, as a function on TIR expressions: values in a vector of lanes, for some place."""
     activation = epilogue.activation()
 
-    def of(dtype: str, lanes: int) -> str:
-        return f"{dtype}x{lanes}" if lanes > 1 else dtype
-
     def finish(value: Any, ends: Ends, place: Any, lanes: int) -> Any:
         if epilogue.residual:
             added = ends.added[place]
-            if epilogue.added == "uint8":
-                added = (tirx.Cast(of("float32", lanes), added) - ends.terms[1]) * ends.terms[0]
+            if epilogue.added == "uint8" or epilogue.at_once:
+                added = tirx.Cast(_of("float32", lanes), added) * ends.terms[0]
             value = value + added
+        if epilogue.at_once:
+            return byte_of(T.min(T.max(value, ends.terms[1]), ends.terms[2]), lanes)
         value = activation(value)
         if epilogue.stored == "uint8":
-            moved = T.nearbyint(value * ends.terms[2]) + ends.terms[3]
+            moved = value * ends.terms[1] + ends.terms[2]
             low, high = (tirx.const(bound, "float32") for bound in (0.0, float(MOST_VALUE)))
-            value = tirx.Cast(of("uint8", lanes), T.min(T.max(moved, low), high))
+            return byte_of(T.min(T.max(moved, low), high), lanes)
         return value
 
     return finish
+
+
+def byte_of(value: Any, lanes: int) -> Any:
+    """The nearest byte to each float, from 0 to 255, in a vector of lanes."""
+    whole = T.call_llvm_pure_intrin(_of("int32", lanes), "llvm.lrint", value)
+    return tirx.Cast(_of("uint8", lanes), whole)
+
+
+def _of(dtype: str, lanes: int) -> str:
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
 def entry(
@@ -128,6 +139,7 @@ def _entry_of_bytes(
 ) -> tirx.PrimFunc:
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
     apart, added_type, out_type = int(epilogue.residual and not epilogue.in_place), epilogue.added, epilogue.stored
+    counted = int(not epilogue.at_once)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -140,7 +152,7 @@ def _entry_of_bytes(
         blank: T.Buffer((1,), "int32"),
         offset: T.Buffer((row_count,), "int32"),
         scale: T.Buffer((row_count,), "float32"),
-        terms: T.Buffer((4,), "float32"),
+        terms: T.Buffer((3,), "float32"),
         bias: T.Buffer((row_count,), "float32"),
         added: T.Buffer(out_shape, added_type),
         out: T.Buffer(out_shape, out_type),
@@ -151,10 +163,11 @@ def _entry_of_bytes(
         offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
         values = T.match_buffer(values_handle, (entries, shared), "int32")
         rows = T.match_buffer(rows_handle, (slots,), "int32")
-        if apart > 0:
-            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, added, out, offset, scale, terms))
-        else:
-            run(x, Lists(bounds, starts, offsets, values, rows, blank), Ends(bias, out, out, offset, scale, terms))
+        run(
+            x,
+            Lists(bounds, starts, offsets, values, rows, blank),
+            Ends(bias, added if apart > 0 else out, out, offset if counted > 0 else None, scale, terms),
+        )
 
     return kernel
 

@@ -27,7 +27,7 @@ class Epilogue:
     """Bias is always added; then, if asked, a residual tensor of the output's shape, an activation, a clip.
 
     A residual `in_place` is what the output's buffer holds at first. Of kernels that read bytes the residual may be
-    `added` as bytes, and the output `stored` as such.
+    `added` as bytes, and the output `stored` as such. Where it is, and there is no function, sums become bytes at once.
     """
 
     residual: bool = False
@@ -41,6 +41,11 @@ class Epilogue:
     def __post_init__(self) -> None:
         if self.in_place and not self.residual:
             raise ValueError("without a residual there is none in place")
+
+    @property
+    def at_once(self) -> bool:
+        """Whether sums are scaled to the output's bytes, with bias, bounds and all."""
+        return self.stored == "uint8" and not self.function
 
     def activation(self) -> Callable[[Any], Any]:
         """The activation and the clip as one function on TIR expressions."""

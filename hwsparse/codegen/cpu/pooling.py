@@ -67,13 +67,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Windows of planes: `planes` are the leading axes, `rows` are left out where there is one axis only."""
+    """Windows of planes: `planes` are the leading axes, `rows` are left out where there is one axis only.
+
+    Averages are of floats; the greatest may be of bytes too.
+    """
 
     planes: tuple[int, ...]
     rows: Axis | None
     columns: Axis
     greatest: bool  # or else the average
     padding_counts: bool  # in averages
+    dtype: str = "float32"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -91,7 +95,8 @@ def pool(pooling: Pooling, lanes: int, threads: int) -> tirx.PrimFunc:
     in_shape, out_shape, padding = pooling.input_shape, pooling.output_shape, pooling.padding_counts
     planes, in_w, out_h, out_w, before = math.prod(pooling.planes), over.size, down.out, over.out, over.before
     in_plane, step_down, averaging = down.size * in_w, down.dilation * in_w, int(not pooling.greatest)
-    nothing = -math.inf if pooling.greatest else 0.0
+    dtype = pooling.dtype
+    nothing = -math.inf if pooling.greatest and dtype == "float32" else 0
     # Where the input begins in the line: what is stored in vectors is then mostly loaded in the same ones.
     origin = -(-(before + over.stride - 1) // lanes) * lanes
     length = origin + max(in_w, out_w * over.stride + (over.kernel - 1) * over.dilation - before)
@@ -107,7 +112,7 @@ def pool(pooling: Pooling, lanes: int, threads: int) -> tirx.PrimFunc:
 
         def clear(sums: Any) -> None:
             for start, width in pieces:
-                T.buffer_store(sums, tirx.const(nothing, _floats(width)), [_places(start, width)])
+                T.buffer_store(sums, tirx.const(nothing, _of(dtype, width)), [_places(start, width)])
 
         def add(sums: Any, x: Any, place: Any) -> None:
             for start, width in pieces:
@@ -120,7 +125,7 @@ def pool(pooling: Pooling, lanes: int, threads: int) -> tirx.PrimFunc:
 
         @T.inline
         def part(line, x, place, left, count):
-            sums = T.alloc_buffer((size,), "float32", scope="local", annotations=REGISTERS)
+            sums = T.alloc_buffer((size,), dtype, scope="local", annotations=REGISTERS)
             clear(sums)
             if count == down.kernel:
                 for tap in T.unroll(down.kernel):
@@ -150,18 +155,18 @@ def pool(pooling: Pooling, lanes: int, threads: int) -> tirx.PrimFunc:
             write(y, to, line, out_w - out_w % lanes + start, width, inverse, inverses)
 
     @T.prim_func(s_tir=True)
-    def kernel(x: T.Buffer(in_shape, "float32"), y: T.Buffer(out_shape, "float32")):
+    def kernel(x: T.Buffer(in_shape, dtype), y: T.Buffer(out_shape, dtype)):
         T.func_attr({"tirx.noalias": True})
-        x_flat = T.decl_buffer((planes * in_plane,), "float32", data=x.data)
-        y_flat = T.decl_buffer((planes * out_h * out_w,), "float32", data=y.data)
+        x_flat = T.decl_buffer((planes * in_plane,), dtype, data=x.data)
+        y_flat = T.decl_buffer((planes * out_h * out_w,), dtype, data=y.data)
         with T.sblock("planes"):  # as in `normalise.softmax`
             T.reads()
             T.writes()
             for task in T.parallel(tasks):
-                line = T.alloc_buffer((length,), "float32")
+                line = T.alloc_buffer((length,), dtype)
                 inverses = T.alloc_buffer((out_w,), "float32")
                 for i in range(length):
-                    line[i] = T.float32(nothing)
+                    line[i] = tirx.const(nothing, dtype)
                 for i in range(out_w):
                     inverses[i] = T.float32(1) / T.cast(over.counted(i, padding), "float32")
                 for step in range(T.min(per_task, planes - task * per_task)):
@@ -187,12 +192,12 @@ def _places(start: Any, width: int) -> Any:
     return T.Ramp(start, 1, width) if width > 1 else start
 
 
-def _floats(width: int) -> str:
-    return f"float32x{width}" if width > 1 else "float32"
+def _of(dtype: str, width: int) -> str:
+    return f"{dtype}x{width}" if width > 1 else dtype
 
 
 def _every(line: Any, start: Any, offset: int, stride: int, width: int) -> Any:
-    """`width` floats of the line that lie `stride` apart, from `start + offset` on; offsets share what is loaded."""
+    """`width` places of the line that lie `stride` apart, from `start + offset` on; offsets share what is loaded."""
     if stride == 1 or width == 1:
         return line[_places(start + offset, width)]
     base, first = start + offset // stride * stride, offset % stride
