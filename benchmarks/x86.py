@@ -46,7 +46,7 @@ from hwsparse.pipeline.bench import open_bench
 from hwsparse.plan import Choice, Plan
 from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan, pruned_proto
-from hwsparse.sparsify.ranges import as_bytes, input_ranges
+from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.target import Target, load_target
 
 CALIBRATION = 10
@@ -172,7 +172,7 @@ def _prepare(
     """
     inputs, *calibration = (network.draw(model, seed + index) for index in range(1 + CALIBRATION))
     weights, dense = apply_plan(model, plan), dense_plan(model, dtype)
-    ranges = input_ranges(model, calibration) if dtype == "int8" else {}
+    ranges = tensor_ranges(model, calibration) if dtype == "int8" else {}
     ours = as_bytes(model, plan, weights, ranges)
     for case, values, compared in (("dense", {}, {}), ("sparse", weights, ours)):
         (directory / case).mkdir()

@@ -69,16 +69,16 @@ def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rounded.astype(np.int8).reshape(weight.shape), scales
 
 
-_RANGE = "range of what is read by "
+_RANGE = "range of "
 
 
-def range_name(layer: str) -> str:
-    """What the range of a layer's input is called among weights: an array of its two ends, (2,) float32."""
-    return _RANGE + layer
+def range_name(tensor: str) -> str:
+    """What the range of a tensor is called among weights: an array of its two ends, (2,) float32."""
+    return _RANGE + tensor
 
 
 def split_ranges(weights: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Scale]]:
-    """Weights without ranges, and what bytes stand for in those layers that read them, by layer name.
+    """Weights without ranges, and what bytes stand for in the tensors that have one, by name.
 
     Raises:
         DataError: a range is not two numbers, or bytes cannot stand for it.

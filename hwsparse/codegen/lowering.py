@@ -34,7 +34,7 @@ from hwsparse.codegen.cpu.select import Kernel, kernel_for
 from hwsparse.codegen.folding import folded
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
-from hwsparse.codegen.operations import operation_of
+from hwsparse.codegen.operations import greatest_of_bytes, operation_of
 from hwsparse.codegen.roundings import Rounding, find_roundings
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model, TensorSpec
@@ -82,7 +82,8 @@ def lower(
     names = _weight_names(model)
     module = _simplified(_import(model, names, weights))
     chains = _find_all_chains(model, module, names)
-    bytes_of = Bytes.of(Graph.of(module["main"]), [chain for chain in chains if _reads_bytes(chain, plan)])
+    graph = Graph.of(module["main"])
+    bytes_of = Bytes.of(graph, [chain for chain in chains if _reads_bytes(chain, plan)], target)
     pool = _Pool(target, kernels)
     calls = []
     for chain in chains:
@@ -90,7 +91,7 @@ def lower(
         weight = weights[name] if name in weights else model.weight(name)
         calls.append(pool.layer(chain, plan, weight, bytes_of))
     calls.extend(pool.attention(found) for found in find_attentions(module["main"]))
-    return _rewrite(module, set(names.values()), calls, pool, bytes_of)
+    return _rewrite(module, set(names.values()), calls, pool, bytes_of, graph)
 
 
 def _reads_bytes(chain: Chain, plan: Plan) -> bool:
@@ -257,16 +258,17 @@ class AsBytes:
 class Bytes:
     """What layers read and write as bytes.
 
-    `stored` are the results, by variable, that nothing needs as floats; `absorbed` is all on the way to what layers
-    read.
+    `stored` are the results, by variable, that nothing needs as floats, `pooled` those that are pooled first, by the
+    variable of what is then read; `absorbed` is all on the way to what layers read.
     """
 
     roundings: Mapping[Any, Rounding]
     stored: Mapping[Any, Scale]
+    pooled: Mapping[Any, Any]
     absorbed: frozenset[Any]
 
     @classmethod
-    def of(cls, graph: Graph, chains: Sequence[Chain]) -> Bytes:
+    def of(cls, graph: Graph, chains: Sequence[Chain], target: Target) -> Bytes:
         """Of chains that read bytes."""
         roundings = find_roundings(graph)
         read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
@@ -277,12 +279,19 @@ class Bytes:
         by_source: dict[Any, set[Any]] = {}
         for var in whole:
             by_source.setdefault(roundings[var].source, set()).add(var)
-        stored = {}
-        for source, (var, *others) in ((source, tuple(found)) for source, found in by_source.items()):
-            steps = {roundings[var].variables[0]}
-            if source in ends and not others and set(graph.users[source]) == steps:
-                stored[source] = roundings[var].scale
-        return cls(roundings, stored, frozenset(step for var in whole for step in roundings[var].variables))
+        stored, pooled = {}, {}
+        for source, found in by_source.items():
+            rounding = roundings[next(iter(found))]
+            if len(found) > 1 or set(graph.users[source]) != {rounding.variables[0]}:
+                continue
+            if source not in ends and greatest_of_bytes(graph.values.get(source), target) is not None:
+                before = graph.arguments(source)[0]
+                if before in ends and graph.only_user(before) == source:
+                    pooled[source], stored[before] = before, rounding.scale
+            elif source in ends:
+                stored[source] = rounding.scale
+        absorbed = frozenset(step for var in whole for step in roundings[var].variables)
+        return cls(roundings, stored, pooled, absorbed | pooled.keys())
 
     def read(self, variable: Any) -> Rounding | None:
         """Where a variable is what something was rounded to: that."""
@@ -365,7 +374,7 @@ class _Pool:
 
 
 def _rewrite(
-    module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool, bytes_of: Bytes
+    module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool, bytes_of: Bytes, graph: Graph
 ) -> Lowered:
     replacements = {call.replaced[-1]: call for call in calls}
     absorbed = {var for call in calls for var in call.replaced[:-1]} | bytes_of.absorbed
@@ -407,16 +416,27 @@ def _rewrite(
             """What a kernel is given: a variable, or what stands for its values, made once for all who read it."""
             if not isinstance(value, AsBytes):
                 return self.visit_expr(value)
+            if value.variable in bytes_of.pooled and value not in as_bytes:
+                as_bytes[value] = self.pooled(value)
+            if value in as_bytes:
+                return as_bytes[value]
             variable = self.visit_expr(value.variable)
             if value.variable in bytes_of.stored:
                 return variable
-            if value not in as_bytes:
-                shape = shape_of(variable)
-                assert shape is not None
-                told = [pool.constant(np.array([each], np.float32)) for each in (value.scale.inverse, value.scale.zero)]
-                function = quantise(shape, pool.target.vector_bits // 32)
-                as_bytes[value] = self.builder_.emit(self.call(function, "quantise", [variable, *told], shape, "uint8"))
+            shape = shape_of(variable)
+            assert shape is not None
+            told = [pool.constant(np.array([each], np.float32)) for each in (value.scale.inverse, value.scale.zero)]
+            function = quantise(shape, pool.target.vector_bits // 32)
+            as_bytes[value] = self.builder_.emit(self.call(function, "quantise", [variable, *told], shape, "uint8"))
             return as_bytes[value]
+
+        def pooled(self, value: AsBytes) -> Any:
+            """The bytes of what is pooled, from those of what is not."""
+            operation = greatest_of_bytes(graph.values[value.variable], pool.target)
+            assert operation is not None
+            bytes_before = self.visit_expr(bytes_of.pooled[value.variable])
+            call = self.call(operation.function, "pool", [bytes_before], operation.out_shape, "uint8")
+            return self.builder_.emit(call)
 
         def reshaped(self, value: Any, shape: tuple[int, ...] | None) -> Any:
             if shape is None or shape_of(value) == shape:

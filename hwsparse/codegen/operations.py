@@ -85,7 +85,14 @@ def _over_last_axes(call: Any, target: Target, make: Callable[..., tirx.PrimFunc
     return Operation(function, make.__name__, tuple(call.args), out_shape)
 
 
-def _pool(call: Any, target: Target) -> Operation | None:
+def greatest_of_bytes(call: Any, target: Target) -> Operation | None:
+    """The kernel that pools bytes where a call pools the floats they stand for: what is greatest stays greatest."""
+    if ".max_pool" not in operator_of(call):
+        return None
+    return _pool(call, target, "uint8")
+
+
+def _pool(call: Any, target: Target, dtype: str = "float32") -> Operation | None:
     """Windows of one or two axes behind the channels."""
     shape, attrs = _float_shape(call.args[0]), call.attrs
     if not shape or attrs.layout not in ("NCHW", "NCW") or attrs.out_layout != attrs.layout:
@@ -100,7 +107,8 @@ def _pool(call: Any, target: Target) -> Operation | None:
         return None
     greatest_of = ".max_pool" in operator_of(call)
     rows = axes[0] if rank == 2 else None
-    pooling = Pooling(shape[:2], rows, axes[-1], greatest_of, bool(attrs.count_include_pad))
+    pooling = Pooling(shape[:2], rows, axes[-1], greatest_of, bool(attrs.count_include_pad), dtype)
+    # Of bytes too: wider vectors are slower where windows stride.
     function = pool(pooling, target.vector_bits // 32, target.threads)
     return Operation(function, "pool", tuple(call.args), pooling.output_shape)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hwsparse.errors import PatternError, PlanError
+from hwsparse.errors import ModelError, PatternError, PlanError
 from hwsparse.model import Model
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
@@ -62,7 +62,7 @@ def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     """The model's ONNX file with some weights (canonical, by layer name) and constants (by their own) replaced.
 
-    Layers whose inputs have a range among the weights read what bytes can stand for.
+    Layers read what bytes can stand for, where their inputs have a range among the weights.
 
     Raises:
         ModelError: a weight or constant is not of the model, or has not its shape.
@@ -73,33 +73,42 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     plain, scales = split_ranges(weights)
     for name, values in model.replaced(plain).items():
         stored[name].CopyFrom(numpy_helper.from_array(values, name))
-    _round_inputs(proto.graph, {model.layer(name).name: scale for name, scale in scales.items()})
+    _round(proto.graph, scales, {layer.name for layer in model.layers})
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _round_inputs(graph: onnx.GraphProto, scales: Mapping[str, Scale]) -> None:
+def _round(graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collection[str]) -> None:
     """Has layers read the nearest values that bytes stand for, rounded as kernels round and not as QuantizeLinear does.
 
-    A tensor is rounded once, by the scale of the first layer that reads it so. What pictures are added to is rounded
-    with them: residuals are then bytes too.
+    So does what adds pictures: residuals are then bytes too.
+
+    Raises:
+        ModelError: there is no such tensor, or nobody reads it.
     """
-    nodes = {node.name: node for node in graph.node}
-    shapes = {item.name: len(item.type.tensor_type.shape.dim) for item in graph.value_info}
-    rounded: dict[str, Scale] = {}
-    for name, scale in scales.items():
-        rounded.setdefault(nodes[name].input[0], scale)
-    for read, scale in rounded.items():
+    for read, scale in scales.items():
         values = f"{read}/as bytes"
         for node in graph.node:
-            if node.name in scales and node.input[0] == read:
+            if node.name in layers and node.input[0] == read:
                 node.input[0] = values
-            elif node.op_type == "Add" and shapes.get(read) == PICTURES:
+            elif node.name in adds_of_pictures(graph):
                 node.input[:] = [values if each == read else each for each in node.input]
+        first = next((index for index, node in enumerate(graph.node) if values in node.input), None)
+        if first is None:
+            raise ModelError(f"no layer reads a tensor {read!r}, of which a range is given")
         steps, constants = _rounding(read, values, scale)
         graph.initializer.extend(constants)
-        first = next(index for index, node in enumerate(graph.node) if values in node.input)
         for step in reversed(steps):
             graph.node.insert(first, step)
+
+
+def adds_of_pictures(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that add two tensors of four axes."""
+    shapes = {item.name: len(item.type.tensor_type.shape.dim) for item in (*graph.value_info, *graph.input)}
+    return {
+        node.name
+        for node in graph.node
+        if node.op_type == "Add" and all(shapes.get(name.removesuffix("/as bytes")) == PICTURES for name in node.input)
+    }
 
 
 def _rounding(read: str, values: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

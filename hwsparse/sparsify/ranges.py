@@ -1,4 +1,4 @@
-"""What layers read lies between what: seen by onnxruntime on samples, for bytes to stand for it.
+"""Between what the values of tensors lie: seen by onnxruntime on samples, for bytes to stand for it.
 
 Of each sample a tensor's lowest and highest value count, those beyond a share of its values left out; the ranges are
 their means over samples. One picture's outlier then neither sets the step of all others, nor is forgotten.
@@ -6,7 +6,7 @@ their means over samples. One picture's outlier then neither sets the step of al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -17,65 +17,87 @@ from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.quantise import range_name, weight_bytes
+from hwsparse.sparsify.apply import adds_of_pictures
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
 BEYOND = 1e-5
 
 
-def input_ranges(
+def tensor_ranges(
     model: Model, samples: Iterable[Mapping[str, np.ndarray]], beyond: float = BEYOND
 ) -> dict[str, tuple[float, float]]:
-    """The lowest and the highest that each layer reads, by layer name.
+    """The lowest and the highest of each tensor that bytes may stand for, by name.
 
     Args:
         samples: inputs by name, with the batch axis.
         beyond: the share of a tensor's values at each end that a range leaves out.
 
     Raises:
-        DataError: there is no sample, onnxruntime cannot run one, or a layer reads what is not finite.
+        DataError: there is no sample, onnxruntime cannot run one, or a tensor holds what is not finite.
     """
     proto = onnx.load_from_string(model.proto)
     graph = proto.graph
-    read = {node.name: node.input[0] for node in graph.node}
-    tensors = {layer.name: read[layer.name] for layer in model.layers}
-    fed = {item.name for item in graph.input}
-    made = sorted(set(tensors.values()) - fed)
+    tensors = {*_read(graph, {layer.name for layer in model.layers}), *_added(graph, model).values()}
+    made = sorted(tensors - {item.name for item in graph.input})
     known = {item.name for item in graph.output}
     graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in known)
     session = session_of(proto.SerializeToString(), optimised=False)
-    sums: dict[str, np.ndarray] = {}
+    sums = {name: np.zeros(2) for name in tensors}
     count = 0
-    for count, feeds in enumerate(samples, 1):
+    for feeds in samples:
+        count += 1
         values = {**feeds, **dict(zip(made, run(session, made, feeds, f"sample {count}"), strict=True))}
-        for name in set(tensors.values()):
+        for name in tensors:
             ends = np.quantile(values[name], (beyond, 1 - beyond), method="nearest").astype(np.float64)
             if not np.isfinite(ends).all():
-                (layer, *_) = (layer for layer, tensor in tensors.items() if tensor == name)
-                raise DataError(f"layer {layer!r} reads values that are not finite on sample {count}")
-            sums[name] = sums.get(name, np.zeros(2)) + ends
+                raise DataError(f"tensor {name!r} holds values that are not finite on sample {count}")
+            sums[name] += ends
     if not count:
         raise DataError("to see what layers read takes a sample")
-    return {layer: (float(sums[name][0] / count), float(sums[name][1] / count)) for layer, name in tensors.items()}
+    return {name: (float(total[0] / count), float(total[1] / count)) for name, total in sums.items()}
 
 
 def as_bytes(
     model: Model, plan: Plan, weights: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]
 ) -> dict[str, np.ndarray]:
-    """Weights for a plan whose int8 layers have theirs rounded to what bytes stand for, beside what those read.
+    """Weights for a plan whose int8 layers have theirs rounded to what bytes stand for, and ranges of what they read.
+
+    Of two int8 layers whose outputs are added, that of the first has a range too.
 
     Args:
         weights: canonical, by layer name; those of int8 layers that are not among them are the model's.
-        ranges: by layer name.
+        ranges: by tensor, as `tensor_ranges` gives them.
 
     Raises:
         ModelError: the plan names a layer that the model does not have.
     """
     found = dict(weights)
-    for name, choice in plan.choices:
-        if choice.dtype != "int8":
-            continue
+    own = {name for name, choice in plan.choices if choice.dtype == "int8"}
+    for name in own:
         weight = weights[name] if name in weights else model.weight(model.layer(name).name)
         signed, scales = weight_bytes(weight)
         found[name] = signed * scales.reshape(-1, *[1] * (weight.ndim - 1))
-        found[range_name(name)] = np.array(ranges[name], np.float32)
+    if own:
+        graph = onnx.load_from_string(model.proto).graph
+        added = (tensor for pair, tensor in _added(graph, model).items() if own.issuperset(pair))
+        for tensor in {*_read(graph, own), *added}:
+            found[range_name(tensor)] = np.array(ranges[tensor], np.float32)
+    return found
+
+
+def _read(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
+    """What layers read."""
+    return {node.input[0] for node in graph.node if node.name in layers}
+
+
+def _added(graph: onnx.GraphProto, model: Model) -> dict[tuple[str, str], str]:
+    """By pairs of layers whose outputs are added to each other: the output of the first. The other's kernel adds it."""
+    layers = {layer.name for layer in model.layers}
+    made = {node.output[0]: (place, node.name) for place, node in enumerate(graph.node) if node.name in layers}
+    found = {}
+    adds = adds_of_pictures(graph)
+    for node in graph.node:
+        if node.name in adds and all(name in made for name in node.input):
+            first, second = sorted(node.input, key=made.__getitem__)
+            found[made[first][1], made[second][1]] = first
     return found

@@ -18,7 +18,7 @@ from hwsparse.model import Model
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cpu_flags
 from hwsparse.sparsify import applicable, apply_plan
-from hwsparse.sparsify.ranges import as_bytes, input_ranges
+from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.target import load_target
 from tests.codegen.building import Network
 from tests.codegen.layers import CPU
@@ -36,7 +36,7 @@ def in_bytes(model: Model, text: str) -> tuple[Plan, dict[str, np.ndarray]]:
         if refusal(layer, choice) is None:
             choices[layer.name] = choice
     plan = Plan.of(model.digest, choices)
-    ranges = input_ranges(model, [random_inputs(model.inputs, seed) for seed in range(3)])
+    ranges = tensor_ranges(model, [random_inputs(model.inputs, seed) for seed in range(3)])
     return plan, as_bytes(model, plan, apply_plan(model, plan), ranges)
 
 
@@ -110,3 +110,11 @@ def test_a_range_that_nobody_told_is_one_clear_error() -> None:
     plan = Plan.of(model.digest, {model.layers[0].name: Choice(dtype="int8")})
     with pytest.raises(CompileError, match=r"is to read bytes, and nothing tells the range of what it reads"):
         lower(model, plan, {}, CPU)
+
+
+def test_what_is_pooled_for_a_layer_is_pooled_in_bytes() -> None:
+    net = Network(4)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    pooled = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    calls = lowered(net, net.conv(pooled, 8, 8, 1))
+    assert calls == [("quantise", "uint8"), ("bytes", "uint8"), ("pool", "uint8"), ("bytes", "float32")]

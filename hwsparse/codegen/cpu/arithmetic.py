@@ -43,9 +43,8 @@ class Arithmetic:
     def zero(self) -> Any:
         return tirx.const(0, self.dtype)
 
-    def multiply_add(self, total: Any, weight: Any, values: Any, lanes: int) -> Any:
-        """The new sums: of vectors `total` and `values`, and one weight."""
-        weights = T.Broadcast(weight, lanes)
+    def multiply_add(self, total: Any, weights: Any, values: Any, lanes: int) -> Any:
+        """The new sums, of three vectors."""
         if not self.is_bytes:
             return total + weights * values
         if self.dot == "vpdpbusd":

@@ -12,44 +12,46 @@ Knows nothing of Relax, ONNX or models.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, offset_type
 
 
 @functools.cache
-def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.PrimFunc:
+def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic: Arithmetic = FLOATS) -> tirx.PrimFunc:
     """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
-    positions, columns_in, row_count, finish = (
-        geometry.positions,
-        geometry.channels,
-        geometry.rows,
-        finish_of(epilogue),
-    )
+    positions, columns_in, row_count = geometry.positions, geometry.channels, geometry.rows
+    finish, dtype, zero, out_type = finish_of(epilogue), arithmetic.dtype, arithmetic.zero, epilogue.stored
+    added_type = epilogue.added if epilogue.residual else out_type
+
+    def accumulate(acc: Any, place: int, weights: Any, item: Any, value: Any) -> None:
+        every = T.Ramp(0, 1, lanes)
+        total = arithmetic.multiply_add(acc[place, every], weights[item, every], T.Broadcast(value, lanes), lanes)
+        T.buffer_store(acc, total, [place, every])
 
     @T.inline
     def run(x, lists, ends):
-        x_flat = T.decl_buffer((positions * columns_in,), "float32", data=x.data)
-        out_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.out.data)
-        added_flat = T.decl_buffer((positions * row_count,), "float32", data=ends.added.data)
+        x_flat = T.decl_buffer((positions * columns_in,), dtype, data=x.data)
+        out_flat = T.decl_buffer((positions * row_count,), out_type, data=ends.out.data)
+        added_flat = T.decl_buffer((positions * row_count,), added_type, data=ends.added.data)
         for group in T.parallel(lists.bounds[1]):
-            acc = T.alloc_buffer((positions, lanes), "float32", scope="local", annotations=REGISTERS)
-            sums = T.alloc_buffer((positions * lanes,), "float32")
+            acc = T.alloc_buffer((positions, lanes), dtype, scope="local", annotations=REGISTERS)
+            sums = T.alloc_buffer((positions * lanes,), dtype)
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
-                    acc[p, lane] = T.float32(0)
+                    acc[p, lane] = zero
             for step in range(lists.starts[group + 1] - lists.starts[group]):
                 item: T.let = lists.starts[group] + step
                 for p in T.unroll(positions):
-                    for lane in T.vectorized(lanes):
-                        acc[p, lane] = (
-                            acc[p, lane]
-                            + lists.values[item, lane] * x_flat[p * columns_in + T.cast(lists.offsets[item], "int32")]
-                        )
+                    accumulate(
+                        acc, p, lists.values, item, x_flat[p * columns_in + T.cast(lists.offsets[item], "int32")]
+                    )
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     sums[p * lanes + lane] = acc[p, lane]
@@ -58,7 +60,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> tirx.Pr
                     if lists.rows[group * lanes + lane] >= 0:
                         row: T.let = lists.rows[group * lanes + lane]
                         index: T.let = p * row_count + row
-                        value: T.let = sums[p * lanes + lane] + ends.bias[row]
+                        value: T.let = ends.biased(sums[p * lanes + lane], row, 1)
                         out_flat[index] = finish(value, ends._replace(added=added_flat), index, 1)
 
-    return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run)
+    return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run, arithmetic)

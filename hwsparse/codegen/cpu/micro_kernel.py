@@ -28,7 +28,8 @@ def micro_kernel_of(
 
     def accumulate(sums: Any, place: int, weight: Any, panel: Any, start: Any, lanes: int) -> None:
         every = T.Ramp(0, 1, lanes)
-        total = arithmetic.multiply_add(sums[place, every], weight, panel[T.Ramp(start, 1, lanes)], lanes)
+        weights, values = T.Broadcast(weight, lanes), panel[T.Ramp(start, 1, lanes)]
+        total = arithmetic.multiply_add(sums[place, every], weights, values, lanes)
         T.buffer_store(sums, total, [place, every])
 
     @T.inline

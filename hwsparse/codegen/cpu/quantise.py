@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.entry import byte_of
 from hwsparse.quantise import MOST_VALUE
 
 # Values of one task: enough to repay a thread's start.
@@ -24,10 +26,11 @@ def quantise(shape: tuple[int, ...], lanes: int) -> tirx.PrimFunc:
     chunk = min(CHUNK, -(-size // lanes) * lanes)
     tasks = -(-size // chunk)
 
-    def byte(value, inverse, zero, width):
+    def store(out: Any, x: Any, inverse: Any, zero: Any, place: Any, width: int) -> None:
+        places = T.Ramp(place, 1, width) if width > 1 else place
+        moved = T.nearbyint(x[places] * inverse) + zero
         low, high = tirx.const(0.0, "float32"), tirx.const(float(MOST_VALUE), "float32")
-        moved = T.nearbyint(value * inverse) + zero
-        return tirx.Cast(f"uint8x{width}" if width > 1 else "uint8", T.min(T.max(moved, low), high))
+        T.buffer_store(out, byte_of(T.min(T.max(moved, low), high), width), [places])
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -43,10 +46,8 @@ def quantise(shape: tuple[int, ...], lanes: int) -> tirx.PrimFunc:
             start: T.let = task * chunk
             count: T.let = T.min(chunk, size - start)
             for i in range(count // lanes):
-                for lane in T.vectorized(lanes):
-                    out_flat[start + i * lanes + lane] = byte(x_flat[start + i * lanes + lane], inverse[0], zero[0], 1)
+                store(out_flat, x_flat, inverse[0], zero[0], start + i * lanes, lanes)
             for i in range(count % lanes):
-                place: T.let = start + count // lanes * lanes + i
-                out_flat[place] = byte(x_flat[place], inverse[0], zero[0], 1)
+                store(out_flat, x_flat, inverse[0], zero[0], start + count // lanes * lanes + i, 1)
 
     return kernel

@@ -72,7 +72,7 @@ def refusal(layer: Layer, choice: Choice) -> str | None:
 
 def _refusal_of_bytes(layer: Layer) -> str | None:
     geometry = Geometry.of(layer)
-    if geometry.depthwise or (geometry.tokens and geometry.positions < FEW_POSITIONS):
+    if geometry.depthwise:
         return "int8: too little is computed with what is read for bytes to be faster"
     if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % WORD:
         return f"int8: {geometry.channels // geometry.groups} inputs, no multiple of {WORD}"
@@ -114,6 +114,8 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     if geometry.depthwise:
         return {"depthwise": partial(_depthwise, geometry, target)}
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
+        if choice.dtype == "int8":
+            return {f"{BYTES}few_positions_r{lanes}": partial(_few_positions_of_bytes, geometry, lanes, target)}
         return {f"few_positions_r{lanes}": partial(_few_positions, geometry, lanes)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
     if choice.dtype == "int8":
@@ -145,6 +147,13 @@ def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
     )
 
 
+def _few_positions_of_bytes(geometry: Geometry, lanes: int, target: Target, epilogue: Epilogue) -> _Made:
+    words = geometry_of_words(geometry)
+    columns = np.arange(words.columns).astype(offset_type(words.columns))
+    pack = partial(_pack_bytes, words, lanes, 1, words.columns, columns)
+    return few_positions(words, lanes, epilogue, bytes_on(target.isa)), pack
+
+
 def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
     tiling = winograd.tiling_for(geometry, scheme, target)
     return (
@@ -167,14 +176,24 @@ def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, ep
     tiling = tiling_of(geometry, shared, variant, target)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
 
-    def pack(weight: np.ndarray, scale: Scale) -> tuple[np.ndarray, ...]:
-        signed, scales = weight_bytes(weight)
-        lists = pack_rows(words_of(signed), geometry, shared, tiling.chunks, block, offsets).arrays()
-        blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
-        return *lists, blank, offsets_of(signed, scale.zero), scales * np.float32(scale.scale)
-
     kernel = shared_index_tokens if geometry.tokens else shared_index
+    pack = partial(_pack_bytes, geometry, shared, tiling.chunks, block, offsets)
     return kernel(geometry, shared, tiling, epilogue, bytes_on(target.isa)), pack
+
+
+def _pack_bytes(
+    geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray, weight: np.ndarray, scale: Scale
+) -> tuple[np.ndarray, ...]:
+    """The lists of a weight, the word that stands for zeros, and what is added to sums and multiplied with them.
+
+    Args:
+        geometry: of words.
+        scale: of what is read.
+    """
+    signed, scales = weight_bytes(weight)
+    lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets).arrays()
+    blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
+    return *lists, blank, offsets_of(signed, scale.zero), scales * np.float32(scale.scale)
 
 
 def shared_rows(pattern: Pattern) -> int:
