@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from hwsparse.codegen import build_layer, kernels_for, work
+from hwsparse.codegen import build_layer, kernels_for, refusal, work
 from hwsparse.errors import CompileError
-from hwsparse.plan import parse_choice
+from hwsparse.plan import Layer, parse_choice
 from hwsparse.sparsify import applicable
 from hwsparse.target import load_target
 from tests.codegen.layers import conv, product
@@ -40,12 +40,33 @@ def test_every_kernel_is_described(name: str, text: str) -> None:
         assert found.parts["output bytes"] == 4 * np.prod(layer.output_shape)
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "depthwise"])
+def test_bytes_are_a_fourth_of_what_is_moved_and_multiplied(name: str) -> None:
+    layer, dense, sparse = LAYERS[name], parse_choice("dense/int8"), parse_choice("block4x4@0.75/int8")
+    for kernel in kernels_for(layer, dense, CPU):
+        found, less = work(layer, dense, CPU, kernel), work(layer, sparse, CPU, kernel)
+        assert found.parts["input bytes"] == np.prod(layer.input_shape)
+        assert found.family.endswith("of bytes")
+        if name != "vector":  # whose rows share lists beyond their blocks
+            assert found.parts["multiply-adds"] == pytest.approx(4 * less.parts["multiply-adds"])
+        floats = work(layer, parse_choice("dense"), CPU, plain_name(layer))
+        assert found.parts["multiply-adds"] < 0.5 * floats.parts["multiply-adds"]
+
+
+def plain_name(layer: Layer) -> str:
+    """The kernel of floats that multiplies as often as the layer's definition has it."""
+    return next(kernel for kernel in kernels_for(layer, parse_choice("dense"), CPU) if "winograd" not in kernel)
+
+
 STORED = [
     (name, text)
     for name, layer in LAYERS.items()
-    for text in ("dense", "unstructured@0.5", "unstructured@0.9", "channel@0.5", "channel@0.9")
-    if applicable(layer, parse_choice(text).pattern) is None
-]
+    for text in (
+        "dense", "unstructured@0.5", "unstructured@0.9", "channel@0.5", "channel@0.9", "dense/int8",
+        "block4x4@0.5/int8", "block1x4@0.75/int8",
+    )
+    if applicable(layer, parse_choice(text).pattern) is None and refusal(layer, parse_choice(text)) is None
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "text"), STORED)

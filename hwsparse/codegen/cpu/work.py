@@ -11,16 +11,17 @@ import re
 from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
+from hwsparse.codegen.cpu.words import WORD, geometry_of_words
 from hwsparse.errors import CompileError
-from hwsparse.pattern import Channel
+from hwsparse.pattern import Block, Channel
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from hwsparse.work import Work
 
-SHARED_INDEX = re.compile(r"shared_index_r(\d+)v(\d+)k(\d+)(w?)")
+SHARED_INDEX = re.compile(r"(shared_index|bytes)_r(\d+)v(\d+)k(\d+)(w?)")
 WINOGRAD = re.compile(r"winograd_f(\d+)x(\d+)")
 OFFSET_BYTES = 2
-FEW_POSITIONS = re.compile(r"few_positions_r(\d+)")
+FEW_POSITIONS = re.compile(r"(bytes_)?few_positions_r(\d+)")
 
 
 def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
@@ -29,7 +30,9 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
     Raises:
         CompileError: no kernel is called so.
     """
-    geometry = Geometry.of(layer)
+    geometry, size = Geometry.of(layer), FLOAT_BYTES
+    if choice.dtype == "int8":
+        geometry, size = geometry_of_words(geometry), 1
     kept_rows, kept_columns = _kept(geometry, choice)
     # Of a layer without weights kept, as of one with a thousandth of them.
     fewer = (-math.log2(max(share, 1e-3)) for share in (kept_columns, kept_rows))
@@ -45,19 +48,19 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         "kept columns": kept_columns,
         "kept rows": kept_rows,
         "rows of a block": shared_rows(choice.pattern),
-        "input": FLOAT_BYTES * math.prod(layer.input_shape) / max(target.l2_bytes, 1),
-        "output": FLOAT_BYTES * math.prod(layer.output_shape) / max(target.l2_bytes, 1),
+        "input": size * math.prod(layer.input_shape) / max(target.l2_bytes, 1),
+        "output": size * math.prod(layer.output_shape) / max(target.l2_bytes, 1),
     }
     parts = {
         "calls": 1.0,
-        "input bytes": FLOAT_BYTES * math.prod(layer.input_shape),
-        "output bytes": FLOAT_BYTES * math.prod(layer.output_shape),
+        "input bytes": size * math.prod(layer.input_shape),
+        "output bytes": size * math.prod(layer.output_shape),
     }
     if found := SHARED_INDEX.fullmatch(kernel):
-        variant = Variant(int(found[2]), int(found[3]), found[4] == "w")
-        more, told, stored = _shared_index(geometry, choice, target, int(found[1]), variant)
-        family = "tokens" if geometry.tokens else f"rows {min(int(found[1]), 2)}"
-        return Work(family, parts | more, traits | told, place, stored)
+        rows, variant = int(found[2]), Variant(int(found[3]), int(found[4]), found[5] == "w")
+        more, told, stored = _shared_index(geometry, choice, target, rows, variant)
+        family = "tokens" if geometry.tokens else f"rows {min(rows, 2)}"
+        return Work(f"{family} of bytes" if size == 1 else family, parts | more, traits | told, place, stored)
     if found := WINOGRAD.fullmatch(kernel):
         scheme = winograd.Scheme(int(found[1]), int(found[2]), geometry.stride_h)
         more = _winograd(geometry, scheme)
@@ -65,8 +68,9 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         stored = more["bytes of lists"] * (1 + OFFSET_BYTES / (FLOAT_BYTES * DENSE_ROWS))
         return Work("winograd", parts | more, traits, place, stored)
     if found := FEW_POSITIONS.fullmatch(kernel):
-        more = _few_positions(geometry, choice, int(found[1]))
-        return Work("few positions", parts | more, traits, place, more["bytes of lists"])
+        more = _few_positions(geometry, choice, int(found[2]))
+        family = "few positions of bytes" if size == 1 else "few positions"
+        return Work(family, parts | more, traits, place, more["bytes of lists"])
     if kernel != "depthwise":
         raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
@@ -112,10 +116,12 @@ def _shared_index(
 
 
 def _kept(geometry: Geometry, choice: Choice) -> tuple[float, float]:
-    """Shares of a layer's rows that keep weights, and of the columns that those keep."""
+    """Shares of a layer's rows that keep weights, and of the columns, or words of four of them, that those keep."""
     if isinstance(choice.pattern, Channel):
         return choice.pattern.kept(geometry.rows, choice.ratio) / geometry.rows, 1.0
-    return 1.0, 1 - choice.ratio
+    together = choice.pattern.cols if isinstance(choice.pattern, Block) else 1
+    apart = max(1, WORD // together) if choice.dtype == "int8" else 1
+    return 1.0, 1 - choice.ratio**apart
 
 
 def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
