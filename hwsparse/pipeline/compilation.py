@@ -64,14 +64,15 @@ class Workspace:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """The directory, made if it is not there, for one job at a time.
+        """The directory, made if it is not there, for one job at a time; gone again if nothing came of it.
 
         Raises:
             StorageError: as `require_writable`, or another job is writing there.
         """
         self.require_writable()
+        new, lock = not self.directory.exists(), self.directory / "job.lock"
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "job.lock").open("a") as file:
+        with lock.open("a") as file:
             try:
                 # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +80,12 @@ class Workspace:
                 raise StorageError(
                     f"{self.directory}: another job is writing there; wait for it or choose another output directory"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if new and list(self.directory.glob("*")) == [lock]:
+                    lock.unlink()
+                    self.directory.rmdir()
 
     @property
     def study(self) -> Place:
