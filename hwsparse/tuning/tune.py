@@ -4,7 +4,7 @@
     gradual      starts dense, and the smallest weights go, the more the farther it is (`schedule`)
 
 Every draw is decided by seed, epoch and step, and a checkpoint holds all the rest: a training that was stopped ends
-with the weights that it would have ended with.
+with the weights that it would have ended with. Where they would be others, as with other threads, it does not go on.
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ class _Training:
             "device": str(device),
             "torch": str(torch.__version__),
         }
+        if device.type == "cpu":  # sums are of parts, one for each thread
+            self._identity["torch threads"] = str(torch.get_num_threads())
 
     def run(
         self,
