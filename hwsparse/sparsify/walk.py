@@ -27,6 +27,8 @@ from hwsparse.sparsify.statistics import patches_of
 
 # Patches per sample: neighbours tell much the same.
 POSITIONS = 128
+# Samples whose products are one: of single ones, to sum up those of a wide layer takes longer than to make them.
+TOGETHER = 8
 # Of what two networks keep on their way, for all samples together; more samples than fit are not used.
 MAX_BYTES = 3 << 29
 
@@ -84,21 +86,24 @@ class SideBySide:
         """
         before, after = self._dense.reach(dense.weight, {}), self._pruned.reach(pruned.weight, weights)
 
-        def of_sample(sample: int) -> tuple[tuple[np.ndarray, ...], int]:
-            x, own = (
-                patches_of(reads[sample], layer, np.random.default_rng([self._seed, sample]), POSITIONS, attended)
-                for reads, layer, attended in (
-                    (before, dense, self._attended[sample]),
-                    (after, pruned, self._attended[sample]),
-                )
-            )
+        def patches(reads: Sequence[np.ndarray], layer: Layer, samples: range) -> np.ndarray:
+            draws = (np.random.default_rng([self._seed, sample]) for sample in samples)
+            found = [
+                patches_of(reads[sample], layer, rng, POSITIONS, self._attended[sample])
+                for sample, rng in zip(samples, draws, strict=True)
+            ]
+            return np.concatenate(found, axis=1)
+
+        def of_some(samples: range) -> tuple[tuple[np.ndarray, ...], int]:
+            x, own = patches(before, dense, samples), patches(after, pruned, samples)
             own_mean, mean = (each.sum(axis=1, dtype=np.float64)[:, :, None] for each in (own, x))
             return (own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, own_mean, mean), x.shape[1]
 
         groups, inputs = pruned.groups, pruned.inputs
         sizes = ((inputs, inputs), (dense.inputs, inputs), (inputs, 1), (dense.inputs, 1))
         sums, count = [np.zeros((groups, *size)) for size in sizes], 0
-        for found, positions in self._pool.map(of_sample, range(len(before))):
+        parts = [range(first, min(first + TOGETHER, len(before))) for first in range(0, len(before), TOGETHER)]
+        for found, positions in self._pool.map(of_some, parts):
             for total, each in zip(sums, found, strict=True):
                 total += each
             count += positions
