@@ -212,16 +212,28 @@ def _slice(trace: Trace, node: onnx.NodeProto, source: Channels) -> Channels | N
 
 
 def _pad(trace: Trace, node: onnx.NodeProto, source: Channels) -> Channels | None:
-    """Zero channels may be added to those that are there: a shortcut without weights."""
-    pads, rank = _operand(trace, node, 1), trace.rank(node)
-    if pads is None or len(pads) != 2 * rank or min(pads) < 0:
+    """Constant channels may be added to those that are there: a shortcut without weights. Other axes grow as they like.
+
+    What reflects channels, or repeats them, makes others of them; what crops them takes some away: these stay.
+    """
+    rank = trace.rank(node)
+    every = len(node.input) < 4 or not node.input[3]
+    pads, axes = _operand(trace, node, 1), list(range(rank)) if every else _operand(trace, node, 3)
+    if pads is None or axes is None or len(pads) != 2 * len(axes):
+        return None
+    place = next((place for place, axis in enumerate(axes) if axis % rank == source.axis), None)
+    if place is None:
+        return source
+    before, after = place, place + len(axes)
+    if not pads[before] and not pads[after]:
+        return source
+    if _attribute(node, "mode", b"constant") != b"constant" or min(pads) < 0:
         return None
     counted = [np.full(count, STAYS) for count in pads]
-    ends = source.axis, source.axis + rank
-    for end in ends:
+    for end in (before, after):
         counted[end] = trace.new(pads[end])
     trace.count(node, *counted)
-    return Channels(source.axis, np.concatenate([counted[ends[0]], source.ids, counted[ends[1]]]))
+    return Channels(source.axis, np.concatenate([counted[before], source.ids, counted[after]]))
 
 
 def _concat(trace: Trace, node: onnx.NodeProto) -> None:

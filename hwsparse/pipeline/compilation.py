@@ -62,24 +62,17 @@ class Workspace:
         except OSError as error:
             raise StorageError(f"{self.directory}: cannot be written: {error.strerror or error}") from None
 
-    def make(self) -> None:
-        """Makes the directory.
-
-        Raises:
-            StorageError: as `require_writable`.
-        """
-        self.require_writable()
-        self.directory.mkdir(parents=True, exist_ok=True)
-
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """The directory, made if it is not there, for one job at a time.
+        """The directory, made if it is not there, for one job at a time; gone again if nothing came of it.
 
         Raises:
             StorageError: as `require_writable`, or another job is writing there.
         """
-        self.make()
-        with (self.directory / "job.lock").open("a") as file:
+        self.require_writable()
+        new, lock = not self.directory.exists(), self.directory / "job.lock"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as file:
             try:
                 # lockf, not flock: a forked worker that outlives its parent must not keep the lock.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +80,12 @@ class Workspace:
                 raise StorageError(
                     f"{self.directory}: another job is writing there; wait for it or choose another output directory"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if new and list(self.directory.glob("*")) == [lock]:
+                    lock.unlink()
+                    self.directory.rmdir()
 
     @property
     def study(self) -> Place:
@@ -125,7 +123,7 @@ def compile_plan(
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
         PlanError: the plan does not belong to the model.
         ModelError: the model has no prunable layers.
-        StorageError: the workspace cannot be written to.
+        StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
@@ -138,10 +136,8 @@ def compile_plan(
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed, corrupted)
         inputs = judges.sample
-    workspace.require_writable()
-    with open_workers() as workers:
+    with workspace.taken(), open_workers() as workers:
         if judges is not None:
-            workspace.make()
             database = layer_database(workspace, model, judges, target, seed, workers)
             database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
             weights = corrected_weights(database, model, judges, target, seed)

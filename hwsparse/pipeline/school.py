@@ -112,8 +112,10 @@ class School:
         }
         settings = replace(self._settings, gradual=False)
         tuned = self._tuned(Plan.of(model.digest, zeros), start, settings, "training small dense")
+        if not tuned.best.number:
+            return narrow
         trained = narrower.cut(pruned_model(model, self._changes(tuned)), keep)
-        better = choosing.evaluate_other(trained).value >= choosing.evaluate_other(narrow).value
+        better = choosing.evaluate_other(trained).value > choosing.evaluate_other(narrow).value
         return trained if better else narrow
 
     def _tuned(
@@ -143,9 +145,11 @@ class School:
         return self._model.changes_to(imported(tuned.module.to("cpu"), self._model, self._judges.sample))
 
     def _better(self, pruned: Mapping[str, np.ndarray], tuned: Tuned) -> Mapping[str, np.ndarray]:
-        """The weights after training, unless those from before are better; of a gradual training there are none."""
+        """The weights after training, if that made them better; of a gradual training there are none from before."""
+        if not tuned.best.number and not self._settings.gradual:
+            return pruned
         changed, choosing = self._changes(tuned), self._judges.choosing
-        if self._settings.gradual or choosing.evaluate(changed).value >= choosing.evaluate(pruned).value:
+        if self._settings.gradual or choosing.evaluate(changed).value > choosing.evaluate(pruned).value:
             return changed
         return pruned
 

@@ -16,15 +16,20 @@ import onnx
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hwsparse.data import Dataset
+from hwsparse.data.answers import fewer_tokens
 from hwsparse.data.runs import run, session_of
 from hwsparse.model import Model
+from hwsparse.model.shapes import static_shape
+from hwsparse.model.tokens import shortened
 from hwsparse.plan import Layer
 from hwsparse.sparsify.parts import part_of, tensors_read
 from hwsparse.sparsify.statistics import patches_of
 
 # Patches per sample: neighbours tell much the same.
 POSITIONS = 128
-# Of two networks' tensors about a layer, for all samples together; more samples than fit are not used.
+# Samples whose products are one: of single ones, to sum up those of a wide layer takes longer than to make them.
+TOGETHER = 8
+# Of what two networks keep on their way, for all samples together; more samples than fit are not used.
 MAX_BYTES = 3 << 29
 
 Tensors = dict[str, np.ndarray]
@@ -46,17 +51,22 @@ class SideBySide:
     def __init__(
         self, dense: Model, pruned: Model, dataset: Dataset, samples: int, threads: int = 1, seed: int = 0
     ) -> None:
-        """Starts them on at most `samples` of the data's samples, and on no more than memory is meant to hold."""
-        widest = max(
-            (math.prod(layer.input_shape) + math.prod(layer.output_shape) for layer in dense.layers), default=1
-        )
-        samples = max(min(samples, MAX_BYTES // (2 * 4 * widest)), 1)
+        """Starts them on at most `samples` of the data's samples, and on no more than memory is meant to hold.
+
+        Sentences are cut to as many tokens as hold the longest of them, where the dense network answers the same.
+
+        Raises:
+            DataError: onnxruntime cannot run a sentence, or the answer to it is not finite.
+        """
+        samples = max(min(samples, MAX_BYTES // max(_most_kept(dense) + _most_kept(pruned), 1)), 1)
         rows = np.random.default_rng(seed).permutation(dataset.rows)[:samples].tolist()
-        self._attended = [dataset.attended(row) for row in rows]
+        tokens = _tokens_of(dense, dataset, rows)
+        attended = [dataset.attended(row) for row in rows]
+        self._attended = [None if each is None else each[:tokens] for each in attended]
         self._seed, self._threads = seed, threads
         self._limits = threadpool_limits(1)
         self._pool = ThreadPoolExecutor(threads)
-        self._dense, self._pruned = (_Walk(model, dataset, rows, self._pool) for model in (dense, pruned))
+        self._dense, self._pruned = (_Walk(model, dataset, rows, tokens, self._pool) for model in (dense, pruned))
 
     def __enter__(self) -> SideBySide:
         return self
@@ -76,21 +86,24 @@ class SideBySide:
         """
         before, after = self._dense.reach(dense.weight, {}), self._pruned.reach(pruned.weight, weights)
 
-        def of_sample(sample: int) -> tuple[tuple[np.ndarray, ...], int]:
-            x, own = (
-                patches_of(reads[sample], layer, np.random.default_rng([self._seed, sample]), POSITIONS, attended)
-                for reads, layer, attended in (
-                    (before, dense, self._attended[sample]),
-                    (after, pruned, self._attended[sample]),
-                )
-            )
+        def patches(reads: Sequence[np.ndarray], layer: Layer, samples: range) -> np.ndarray:
+            draws = (np.random.default_rng([self._seed, sample]) for sample in samples)
+            found = [
+                patches_of(reads[sample], layer, rng, POSITIONS, self._attended[sample])
+                for sample, rng in zip(samples, draws, strict=True)
+            ]
+            return np.concatenate(found, axis=1)
+
+        def of_some(samples: range) -> tuple[tuple[np.ndarray, ...], int]:
+            x, own = patches(before, dense, samples), patches(after, pruned, samples)
             own_mean, mean = (each.sum(axis=1, dtype=np.float64)[:, :, None] for each in (own, x))
             return (own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, own_mean, mean), x.shape[1]
 
         groups, inputs = pruned.groups, pruned.inputs
         sizes = ((inputs, inputs), (dense.inputs, inputs), (inputs, 1), (dense.inputs, 1))
         sums, count = [np.zeros((groups, *size)) for size in sizes], 0
-        for found, positions in self._pool.map(of_sample, range(len(before))):
+        parts = [range(first, min(first + TOGETHER, len(before))) for first in range(0, len(before), TOGETHER)]
+        for found, positions in self._pool.map(of_some, parts):
             for total, each in zip(sums, found, strict=True):
                 total += each
             count += positions
@@ -119,13 +132,14 @@ class SideBySide:
 class _Walk:
     """A network on its way over some samples, as far as some node."""
 
-    def __init__(self, model: Model, dataset: Dataset, rows: Sequence[int], pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, model: Model, dataset: Dataset, rows: Sequence[int], tokens: int, pool: ThreadPoolExecutor
+    ) -> None:
         self._model, self._dataset, self._pool = model, dataset, pool
-        self._proto = onnx.load_from_string(model.proto)
+        proto = model.proto if tokens == dataset.tokens else shortened(model.proto, dataset.tokens, tokens)
+        self._proto = onnx.load_from_string(proto)
         self._left = list(self._proto.graph.node)
-        self._kept: list[Tensors] = [
-            {name: values[row : row + 1] for name, values in dataset.inputs.items()} for row in rows
-        ]
+        self._kept: list[Tensors] = [dataset.sample(row, tokens) for row in rows]
 
     def reach(self, constant: str, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Goes on up to the node that reads a constant, with these weights; what it reads first, sample by sample.
@@ -147,8 +161,43 @@ class _Walk:
         made = [name for node in steps for name in node.output if name in later]
         session = session_of(part_of(self._proto, steps, fed, made, replaced).SerializeToString(), optimised=False)
 
-        def step(kept: Tensors) -> Tensors:
+        def step(kept: Tensors) -> None:
             found = run(session, made, {name: kept[name] for name in fed}, f"a sample of {self._dataset.name}")
-            return {name: value for name, value in kept.items() if name in later} | dict(zip(made, found, strict=True))
+            kept.update(zip(made, found, strict=True))
+            for name in kept.keys() - later:  # now, not when all samples are here: two steps of all would not fit
+                del kept[name]
 
-        self._kept = list(self._pool.map(step, self._kept))
+        list(self._pool.map(step, self._kept))  # for what it raises
+
+
+def _most_kept(model: Model) -> int:
+    """Bytes at most that are kept of a sample: at a node with weights, what it and later ones read of those before."""
+    graph = onnx.load_from_string(model.proto).graph
+    weights = {item.name for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT and item.dims}
+    sizes = {item.name: _bytes(item) for item in (*graph.value_info, *graph.output)}
+    last = {name: place for place, node in enumerate(graph.node) for name in node.input}
+    kept, most = set[str](), 0
+    for place, node in enumerate(graph.node):
+        if weights.intersection(node.input):
+            most = max(most, sum(sizes[name] for name in kept))
+        kept = {name for name in kept.union(node.output) if last.get(name, -1) > place}
+    return most
+
+
+def _bytes(item: onnx.ValueInfoProto) -> int:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+    return int(math.prod(static_shape(item) or ()) * kind.itemsize)
+
+
+def _tokens_of(model: Model, dataset: Dataset, rows: Sequence[int]) -> int:
+    """How many tokens hold all that is real of these rows, of those over which the network answers the same.
+
+    Raises:
+        DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
+    """
+    longest = dataset.lengths()[rows].max()
+    other = any(values.shape[1:] != (dataset.tokens,) for values in dataset.inputs.values())
+    if other or 2 * longest > dataset.tokens:
+        return dataset.tokens
+    fewer = fewer_tokens(model.proto, model.name, dataset)
+    return min((tokens for tokens in fewer if tokens >= longest), default=dataset.tokens)

@@ -5,9 +5,12 @@ Nothing is unpickled. A file tells what it is a training of; another training do
 
 from __future__ import annotations
 
+import fcntl
 import os
-import secrets
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hwsparse import strictjson
-from hwsparse.errors import InputError, TuningError, writing
+from hwsparse.errors import InputError, StorageError, TuningError, writing
 
 FORMAT = 1
 
@@ -62,17 +65,43 @@ def save_checkpoint(path: Path, identity: Mapping[str, str], position: Position,
         StorageError: it cannot be written.
     """
     header = _Header(FORMAT, tuple(sorted(identity.items())), position)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     # Copies: a module's tensors may share memory, as tied weights do, and safetensors has each on its own.
     stored = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+    with (
+        writing(path.with_name(f".{path.name}.tmp")),
+        # A directory: safetensors writes to a file with a name of its own first.
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as scratch,
+    ):
+        whole = Path(scratch, path.name)
+        save_file(stored, whole, {"hwsparse": strictjson.dumps(header)})
+        os.replace(whole, path)
+
+
+@contextmanager
+def writing_checkpoints(directory: Path) -> Iterator[None]:
+    """A directory that a training writes checkpoints to; without what others left that were killed while they did.
+
+    As long as another training writes there, which of it is whose cannot be told, and all of it stays.
+
+    Raises:
+        StorageError: there is no such directory.
+    """
     try:
-        with writing(scratch):
-            save_file(stored, scratch, {"hwsparse": strictjson.dumps(header)})
-            os.replace(scratch, path)
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(f"{directory}: no directory for checkpoints: {error.strerror}") from None
+    try:
+        with suppress(OSError):  # another one is there, or nothing can be locked where it lies
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for scratch in directory.glob(".*.safetensors.*.tmp"):
+                shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_SH)
+        yield
     finally:
-        scratch.unlink(missing_ok=True)
+        os.close(opened)
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, str]) -> tuple[Position, dict[str, Tensor]]:

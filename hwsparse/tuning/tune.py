@@ -4,7 +4,7 @@
     gradual      starts dense, and the smallest weights go, the more the farther it is (`schedule`)
 
 Every draw is decided by seed, epoch and step, and a checkpoint holds all the rest: a training that was stopped ends
-with the weights that it would have ended with.
+with the weights that it would have ended with. Where they would be others, as with other threads, it does not go on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.sparsify.scores import SCORERS
 from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
-from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint
+from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint, writing_checkpoints
 from hwsparse.tuning.kept_weights import KeptWeights
 from hwsparse.tuning.losses import LOSSES, hints
 from hwsparse.tuning.settings import TuningSettings
@@ -73,7 +73,7 @@ def tune(
         train, validation: of no sample in common; the latter tells which epoch was best.
         start: canonical pruned weights by layer name, of all layers of the plan; of a gradual training, none.
         teacher: whose answers are learned; by default the module, as it is.
-        checkpoint: a file that is written every minute; if it is there, the training goes on from it.
+        checkpoint: a .safetensors file that is written every minute; if it is there, the training goes on from it.
         device: where torch trains: cpu, or cuda.
         progress: called with the steps done and the steps in all.
 
@@ -92,7 +92,7 @@ def tune(
     if train.kind != validation.kind:
         raise DataError(f"training data are of {train.kind}, but validation data of {validation.kind}")
     place = _device(device)
-    with _reproducible():
+    with _reproducible(), nullcontext() if checkpoint is None else writing_checkpoints(checkpoint.parent):
         training = _Training(
             module, model, plan, train, validation, settings, start, teacher or module, place
         )  # fmt: skip
@@ -144,6 +144,8 @@ class _Training:
             "device": str(device),
             "torch": str(torch.__version__),
         }
+        if device.type == "cpu":  # sums are of parts, one for each thread
+            self._identity["torch threads"] = str(torch.get_num_threads())
 
     def run(
         self,

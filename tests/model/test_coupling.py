@@ -116,21 +116,49 @@ def branches_of_opset_11() -> Model:
     return branches(11)
 
 
-def shortcut() -> Model:
-    """A shortcut that takes every second position, and pads zero channels on both sides."""
+def shortcut(pads: Sequence[int] = (0, 2, 0, 0, 0, 2, 0, 0), axes: Sequence[int] = (), fill: float = 0) -> Model:
+    """A shortcut that takes every second position, and pads constant channels on both sides."""
     nodes = [
         conv("x", "a", "stem"),
-        node("Slice", ["a", "starts", "ends", "axes", "steps"], ["b"]),
-        node("Pad", ["b", "pads"], ["c"]),
+        node("Slice", ["a", "starts", "ends", "places", "steps"], ["b"]),
+        node("Pad", ["b", "pads", "fill", *(["axes"] if axes else [])], ["c"]),
         conv("a", "d", "strided", strides=[2, 2]),
         node("Add", ["c", "d"], ["e"]),
         node("Relu", ["e"], ["features"]),
         *HEAD,
     ]
-    cuts = {"starts": [0, 0], "ends": [9, 9], "axes": [2, 3], "steps": [2, 2], "pads": [0, 2, 0, 0, 0, 2, 0, 0]}
-    constants = [stored(name, np.array(values)) for name, values in cuts.items()]
-    weights = [*of_conv("stem", 4, 4, 1, 1), *of_conv("strided", 8, 4, 1, 1)]
-    return network(nodes, [*weights, *constants, *head(8)])
+    cuts = {"starts": [0, 0], "ends": [9, 9], "places": [2, 3], "steps": [2, 2], "pads": pads, "axes": axes}
+    read = {name for each in nodes for name in each.input}
+    constants = [stored(name, np.array(values)) for name, values in cuts.items() if name in read]
+    weights = [*of_conv("stem", 4, 4, 1, 1), *of_conv("strided", 8, 4, 1, 1), stored("fill", np.float32(fill))]
+    return network(nodes, [*weights, *constants, *head(8)], opset=18 if axes else 17)
+
+
+def shortcut_by_axes() -> Model:
+    """The same where pads are of some axes, in an order of their own."""
+    return shortcut([0, 2, 0, 2], [-1, 1], 0.5)
+
+
+def shortcut_by_axes_in_another_order() -> Model:
+    """As many pads as there would be of all axes in their order."""
+    return shortcut([2, 0, 0, 0, 2, 0, 0, 0], [1, 0, 2, 3])
+
+
+def edges() -> Model:
+    """Maps that are reflected at their edges, and cropped."""
+    nodes = [
+        conv("x", "a", "first"),
+        node("Pad", ["a", "around"], ["b"], mode="reflect"),
+        conv("b", "c", "depthwise", group=8),
+        node("Pad", ["c", "left", "", "width"], ["d"], mode="edge"),
+        node("Pad", ["d", "crop"], ["e"]),
+        conv("e", "features", "second"),
+        *HEAD,
+    ]
+    pads = {"around": [0, 0, 1, 1, 0, 0, 1, 1], "left": [2, 0], "width": [3], "crop": [0, 0, 0, -1, 0, 0, 1, 0]}
+    constants = [stored(name, np.array(values)) for name, values in pads.items()]
+    weights = [*of_conv("first", 8, 4, 1, 1), *of_conv("depthwise", 8, 1, 3, 3), *of_conv("second", 6, 8, 1, 1)]
+    return network(nodes, [*weights, *constants, *head(6)], opset=18)
 
 
 def attention() -> Model:
@@ -170,11 +198,15 @@ def attention() -> Model:
     return import_onnx(proto.SerializeToString(), name="attention")
 
 
-EXACT = {make.__name__: make for make in (chain, residual, branches, branches_of_opset_11, shortcut, attention)}
+NETWORKS = (
+    chain, residual, branches, branches_of_opset_11, shortcut, shortcut_by_axes, shortcut_by_axes_in_another_order,
+    edges, attention,
+)  # fmt: skip
+EXACT = {make.__name__: make for make in NETWORKS}
 # Of each network: how many units can be removed.
 BRANCHES = 4 + 6 + 2 + 4 + 7
 UNITS = {"chain": 8 + 6, "residual": 8 + 5 + 3, "branches": BRANCHES, "branches_of_opset_11": BRANCHES, "shortcut": 8,
-         "attention": 3 + 9}  # fmt: skip
+         "shortcut_by_axes": 8, "shortcut_by_axes_in_another_order": 8, "edges": 8 + 6, "attention": 3 + 9}  # fmt: skip
 
 
 def unread(model: Model, coupling: Coupling, removed: np.ndarray) -> bytes:
@@ -245,8 +277,19 @@ STOPPED = {
     "some of them": [node("Slice", ["a", "axes", "end", "axes"], ["b"])],
     "in another order": [node("Gather", ["a", "order"], ["b"], axis=1)],
     "backwards": [node("Slice", ["a", "minus", "least", "axes", "minus"], ["b"])],
+    "repeated": [node("Pad", ["a", "pads"], ["b"], mode="reflect")],
+    "cropped": [node("Pad", ["a", "crop", "", "axes"], ["b"])],
 }
-CONSTANTS = {"one": 1, "axes": [1], "end": [8], "order": [7, 6, 5, 4, 3, 2, 1, 0], "minus": [-1], "least": [-9]}
+CONSTANTS = {
+    "pads": [0, 2, 0, 2],
+    "crop": [-1, 2],
+    "one": 1,
+    "axes": [1],
+    "end": [8],
+    "order": [7, 6, 5, 4, 3, 2, 1, 0],
+    "minus": [-1],
+    "least": [-9],
+}
 
 
 @pytest.mark.parametrize("name", STOPPED)
@@ -258,8 +301,9 @@ def test_channels_that_cannot_be_told_apart_stay(name: str) -> None:
     ]
     read = {operand for item in nodes for operand in item.input}
     constants = [stored(key, np.array(value)) for key, value in CONSTANTS.items() if key in read]
-    behind = 7 if name == "some of them" else 8
-    model = network(nodes, [weight("w_first", 8, 5), weight("b_first", 8), *head(behind), *constants], (1, 5))
+    behind = {"some of them": 7, "repeated": 12, "cropped": 9}.get(name, 8)
+    weights = [weight("w_first", 8, 5), weight("b_first", 8), *head(behind), *constants]
+    model = network(nodes, weights, (1, 5), opset=18 if name == "cropped" else 17)
     assert couple(model).units == 0
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from hwsparse.data import Dataset
 from hwsparse.errors import ModelError
 from hwsparse.model import Model, import_onnx
+from hwsparse.model.tokens import shortened
 from hwsparse.sparsify import walk
 from hwsparse.sparsify.walk import Moments, SideBySide
+from tests.data.test_answers import sentence_model, sentences
 from tests.model.graphs import model_proto, node, stored, value
 
 WIDTH, ROWS = 5, 12
@@ -53,11 +57,59 @@ def test_no_more_samples_than_memory_is_meant_to_hold(monkeypatch: pytest.Monkey
     model = biased()
     few = moments(model, {}, 3)
     assert not np.allclose(few.own, moments(model, {}, ROWS).own)
-    # A layer reads and makes WIDTH floats each, in two networks.
-    monkeypatch.setattr(walk, "MAX_BYTES", 3 * 2 * 2 * 4 * WIDTH)
+    # What the first layer made waits for the second, in two networks.
+    monkeypatch.setattr(walk, "MAX_BYTES", 3 * 2 * 4 * WIDTH)
     np.testing.assert_array_equal(few.own, moments(model, {}, ROWS).own)
     monkeypatch.setattr(walk, "MAX_BYTES", 0)
     np.testing.assert_array_equal(moments(model, {}, ROWS).own, moments(model, {}, 1).own)
+
+
+def test_what_later_layers_still_read_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight layers in a row, and a last one that reads the sum of what all of them made."""
+    count, rng = 8, np.random.default_rng(0)
+    made = ["x", *(f"h{number}" for number in range(count))]
+    nodes = [node("MatMul", [x, f"a{y}"], [y], f"layer_{y}") for x, y in pairwise(made)]
+    nodes += [node("Sum", made[1:], ["sum"]), node("MatMul", ["sum", "a"], ["y"], "last")]
+    weights = [stored(f"a{y}", rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)) for y in (*made[1:], "")]
+    proto = model_proto(nodes, [value("x", (1, WIDTH))], [value("y", (1, WIDTH))], weights)
+    model = import_onnx(proto.SerializeToString(), name="summed")
+    monkeypatch.setattr(walk, "MAX_BYTES", 5 * 2 * (count - 1) * 4 * WIDTH)
+    kept = []
+    with SideBySide(model, model, rows(), ROWS) as both:
+        for layer in model.layers:
+            both.moments(layer, layer, {})
+            samples = [*both._dense._kept, *both._pruned._kept]
+            kept.append(sum(values.nbytes for each in samples for name, values in each.items() if name != "x"))
+    # Five samples in two networks: of each all that was made so far, and before the last layer the sum alone.
+    assert kept == [5 * 2 * waiting * 4 * WIDTH for waiting in (*range(count), 1)]
+
+
+@pytest.mark.parametrize(
+    ("masked", "lengths", "cut"),
+    [(True, [3, 4, 7, 8, 1, 2], 8), (True, [3, 4, 7, 8, 1, 17], None), (False, [3, 4, 7, 8, 1, 2], None)],
+)
+def test_sentences_are_walked_over_no_more_tokens_than_hold_them(
+    masked: bool, lengths: list[int], cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means are those over all tokens, where padding counts for nothing."""
+    model, data, cuts = sentence_model(masked=masked), sentences(lengths), list[int]()
+
+    def noted(proto: bytes, made_for: int, tokens: int) -> bytes:
+        cuts.append(tokens)
+        return shortened(proto, made_for, tokens)
+
+    def found() -> list[Moments]:
+        weights = {layer.name: model.weight(layer.name) / 2 for layer in model.layers}
+        with SideBySide(model, model, data, len(lengths)) as both:
+            return [both.moments(layer, layer, weights) for layer in model.layers]
+
+    monkeypatch.setattr(walk, "shortened", noted)
+    fewer = found()
+    assert cuts == ([] if cut is None else [cut, cut])
+    monkeypatch.setattr(walk, "fewer_tokens", lambda *given: ())
+    for few, all_of_them in zip(fewer, found(), strict=True):
+        for name in ("own", "cross", "own_mean", "mean"):
+            np.testing.assert_allclose(getattr(few, name), getattr(all_of_them, name), rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_not_of_the_model_is_an_error() -> None:

@@ -206,6 +206,19 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_training_on_other_threads_is_another(tmp_path: Path) -> None:
+    path, settings = tmp_path / "training.safetensors", TuningSettings(epochs=1, batch=32)
+    threads = torch.get_num_threads()
+    train(settings, checkpoint=path)
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(TuningError, match=rf"with torch threads {threads}, not {threads + 1}; remove it, or"):
+            train(settings, checkpoint=path)
+    finally:
+        torch.set_num_threads(threads)
+    train(settings, checkpoint=path)
+
+
 @pytest.mark.parametrize("what", ["empty", "cut", "foreign", "without weights"])
 def test_a_damaged_checkpoint_is_one_clear_error(what: str, tmp_path: Path) -> None:
     path, settings = tmp_path / "training.safetensors", TuningSettings(epochs=1, batch=32)
