@@ -152,11 +152,19 @@ class Choice:
     def is_dense(self) -> bool:
         return isinstance(self.pattern, Dense)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is what a layer is where nothing is chosen: dense, in float32."""
+        return self == _PLAIN
+
     def __str__(self) -> str:
         text = str(self.pattern)
         if not isinstance(self.pattern, Dense | NM):
             text += f"@{self.ratio:g}"
         return text if self.dtype == "float32" else f"{text}/{self.dtype}"
+
+
+_PLAIN = Choice()
 
 
 def parse_choice(text: str) -> Choice:

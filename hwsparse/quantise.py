@@ -69,6 +69,12 @@ def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rounded.astype(np.int8).reshape(weight.shape), scales
 
 
+def rounded(weight: np.ndarray) -> np.ndarray:
+    """A weight as its bytes stand for it; what is rounded already stays as it is, but for the last digit."""
+    signed, scales = weight_bytes(weight)
+    return np.asarray(signed * scales.reshape(-1, *[1] * (weight.ndim - 1)))
+
+
 _RANGE = "range of "
 
 

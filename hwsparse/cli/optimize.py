@@ -34,6 +34,11 @@ def optimize(
         help="Who proposes plans: front (our own, which knows what layers cost and harm), or Optuna's tpe, nsga2, "
         "nsga3, gp or random.",
     ),
+    dtype: list[str] = typer.Option(
+        ["float32"],
+        help="Types of weights, and of what layers read, to choose from: float32, int8; may be repeated. With int8, "
+        "layers are quantised as they are pruned.",
+    ),
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     within: float | None = options.WITHIN,
     threads: int | None = options.THREADS,
@@ -81,6 +86,7 @@ def optimize(
         max_drop=max_drop,
         bounds=options.bounds(max_latency_ms, min_quality, max_file_mb, max_memory_mb),
         patterns=tuple(pattern),
+        dtypes=tuple(dict.fromkeys(dtype)),
         within=within,
     )
     if study is None and study_name is not None:

@@ -82,6 +82,7 @@ __all__ = [
     "uniform_plan",
 ]
 
+DTYPES = ("float32", "int8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -101,6 +102,7 @@ class Goal:
     sampler: SamplerName = "front"
     patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
     ratios: tuple[float, ...] = RATIOS
+    dtypes: tuple[str, ...] = ("float32",)  # of weights, and of what layers read
     within: float | None = None  # how surely layers' times may be predicted, relative, instead of being measured
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class Goal:
             raise InputError(f"within: a share above 0, as 0.1 for 10 %, not {self.within:g}")
         for text in self.patterns:
             parse_pattern(text)
+        if not self.dtypes or not set(self.dtypes) <= set(DTYPES):
+            raise InputError(f"weights are of {' or '.join(DTYPES)}, not of {', '.join(self.dtypes) or 'nothing'}")
 
 
 def optimize(
@@ -158,7 +162,7 @@ def optimize(
         raise InputError(
             f"quality drop: {dataset.metric} is a fraction, of which 0.01 is one point, not {goal.max_drop:g}"
         )
-    choices = choices_of(target, goal.patterns, goal.ratios)
+    choices = choices_of(target, goal.patterns, goal.ratios, goal.dtypes)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     identity = _identity(model, judges, target, choices)
     known: tuple[Candidate, ...] = ()

@@ -33,7 +33,7 @@ def layer_choices(
                     yield LayerChoice(name, str(offer.choice), refused=refused)
                     continue
                 source = costs.predict(Workload.of(model.layer(name), offer.choice, target)).source
-                harm = 0.0 if offer.choice.is_dense else pruned[name, offer.choice].harm.loss
+                harm = 0.0 if offer.choice.is_plain else pruned[name, offer.choice].harm.loss
                 yield LayerChoice(
                     name, str(offer.choice), offer.latency_s, source, offer.error,
                     harm if math.isfinite(harm) else None, refused,

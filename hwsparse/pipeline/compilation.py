@@ -24,6 +24,7 @@ from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalist
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
+from hwsparse.quantise import rounded
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
@@ -228,7 +229,10 @@ def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, tar
     @cache  # the few that are built are asked for again
     def weights(plan: Plan) -> Mapping[str, np.ndarray]:
         plain = database.weights(plan)
-        fitted = correct(model, plain, judges.fitting, threads=target.cores, seed=seed)
+        ranges = database.ranges(plan)
+        floats = {name: weight for name, weight in plain.items() if name not in ranges}
+        fitted = correct(model, floats, judges.fitting, threads=target.cores, seed=seed)
+        fitted |= {name: rounded(fitted[name]) for name, choice in plan.choices if choice.dtype == "int8"} | ranges
         worth = judges.choosing.evaluate(plain).value
         try:
             better = judges.choosing.evaluate(fitted).value > worth

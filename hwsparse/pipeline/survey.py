@@ -23,24 +23,34 @@ MIN_SHARE = 0.01
 OnStage = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 
-def choices_of(target: Target, patterns: Sequence[str], ratios: Sequence[float]) -> tuple[Choice, ...]:
-    """Every sparse choice that the target supports: all of its patterns, or those named, at every ratio.
+def choices_of(
+    target: Target, patterns: Sequence[str], ratios: Sequence[float], dtypes: Sequence[str] = ("float32",)
+) -> tuple[Choice, ...]:
+    """Every choice but the plain one that the target supports: all patterns, or those named, at every ratio, by type.
+
+    Where another type than float32 is asked for, dense layers of it are among them, whatever patterns are named.
 
     Raises:
-        UnsupportedError: a pattern is named that the target does not support.
+        UnsupportedError: a pattern or type is named that the target does not support.
     """
-    supported = [parse_pattern(text) for text, dtype in target.supported if dtype == "float32"]
-    sparse = [pattern for pattern in supported if not isinstance(pattern, Dense)]
+    of_type = {dtype: [parse_pattern(text) for text, other in target.supported if other == dtype] for dtype in dtypes}
+    if nothing := next((dtype for dtype, supported in of_type.items() if not supported), None):
+        raise UnsupportedError(f"target {target.name} supports nothing in {nothing}")
+    known = [pattern for supported in of_type.values() for pattern in supported if not isinstance(pattern, Dense)]
     named = [parse_pattern(text) for text in patterns]
-    if unknown := [pattern for pattern in named if pattern not in sparse]:
-        have = ", ".join(map(str, sparse)) or "nothing"
-        raise UnsupportedError(f"target {target.name} cannot prune to {unknown[0]}; in float32 it has {have}")
+    if unknown := [pattern for pattern in named if pattern not in known]:
+        have = ", ".join(dict.fromkeys(map(str, known))) or "nothing"
+        raise UnsupportedError(
+            f"target {target.name} cannot prune to {unknown[0]}; in {' and '.join(of_type)} it has {have}"
+        )
     choices: list[Choice] = []
-    for pattern in sparse:
-        if named and pattern not in named:
-            continue
-        at = (pattern.ratio,) if isinstance(pattern, NM) else ratios
-        choices.extend(Choice(pattern, ratio) for ratio in at)
+    for dtype, supported in of_type.items():
+        for pattern in supported:
+            if isinstance(pattern, Dense):
+                choices.extend([] if dtype == "float32" else [Choice(pattern, dtype=dtype)])
+            elif not named or pattern in named:
+                at = (pattern.ratio,) if isinstance(pattern, NM) else ratios
+                choices.extend(Choice(pattern, ratio, dtype) for ratio in at)
     return tuple(choices)
 
 
@@ -106,7 +116,7 @@ def survey(
 def _with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_stage: OnStage) -> dict[str, list[Offer]]:
     """The offers with what each does to its layer's output: layers are pruned to find out."""
     wanted = {
-        name: [each.choice for each in offered if each.refused is None and not each.choice.is_dense]
+        name: [each.choice for each in offered if each.refused is None and not each.choice.is_plain]
         for name, offered in offers.items()
     }
     database.build(wanted, on_stage)

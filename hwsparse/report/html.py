@@ -179,7 +179,7 @@ device is refused, and the layer stays dense.</p>
 def _layer_row(layer: LayerProof) -> str:
     shipped = parse_choice(layer.shipped)
     refused = "" if layer.refused is None else f"{escape(layer.asked)}: {escape(layer.refused)}"
-    both = layer.dense_s is not None and layer.sparse_s is not None and not shipped.is_dense
+    both = layer.dense_s is not None and layer.sparse_s is not None and not shipped.is_plain
     gain = words.ratio(layer.dense_s / layer.sparse_s) if both and layer.dense_s and layer.sparse_s else ""
     return f"""<tr><td><code>{escape(layer.name)}</code></td><td>{escape(str(shipped.pattern))}</td>
 <td class="number">{f"{shipped.ratio:.0%}" if shipped.ratio else ""}</td><td><code>{escape(layer.kernel)}</code></td>

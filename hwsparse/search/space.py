@@ -57,7 +57,7 @@ class LayerOptions:
     options: tuple[Option, ...]
 
     def __post_init__(self) -> None:
-        if not self.options or not self.options[0].choice.is_dense:
+        if not self.options or not self.options[0].choice.is_plain:
             raise StudyError(f"layer {self.layer!r}: the first option must be dense")
         if len(set(self.texts)) != len(self.options):
             raise StudyError(f"layer {self.layer!r}: an option is there twice")
@@ -220,7 +220,7 @@ def build_space(
 def _layer(
     name: str, offers: Sequence[Offer], spared: Collection[str], settled: bool
 ) -> tuple[LayerOptions, list[Refusal]]:
-    dense = next((offer for offer in offers if offer.choice.is_dense and offer.refused is None), None)
+    dense = next((offer for offer in offers if offer.choice.is_plain and offer.refused is None), None)
     if dense is None:
         raise StudyError(f"layer {name!r}: the time of the dense layer is not known")
     refused = []

@@ -7,6 +7,8 @@ A basis is all that decides what a layer becomes: model, calibration data, prune
 so that nothing made for one model is given out for another. A file is complete before its row is written; one that is
 not what its name says is removed, row and all, and made again by the next build.
 
+Weights of int8 layers are rounded to what bytes stand for; what their inputs lie between is kept as well.
+
 Knows neither devices nor searches.
 """
 
@@ -38,9 +40,11 @@ from hwsparse.errors import PatternError, PlanError, StorageError, writing
 from hwsparse.execution import Here, Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
+from hwsparse.quantise import rounded
 from hwsparse.sparsify.apply import apply_plan
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
+from hwsparse.sparsify.ranges import ranges_for, tensor_ranges
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error, passes
 from hwsparse.sqlitefile import sqlite_engine, translated
@@ -49,6 +53,8 @@ from hwsparse.sqlitefile import sqlite_engine, translated
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 # What a layer harms is told by so many rows of the data: a run of all that lies behind it, for each and every choice.
 HARM_ROWS = 16
+# Between what tensors lie is seen on so many rows.
+RANGE_SAMPLES = 64
 ABANDONED_S = 3600.0  # a file takes a second to write
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -88,6 +94,14 @@ class PrunedLayer:
 
 class _Base(DeclarativeBase):
     pass
+
+
+class _Range(_Base):
+    __tablename__ = "ranges"
+    basis: Mapped[str] = mapped_column(primary_key=True)
+    tensor: Mapped[str] = mapped_column(primary_key=True)
+    low: Mapped[float]
+    high: Mapped[float]
 
 
 class _Row(_Base):
@@ -181,8 +195,11 @@ class LayerDatabase:
     def weights(self, plan: Plan) -> dict[str, np.ndarray]:
         """Canonical pruned weights of a plan that `build` made all layers of, by layer name.
 
+        With them come the ranges of what int8 layers read.
+
         Raises:
             PlanError: the plan is of another model, or of a layer and choice that were not built.
+            DataError: onnxruntime cannot run a sample, or what layers read is not finite.
             StorageError: a file is missing or damaged: it is forgotten, and made again by the next build.
         """
         if plan.model_digest != self._model.digest:
@@ -190,9 +207,37 @@ class LayerDatabase:
         entries = self.entries()
         if absent := [f"{name} as {choice}" for name, choice in plan.choices if (name, choice) not in entries]:
             raise PlanError(f"{self._directory}: {absent[0]} was not built")
-        return {
+        found = {
             name: self._load(self._model.layer(name), entries[name, choice].weights) for name, choice in plan.choices
         }
+        return found | self.ranges(plan)
+
+    def ranges(self, plan: Plan) -> dict[str, np.ndarray]:
+        """Between what tensors lie that a plan's int8 layers read as bytes, by the names that ranges have.
+
+        Raises:
+            DataError: onnxruntime cannot run a sample, or what layers read is not finite.
+            StorageError: the database cannot be read or written.
+        """
+        if all(choice.dtype != "int8" for _, choice in plan.choices):
+            return {}
+        return ranges_for(self._model, plan, self._tensor_ranges)
+
+    @cached_property
+    def _tensor_ranges(self) -> dict[str, tuple[float, float]]:
+        """Of every tensor that any plan may have as bytes: looked at once for the basis, and kept."""
+        query = select(_Range).where(_Range.basis == self._basis.digest)
+        with self._said("cannot be read"), Session(self._engine) as session:
+            known = {row.tensor: (row.low, row.high) for row in session.scalars(query)}
+        if known:
+            return known
+        rows = np.linspace(0, self._dataset.rows - 1, min(RANGE_SAMPLES, self._dataset.rows)).astype(int)
+        samples = (self._dataset.sample(row, self._dataset.tokens) for row in rows.tolist())
+        found = tensor_ranges(self._model, samples)
+        with self._said("cannot be written"), Session(self._engine) as session, session.begin():
+            for tensor, (low, high) in found.items():
+                session.merge(_Range(basis=self._basis.digest, tensor=tensor, low=low, high=high))
+        return found
 
     def _made(
         self, layers: Sequence[Layer], missing: Mapping[str, Sequence[Choice]], on_stage: OnStage
@@ -305,6 +350,8 @@ def _prune(
         for choice in choices:
             alone = Plan.of(model.digest, {layer.name: choice})
             weight = apply_plan(model, alone, PRUNERS[pruner], {layer.name: statistics})[layer.name]
+            if choice.dtype == "int8":
+                weight = rounded(weight)
             found.append((layer, choice, weight, output_error(dense, weight, statistics), sensitivity.harm(weight)))
     return found
 

@@ -16,7 +16,7 @@ from hwsparse.data.runs import run, session_of
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.quantise import range_name, weight_bytes
+from hwsparse.quantise import range_name, rounded
 from hwsparse.sparsify.apply import adds_of_pictures
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
@@ -71,18 +71,20 @@ def as_bytes(
     Raises:
         ModelError: the plan names a layer that the model does not have.
     """
-    found = dict(weights)
     own = {name for name, choice in plan.choices if choice.dtype == "int8"}
-    for name in own:
-        weight = weights[name] if name in weights else model.weight(model.layer(name).name)
-        signed, scales = weight_bytes(weight)
-        found[name] = signed * scales.reshape(-1, *[1] * (weight.ndim - 1))
-    if own:
-        graph = onnx.load_from_string(model.proto).graph
-        added = (tensor for pair, tensor in _added(graph, model).items() if own.issuperset(pair))
-        for tensor in {*_read(graph, own), *added}:
-            found[range_name(tensor)] = np.array(ranges[tensor], np.float32)
-    return found
+    dense = {name: model.weight(model.layer(name).name) for name in own.difference(weights)}
+    found = {name: rounded(weight) if name in own else weight for name, weight in {**weights, **dense}.items()}
+    return found | ranges_for(model, plan, ranges)
+
+
+def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights."""
+    own = {name for name, choice in plan.choices if choice.dtype == "int8"}
+    if not own:
+        return {}
+    graph = onnx.load_from_string(model.proto).graph
+    added = (tensor for pair, tensor in _added(graph, model).items() if own.issuperset(pair))
+    return {range_name(name): np.array(ranges[name], np.float32) for name in {*_read(graph, own), *added}}
 
 
 def _read(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:

@@ -80,7 +80,8 @@ class ByWeight(Bench):
 
 def kept_s(workload: Workload) -> float:
     layer = parse_signature(workload.signature)
-    return WEIGHT_S * (1 - workload.choice.ratio) * layer.outputs * layer.inputs
+    size = {"float32": 1.0, "int8": 0.25}[workload.choice.dtype]
+    return size * WEIGHT_S * (1 - workload.choice.ratio) * layer.outputs * layer.inputs
 
 
 def stored_bytes(network: Path) -> int:

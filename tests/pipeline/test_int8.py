@@ -1,0 +1,94 @@
+"""The whole job where layers may be int8: built, run and checked for real, with times that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from hwsparse.artifact import Artifact
+from hwsparse.codegen import Library
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.data import Dataset
+from hwsparse.errors import InputError, UnsupportedError
+from hwsparse.pipeline import Goal, Outcome, Workspace, optimize
+from hwsparse.pipeline.compilation import layer_database
+from hwsparse.pipeline.judges import appoint_judges
+from hwsparse.plan import Choice, Plan
+from hwsparse.quantise import range_name, rounded
+from hwsparse.target import load_target
+from tests.pipeline.benches import times_by_weight
+from tests.sparsify.test_quality import classifier
+
+GOAL = Goal(
+    trials=6, finalists=2, max_drop=0.3, patterns=("block4x1", "block4x4"), ratios=(0.5, 0.75),
+    dtypes=("float32", "int8"),
+)  # fmt: skip
+TARGET = replace(load_target("x86-local"), threads=1)
+MODEL = classifier(64)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    x = np.random.default_rng(2).standard_normal((40, 16, 12, 12)).astype(np.float32)
+    session = onnxruntime.InferenceSession(MODEL.proto, providers=["CPUExecutionProvider"])
+    return Dataset("own", {"x": x}, np.array([session.run(None, {"x": row[None]})[0].argmax() for row in x]))
+
+
+@pytest.fixture(scope="module")
+def outcome(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    directory = tmp_path_factory.mktemp("job")
+    with times_by_weight():
+        yield optimize(MODEL, data, TARGET, GOAL, Workspace(directory / "out", directory / "records.sqlite"))
+
+
+def test_types_are_chosen_layer_by_layer(outcome: Outcome) -> None:
+    offered = {option.choice for layer in outcome.space.layers for option in layer.options}
+    assert Choice(dtype="int8") in offered
+    assert {choice.dtype for choice in offered} == {"float32", "int8"}
+    chosen = {choice.dtype for each in outcome.finalists for _, choice in each.plan.choices}
+    assert "int8" in chosen
+
+
+def test_what_ships_computes_what_onnxruntime_does_on_the_same_bytes(outcome: Outcome, data: Dataset) -> None:
+    sample = {"x": data.inputs["x"][:1]}
+    for finalist in outcome.finalists:
+        artifact = Artifact.load(finalist.artifact.directory)
+        assert artifact.manifest.plan == finalist.plan
+        weights = outcome.weights(finalist.plan)
+        outputs = Library.load(artifact.directory, threads=1).run(sample)
+        for name, value in onnxruntime_answers(MODEL, weights, sample).items():
+            assert np.abs(outputs[name] - value).max() <= 0.05 * np.abs(value).max()
+        for name, choice in finalist.plan.choices:
+            if choice.dtype == "int8":
+                np.testing.assert_allclose(rounded(weights[name]), weights[name], rtol=1e-6)
+                assert any(each.startswith(range_name("")) for each in weights)
+
+
+def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    judges = appoint_judges(MODEL, data, TARGET, 0)
+    database = layer_database(workspace, MODEL, judges, TARGET, 0)
+    plan = Plan.uniform(MODEL.digest, MODEL.layers, Choice(dtype="int8"))
+    seen = database.ranges(plan)
+    low, high = seen[range_name("x")]
+    values = judges.fitting.inputs["x"]
+    assert values.min() <= low < 0 < high <= values.max()
+    monkeypatch.setattr("hwsparse.sparsify.layer_database.tensor_ranges", None)  # not looked at again
+    again = layer_database(workspace, MODEL, judges, TARGET, 0).ranges(plan)
+    assert {name: ends.tolist() for name, ends in again.items()} == {name: ends.tolist() for name, ends in seen.items()}
+    assert database.ranges(Plan(MODEL.digest)) == {}
+
+
+def test_types_that_there_are_not_are_refused(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="weights are of float32 or int8, not of int4"):
+        Goal(dtypes=("int4",))
+    with pytest.raises(InputError, match="not of nothing"):
+        Goal(dtypes=())
+    floats = replace(TARGET, supported=tuple(each for each in TARGET.supported if each[1] == "float32"))
+    with pytest.raises(UnsupportedError, match="supports nothing in int8"):
+        optimize(MODEL, data, floats, GOAL, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))
