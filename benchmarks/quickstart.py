@@ -46,6 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="*", help="only these networks")
     parser.add_argument("--patterns", nargs="*", default=PATTERNS, help="that layers may have; all if none is named")
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS, help="of zeros that layers may have")
+    parser.add_argument("--dtypes", nargs="+", default=("float32",), help="of weights: float32, int8")
     parser.add_argument("--again", action="store_true", help="search twice, and tell what it takes the second time")
     data_option(parser)
     parser.add_argument("--work", type=Path, default=Path("hwsparse-benchmarks"), help="directory for what is kept")
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         console.rule(name)
         goal = Goal(
             arguments.trials, arguments.seed, MAX_DROP, finalists=3,
-            patterns=tuple(arguments.patterns), ratios=tuple(arguments.ratios),
+            patterns=tuple(arguments.patterns), ratios=tuple(arguments.ratios), dtypes=tuple(arguments.dtypes),
         )  # fmt: skip
         workspace = Workspace(arguments.work / f"{name}-{target.threads}", arguments.work / "records.sqlite")
         outcome, took_s = _timed(console, model, dataset, target, goal, workspace)
