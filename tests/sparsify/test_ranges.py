@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwsparse.compiler import onnxruntime_answers
+from hwsparse.errors import DataError, ModelError
+from hwsparse.model import Model, import_onnx
+from hwsparse.plan import Choice, Plan
+from hwsparse.quantise import Scale, range_name, rounded
+from hwsparse.sparsify.ranges import as_bytes, ranges_for, tensor_ranges
+
+RNG = np.random.default_rng(0)
+W1, W2, W3 = (RNG.standard_normal((8, 8, 1, 1)).astype(np.float32) / 3 for _ in range(3))
+
+
+def residual_model() -> Model:
+    """Two 1x1 layers of one input, added; then a third that nothing is added to."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["x"], ["positive"]),
+        helper.make_node("Conv", ["positive", "w2"], ["b"], "second"),
+        helper.make_node("Add", ["b", "a"], ["sum"], "sum"),
+        helper.make_node("Conv", ["sum", "w3"], ["y"], "third"),
+    ]
+    shape = [1, 8, 2, 3]
+    graph = helper.make_graph(
+        nodes,
+        "residual",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(W1, "w1"), numpy_helper.from_array(W2, "w2"), numpy_helper.from_array(W3, "w3")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return import_onnx(proto.SerializeToString(), name="residual")
+
+
+MODEL = residual_model()
+SAMPLES = [{"x": RNG.standard_normal((1, 8, 2, 3)).astype(np.float32)} for _ in range(5)]
+
+
+def by_hand(x: np.ndarray) -> dict[str, np.ndarray]:
+    def conv(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return np.einsum("oi,bihw->bohw", weight[:, :, 0, 0].astype(np.float64), values)
+
+    positive = np.maximum(x, 0)
+    first, second = conv(x, W1), conv(positive, W2)
+    return {"x": x, "positive": positive, "a": first, "sum": first + second}
+
+
+def int8_of(*names: str) -> Plan:
+    return Plan.of(MODEL.digest, {name: Choice(dtype="int8") for name in names})
+
+
+def test_ranges_are_the_means_of_what_samples_reach() -> None:
+    seen = [by_hand(sample["x"]) for sample in SAMPLES]
+    found = tensor_ranges(MODEL, SAMPLES, beyond=0)
+    assert found.keys() == {"x", "positive", "a", "sum"}  # `b` is of the second layer, whose kernel adds
+    for name, ends in found.items():
+        expected = [np.mean([end(each[name]) for each in seen]) for end in (np.min, np.max)]
+        np.testing.assert_allclose(ends, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_outliers_are_left_out() -> None:
+    x = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 8, 2, 3)
+    x[0, 0, 0, 0] = -1e6
+    low, _ = tensor_ranges(MODEL, [{"x": x}], beyond=0.03)["x"]
+    assert low == pytest.approx(-0.957, abs=0.05)
+
+
+def test_values_without_end_and_no_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="takes a sample"):
+        tensor_ranges(MODEL, [])
+    endless = {"x": np.full((1, 8, 2, 3), np.inf, np.float32)}
+    with pytest.raises(DataError, match=r"tensor '\w+' holds values that are not finite on sample 2"):
+        tensor_ranges(MODEL, [SAMPLES[0], endless])
+
+
+def test_what_int8_layers_read_has_a_range_and_what_two_of_them_add() -> None:
+    ranges = tensor_ranges(MODEL, SAMPLES)
+    names = {
+        (): set(),
+        ("first",): {"x"},
+        ("second",): {"positive"},
+        ("first", "second"): {"x", "positive", "a"},
+        ("third",): {"sum"},
+    }
+    for layers, tensors in names.items():
+        assert set(ranges_for(MODEL, int8_of(*layers), ranges)) == {range_name(name) for name in tensors}
+
+
+def test_a_network_as_bytes_reads_and_adds_what_they_stand_for() -> None:
+    plan, sample = int8_of("first", "second", "third"), SAMPLES[1]
+    ranges = tensor_ranges(MODEL, SAMPLES)
+    weights = as_bytes(MODEL, plan, {}, ranges)
+    again = as_bytes(MODEL, plan, weights, ranges)
+    for name, values in weights.items():
+        np.testing.assert_allclose(again[name], values, rtol=1e-6)
+    w1, w2, w3 = (rounded(weight)[:, :, 0, 0].astype(np.float64) for weight in (W1, W2, W3))
+
+    def near(name: str, values: np.ndarray) -> np.ndarray:
+        scale = Scale.of(*(np.float32(end) for end in ranges[name]))
+        return scale.scale * (scale.bytes_of(values).astype(np.float64) - scale.zero)
+
+    def conv(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return np.einsum("oi,bihw->bohw", weight, values)
+
+    first = near("a", conv(near("x", sample["x"]), w1))
+    total = first + conv(near("positive", np.maximum(sample["x"], 0)), w2)
+    (found,) = onnxruntime_answers(MODEL, weights, sample).values()
+    np.testing.assert_allclose(found, conv(near("sum", total), w3), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_stay_in_floats_read_floats() -> None:
+    (found,) = onnxruntime_answers(MODEL, as_bytes(MODEL, Plan(MODEL.digest), {}, {}), SAMPLES[0]).values()
+    (plain,) = onnxruntime_answers(MODEL, {}, SAMPLES[0]).values()
+    np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "said"),
+    [
+        ({range_name("nothing"): np.array([0, 1], np.float32)}, ModelError, "no layer reads a tensor 'nothing'"),
+        ({range_name("x"): np.array([0, 1, 2], np.float32)}, DataError, "not of the two ends of a range"),
+        ({range_name("x"): np.array([0, np.inf], np.float32)}, DataError, "cannot stand for values from"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(weights: dict[str, np.ndarray], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        onnxruntime_answers(MODEL, weights, SAMPLES[0])
