@@ -20,8 +20,8 @@ from tests.sparsify.networks import classifier
 
 KEYS = {
     "ort_over_ours", "ort_over_ours_dense", "deepsparse_over_ours", "openvino_f32_over_ours", "openvino_bf16_over_ours",
-    "openvino_int8_over_ours", "scaling_2_threads", "scaling_2_threads_reference", "compile_s",
-    "weights_ratio", "max_rel_err",
+    "openvino_int8_over_ours", "openvino_int8_over_ours_dense", "ort_int8_over_ours", "scaling_2_threads",
+    "scaling_2_threads_reference", "compile_s", "weights_ratio", "max_rel_err",
 }  # fmt: skip
 Command = Callable[..., int]
 
@@ -72,6 +72,14 @@ def test_everybody_is_compared_and_a_crash_is_named(
     assert sum(map(len, last["ours, sparse"]["samples_s"])) >= 30
     assert "no such instruction" in last["openvino f32"]["reason"]
     assert set(kept["details"]["versions"]) == {"numpy"} and kept["seed"] == 0
+
+
+def test_int8_networks_are_compared(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--dtype", "int8", "--pattern", "block4x4", "--layers", "every") == 0
+    figures = dict(pair.split("=") for pair in capsys.readouterr().out.splitlines()[-1].split())
+    assert float(figures["ort_int8_over_ours"]) > 0 and 0 <= float(figures["max_rel_err"]) <= 0.05
+    plan = json.loads((tmp_path / "f.json").read_text())["details"]["plan"]
+    assert "block4x4@0.5/int8" in plan
 
 
 def test_wrong_outputs_are_refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
