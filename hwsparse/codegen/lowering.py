@@ -35,12 +35,11 @@ from hwsparse.codegen.folding import folded
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import greatest_of_bytes, operation_of
-from hwsparse.codegen.roundings import Rounding, find_roundings
+from hwsparse.codegen.roundings import AsBytes, Bytes
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model, TensorSpec
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
-from hwsparse.quantise import Scale
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
@@ -244,58 +243,6 @@ class KernelCall:
     residual: Any
     out_shape: tuple[int, ...]
     out_dtype: str = "float32"
-
-
-@dataclass(frozen=True, slots=True)
-class AsBytes:
-    """What stands for the values of a variable."""
-
-    variable: Any
-    scale: Scale
-
-
-@dataclass(frozen=True, slots=True)
-class Bytes:
-    """What layers read and write as bytes.
-
-    `stored` are the results, by variable, that nothing needs as floats, `pooled` those that are pooled first, by the
-    variable of what is then read; `absorbed` is all on the way to what layers read.
-    """
-
-    roundings: Mapping[Any, Rounding]
-    stored: Mapping[Any, Scale]
-    pooled: Mapping[Any, Any]
-    absorbed: frozenset[Any]
-
-    @classmethod
-    def of(cls, graph: Graph, chains: Sequence[Chain], target: Target) -> Bytes:
-        """Of chains that read bytes."""
-        roundings = find_roundings(graph)
-        read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
-        firsts = {var for chain in chains for var in chain.variables}
-        # All who read what was rounded are such chains.
-        whole = {var for var in read if all(user in firsts for user in graph.users[var])}
-        ends = {chain.variables[-1] for chain in chains}
-        by_source: dict[Any, set[Any]] = {}
-        for var in whole:
-            by_source.setdefault(roundings[var].source, set()).add(var)
-        stored, pooled = {}, {}
-        for source, found in by_source.items():
-            rounding = roundings[next(iter(found))]
-            if len(found) > 1 or set(graph.users[source]) != {rounding.variables[0]}:
-                continue
-            if source not in ends and greatest_of_bytes(graph.values.get(source), target) is not None:
-                before = graph.arguments(source)[0]
-                if before in ends and graph.only_user(before) == source:
-                    pooled[source], stored[before] = before, rounding.scale
-            elif source in ends:
-                stored[source] = rounding.scale
-        absorbed = frozenset(step for var in whole for step in roundings[var].variables)
-        return cls(roundings, stored, pooled, absorbed | pooled.keys())
-
-    def read(self, variable: Any) -> Rounding | None:
-        """Where a variable is what something was rounded to: that."""
-        return None if variable is None else self.roundings.get(variable)
 
 
 class _Pool:

@@ -1,20 +1,24 @@
-"""Finds, in an imported Relax function, values that are rounded to what bytes can stand for.
+"""Finds, in an imported Relax function, values that are rounded to what bytes can stand for, and what can be bytes.
 
     rounded = clip(round(value * inverse), -zero, 255 - zero) * scale
 
-Kernels read such bytes, and write them, in the place of the floats.
+Kernels read such bytes in the place of the floats, and write them where nothing else needs the floats.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
 
+from hwsparse.codegen.chains import Chain
 from hwsparse.codegen.graph import Graph, clip_bounds, scalar
+from hwsparse.codegen.operations import greatest_of_bytes
 from hwsparse.quantise import MOST_VALUE, Scale
+from hwsparse.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,58 @@ class Rounding:
     source: Any
     scale: Scale
     variables: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AsBytes:
+    """What stands for the values of a variable."""
+
+    variable: Any
+    scale: Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What layers read and write as bytes.
+
+    `stored` are the results, by variable, that nothing needs as floats, `pooled` those that are pooled first, by the
+    variable of what is then read; `absorbed` is all on the way to what layers read.
+    """
+
+    roundings: Mapping[Any, Rounding]
+    stored: Mapping[Any, Scale]
+    pooled: Mapping[Any, Any]
+    absorbed: frozenset[Any]
+
+    @classmethod
+    def of(cls, graph: Graph, chains: Sequence[Chain], target: Target) -> Bytes:
+        """Of chains that read bytes."""
+        roundings = find_roundings(graph)
+        read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
+        theirs = {var for chain in chains for var in chain.variables}
+        # All who read what was rounded are such chains.
+        whole = {var for var in read if all(user in theirs for user in graph.users[var])}
+        ends = {chain.variables[-1] for chain in chains}
+        by_source: dict[Any, set[Any]] = {}
+        for var in whole:
+            by_source.setdefault(roundings[var].source, set()).add(var)
+        stored, pooled = {}, {}
+        for source, found in by_source.items():
+            rounding = roundings[next(iter(found))]
+            if len(found) > 1 or set(graph.users[source]) != {rounding.variables[0]}:
+                continue
+            if source not in ends and greatest_of_bytes(graph.values.get(source), target) is not None:
+                before = graph.arguments(source)[0]
+                if before in ends and graph.only_user(before) == source:
+                    pooled[source], stored[before] = before, rounding.scale
+            elif source in ends:
+                stored[source] = rounding.scale
+        absorbed = frozenset(step for var in whole for step in roundings[var].variables)
+        return cls(roundings, stored, pooled, absorbed | pooled.keys())
+
+    def read(self, variable: Any) -> Rounding | None:
+        """Where a variable is what something was rounded to: that."""
+        return None if variable is None else self.roundings.get(variable)
 
 
 def find_roundings(graph: Graph) -> dict[Any, Rounding]:
