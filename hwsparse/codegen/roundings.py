@@ -93,14 +93,15 @@ def find_roundings(graph: Graph) -> dict[Any, Rounding]:
 
 def _rounding(graph: Graph, var: Any) -> Rounding | None:
     clipped, back = _operands(graph, var)
-    if back is None or not back > 0:
+    if back is None or not 0 < back < math.inf:
         return None
     variables, low, high, value = [var], -math.inf, math.inf, clipped
     while value in graph.values and (bounds := clip_bounds(graph.values[value], graph.operator(value))) is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
         variables.append(value)
         value = _operand(graph, value)
-    if high - low != MOST_VALUE or not -MOST_VALUE <= low <= 0 or graph.operator(value) != "relax.round":
+    whole = low == round(low) if math.isfinite(low) else False
+    if not whole or high - low != MOST_VALUE or not -MOST_VALUE <= low <= 0 or graph.operator(value) != "relax.round":
         return None
     scaled = graph.arguments(value)[0]
     source, inverse = _operands(graph, scaled)

@@ -23,7 +23,10 @@ from hwsparse.search import SearchSpace, SettledChoices, build_space, surrogate_
 from hwsparse.sparsify import LayerDatabase
 
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
-UNIFORM = ("unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4")
+UNIFORM = (
+    "unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4", "dense/int8",
+    "block4x4@0.5/int8", "block4x4@0.7/int8",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

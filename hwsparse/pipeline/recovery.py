@@ -90,15 +90,17 @@ def recover(
 
     Raises:
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
-            of it faster: there is nothing to train for.
+            of it faster: there is nothing to train for; or a layer is int8.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
         TuningError: training diverges, or the workspace holds the same training of other data.
         StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
     require_work(model, target)
-    for _, choice in plan.choices:
+    for name, choice in plan.choices:
         target.require(choice)
+        if choice.dtype != "float32":
+            raise UnsupportedError(f"layer {name!r} is {choice}: only float32 is trained; compile this plan instead")
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
         training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)

@@ -95,7 +95,7 @@ class Comparison:
 
 def structure(plan: Plan) -> Structure:
     """What a plan's patterns are: blocks, N:M and channels are structured."""
-    loose = {isinstance(choice.pattern, Unstructured) for _, choice in plan.choices}
+    loose = {isinstance(choice.pattern, Unstructured) for _, choice in plan.choices if not choice.is_dense}
     if not loose:
         return "dense"
     return "mixed" if len(loose) == 2 else "unstructured" if loose == {True} else "structured"

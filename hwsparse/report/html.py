@@ -14,7 +14,7 @@ from pathlib import Path
 import plotly.io
 
 from hwsparse.artifact.manifest import LayerProof
-from hwsparse.plan import parse_choice
+from hwsparse.plan import Choice, parse_choice
 from hwsparse.report import words
 from hwsparse.report.figure import front_figure
 from hwsparse.report.files import write_whole
@@ -176,12 +176,16 @@ device is refused, and the layer stays dense.</p>
 <div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>"""
 
 
+def _pattern(choice: Choice) -> str:
+    return str(choice.pattern) if choice.dtype == "float32" else f"{choice.pattern}, {choice.dtype}"
+
+
 def _layer_row(layer: LayerProof) -> str:
     shipped = parse_choice(layer.shipped)
     refused = "" if layer.refused is None else f"{escape(layer.asked)}: {escape(layer.refused)}"
     both = layer.dense_s is not None and layer.sparse_s is not None and not shipped.is_plain
     gain = words.ratio(layer.dense_s / layer.sparse_s) if both and layer.dense_s and layer.sparse_s else ""
-    return f"""<tr><td><code>{escape(layer.name)}</code></td><td>{escape(str(shipped.pattern))}</td>
+    return f"""<tr><td><code>{escape(layer.name)}</code></td><td>{escape(_pattern(shipped))}</td>
 <td class="number">{f"{shipped.ratio:.0%}" if shipped.ratio else ""}</td><td><code>{escape(layer.kernel)}</code></td>
 <td class="number">{_time(layer.dense_s)}</td><td class="number">{_time(layer.sparse_s)}</td>
 <td class="number">{gain}</td><td>{refused}</td></tr>

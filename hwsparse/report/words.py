@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from hwsparse.metric import METRICS
-from hwsparse.plan import Plan
+from hwsparse.plan import Choice, Plan
 from hwsparse.report.front import FrontPoint, FrontReport
 
 TIMES, DASH, MINUS = "\u00d7", "\u2013", "\u2212"  # as typeset: escaped, since they look like ASCII in code
@@ -160,12 +160,16 @@ def plan_summary(plan: Plan | None) -> str:
     """What a plan does, pattern by pattern: `block4x1@0.7-0.9 x5, 2:4`."""
     if plan is None:
         return ""
-    choices = sorted((choice for _, choice in plan.choices), key=lambda choice: (str(choice.pattern), choice.ratio))
+
+    def kind(choice: Choice) -> tuple[str, str]:
+        return str(choice.pattern), choice.dtype
+
+    choices = sorted((choice for _, choice in plan.choices), key=lambda choice: (kind(choice), choice.ratio))
     parts = []
-    for _, group in groupby(choices, key=lambda choice: str(choice.pattern)):
+    for _, group in groupby(choices, key=kind):
         same = list(group)
-        first, last = str(same[0]), f"{same[-1].ratio:g}"
-        text = first if first == str(same[-1]) else f"{first}{DASH}{last}"
+        first, slash, dtype = str(same[0]).partition("/")
+        text = str(same[0]) if same[0] == same[-1] else f"{first}{DASH}{same[-1].ratio:g}{slash}{dtype}"
         parts.append(text if len(same) == 1 else f"{text} {TIMES}{len(same)}")
     return ", ".join(parts) or "dense"
 

@@ -179,7 +179,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         plan = Plan.from_json(request.plan_json) if request.HasField("plan_json") else None
         choice = parse_choice(request.uniform_choice) if request.HasField("uniform_choice") else None
         for wanted in {choice for _, choice in plan.choices} if plan else {choice}:
-            if wanted is not None and not wanted.is_dense:
+            if wanted is not None and not wanted.is_plain:
                 target.require(wanted)
         job = JobRequest(
             kind="compile",

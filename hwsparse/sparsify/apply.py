@@ -19,6 +19,8 @@ from hwsparse.sparsify.statistics import LayerStatistics
 
 # Axes of what convolutions of pictures read.
 PICTURES = 4
+# What a tensor's rounded values are called after it.
+AS_BYTES = "/as bytes"
 # (canonical weight, statistics of the layer's inputs, choice, groups) -> canonical pruned weight
 Pruner = Callable[[np.ndarray, LayerStatistics | None, Choice, int], np.ndarray]
 
@@ -85,20 +87,23 @@ def _round(graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collecti
     Raises:
         ModelError: there is no such tensor, or nobody reads it.
     """
-    for read, scale in scales.items():
-        values = f"{read}/as bytes"
-        for node in graph.node:
-            if node.name in layers and node.input[0] == read:
-                node.input[0] = values
-            elif node.name in adds_of_pictures(graph):
-                node.input[:] = [values if each == read else each for each in node.input]
-        first = next((index for index, node in enumerate(graph.node) if values in node.input), None)
-        if first is None:
-            raise ModelError(f"no layer reads a tensor {read!r}, of which a range is given")
-        steps, constants = _rounding(read, values, scale)
-        graph.initializer.extend(constants)
-        for step in reversed(steps):
-            graph.node.insert(first, step)
+    adds, nodes, left = adds_of_pictures(graph), list[onnx.NodeProto](), dict(scales)
+    for node in graph.node:
+        for place, read in enumerate(node.input):
+            if read not in scales or not (node.name in adds or (node.name in layers and place == 0)):
+                continue
+            if read in left:
+                steps, constants = _rounding(read, left.pop(read))
+                nodes.extend(steps)
+                graph.initializer.extend(constants)
+            node.input[place] = read + AS_BYTES
+        nodes.append(node)
+    if left:
+        raise ModelError(f"no layer reads a tensor {min(left)!r}, of which a range is given")
+    if scales:
+        copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copied)
 
 
 def adds_of_pictures(graph: onnx.GraphProto) -> set[str]:
@@ -107,12 +112,13 @@ def adds_of_pictures(graph: onnx.GraphProto) -> set[str]:
     return {
         node.name
         for node in graph.node
-        if node.op_type == "Add" and all(shapes.get(name.removesuffix("/as bytes")) == PICTURES for name in node.input)
+        if node.op_type == "Add" and all(shapes.get(name) == PICTURES for name in node.input)
     }
 
 
-def _rounding(read: str, values: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _rounding(read: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes from a tensor to its rounded values, and their constants."""
+    values = read + AS_BYTES
     numbers = {"inverse": scale.inverse, "low": -scale.zero, "high": MOST_VALUE - scale.zero, "scale": scale.scale}
     names = {each: f"{values}/{each}" for each in (*numbers, "scaled", "rounded", "clipped")}
     steps = (

@@ -6,7 +6,8 @@ their means over samples. One picture's outlier then neither sets the step of al
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -37,7 +38,8 @@ def tensor_ranges(
     """
     proto = onnx.load_from_string(model.proto)
     graph = proto.graph
-    tensors = {*_read(graph, {layer.name for layer in model.layers}), *_added(graph, model).values()}
+    read, added = _tensors(model)
+    tensors = {*read.values(), *added.values()}
     made = sorted(tensors - {item.name for item in graph.input})
     known = {item.name for item in graph.output}
     graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in known)
@@ -72,7 +74,7 @@ def as_bytes(
         ModelError: the plan names a layer that the model does not have.
     """
     own = {name for name, choice in plan.choices if choice.dtype == "int8"}
-    dense = {name: model.weight(model.layer(name).name) for name in own.difference(weights)}
+    dense = {name: model.weight(name) for name in own.difference(weights)}
     found = {name: rounded(weight) if name in own else weight for name, weight in {**weights, **dense}.items()}
     return found | ranges_for(model, plan, ranges)
 
@@ -82,19 +84,20 @@ def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float
     own = {name for name, choice in plan.choices if choice.dtype == "int8"}
     if not own:
         return {}
+    read, pairs = _tensors(model)
+    added = (tensor for pair, tensor in pairs.items() if own.issuperset(pair))
+    return {range_name(name): np.array(ranges[name], np.float32) for name in {*(read[each] for each in own), *added}}
+
+
+@lru_cache(maxsize=2)
+def _tensors(model: Model) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
+    """What each layer reads, and by pairs of layers whose outputs are added the output of the first.
+
+    The other's kernel adds it.
+    """
     graph = onnx.load_from_string(model.proto).graph
-    added = (tensor for pair, tensor in _added(graph, model).items() if own.issuperset(pair))
-    return {range_name(name): np.array(ranges[name], np.float32) for name in {*_read(graph, own), *added}}
-
-
-def _read(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
-    """What layers read."""
-    return {node.input[0] for node in graph.node if node.name in layers}
-
-
-def _added(graph: onnx.GraphProto, model: Model) -> dict[tuple[str, str], str]:
-    """By pairs of layers whose outputs are added to each other: the output of the first. The other's kernel adds it."""
     layers = {layer.name for layer in model.layers}
+    read = {node.name: node.input[0] for node in graph.node if node.name in layers}
     made = {node.output[0]: (place, node.name) for place, node in enumerate(graph.node) if node.name in layers}
     found = {}
     adds = adds_of_pictures(graph)
@@ -102,4 +105,4 @@ def _added(graph: onnx.GraphProto, model: Model) -> dict[tuple[str, str], str]:
         if node.name in adds and all(name in made for name in node.input):
             first, second = sorted(node.input, key=made.__getitem__)
             found[made[first][1], made[second][1]] = first
-    return found
+    return read, found

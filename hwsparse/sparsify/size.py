@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from hwsparse.model import Model
 from hwsparse.plan import Plan
+from hwsparse.quantise import split_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Sizes:
 
     def of_weights(self, weights: Mapping[str, np.ndarray]) -> Size:
         """With these canonical weights by layer name, and constants by theirs; the rest is the model's own."""
-        left = {name: int(np.count_nonzero(values)) for name, values in weights.items()}
+        plain, _ = split_ranges(weights)
+        left = {name: int(np.count_nonzero(values)) for name, values in plain.items()}
         constants = [name for name in left if name not in self._dense]
         more = sum(left.pop(name) - int(np.count_nonzero(self._model.constant(name))) for name in constants)
         size = self._size(left)

@@ -14,12 +14,13 @@ from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
-from hwsparse.errors import InputError, UnsupportedError
-from hwsparse.pipeline import Goal, Outcome, Workspace, optimize
+from hwsparse.errors import InputError, PlanError, UnsupportedError
+from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import range_name, rounded
+from hwsparse.report.words import plan_summary, short_category
 from hwsparse.target import load_target
 from tests.pipeline.benches import times_by_weight
 from tests.sparsify.test_quality import classifier
@@ -67,6 +68,19 @@ def test_what_ships_computes_what_onnxruntime_does_on_the_same_bytes(outcome: Ou
             if choice.dtype == "int8":
                 np.testing.assert_allclose(rounded(weights[name]), weights[name], rtol=1e-6)
                 assert any(each.startswith(range_name("")) for each in weights)
+
+
+def test_what_was_found_is_reported_with_its_types(outcome: Outcome) -> None:
+    report = front_report(outcome, "own")
+    assert any("/int8" in plan_summary(point.plan) for point in report.points)
+    assert all("int8" not in (short_category(point) or "") for point in report.points)
+
+
+def test_int8_layers_need_data_and_are_not_trained(tmp_path: Path) -> None:
+    plan = Plan.uniform(MODEL.digest, MODEL.layers, Choice(dtype="int8"))
+    with pytest.raises(PlanError, match="int8 layers need data"):
+        compile_plan(MODEL, plan, TARGET, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ _Made = tuple[tirx.PrimFunc, _Pack]
 def refusal(layer: Layer, choice: Choice) -> str | None:
     """Why no CPU kernel serves this choice for this layer; None when one does."""
     if layer.dtype != "float32" or choice.dtype not in ("float32", "int8"):
-        return f"no CPU kernel for {choice.dtype} weights of a {layer.dtype} layer"
+        return f"no CPU kernel for {choice.dtype} weights; float32 and int8 only"
     if layer.window is not None and len(layer.window.strides) > 2:
         return "no CPU kernel for convolutions of more than two dimensions"
     if not choice.is_dense and layer.groups > 1 and layer.groups == layer.input_shape[1]:
@@ -141,10 +141,8 @@ def _depthwise(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
 
 def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
     columns = np.arange(geometry.columns).astype(offset_type(geometry.columns))
-    return (
-        few_positions(geometry, lanes, epilogue),
-        lambda weight: pack_rows(weight, geometry, lanes, 1, geometry.columns, columns).arrays(),
-    )
+    pack = partial(_pack_floats, geometry, lanes, 1, geometry.columns, columns)
+    return few_positions(geometry, lanes, epilogue), pack
 
 
 def _few_positions_of_bytes(geometry: Geometry, lanes: int, target: Target, epilogue: Epilogue) -> _Made:
@@ -166,10 +164,8 @@ def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Tar
     tiling = tiling_of(geometry, shared, variant, target)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
     kernel = shared_index_tokens if geometry.tokens else shared_index
-    return (
-        kernel(geometry, shared, tiling, epilogue),
-        lambda weight: pack_rows(weight, geometry, shared, tiling.chunks, block, offsets).arrays(),
-    )
+    pack = partial(_pack_floats, geometry, shared, tiling.chunks, block, offsets)
+    return kernel(geometry, shared, tiling, epilogue), pack
 
 
 def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
@@ -179,6 +175,13 @@ def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, ep
     kernel = shared_index_tokens if geometry.tokens else shared_index
     pack = partial(_pack_bytes, geometry, shared, tiling.chunks, block, offsets)
     return kernel(geometry, shared, tiling, epilogue, bytes_on(target.isa)), pack
+
+
+def _pack_floats(
+    geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The lists of a weight."""
+    return pack_rows(weight.astype(np.float32, copy=False), geometry, shared, chunks, block, offsets).arrays()
 
 
 def _pack_bytes(
