@@ -360,6 +360,9 @@ def test_what_does_not_belong_together_is_refused(
     plan = Plan.of(model.digest, {"second": CHOICE})
     with pytest.raises(UnsupportedError, match="2:8"):
         recover(module, model, uniform_plan(model, parse_choice("2:8")), data, TARGET, SETTINGS, workspace)
+    in_bytes = Plan.of(model.digest, {"second": parse_choice("dense/int8")})
+    with pytest.raises(UnsupportedError, match="layer 'second' is dense/int8: only float32 is trained"):
+        recover(module, model, in_bytes, data, TARGET, SETTINGS, workspace)
     with pytest.raises(PlanError, match="not for wide"):
         recover(module, model, Plan.of("0" * 64, {"second": CHOICE}), data, TARGET, SETTINGS, workspace)
     with pytest.raises(DataError, match="at least 6"):
