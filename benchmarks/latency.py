@@ -49,7 +49,7 @@ from hwsparse.latency import (
     layer_settings,
     stored_bytes,
 )
-from hwsparse.latency.drift import slowness, usual_reference
+from hwsparse.latency.drift import at_usual_clock, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
@@ -392,13 +392,12 @@ def _repeats(
     usual_s = usual_reference(each for runs in taken.values() for each in runs)
     spreads, held = [], []
     for runs in taken.values():
-        slow = [slowness(each, usual_s) for each in runs]
-        times = [each.quiet_s / by for each, by in zip(runs, slow, strict=True)]
+        times = [at_usual_clock(each, usual_s)[0] for each in runs]
         spreads.append((max(times) - min(times)) / statistics.median(times))
-        for at, (each, by) in enumerate(zip(runs, slow, strict=True)):
-            low, high = each.quiet_interval_s
+        for at, each in enumerate(runs):
+            low, high = at_usual_clock(each, usual_s)[1]
             others = times[:at] + times[at + 1 :] or times
-            held.append(low / by <= statistics.median(others) <= high / by)
+            held.append(low <= statistics.median(others) <= high)
     console.print(
         f"{arguments.repeats} runs of {len(spreads)} workloads lie {statistics.median(spreads):.1%} apart in the "
         f"median, 95 % of them at most {np.quantile(spreads, 0.95):.1%}; {statistics.mean(held):.0%} of a run's "

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
-from hwsparse.latency.drift import slowness, usual_reference
+from hwsparse.latency.drift import at_usual_clock, usual_reference
 from hwsparse.latency.learned import Describe, Known, Learned, kernel_of
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.network import Residual, fit_residual
@@ -91,7 +91,7 @@ class CostModel:
         curves: dict[Curve, list[_Point]] = {}
         for workload, taken in table.items():
             curves.setdefault(workload.curve, []).append(
-                _Point(workload.choice.ratio, *_at_usual_clock(taken, reference_s), _origin(taken), taken.kernel)
+                _Point(workload.choice.ratio, *at_usual_clock(taken, reference_s), _origin(taken), taken.kernel)
             )
         ((target_name, threads),) = targets
         ordered = {name: tuple(sorted(points, key=lambda point: point.ratio)) for name, points in curves.items()}
@@ -175,7 +175,7 @@ class CostModel:
 
     def at_usual_clock(self, taken: Measurement) -> float:
         """The quiet time of a measurement, in seconds, as it would be at the device's usual clock."""
-        return _at_usual_clock(taken, self._reference_s)[0]
+        return at_usual_clock(taken, self._reference_s)[0]
 
     def fit_network(self, model: Model, measured: Iterable[tuple[Plan, Measurement]]) -> CostModel:
         """This cost model, with what lies between a network's layers fitted to plans measured end to end.
@@ -263,10 +263,3 @@ def _between(left: _Point, right: _Point, ratio: float) -> Prediction:
 
 def _origin(taken: Measurement) -> Origin:
     return "imported" if taken.imported else taken.source
-
-
-def _at_usual_clock(taken: Measurement, reference_s: float | None) -> tuple[float, tuple[float, float]]:
-    """The quiet time and its interval."""
-    slower = slowness(taken, reference_s)
-    low_s, high_s = taken.quiet_interval_s
-    return taken.quiet_s / slower, (low_s / slower, high_s / slower)
