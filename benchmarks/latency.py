@@ -37,6 +37,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.models.resnet import resnet34
 from benchmarks.networks import NETWORKS
+from benchmarks.repeats import repeats
 from hwsparse import compiler
 from hwsparse.codegen import random_inputs
 from hwsparse.latency import (
@@ -45,25 +46,23 @@ from hwsparse.latency import (
     Footprints,
     Measurement,
     Workload,
-    calibrate,
     layer_settings,
     stored_bytes,
 )
-from hwsparse.latency.drift import at_usual_clock, usual_reference
 from hwsparse.latency.learned import Describe
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps, open_bench
 from hwsparse.pipeline.survey import choices_of
 from hwsparse.pipeline.thrift import LOOKS, describe, every_option, measure_layers
-from hwsparse.plan import Choice, Plan, parse_signature
+from hwsparse.plan import Choice, Plan
 from hwsparse.probe import ALLOWED_CPUS
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target, load_target
 
 RATIOS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FOLDS = 10
-# Of the random plans, those that what lies between layers is fitted to; repeats are of so many workloads.
-FITTED, REPEATED = 8, 30
+# Of the random plans, those that what lies between layers is fitted to.
+FITTED = 8
 PARTS = ("layers", "second", "networks", "repeats")
 ACROSS = 3  # pictures in a row
 AIDED = ", some of their own measured"
@@ -144,7 +143,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             for what in ("files", "memory"):
                 figures[f"{what}_median_err"] = max(_median_error(sizes[f"{what} of {name}"]) for name in networks)
         if "repeats" in arguments.parts:
-            figures |= _repeats(table, target, arguments, scratch, progress, console)
+            figures |= repeats(table, target, arguments.repeats, arguments.seed, scratch, progress, console)
     console.print(_table(pairs | sizes))
     console.print(_verdicts(figures))
     if arguments.plot is not None and pairs:
@@ -357,53 +356,6 @@ def _random_plan(model: Model, costs: CostModel, every: Sequence[Choice], rng: n
 def _choices(target: Target) -> tuple[Choice, ...]:
     """All of the target's patterns: N:M as they are, the others at every ratio."""
     return choices_of(target, (), RATIOS)
-
-
-def _repeats(
-    table: Mapping[str, Mapping[Workload, Measurement]],
-    target: Target,
-    arguments: argparse.Namespace,
-    scratch: Path,
-    progress: Progress,
-    console: Console,
-) -> dict[str, float]:
-    """How far apart separate runs are, relative, in the median over workloads; and whether they know how surely.
-
-    Of a run's 95 % interval it is asked whether it holds the median of the other runs.
-    """
-    every = sorted({workload for each in table.values() for workload in each}, key=lambda workload: workload.key)
-    picked = np.random.default_rng(arguments.seed).choice(len(every), min(REPEATED, len(every)), replace=False)
-    options: dict[str, list[Choice]] = {}
-    for at in picked:
-        options.setdefault(every[at].signature, []).append(every[at].choice)
-    layers = [parse_signature(signature) for signature in options]
-    task = progress.add_task("repeats", total=arguments.repeats)
-    taken: dict[Workload, list[Measurement]] = {}
-    for number in range(arguments.repeats):
-        clock = partial(datetime.now, timezone.utc)
-        with open_bench(target, scratch / f"repeat-{number}.sqlite", clock) as bench:
-            report = calibrate(layers, options, target, bench.records, bench.layers, bench.crew, clock)
-        for workload, each in report.table.items():
-            taken.setdefault(workload, []).append(each)
-        progress.advance(task)
-    lost = [workload for workload, runs in taken.items() if len(runs) < arguments.repeats]
-    for workload in lost:
-        console.print(f"left out: {workload.key} could be measured {len(taken.pop(workload))} times only")
-    usual_s = usual_reference(each for runs in taken.values() for each in runs)
-    spreads, held = [], []
-    for runs in taken.values():
-        times = [at_usual_clock(each, usual_s)[0] for each in runs]
-        spreads.append((max(times) - min(times)) / statistics.median(times))
-        for at, each in enumerate(runs):
-            low, high = at_usual_clock(each, usual_s)[1]
-            others = times[:at] + times[at + 1 :] or times
-            held.append(low <= statistics.median(others) <= high)
-    console.print(
-        f"{arguments.repeats} runs of {len(spreads)} workloads lie {statistics.median(spreads):.1%} apart in the "
-        f"median, 95 % of them at most {np.quantile(spreads, 0.95):.1%}; {statistics.mean(held):.0%} of a run's "
-        "95 % intervals hold the median of the others"
-    )
-    return {"repeat_spread": statistics.median(spreads), "repeat_coverage95": 100 * statistics.mean(held)}
 
 
 def _layer_figures(name: str, pairs: Sequence[Pair]) -> dict[str, float]:
