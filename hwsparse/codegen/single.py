@@ -61,7 +61,7 @@ def build_layer(
     bias = rng.standard_normal(layer.outputs).astype(np.float32)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
     alone = _bytes if choice.dtype == "int8" else _floats
-    lowered, model, inputs, outputs = alone(anonymous, choice, target, kernel, weight, bias, rng)
+    lowered, model, inputs, outputs = alone(_Wanted(anonymous, choice, kernel, weight, bias), target, rng)
     program = _Program(anonymous, lowered.kernels["layer"], target, lowered.module)
     (directory / LIBRARY).write_bytes(_code(program))
     write_parameters(lowered, model, directory)
@@ -74,36 +74,32 @@ def build_layer(
 _Arrays = dict[str, np.ndarray]
 
 
-def _floats(
-    layer: Layer,
-    choice: Choice,
-    target: Target,
-    kernel: str | None,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[Lowered, Model, _Arrays, _Arrays]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """A layer to be built alone: `weight` is pruned as the choice says."""
+
+    layer: Layer
+    choice: Choice
+    kernel: str | None
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def _floats(wanted: _Wanted, target: Target, rng: np.random.Generator) -> tuple[Lowered, Model, _Arrays, _Arrays]:
     """A layer lowered as in a network of floats, its model, and inputs with the outputs that onnxruntime gives."""
-    model = _model(layer, weight, bias)
-    lowered = lower(model, _plan(model, choice), {}, target, {} if kernel is None else {"layer": kernel})
+    model = _model(wanted.layer, wanted.weight, wanted.bias)
+    kernels = {} if wanted.kernel is None else {"layer": wanted.kernel}
+    lowered = lower(model, _plan(model, wanted.choice), {}, target, kernels)
     inputs = random_inputs(model.inputs, int(rng.integers(1 << 31)))
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     outputs = zip(model.outputs, session.run(None, inputs), strict=True)
     return lowered, model, inputs, {spec.name: value for spec, value in outputs}
 
 
-def _bytes(
-    layer: Layer,
-    choice: Choice,
-    target: Target,
-    kernel: str | None,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    rng: np.random.Generator,
-) -> tuple[Lowered, Model, _Arrays, _Arrays]:
+def _bytes(wanted: _Wanted, target: Target, rng: np.random.Generator) -> tuple[Lowered, Model, _Arrays, _Arrays]:
     """As `_floats`, of a layer between others that read and write bytes."""
-    epilogue = Epilogue(stored="uint8")
-    made = kernel_for(layer, choice, target, epilogue, kernel)
+    layer, weight, bias, epilogue = wanted.layer, wanted.weight, wanted.bias, Epilogue(stored="uint8")
+    made = kernel_for(layer, wanted.choice, target, epilogue, wanted.kernel)
     read, stored = Scale.of(*READ), Scale.of(*_reach(weight))
     *lists, factors = made.pack(weight, read)
     packed = (*lists, *folded(epilogue, lists[-1], factors, bias, None, stored))
