@@ -19,7 +19,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.copying import load_transposed
-from hwsparse.codegen.cpu.entry import without_parameter
+from hwsparse.codegen.cpu.entry import without_parameters
 from hwsparse.codegen.cpu.normalise import exponentials
 from hwsparse.codegen.cpu.product_tile import product_tile, tile_shape
 
@@ -79,7 +79,7 @@ def attention(sizes: Attention, lanes: int, registers: int, threads: int) -> tir
         else:
             run(q, k, v, v, y)
 
-    return kernel if masked else without_parameter(kernel, -2)
+    return kernel if masked else without_parameters(kernel, [-2])
 
 
 def _run(sizes: Attention, lanes: int, registers: int, threads: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from tvm import tirx
@@ -17,6 +17,9 @@ from hwsparse.quantise import MOST_VALUE
 # TVM puts every allocation of 1 KiB or more on the heap; accumulators must stay in registers.
 # Needs the pass configuration tirx.disable_storage_rewrite, which would drop the annotation.
 REGISTERS = {"disable_lower_builtin": True}
+
+# Places of parameters that only kernels of bytes have: blank, offset, scale, terms.
+BYTES_ONLY = range(6, 10)
 
 
 class Lists(NamedTuple):
@@ -95,55 +98,18 @@ def entry(
     run: Any,
     arithmetic: Arithmetic = FLOATS,
 ) -> tirx.PrimFunc:
-    """The function around `run`, an inline one of (x, lists, ends); lists of symbolic lengths serve every ratio."""
-    apart = int(epilogue.residual and not epilogue.in_place)
-    make = _entry_of_bytes if arithmetic.is_bytes else _entry_of_floats
-    kernel = make(geometry, shared, chunks, offset_type, epilogue, run)
-    return kernel if apart else without_parameter(kernel, -2)
+    """The function around `run`, an inline one of (x, lists, ends); lists of symbolic lengths serve every ratio.
 
-
-def _entry_of_floats(
-    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
-) -> tirx.PrimFunc:
+    Where floats are multiplied, it has none of the parameters from `blank` to `terms`.
+    """
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
+    source, dtype, added_type, out_type = arithmetic.source, arithmetic.dtype, epilogue.added, epilogue.stored
     apart = int(epilogue.residual and not epilogue.in_place)
+    of_bytes, counted = int(arithmetic.is_bytes), int(arithmetic.is_bytes and not epilogue.at_once)
 
     @T.prim_func(s_tir=True)
     def kernel(
-        x: T.Buffer(in_shape, "float32"),
-        bounds: T.Buffer((chunks + 1,), "int32"),
-        starts_handle: T.handle,
-        offsets_handle: T.handle,
-        values_handle: T.handle,
-        rows_handle: T.handle,
-        bias: T.Buffer((row_count,), "float32"),
-        added: T.Buffer(out_shape, "float32"),
-        out: T.Buffer(out_shape, "float32"),
-    ):
-        T.func_attr({"tirx.noalias": True})
-        starts_count, entries, slots = T.int64(), T.int64(), T.int64()
-        starts = T.match_buffer(starts_handle, (starts_count,), "int32")
-        offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
-        values = T.match_buffer(values_handle, (entries, shared), "float32")
-        rows = T.match_buffer(rows_handle, (slots,), "int32")
-        if apart > 0:
-            run(x, Lists(bounds, starts, offsets, values, rows), Ends(bias, added, out))
-        else:
-            run(x, Lists(bounds, starts, offsets, values, rows), Ends(bias, out, out))
-
-    return kernel
-
-
-def _entry_of_bytes(
-    geometry: Geometry, shared: int, chunks: int, offset_type: str, epilogue: Epilogue, run: Any
-) -> tirx.PrimFunc:
-    in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
-    apart, added_type, out_type = int(epilogue.residual and not epilogue.in_place), epilogue.added, epilogue.stored
-    counted = int(not epilogue.at_once)
-
-    @T.prim_func(s_tir=True)
-    def kernel(
-        x: T.Buffer(in_shape, "uint8"),
+        x: T.Buffer(in_shape, source),
         bounds: T.Buffer((chunks + 1,), "int32"),
         starts_handle: T.handle,
         offsets_handle: T.handle,
@@ -161,15 +127,23 @@ def _entry_of_bytes(
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
         starts = T.match_buffer(starts_handle, (starts_count,), "int32")
         offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
-        values = T.match_buffer(values_handle, (entries, shared), "int32")
+        values = T.match_buffer(values_handle, (entries, shared), dtype)
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         run(
             x,
             Lists(bounds, starts, offsets, values, rows, blank),
-            Ends(bias, added if apart > 0 else out, out, offset if counted > 0 else None, scale, terms),
+            Ends(
+                bias,
+                added if apart > 0 else out,
+                out,
+                offset if counted > 0 else None,
+                scale if of_bytes > 0 else None,
+                terms,
+            ),
         )
 
-    return kernel
+    unread = [place for place, told in ((-2, apart), *((each, of_bytes) for each in BYTES_ONLY)) if not told]
+    return without_parameters(kernel, unread)
 
 
 def convolution(
@@ -228,8 +202,9 @@ def convolution(
     return entry(geometry, shared, chunks, offset_type, epilogue, run, arithmetic)
 
 
-def without_parameter(function: tirx.PrimFunc, index: int) -> tirx.PrimFunc:
-    """The function without a parameter that it does not read: TVMScript has no optional ones."""
-    parameters = list(function.params)
-    del parameters[index]
+def without_parameters(function: tirx.PrimFunc, places: Collection[int]) -> tirx.PrimFunc:
+    """The function without parameters that it does not read: TVMScript has no optional ones."""
+    count = len(function.params)
+    left_out = {place % count for place in places}
+    parameters = [each for place, each in enumerate(function.params) if place not in left_out]
     return tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)
