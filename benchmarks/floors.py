@@ -39,11 +39,12 @@ Values = Mapping[tuple[str, Choice], np.ndarray]
 class Floor:
     """Points gained or, of what is `lost`, lost, with their 95 % interval; and whether that is enough.
 
-    `holds` is None of what is told and not asked for.
+    `choice` is what layers were pruned to, or what was removed of the network; `holds` is None of what is told and not
+    asked for.
     """
 
     what: str
-    choice: Choice
+    choice: Choice | str
     points: tuple[float, float, float]
     holds: bool | None
 

@@ -10,6 +10,8 @@ by their shapes, by one threshold for all magnitudes, by what each layer harms o
 last line are of the same choice for all. What FLOPs and parameters are left stands beside, as shares of the dense
 network's. With `--robustness`, what is lost on the same held-out samples under corruption stands beside: the mean over
 noise, blur and less contrast, or typos.
+
+Whole channels and heads are removed from all layers that share them: `--kept` says how many stay (`removal`).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from benchmarks.floors import (
     points,
     shares_rows,
 )
+from benchmarks.removal import KEPT, OBS_FITTED, Removed, removal_floors, removal_table, remove
 from benchmarks.tasks import TASKS, Task, data_option
 from hwsparse.errors import InputError
 from hwsparse.pattern import NM, Unstructured, parse_pattern
@@ -97,12 +100,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
+    parser.add_argument("--kept", nargs="*", type=float, default=KEPT, help="shares of channels and heads that stay")
     parser.add_argument("--robustness", action="store_true", help="also what is lost on corrupted images or text")
     data_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     """Prunes each of the task's networks in every way."""
+    if not all(0 < share <= 1 for share in arguments.kept):
+        raise InputError("--kept: a share of channels is more than 0 and at most 1")
     console = Console()
     choices = _choices(arguments.patterns, arguments.ratios)
     figures: list[dict[str, float]] = []
@@ -115,10 +121,20 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         dense_corrupted = mean_resampled(corrupted, {}) if corrupted else None
         found = list(_prune(task, evaluator, corrupted, choices, arguments, console))
         alike = {(each.method, each.choice): each.values for each in found if each.allocation == UNIFORM}
-        held = list(floors(dense, alike))
-        console.print(_table(task, dense, found, dense_corrupted))
+        removed = list(remove(task, evaluator, arguments.kept, arguments.threads or THREADS, arguments.seed))
+        held = [*floors(dense, alike), *removal_floors(removed)]
+        if found:
+            console.print(_table(task, dense, found, dense_corrupted))
+        if removed:
+            console.print(removal_table(task, dense, removed))
+        elif arguments.kept:
+            console.print(f"{task.model.name}: no channel can be removed, or none at these shares")
         console.print(floor_table(task.model.name, held))
-        figures.append(_figures(dense, alike) | {"floors_missed": float(sum(each.holds is False for each in held))})
+        figures.append(
+            _figures(dense, alike)
+            | _figures_of_removal(dense, removed)
+            | {"floors_missed": float(sum(each.holds is False for each in held))}
+        )
         details[task.model.name] = {
             "metric": task.held_out.metric,
             "samples": len(task.held_out),
@@ -128,6 +144,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             "dense": [figure / 100 for figure in points(dense)],
             "dropped": [
                 [each.method, each.pruned, *(figure / 100 for figure in points(dense - each.values))] for each in found
+            ],
+            "removed": [
+                [each.method, each.kept, *(figure / 100 for figure in points(dense - each.values)), asdict(each.size)]
+                for each in removed
             ],
             "floors": [[each.what, str(each.choice), *each.points, each.holds] for each in held],
         }
@@ -298,6 +318,17 @@ def _figures(dense: np.ndarray, values: Values) -> dict[str, float]:
     }
 
 
+def _figures_of_removal(dense: np.ndarray, removed: Sequence[Removed]) -> dict[str, float]:
+    """In points; nan of what was not tried."""
+    drops = {each.kept: 100 * float(dense[0] - each.values[0]) for each in removed if each.method == OBS_FITTED}
+    gains = [floor.points[0] for floor in removal_floors(removed) if floor.holds is not None]
+    return {
+        "drop_channels_80": drops.get(0.8, math.nan),
+        # The least over the shares of which it is asked.
+        "channels_obs_minus_magnitude": min(gains, default=math.nan),
+    }
+
+
 # How the figures of several networks become one.
 FIGURES: dict[str, Callable[[Sequence[float]], float]] = {
     "drop_unstructured_50": max,
@@ -305,6 +336,8 @@ FIGURES: dict[str, Callable[[Sequence[float]], float]] = {
     "obs_minus_magnitude_70": min,
     "obs_minus_magnitude_90": min,
     "regroup_minus_direct": min,
+    "drop_channels_80": max,
+    "channels_obs_minus_magnitude": min,
     "seeds": min,
     "floors_missed": sum,
 }

@@ -1,8 +1,8 @@
 """The same architecture with fewer channels and heads: what a smaller dense network is worth.
 
 Units of channels that belong together (`model.coupling`) form families: those that the same layers make. Of each
-family the same share is kept. Which of them is found by what the layers behind lose (`structured_obs`); those are then
-fitted, layer after layer, to what they read in the narrower network.
+family the same share is kept. Which of them is found by what the layers behind lose (`structured_obs`), or by their
+weights alone; those are then fitted, layer after layer, to what they read in the narrower network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hwsparse.plan import Layer
 from hwsparse.sparsify.apply import pruned_model
 from hwsparse.sparsify.correction import SAMPLES, fitted, named
 from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
-from hwsparse.sparsify.statistics import MAX_COLUMNS, LayerStatistics, collect_statistics
+from hwsparse.sparsify.statistics import MAX_COLUMNS, collect_statistics
 from hwsparse.sparsify.structured_obs import Reader, removal_order
 from hwsparse.sparsify.walk import SideBySide
 
@@ -40,9 +40,13 @@ class Narrower:
         samples: int = SAMPLES,
         threads: int = 1,
         seed: int = 0,
+        by_magnitude: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Ranks the channels and heads of a model by what they do on at most `samples` of the data's samples.
+
+        Args:
+            by_magnitude: ranks them by the weights that read them, whatever the samples: to compare with.
 
         Raises:
             ModelError: no channel of the model can be removed.
@@ -53,19 +57,23 @@ class Narrower:
         self._coupling = couple(model)
         found = _removable(model, self._coupling)
         reading = [layer for layer in model.layers if _reads_units(layer, self._coupling)]
-        statistics = collect_statistics(model, dataset, reading, max_samples=samples, threads=threads, seed=seed)
+        if by_magnitude:
+            moments = {layer.name: np.eye(layer.inputs) for layer in reading}
+        else:
+            statistics = collect_statistics(model, dataset, reading, max_samples=samples, threads=threads, seed=seed)
+            moments = {name: own.damped()[0] for name, own in statistics.items() if not own.apart}
         self._orders: list[tuple[Sequence[int], int]] = []
         for done, (units, multiple) in enumerate(found, 1):
-            readers = [reader for layer in reading if (reader := self._reader(layer, statistics, units)) is not None]
+            readers = [reader for layer in reading if (reader := self._reader(layer, moments, units)) is not None]
             self._orders.append((removal_order(units, readers), multiple))
             progress(done, len(found))
 
-    def _reader(self, layer: Layer, statistics: Mapping[str, LayerStatistics], units: Sequence[int]) -> Reader | None:
+    def _reader(self, layer: Layer, moments: Mapping[str, np.ndarray], units: Sequence[int]) -> Reader | None:
         read = self._coupling.columns(layer)
-        if statistics[layer.name].apart or not np.isin(read, units).any():
+        if layer.name not in moments or not np.isin(read, units).any():
             return None
         taps = layer.inputs // layer.weight_shape[1]
-        return Reader(self._model.weight(layer.name), statistics[layer.name], np.repeat(read, taps))
+        return Reader(self._model.weight(layer.name), moments[layer.name], np.repeat(read, taps))
 
     def narrow(self, keep: float, progress: Callable[[int, int], None] = lambda done, total: None) -> Model:
         """The model with that share of the channels and heads of each family, fitted.

@@ -9,6 +9,8 @@ Removing the columns S of a layer's weight W, and fitting the others anew, chang
 brought up to date in between, so that what is left makes up for what has gone. A unit that several layers read costs
 what it costs all of them, each relative to its output. Here a step takes a few units and not one: the cheapest
 PORTION of those left.
+
+With the identity for H it is magnitude: a unit costs the power of the weights that read it, and nothing is made up for.
 """
 
 from __future__ import annotations
@@ -17,22 +19,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hwsparse.sparsify.statistics import LayerStatistics
-
 PORTION = 1 / 32
 
 
 class Reader:
     """A layer that reads units, while they are removed one after the other."""
 
-    def __init__(self, weight: np.ndarray, statistics: LayerStatistics, units: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, moment: np.ndarray, units: np.ndarray) -> None:
         """Prepares a layer.
 
         Args:
             weight: canonical, of a layer in one group.
+            moment: H, of full rank, (columns, columns).
             units: the unit of each column, (columns,); others than those asked for stay.
         """
-        moment = statistics.damped()[0].astype(np.float64)
+        moment = moment.astype(np.float64)
         rows = weight.reshape(len(weight), -1).astype(np.float64)
         self._energy = max(float(np.sum((rows @ moment) * rows)), np.finfo(np.float64).tiny)
         self._weight, self._inverse, self._units = rows, np.linalg.inv(moment), units

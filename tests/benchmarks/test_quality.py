@@ -45,7 +45,8 @@ def test_figures_are_points_between_methods() -> None:
     assert figures["obs_minus_magnitude_70"] == pytest.approx(20)  # of blocks, where less is gained
     assert math.isnan(figures["obs_minus_magnitude_90"])
     assert figures["regroup_minus_direct"] == pytest.approx(5)
-    assert {*figures, "floors_missed"} == set(quality.FIGURES)
+    removed = quality._figures_of_removal(dense, [])
+    assert {*figures, *removed, "floors_missed"} == set(quality.FIGURES)
 
 
 def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +76,21 @@ def test_every_way_is_tried_and_judged(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "30 held-out samples" in " ".join(capsys.readouterr().out.split())
 
 
+def test_channels_are_removed_as_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task(classifier(), images(20), images(30, seed=1))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    figures, details = quality.run(parsed("--patterns", "--kept", "0.8", "0.5"))
+    assert isinstance(details, dict)
+    found = details["classifier"]["removed"]
+    assert {(method, kept) for method, kept, *_ in found} >= {("magnitude", 0.5), ("structured OBS, fitted", 0.5)}
+    (gain,) = [points[0] for what, _, *points, holds in details["classifier"]["floors"] if holds is not None]
+    assert figures["channels_obs_minus_magnitude"] == pytest.approx(gain)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "whole channels and heads are removed" in shown and "static masks" not in shown
+    with pytest.raises(InputError, match="--kept"):
+        quality.run(parsed("--kept", "1.5"))
+
+
 def test_zeros_shared_out_in_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     task = Task(classifier(), images(20), images(30, seed=1))
     monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
@@ -91,7 +107,8 @@ def test_zeros_shared_out_in_every_way(monkeypatch: pytest.MonkeyPatch, capsys: 
         value for method, pruned, value, *_ in dropped if (method, pruned) == ("corrected", "unstructured@0.5")
     )
     assert figures["drop_unstructured_50"] == pytest.approx(100 * alike)
-    assert {choice for _, choice, *_ in details["classifier"]["floors"]} == {"unstructured@0.5", "2:4"}
+    choices = {choice for what, choice, *_ in details["classifier"]["floors"] if "OBS" not in what}
+    assert choices == {"unstructured@0.5", "2:4"}
     assert "least-harm" in " ".join(capsys.readouterr().out.split())
 
 

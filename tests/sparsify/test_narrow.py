@@ -86,6 +86,15 @@ def test_the_better_channels_are_kept_and_fitted() -> None:
     assert np.square(answers(narrow, dataset) - expected).mean() < 0.5 * np.square(plain - expected).mean()
 
 
+def test_by_magnitude_those_go_that_weigh_least_whatever_the_samples() -> None:
+    model, dataset = redundant(), rows(50)
+    weight = model.weight("last").astype(np.float64)
+    kept = np.sort(np.argsort(np.square(weight).sum(axis=0))[-16:])
+    cut = Narrower(model, dataset, by_magnitude=True).cut(model, 0.5)
+    np.testing.assert_array_equal(cut.weight("last"), model.weight("last")[:, kept])
+    np.testing.assert_array_equal(cut.weight("first"), model.weight("first")[kept])
+
+
 def test_all_of_it_is_the_model_itself() -> None:
     model, dataset = redundant(), rows(50)
     narrow = Narrower(model, dataset).narrow(1.0)

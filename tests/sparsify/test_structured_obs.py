@@ -25,7 +25,7 @@ def test_each_unit_costs_what_the_best_fit_without_it_loses(seed: int, units: in
     statistics = statistics_of(correlated(rng, 1, columns, 300))
     moment = damped(statistics)[0]
     owners = rng.permutation(np.repeat(np.arange(units), taps))
-    reader = Reader(weight, statistics, owners)
+    reader = Reader(weight, moment, owners)
     gone = np.zeros(columns, bool)
     left = list(range(units))
     while len(left) > 1:
@@ -39,7 +39,7 @@ def test_each_unit_costs_what_the_best_fit_without_it_loses(seed: int, units: in
 
 def test_units_go_by_what_all_readers_lose() -> None:
     """A unit that is nothing to one layer may be all to another."""
-    independent = statistics_of(np.random.default_rng(0).standard_normal((1, 4000, 3)).astype(np.float32))
+    independent = damped(statistics_of(np.random.default_rng(0).standard_normal((1, 4000, 3)).astype(np.float32)))[0]
     first = Reader(np.array([[1.0, 0.1, 3.0]], np.float32), independent, np.array([5, 6, 7]))
     second = Reader(np.array([[1.0, 9.0, 0.5]], np.float32), independent, np.array([5, 6, 7]))
     assert removal_order([5, 6, 7], [first]) == [6, 5, 7]
@@ -49,7 +49,7 @@ def test_units_go_by_what_all_readers_lose() -> None:
 
 def _again(reader: Reader) -> Reader:
     assert reader.costs([5, 6, 7]).tolist() == [0, 0, 0]  # everything has gone from it
-    independent = statistics_of(np.random.default_rng(0).standard_normal((1, 4000, 3)).astype(np.float32))
+    independent = damped(statistics_of(np.random.default_rng(0).standard_normal((1, 4000, 3)).astype(np.float32)))[0]
     return Reader(np.array([[1.0, 0.1, 3.0]], np.float32), independent, np.array([5, 6, 7]))
 
 
@@ -58,6 +58,6 @@ def test_of_two_that_say_the_same_one_goes_and_the_other_takes_over() -> None:
     x = rng.standard_normal((1, 500, 3)).astype(np.float32)
     x[..., 1] = 2 * x[..., 0]
     x[..., 2] *= 0.3
-    reader = Reader(np.array([[5.0, 4.0, 5.0]], np.float32), statistics_of(x), np.array([0, 1, 2]))
+    reader = Reader(np.array([[5.0, 4.0, 5.0]], np.float32), damped(statistics_of(x))[0], np.array([0, 1, 2]))
     first, *_, last = removal_order([0, 1, 2], [reader])
     assert {first, last} == {0, 1}
