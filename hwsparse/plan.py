@@ -215,6 +215,11 @@ class Plan:
         return dict(self.choices).get(layer_name, Choice())
 
     @property
+    def in_bytes(self) -> frozenset[str]:
+        """Names of the layers that are int8."""
+        return frozenset(name for name, choice in self.choices if choice.dtype == "int8")
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 

@@ -24,7 +24,6 @@ from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalist
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
-from hwsparse.quantise import range_name, rounded, split_ranges
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
@@ -131,7 +130,7 @@ def compile_plan(
     for _, choice in plan.choices:
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
-    if dataset is None and any(choice.dtype == "int8" for _, choice in plan.choices):
+    if dataset is None and plan.in_bytes:
         raise PlanError("int8 layers need data, to see between what lies what they read: give --data")
     options = {name: [choice] for name, choice in plan.choices}
     judges, inputs = None, random_inputs(model.inputs, seed)
@@ -231,10 +230,7 @@ def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, tar
     @cache  # the few that are built are asked for again
     def weights(plan: Plan) -> Mapping[str, np.ndarray]:
         plain = database.weights(plan)
-        floats, scales = split_ranges(plain)
-        fitted = correct(model, floats, judges.fitting, threads=target.cores, seed=seed)
-        fitted |= {name: rounded(fitted[name]) for name, choice in plan.choices if choice.dtype == "int8"}
-        fitted |= {range_name(tensor): plain[range_name(tensor)] for tensor in scales}
+        fitted = correct(model, plain, judges.fitting, in_bytes=plan.in_bytes, threads=target.cores, seed=seed)
         worth = judges.choosing.evaluate(plain).value
         try:
             better = judges.choosing.evaluate(fitted).value > worth

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from hwsparse.errors import ModelError, PatternError, PlanError
 from hwsparse.model import Model
+from hwsparse.model.fold import infer
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import MOST_VALUE, Scale, split_ranges
@@ -58,7 +59,7 @@ def apply_plan(
 
 def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
     """The model with some weights and constants replaced, as `pruned_proto` takes them."""
-    return model_of(onnx.load_from_string(pruned_proto(model, weights)), model.name)
+    return model_of(infer(onnx.load_from_string(pruned_proto(model, weights))), model.name)
 
 
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:

@@ -10,11 +10,14 @@ and Sun, "Accelerating Very Deep Convolutional Networks for Classification and D
 here under masks. A layer with a bias gets a new one with it: x and x' are then taken from their means, and what the
 means give is the bias's to make up for. Where batch norm is part of the layer before it, this estimates its statistics
 anew; other batch norms, and layer norms, are fitted on the way (`norms`).
+
+Where layers work on bytes, x' is what bytes stand for, and P is rounded to what they do: what both lose is made up for
+by weights (`rounding`) and biases as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import dropwhile
 
 import numpy as np
@@ -22,8 +25,11 @@ import numpy as np
 from hwsparse.data import Dataset
 from hwsparse.model import Model
 from hwsparse.plan import Layer
+from hwsparse.quantise import rounded, split_ranges
+from hwsparse.sparsify.apply import pruned_model
 from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
+from hwsparse.sparsify.rounding import rounded_to_fit
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
 from hwsparse.sparsify.walk import Moments, SideBySide
 
@@ -36,6 +42,7 @@ def correct(
     weights: Mapping[str, np.ndarray],
     dataset: Dataset,
     *,
+    in_bytes: Collection[str] = (),
     samples: int = SAMPLES,
     threads: int = 1,
     seed: int = 0,
@@ -44,18 +51,22 @@ def correct(
     """Canonical weights by layer name, those given and those of dense layers behind them; constants by their own names.
 
     Args:
-        weights: canonical pruned weights by layer name; what is zero in them stays zero.
+        weights: canonical pruned weights by layer name; what is zero in them stays zero. The ranges among them, of what
+            layers read as bytes, stay as they are.
         dataset: at most `samples` of its samples are used.
+        in_bytes: names of the layers whose weights are to be what bytes stand for; they are among those given.
 
     Raises:
         DataError: onnxruntime cannot run a sample.
         ModelError: a weight does not have its layer's shape, or there is no such layer.
     """
-    for name, weight in weights.items():
+    plain, scales = split_ranges(weights)
+    for name, weight in plain.items():
         model.initializer(model.layer(name), weight)  # refuses what does not fit
-    corrected = dict(weights)
+    ranges = {name: values for name, values in weights.items() if name not in plain}
+    corrected = plain
     steps = list(dropwhile(lambda step: isinstance(step, Norm) or step.name not in weights, in_order(model)))
-    with SideBySide(model, model, dataset, samples, threads, seed) as both:
+    with SideBySide(model, pruned_model(model, ranges) if scales else model, dataset, samples, threads, seed) as both:
         for done, step in enumerate(steps, 1):
             if isinstance(step, Norm):
                 corrected |= fitted_norm(model, step, both, corrected)
@@ -64,9 +75,9 @@ def correct(
                 dense = model.weight(step.name)
                 bias = None if step.bias is None else model.constant(step.bias)
                 current = corrected.get(step.name, dense)
-                corrected |= named(step, *fitted(dense, bias, current, moments))
+                corrected |= named(step, *fitted(dense, bias, current, moments, step.name in in_bytes))
             progress(done, len(steps))
-    return corrected
+    return corrected | ranges
 
 
 def named(layer: Layer, weight: np.ndarray, bias: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -75,7 +86,7 @@ def named(layer: Layer, weight: np.ndarray, bias: np.ndarray | None) -> dict[str
 
 
 def fitted(
-    dense: np.ndarray, bias: np.ndarray | None, current: np.ndarray, moments: Moments
+    dense: np.ndarray, bias: np.ndarray | None, current: np.ndarray, moments: Moments, in_bytes: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The weight and bias that answer to x' as the dense ones do to x; weights where `current` is not zero.
 
@@ -85,9 +96,10 @@ def fitted(
         dense: canonical, the rows that are left.
         bias: of the same rows, in any shape; None stays None.
         current: canonical, of as many rows; its columns are those of x'.
+        in_bytes: whether weights are to be what bytes stand for.
     """
     if not (np.isfinite(moments.own).all() and np.isfinite(moments.cross).all()):
-        return current, bias
+        return rounded(current) if in_bytes else current, bias
     groups = len(moments.own)
     wide = dense.reshape(groups, dense.shape[0] // groups, -1)
     powers = np.diagonal(moments.own, axis1=1, axis2=2).mean(axis=1)[:, None, None]
@@ -96,7 +108,7 @@ def fitted(
     if bias is not None:
         moment = moment - moments.own_mean * moments.own_mean.transpose(0, 2, 1)
         cross = cross - moments.mean * moments.own_mean.transpose(0, 2, 1)
-    weight = _weight(wide, current.reshape(*wide.shape[:2], -1), moment, cross, ridge)
+    weight = _weight(wide, current.reshape(*wide.shape[:2], -1), moment, cross, ridge, in_bytes)
     if bias is not None:
         moved = wide @ moments.mean - weight @ moments.own_mean
         bias = (bias + moved.reshape(bias.shape)).astype(np.float32)
@@ -104,14 +116,18 @@ def fitted(
 
 
 def _weight(
-    dense: np.ndarray, start: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: np.ndarray
+    dense: np.ndarray, start: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: np.ndarray, in_bytes: bool
 ) -> np.ndarray:
     """P as above, of P0 = `start`: (groups, rows, columns)."""
     damped = moment + ridge * np.eye(moment.shape[1])
     wanted = dense @ cross + ridge * start
     target = np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
-    if start.all():
-        return np.asarray(target)
+    fitted = np.asarray(target) if start.all() else _masked(target, start, damped)
+    return rounded_to_fit(target, fitted, damped) if in_bytes else fitted
+
+
+def _masked(target: np.ndarray, start: np.ndarray, damped: np.ndarray) -> np.ndarray:
+    """The nearest to the target that is 0 where `start` is."""
     scale = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))[:, None, :]
     scaled = (damped / (scale * scale.transpose(0, 2, 1))).astype(np.float32)
     found = refit((target * scale).astype(np.float32), (start * scale).astype(np.float32), start != 0, scaled) / scale

@@ -219,7 +219,7 @@ class LayerDatabase:
             DataError: onnxruntime cannot run a sample, or what layers read is not finite.
             StorageError: the database cannot be read or written.
         """
-        if all(choice.dtype != "int8" for _, choice in plan.choices):
+        if not plan.in_bytes:
             return {}
         return ranges_for(self._model, plan, self._tensor_ranges)
 

@@ -73,16 +73,16 @@ def as_bytes(
     Raises:
         ModelError: the plan names a layer that the model does not have.
     """
-    own = {name for name, choice in plan.choices if choice.dtype == "int8"}
-    dense = {name: model.weight(name) for name in own.difference(weights)}
-    found = {name: rounded(weight) if name in own else weight for name, weight in {**weights, **dense}.items()}
+    dense = {name: model.weight(name) for name in plan.in_bytes.difference(weights)}
+    found = {
+        name: rounded(weight) if name in plan.in_bytes else weight for name, weight in {**weights, **dense}.items()
+    }
     return found | ranges_for(model, plan, ranges)
 
 
 def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights."""
-    own = {name for name, choice in plan.choices if choice.dtype == "int8"}
-    if not own:
+    if not (own := plan.in_bytes):
         return {}
     read, pairs = _tensors(model)
     added = (tensor for pair, tensor in pairs.items() if own.issuperset(pair))

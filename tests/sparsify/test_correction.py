@@ -9,7 +9,9 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.quantise import rounded, split_ranges
 from hwsparse.sparsify import apply_plan, correct, pruned_proto
+from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.sparsify.statistics import DAMPING
 from tests.model.graphs import model_proto, node, run, stored, value
 from tests.sparsify.networks import classifier, embedder, images, sentences
@@ -150,3 +152,22 @@ def test_what_does_not_fit_is_an_error() -> None:
     far = Dataset("far", {"ids": np.full_like(tokens.inputs["ids"], 99)}, tokens.labels, "spearman")
     with pytest.raises(DataError, match="onnxruntime cannot run a sample of far"):
         correct(embedder(), weights, far)
+
+
+def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
+    """What they read and their weights are rounded; less is lost than where floats are fitted, and rounded then."""
+    model, dataset = classifier(), images(64)
+    layers = [layer for layer in model.layers if layer.groups == 1]
+    plan = Plan.uniform(model.digest, layers, parse_choice("unstructured@0.4/int8"))
+    ranges = tensor_ranges(model, (dataset.sample(row, 0) for row in range(64)))
+    start = as_bytes(model, plan, apply_plan(model, plan), ranges)
+    found = correct(model, start, dataset, in_bytes=plan.in_bytes, samples=64)
+    floats, _ = split_ranges(start)
+    then = as_bytes(model, plan, correct(model, floats, dataset, samples=64), ranges)
+    assert found.keys() == then.keys()
+    for layer in layers:
+        np.testing.assert_allclose(rounded(found[layer.name]), found[layer.name], rtol=1e-5, atol=1e-7)
+        assert not found[layer.name][start[layer.name] == 0].any()
+    for name in start.keys() - floats.keys():
+        np.testing.assert_array_equal(found[name], start[name])
+    assert lost(model, found, dataset) < lost(model, then, dataset) < lost(model, start, dataset)
