@@ -225,7 +225,10 @@ class LayerDatabase:
 
     @cached_property
     def _tensor_ranges(self) -> dict[str, tuple[float, float]]:
-        """Of every tensor that any plan may have as bytes: looked at once for the basis, and kept."""
+        """Of every tensor that any plan may have as bytes: looked at once for the basis, and kept.
+
+        What a model states that was quantised already stands in the place of what is seen.
+        """
         query = select(_Range).where(_Range.basis == self._basis.digest)
         with self._said("cannot be read"), Session(self._engine) as session:
             known = {row.tensor: (row.low, row.high) for row in session.scalars(query)}
@@ -233,7 +236,8 @@ class LayerDatabase:
             return known
         rows = np.linspace(0, self._dataset.rows - 1, min(RANGE_SAMPLES, self._dataset.rows)).astype(int)
         samples = (self._dataset.sample(row, self._dataset.tokens) for row in rows.tolist())
-        found = tensor_ranges(self._model, samples)
+        seen, stated = tensor_ranges(self._model, samples), self._model.ranges
+        found = {tensor: stated.get(tensor, ends) for tensor, ends in seen.items()}
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             for tensor, (low, high) in found.items():
                 session.merge(_Range(basis=self._basis.digest, tensor=tensor, low=low, high=high))

@@ -72,6 +72,7 @@ def as_bytes(
 
     Raises:
         ModelError: the plan names a layer that the model does not have.
+        DataError: a range that it takes is not among `ranges`.
     """
     own = {name for name, choice in plan.choices if choice.dtype == "int8"}
     dense = {name: model.weight(name) for name in own.difference(weights)}
@@ -80,13 +81,20 @@ def as_bytes(
 
 
 def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights."""
+    """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights.
+
+    Raises:
+        DataError: one is not among `ranges`.
+    """
     own = {name for name, choice in plan.choices if choice.dtype == "int8"}
     if not own:
         return {}
     read, pairs = _tensors(model)
     added = (tensor for pair, tensor in pairs.items() if own.issuperset(pair))
-    return {range_name(name): np.array(ranges[name], np.float32) for name in {*(read[each] for each in own), *added}}
+    names = {*(read[each] for each in own), *added}
+    if unknown := names.difference(ranges):
+        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
+    return {range_name(name): np.array(ranges[name], np.float32) for name in names}
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from tests.model.graphs import model_proto, node, stored, value, weight
+from tests.model.graphs import model_proto, node, stored, value
 
 Feeds = Mapping[str, np.ndarray]
 SHAPE = (1, 8, 8, 8)
@@ -49,7 +49,14 @@ def pictures() -> onnx.ModelProto:
         node("Gemm", ["j", "w_last", "b_last"], ["y"], name="last", transB=1),
     ]
     sizes = {"w_first": (16, 8, 3, 3), "w_second": (16, 16, 3, 3), "w_third": (32, 16, 1, 1), "w_last": (10, 32)}
-    weights = [weight(name, *shape) for name, shape in (*sizes.items(), ("b_first", (16,)), ("b_last", (10,)))]
+    rng = np.random.default_rng(0)
+    weights = [
+        stored(f"b_{name}", rng.standard_normal(rows).astype(np.float32))
+        for name, rows in (("first", 16), ("last", 10))
+    ]
+    for name, shape in sizes.items():
+        # Values stay about as large as they were.
+        weights.append(stored(name, (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)))
     bounds = [stored("0", np.float32(0)), stored("6", np.float32(6))]
     return model_proto(nodes, [value("x", SHAPE)], weights=[*weights, *bounds])
 
