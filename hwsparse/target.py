@@ -132,6 +132,15 @@ class Target:
                 + (f"in {choice.dtype} it can run {have}" if have else f"it has nothing in {choice.dtype}")
             )
 
+    def require_type(self, dtype: str) -> None:
+        """Refuses a type of weights in which the target supports no pattern.
+
+        Raises:
+            UnsupportedError: so it is.
+        """
+        if all(dtype != supported for _, supported in self.supported):
+            raise UnsupportedError(f"target {self.name} supports nothing in {dtype[:80]}")
+
     def require_timing(self, *, board: bool = False) -> None:
         """Refuses a target that cannot be timed from here; one that runs on a `board` needs one to be named.
 

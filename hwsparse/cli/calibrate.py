@@ -34,6 +34,9 @@ def calibrate(
     model: Path = options.MODEL,
     target: str = options.TARGET,
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
+    dtype: list[str] = typer.Option(
+        ["float32"], help="Types of weights, and of what layers read, to measure: float32, int8; may be repeated."
+    ),
     ratio: list[float] = typer.Option(RATIOS, help="Shares of zeros to measure; may be repeated."),
     within: float | None = options.WITHIN,
     cold: bool = typer.Option(
@@ -48,10 +51,10 @@ def calibrate(
     """Measures what every pattern and ratio of zeros costs each layer of a model on a device.
 
     Prints, for each layer shape and pattern, from which ratio on it is faster than dense, and how much faster at the
-    highest. A search measures what it needs by itself; this measures all, to be looked at, shared (`hwsparse
-    records export`), or used by searches to come. With `--within 0.1` no more is measured than tells the rest: a third
-    or less where other networks are on record of the device; where nothing is, ten layer shapes in full come first.
-    Stopped in the middle, the same command goes on where it was.
+    highest: of int8 too, than dense in float32. A search measures what it needs by itself; this measures all, to be
+    looked at, shared (`hwsparse records export`), or used by searches to come. With `--within 0.1` no more is measured
+    than tells the rest: a third or less where other networks are on record of the device; where nothing is, ten layer
+    shapes in full come first. Stopped in the middle, the same command goes on where it was.
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline.calibration import calibrate_model
@@ -71,6 +74,7 @@ def calibrate(
             records,
             patterns=pattern,
             ratios=sorted(set(ratio)),
+            dtypes=tuple(dict.fromkeys(dtype)),
             within=within,
             cache="cold" if cold else "warm",
             board=board,
@@ -107,15 +111,15 @@ def _predicted(model: Model, target: Target, times: LayerTimes) -> list[Predicti
 
 
 def _table(model: Model, target: Target, times: LayerTimes) -> Table:
-    """A row for every layer shape, a column for every pattern."""
+    """A row for every layer shape, a column for every pattern and type."""
     costs, alike = times.costs, defaultdict[str, list[Layer]](list)
     for layer in model.layers:
         alike[layer.signature].append(layer)
     known = {signature: times.known(layers[0], target) for signature, layers in alike.items()}
-    patterns = list(dict.fromkeys(str(each.pattern) for found in known.values() for each in found if not each.is_dense))
-    table = Table("layers", "shape", "dense", *patterns, title=escape(f"{model.name} on {target.name}"))
+    ways = list(dict.fromkeys(_way(each) for found in known.values() for each in found if not each.is_plain))
+    table = Table("layers", "shape", "dense", *ways, title=escape(f"{model.name} on {target.name}"))
     for signature, layers in alike.items():
-        cells = [_pays(layers[0], pattern, target, known[signature], costs) for pattern in patterns]
+        cells = [_pays(layers[0], way, target, known[signature], costs) for way in ways]
         layer = layers[0]
         dense = "-"
         if Choice() in known[signature]:
@@ -125,9 +129,14 @@ def _table(model: Model, target: Target, times: LayerTimes) -> Table:
     return table
 
 
-def _pays(layer: Layer, pattern: str, target: Target, known: Sequence[Choice], costs: CostModel) -> str:
-    """From which ratio on a pattern is faster, and by how much at most."""
-    curve = sorted((each for each in known if str(each.pattern) == pattern), key=lambda choice: choice.ratio)
+def _way(choice: Choice) -> str:
+    """Pattern and type of a choice, as its own text names them."""
+    return str(choice.pattern) if choice.dtype == "float32" else f"{choice.pattern}/{choice.dtype}"
+
+
+def _pays(layer: Layer, way: str, target: Target, known: Sequence[Choice], costs: CostModel) -> str:
+    """From which ratio on a pattern of some type is faster, and by how much at most."""
+    curve = sorted((each for each in known if _way(each) == way), key=lambda choice: choice.ratio)
     if not curve or Choice() not in known:
         return "-"
     paying = [choice for choice in curve if costs.pays(layer, choice, target)]
@@ -137,5 +146,9 @@ def _pays(layer: Layer, pattern: str, target: Target, known: Sequence[Choice], c
         costs.predict(Workload.of(layer, choice, target)) for choice in (Choice(), paying[0], paying[-1])
     )
     mark = "~" if "predicted" in (first.source, last.source) else ""
-    gain = dense.latency_s / last.latency_s
-    return f"{mark}from {paying[0].ratio:.0%}: {gain:.2g}x at {paying[-1].ratio:.0%}"
+    gain = f"{dense.latency_s / last.latency_s:.2g}x"
+    return (
+        f"{mark}{gain}"
+        if paying[-1].is_dense
+        else f"{mark}from {paying[0].ratio:.0%}: {gain} at {paying[-1].ratio:.0%}"
+    )

@@ -75,6 +75,7 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
         seed=asked.seed,
         max_drop=budget.max_quality_drop if budget.max_quality_drop is not None else Goal().max_drop,
         bounds=Bounds(budget.max_latency_s, budget.max_file_bytes, budget.max_memory_bytes, budget.min_quality),
+        dtypes=asked.dtypes,
     )
     chosen_on = appoint_judges(model, dataset, target, asked.seed).choosing.dataset
     report = JobProgress(progress, chosen_on.metric, chosen_on.name, len(chosen_on))

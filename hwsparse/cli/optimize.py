@@ -34,11 +34,7 @@ def optimize(
         help="Who proposes plans: front (our own, which knows what layers cost and harm), or Optuna's tpe, nsga2, "
         "nsga3, gp or random.",
     ),
-    dtype: list[str] = typer.Option(
-        ["float32"],
-        help="Types of weights, and of what layers read, to choose from: float32, int8; may be repeated. With int8, "
-        "layers are quantised as they are pruned.",
-    ),
+    dtype: list[str] = options.DTYPE,
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     within: float | None = options.WITHIN,
     threads: int | None = options.THREADS,

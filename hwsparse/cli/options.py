@@ -32,6 +32,11 @@ DATA: Any = typer.Option(
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
 CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
+DTYPE: Any = typer.Option(
+    ["float32"],
+    help="Types of weights, and of what layers read, to choose from: float32, int8; may be repeated. With int8, "
+    "layers are quantised as they are pruned.",
+)
 MAX_LATENCY_MS: Any = typer.Option(None, help="The winner may take no longer.")
 MIN_QUALITY: Any = typer.Option(
     None, help="The winner must be worth this on the samples that choose, whatever it lost."

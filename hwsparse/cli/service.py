@@ -80,6 +80,7 @@ def request(
     ),
     choice: str | None = typer.Option(None, help="Compile this choice for every layer instead of searching."),
     trials: int = typer.Option(60, help="Plans to try."),
+    dtype: list[str] = options.DTYPE,
     max_drop: float = typer.Option(
         0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
     ),
@@ -97,6 +98,8 @@ def request(
     wanted = None if choice is None else options.choice(choice)
     if wanted is not None and front is not None:
         raise InputError("--front is of a search: leave it out, or --choice")
+    if wanted is not None and dtype != ["float32"]:
+        raise InputError("--dtype is of a search: leave it out, and say it in --choice, as dense/int8")
     if wanted is None and data is None:
         raise InputError("a search needs --data; without data give a --choice to compile")
     path = None if data is None else _path(data)
@@ -125,7 +128,9 @@ def request(
                 digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes, threads=threads or 0
             )
         else:
-            operation = client.optimize(digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0)
+            operation = client.optimize(
+                digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0, dtypes=dtype
+            )
         best = next(iter(follow(operation, console).artifacts), None)
         if best is not None:
             show_artifact(_fetched(client, best, out, server), console)

@@ -41,6 +41,8 @@ def inspect(
     for spec in found.inputs:
         console.print(escape(f"input {spec.name}: {spec.dtype}, {'x'.join(map(str, spec.shape))}"), highlight=False)
     console.print(f"digest {found.digest}", highlight=False)
+    if found.ranges:
+        console.print(f"quantised: its file states the ranges of {len(found.ranges)} tensors", highlight=False)
     names = Column("layer", overflow="fold")
     table = Table(names, "op", "weight", "input", "MACs", "share", title=escape(found.name))
     for layer in found.layers:

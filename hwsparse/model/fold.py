@@ -13,11 +13,11 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnx import helper, shape_inference
+from onnx import helper
 
 from hwsparse.errors import ModelError, one_line, writing
 from hwsparse.model.read import describe, nodes
-from hwsparse.model.shapes import MAX_TENSOR_ELEMENTS, static_shape
+from hwsparse.model.shapes import MAX_TENSOR_ELEMENTS, static_shape, with_shapes
 
 _FUSED = "/MatMulAddFusion"  # what onnxruntime appends to a node's name; the user knows the node without it
 
@@ -49,6 +49,7 @@ def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4  # what matters of its log is in the exception; all of it would reach the terminal
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # constants behind DequantizeLinear fold too
     with tempfile.TemporaryDirectory(prefix="hwsparse-") as directory:
         path = Path(directory) / "folded.onnx"
         options.optimized_model_filepath = str(path)
@@ -62,23 +63,16 @@ def _optimize(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_sizes(proto: onnx.ModelProto) -> None:
     """Refuses tensors that no device holds, before folding would allocate them."""
-    inferred = _inferred(proto).graph
+    inferred = with_shapes(proto).graph
     for item in (*inferred.input, *inferred.value_info, *inferred.output):
         shape = static_shape(item)
         if shape is not None and math.prod(shape) > MAX_TENSOR_ELEMENTS:
             raise ModelError(f"value {item.name!r} has shape {shape}: more than {MAX_TENSOR_ELEMENTS} elements")
 
 
-def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
-    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the model's shapes or types do not fit together: {one_line(error)}") from None
-
-
 def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Shapes of all values, static, listed in graph order."""
-    inferred = _inferred(proto).graph
+    inferred = with_shapes(proto).graph
     known = {item.name: item for item in (*inferred.value_info, *inferred.output)}
     outputs = {item.name for item in proto.graph.output}
     del proto.graph.value_info[:]
@@ -125,7 +119,7 @@ def _strip(folded: onnx.ModelProto) -> onnx.ModelProto:
 
 def _resolve_auto_pad(proto: onnx.ModelProto) -> None:
     """Writes a convolution's padding out, so that nothing later has to work it out again."""
-    inferred = _inferred(proto).graph
+    inferred = with_shapes(proto).graph
     shapes = {item.name: static_shape(item) for item in (*inferred.value_info, *inferred.input)}
     kernels = {item.name: tuple(item.dims)[2:] for item in proto.graph.initializer}
     for node in proto.graph.node:

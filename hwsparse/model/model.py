@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from hwsparse.errors import ModelError
+from hwsparse.model.quantised import stated_ranges
 from hwsparse.plan import Layer
 
 
@@ -36,8 +37,8 @@ class TensorSpec:
 class Model:
     """A network as everything past import sees it.
 
-    `proto` is a serialized ONNX ModelProto: static shapes, constants and batch norm folded, weights inline.
-    `layers` are the prunable ones, in graph order.
+    `proto` is a serialized ONNX ModelProto: static shapes, constants and batch norm folded, weights inline; with it the
+    ranges that the model was quantised by, if it was. `layers` are the prunable ones, in graph order.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, digest={self.digest[:12]!r}, layers={len(self.layers)})"
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Between what tensors lie, by name, as a file stated that was quantised already; others state none."""
+        return _ranges(self.proto)
 
     def layer(self, name: str) -> Layer:
         """The prunable layer of that name.
@@ -143,6 +149,11 @@ def _initializers(proto: bytes) -> Mapping[str, np.ndarray]:
     for array in arrays.values():
         array.setflags(write=False)
     return MappingProxyType(arrays)
+
+
+@lru_cache(maxsize=2)
+def _ranges(proto: bytes) -> Mapping[str, tuple[float, float]]:
+    return MappingProxyType(stated_ranges(onnx.load_from_string(proto)))
 
 
 def _structure(proto: bytes) -> list[tuple[object, ...]]:

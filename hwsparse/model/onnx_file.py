@@ -14,6 +14,7 @@ from hwsparse.model.external import MAX_MODEL_BYTES
 from hwsparse.model.fold import fold
 from hwsparse.model.layers import find_layers
 from hwsparse.model.model import Model, TensorSpec
+from hwsparse.model.quantised import state_ranges, take_out_pairs
 from hwsparse.model.read import check_graph, read_proto
 from hwsparse.model.shapes import fix_inputs, static_shape
 
@@ -22,6 +23,9 @@ def import_onnx(
     source: Path | bytes, *, shapes: Mapping[str, tuple[int, ...]] | None = None, name: str | None = None
 ) -> Model:
     """Imports an ONNX model (opset 11 to 22).
+
+    Of a model that is quantised already, in QDQ format, it is the float network: weights are what their bytes stand
+    for, what layers read is not rounded, and the ranges that the file states are the model's `ranges`.
 
     Args:
         source: path of the file, or its content. External weights are read from the file's own directory only.
@@ -38,7 +42,10 @@ def import_onnx(
         proto = read_proto(source)
         fix_inputs(proto, shapes or {})
         check_graph(proto)
-        return model_of(fold(proto), name or Path(where).stem)
+        ranges = take_out_pairs(proto)
+        canonical = fold(proto)
+        state_ranges(canonical, ranges)
+        return model_of(canonical, name or Path(where).stem)
     except ModelError as error:
         raise ModelError(str(error) if where in str(error) else f"{where}: {error}") from None
 

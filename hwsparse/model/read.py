@@ -5,6 +5,7 @@ Knows nothing of shapes, layers or onnxruntime.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,16 @@ from hwsparse.model.external import MAX_MODEL_BYTES, inline_external_data
 
 OPSETS = range(11, 23)
 _STANDARD = ("", "ai.onnx")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+INSTEAD_OF_BYTES = (
+    "export it in QDQ format, with the standard QuantizeLinear and DequantizeLinear of 8 bits around operators on "
+    "floats and constant scales, or give the float model"
+)
+# Operators on bytes, of ONNX and of onnxruntime, but for the pairs of a QDQ graph.
+_ON_BYTES = re.compile(
+    r"Q(Linear|Ordered|Gemm|Attention|Embed|MoE).*|Dynamic(Quantize|Matmul).*|\w*Integer\w*|(De)?[Qq]uantize.*"
+    r"|(GatherBlockQuantized|MatMul(NBits|Bnb4|FpQ4))"
+)
 
 
 def read_proto(source: Path | bytes) -> onnx.ModelProto:
@@ -74,6 +85,11 @@ def describe(node: onnx.NodeProto) -> str:
     return f"node {node.name!r} ({node.op_type})"
 
 
+def not_qdq(node: onnx.NodeProto, what: str) -> ModelError:
+    """The error that says what is wrong with a node of a quantised model."""
+    return ModelError(f"{describe(node)}: {what}: {INSTEAD_OF_BYTES}")
+
+
 def _read_file(path: Path) -> bytes:
     try:
         if (size := path.stat().st_size) > MAX_MODEL_BYTES:
@@ -117,6 +133,9 @@ def _check_operators(proto: onnx.ModelProto) -> None:
         name = proto.graph.sparse_initializer[0].values.name
         raise ModelError(f"weight {name!r} is stored as a sparse tensor: store it dense")
     for node in nodes(proto.graph):
+        is_pair = node.op_type in QDQ and node.domain in _STANDARD
+        if _ON_BYTES.fullmatch(node.op_type) and not is_pair:
+            raise not_qdq(node, "the model is quantised, and this operator computes with its bytes")
         if node.domain not in _STANDARD:
             raise ModelError(f"{describe(node)}: operator {node.domain}.{node.op_type} is not a standard ONNX operator")
         if not onnx.defs.has(node.op_type, max_inclusive_version=version):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
+from onnx import shape_inference
 
-from hwsparse.errors import ModelError
+from hwsparse.errors import ModelError, one_line
 
 MAX_TENSOR_ELEMENTS = 2**31 - 1
 
@@ -109,6 +110,18 @@ def _sketch(item: onnx.ValueInfoProto) -> str:
 
 def _join(sizes: tuple[int, ...]) -> str:
     return ",".join(map(str, sizes))
+
+
+def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types and shapes of inner values, as far as they follow from the inputs'.
+
+    Raises:
+        ModelError: they contradict each other.
+    """
+    try:
+        return shape_inference.infer_shapes(proto, check_type=True, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the model's shapes or types do not fit together: {one_line(error)}") from None
 
 
 def static_shape(item: onnx.ValueInfoProto) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ def calibrate_model(
     *,
     patterns: Sequence[str] = (),
     ratios: Sequence[float],
+    dtypes: Sequence[str] = ("float32",),
     within: float | None = None,
     cache: Cache = "warm",
     board: Address | None = None,
@@ -35,17 +36,18 @@ def calibrate_model(
         records: file that receives every measurement as it is made; of what it holds nothing is measured again.
         patterns: of those that the target supports; all if empty.
         ratios: of zeros, for the patterns that have no ratio of their own.
+        dtypes: of weights, and of what layers read.
         within: how surely, relative, choices may be predicted from others instead of being measured.
         cache: whether a call finds its weights in the caches.
         board: where to find one, of a target that is timed on boards.
         on_step: called with the steps done and the steps in all.
 
     Raises:
-        UnsupportedError: the target cannot be timed from here, or lacks a pattern.
+        UnsupportedError: the target cannot be timed from here, or lacks a pattern or type.
         ModelError: the model has no prunable layers.
         MeasureError: nothing can be timed, or the records cannot be written.
     """
     require_work(model, target, board=board is not None)
-    options = every_option(model, choices_of(target, patterns, ratios))
+    options = every_option(model, choices_of(target, patterns, ratios, dtypes))
     with open_bench(target, records, clock, board) as bench:
         return measure_layers(bench, model, options, within, on_step, layer_settings(target, cache))

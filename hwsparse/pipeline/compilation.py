@@ -27,6 +27,7 @@ from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
+from hwsparse.sparsify.ranges import as_bytes, ranges_for
 from hwsparse.target import Target
 
 PRUNER = "regroup"
@@ -117,11 +118,13 @@ def compile_plan(
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
     With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
-    are pruned by magnitude alone. `corrupted` are the data under one corruption each, as `optimize` takes them.
+    are pruned by magnitude alone, and int8 layers go by the ranges that a quantised model states. `corrupted` are the
+    data under one corruption each, as `optimize` takes them.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
-        PlanError: the plan does not belong to the model, or has int8 layers, and there are no data.
+        PlanError: the plan does not belong to the model, or has int8 layers that read what the model states no range
+            of, and there are no data.
         ModelError: the model has no prunable layers.
         StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
@@ -130,11 +133,14 @@ def compile_plan(
     for _, choice in plan.choices:
         target.require(choice)
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
-    if dataset is None and plan.in_bytes:
-        raise PlanError("int8 layers need data, to see between what lies what they read: give --data")
+    if dataset is None:
+        try:
+            ranges_for(model, plan, model.ranges)
+        except DataError as error:
+            raise PlanError(f"int8 layers need data, to see between what lies what they read: {error}") from None
     options = {name: [choice] for name, choice in plan.choices}
     judges, inputs = None, random_inputs(model.inputs, seed)
-    weights: Weights = partial(apply_plan, model)
+    weights: Weights = partial(_plain_weights, model)
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed, corrupted)
         inputs = judges.sample
@@ -147,6 +153,10 @@ def compile_plan(
             return built_alone(
                 model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
             )  # fmt: skip
+
+
+def _plain_weights(model: Model, plan: Plan) -> Mapping[str, np.ndarray]:
+    return as_bytes(model, plan, apply_plan(model, plan), model.ranges)
 
 
 @contextmanager

@@ -33,9 +33,9 @@ def choices_of(
     Raises:
         UnsupportedError: a pattern or type is named that the target does not support.
     """
+    for dtype in dtypes:
+        target.require_type(dtype)
     of_type = {dtype: [parse_pattern(text) for text, other in target.supported if other == dtype] for dtype in dtypes}
-    if nothing := next((dtype for dtype, supported in of_type.items() if not supported), None):
-        raise UnsupportedError(f"target {target.name} supports nothing in {nothing}")
     known = [pattern for supported in of_type.values() for pattern in supported if not isinstance(pattern, Dense)]
     named = [parse_pattern(text) for text in patterns]
     if unknown := [pattern for pattern in named if pattern not in known]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +147,7 @@ class Client:
         seed: int = 0,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         threads: int = 0,
+        dtypes: Sequence[str] = ("float32",),
         request_id: str = "",
     ) -> OperationHandle:
         """Asks for a search, and artifacts of its best.
@@ -157,6 +158,7 @@ class Client:
             dataset: digest from `upload_dataset`, or the name of one of the server's own.
             shapes: for inputs whose shape the model leaves open.
             threads: that inference runs with; 0 for the device's own number.
+            dtypes: of weights, and of what layers read, to choose from: float32, int8.
             request_id: with one, the request may be sent again without being done again.
         """
         with _checked():
@@ -168,6 +170,7 @@ class Client:
                 budget=wire.to_budget(budget),
                 seed=seed,
                 threads=threads,
+                dtypes=dtypes,
                 request_id=request_id,
             )
         answer = self._call(self._optimization.Optimize, request)

@@ -51,6 +51,7 @@ class JobRequest:
     seed: int
     store: str  # where to put artifacts: ArtifactStore(store)
     budget: Budget | None = None  # optimize
+    dtypes: tuple[str, ...] = ("float32",)  # optimize: types of weights, and of what layers read, to choose from
     plan: Plan | None = None  # compile: either this
     choice: str | None = None  # or this, for every layer that can have it
     threads: int | None = None  # that inference runs with; None: the target's own number

@@ -152,6 +152,9 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
     ) -> optimization_pb2.OptimizeResponse:
         model = self._house.models.get(request.model_sha256, "model")
         target = self._target(request)
+        dtypes = tuple(dict.fromkeys(request.dtypes)) or ("float32",)
+        for dtype in dtypes:
+            target.require_type(dtype)
         path, name = self._house.dataset(request.dataset)
         job = JobRequest(
             kind="optimize",
@@ -166,6 +169,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             threads=request.threads or None,
             store=self._house.store.location,
             budget=wire.from_budget(request.budget),
+            dtypes=dtypes,
         )
         operation = self._submit(job, request.request_id)
         return optimization_pb2.OptimizeResponse(operation=wire.to_operation(operation))

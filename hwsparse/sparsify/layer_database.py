@@ -44,7 +44,7 @@ from hwsparse.quantise import rounded
 from hwsparse.sparsify.apply import apply_plan
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
-from hwsparse.sparsify.ranges import ranges_for, tensor_ranges
+from hwsparse.sparsify.ranges import ranges_for, ranges_on
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error, passes
 from hwsparse.sqlitefile import sqlite_engine, translated
@@ -53,8 +53,6 @@ from hwsparse.sqlitefile import sqlite_engine, translated
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 # What a layer harms is told by so many rows of the data: a run of all that lies behind it, for each and every choice.
 HARM_ROWS = 16
-# Between what tensors lie is seen on so many rows.
-RANGE_SAMPLES = 64
 ABANDONED_S = 3600.0  # a file takes a second to write
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -231,9 +229,7 @@ class LayerDatabase:
             known = {row.tensor: (row.low, row.high) for row in session.scalars(query)}
         if known:
             return known
-        rows = np.linspace(0, self._dataset.rows - 1, min(RANGE_SAMPLES, self._dataset.rows)).astype(int)
-        samples = (self._dataset.sample(row, self._dataset.tokens) for row in rows.tolist())
-        found = tensor_ranges(self._model, samples)
+        found = ranges_on(self._model, self._dataset)
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             for tensor, (low, high) in found.items():
                 session.merge(_Range(basis=self._basis.digest, tensor=tensor, low=low, high=high))

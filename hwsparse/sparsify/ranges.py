@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from hwsparse.data import Dataset
 from hwsparse.data.runs import run, session_of
 from hwsparse.errors import DataError
 from hwsparse.model import Model
@@ -22,6 +23,8 @@ from hwsparse.sparsify.apply import adds_of_pictures
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
 BEYOND = 1e-5
+# Of a data set so many samples are looked at.
+SAMPLES = 64
 
 
 def tensor_ranges(
@@ -59,6 +62,17 @@ def tensor_ranges(
     return {name: (float(total[0] / count), float(total[1] / count)) for name, total in sums.items()}
 
 
+def ranges_on(model: Model, dataset: Dataset) -> dict[str, tuple[float, float]]:
+    """`tensor_ranges` on samples spread over a data set; what a model states that was quantised already goes before.
+
+    Raises:
+        DataError: onnxruntime cannot run a sample, or a tensor holds what is not finite.
+    """
+    rows = np.linspace(0, dataset.rows - 1, min(SAMPLES, dataset.rows)).astype(int)
+    seen = tensor_ranges(model, (dataset.sample(row, dataset.tokens) for row in rows.tolist()))
+    return {tensor: model.ranges.get(tensor, ends) for tensor, ends in seen.items()}
+
+
 def as_bytes(
     model: Model, plan: Plan, weights: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]
 ) -> dict[str, np.ndarray]:
@@ -72,6 +86,7 @@ def as_bytes(
 
     Raises:
         ModelError: the plan names a layer that the model does not have.
+        DataError: a range that it takes is not among `ranges`.
     """
     dense = {name: model.weight(name) for name in plan.in_bytes.difference(weights)}
     found = {
@@ -81,12 +96,19 @@ def as_bytes(
 
 
 def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights."""
+    """The ranges of what a plan's int8 layers read and have added to them, by the names they have among weights.
+
+    Raises:
+        DataError: one is not among `ranges`.
+    """
     if not (own := plan.in_bytes):
         return {}
     read, pairs = _tensors(model)
     added = (tensor for pair, tensor in pairs.items() if own.issuperset(pair))
-    return {range_name(name): np.array(ranges[name], np.float32) for name in {*(read[each] for each in own), *added}}
+    names = {*(read[each] for each in own), *added}
+    if unknown := names.difference(ranges):
+        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
+    return {range_name(name): np.array(ranges[name], np.float32) for name in names}
 
 
 @lru_cache(maxsize=2)

@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import typer
 from onnx import TensorProto, helper
+from onnxruntime.quantization import QuantFormat
 from PIL import Image
 from rich.console import Console
 
@@ -34,6 +36,7 @@ from hwsparse.report.export import front_csv
 from tests.codegen.test_build import with_node
 from tests.example_artifact import example_artifact
 from tests.model.graphs import model_proto, node, value, weight
+from tests.model.qdq import quantised, samples
 from tests.report.sample import sample_report
 from tests.sparsify.test_quality import classifier
 
@@ -227,6 +230,21 @@ def test_a_port_in_use_is_said(home: Path, monkeypatch: pytest.MonkeyPatch, caps
         code, _, errors = run(monkeypatch, capsys, "serve", "--port", str(port), "--state", str(home / "state"))
     assert code == 1
     assert str(port) in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_of_a_quantised_model_it_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    floats = onnx.load(home / "model.onnx")
+    onnx.save(quantised(floats, samples(shape=(1, 16, 12, 12))), home / "bytes.onnx")
+    code, shown, _ = run(monkeypatch, capsys, "inspect", "bytes.onnx")
+    assert code == 0 and "quantised: its file states the ranges of" in shown and "conv" in shown
+    assert "quantised" not in run(monkeypatch, capsys, "inspect", "model.onnx")[1]
+    onnx.save(
+        quantised(floats, samples(shape=(1, 16, 12, 12)), quant_format=QuantFormat.QOperator), home / "other.onnx"
+    )
+    code, _, errors = run(monkeypatch, capsys, "inspect", "other.onnx")
+    assert code == 2 and "export it in QDQ format" in errors and "Traceback" not in errors
 
 
 def test_what_there_is_can_be_looked_at(

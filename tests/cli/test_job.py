@@ -11,6 +11,7 @@ import pytest
 from hwsparse.cli import job
 from hwsparse.data import Dataset, write_npz
 from hwsparse.errors import Cancelled
+from hwsparse.pipeline import Goal
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.search import Candidate, Kind
 from hwsparse.serve.jobfiles import JobRequest, ProgressReader
@@ -65,8 +66,9 @@ def test_a_search_tells_its_front_while_it_goes_on(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(job, "FRONT_EVERY_S", 3600.0)
     reader, seen, targets = ProgressReader(tmp_path), list[Progress](), list[Target]()
 
-    def searched(model: object, dataset: object, target: Target, *rest: object) -> None:
+    def searched(model: object, dataset: object, target: Target, goal: Goal, *rest: object) -> None:
         targets.append(target)
+        assert (goal.trials, goal.dtypes) == (3, ("float32", "int8"))
         report: Callable[..., None] = rest[-1]  # type: ignore[assignment]
         for done, known in ((0, ()), (1, (DENSE,)), (2, (DENSE, FAST)), (3, (DENSE, FAST, WORSE))):
             report("search", done, 3, known)
@@ -78,6 +80,7 @@ def test_a_search_tells_its_front_while_it_goes_on(tmp_path: Path, monkeypatch: 
     asked = JobRequest(
         "optimize", str(tmp_path / "net.onnx"), "net", "0" * 64, (), "x86-avx2", str(tmp_path / "files.npz"), "files",
         seed=0, store=str(tmp_path / "store"), budget=Budget(3), threads=2,
+        dtypes=("float32", "int8"),
     )  # fmt: skip
     with pytest.raises(Cancelled):
         job.run_job(tmp_path, asked)

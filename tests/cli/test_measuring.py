@@ -76,9 +76,24 @@ def test_a_model_is_calibrated_once_and_shown(place: Place) -> None:
     assert f"0 measured now, {len(taken)} were on record" in out
 
 
+def test_types_are_calibrated_beside_each_other(place: Place) -> None:
+    """Each in the patterns that the target has of it."""
+    code, out, _ = place.run(f"{CALIBRATE} --pattern block4x4 --dtype float32 --dtype int8 --dtype int8")
+    assert code == 0 and "dense/int8" in out and "block4x4/int8" in out and "block4x1" in out
+    taken = {str(workload.choice) for workload, _ in place.kept("r.sqlite")}
+    of_bytes = {"dense/int8", "block4x4@0.5/int8", "block4x4@0.9/int8"}
+    assert taken == {"dense", "block4x1@0.5", "block4x1@0.9"} | of_bytes
+    # Dense in float32 is what all are held to.
+    line = CALIBRATE.replace("block4x1", "block4x4")
+    code, out, _ = place.run(f"{line} --dtype int8")
+    assert code == 0 and "0 measured now" in out
+    assert "block4x4/int8" in out and "block4x1" not in out
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("calibrate model.onnx --dtype int4", "supports nothing in int4"),
         ("calibrate model.onnx --ratio 1.0", "shares of zeros lie between 0 and 1"),
         ("calibrate model.onnx --pattern 3:4", "cannot prune to 3:4"),
         ("calibrate model.onnx --target ampere-a100", "ampere-a100"),

@@ -63,6 +63,8 @@ def asked(server: Server) -> int:
         ("--data nothing", 2, "no data set 'nothing' on this server"),
         ("--data nothing --limit 3", 2, "prepare data that is here"),
         ("--data data.npz --image 224", 2, "data.npz"),
+        ("--choice dense --dtype int8", 2, "--dtype is of a search"),
+        ("--data data.npz --dtype int4", 1, "target tiny supports nothing in int4"),
         ("--choice dense --threads 3", 2, "target tiny has 2 cores; 3 threads"),
         ("--choice dense --threads 0", 2, "0 threads"),
         ("--choice 2:4 --device small", 1, "small is timed by the runner 'cuda'"),

@@ -8,13 +8,15 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnxruntime.quantization import QuantType
 
 from hwsparse.codegen import build_model, random_inputs, refusal
 from hwsparse.codegen.lowering import lower
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.errors import CompileError
-from hwsparse.model import Model
+from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cpu_flags
 from hwsparse.sparsify import applicable, apply_plan
@@ -23,6 +25,8 @@ from hwsparse.target import load_target
 from tests.codegen.building import Network
 from tests.codegen.layers import CPU
 from tests.codegen.test_networks import convolutional, transformer
+from tests.model.graphs import run
+from tests.model.qdq import pictures, quantised, samples
 
 VNNI = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
 
@@ -66,6 +70,25 @@ def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, t
         assert np.abs(outputs[output] - value).max() <= 0.02 * largest
         if text == "dense":
             assert np.abs(floats[output] - value).max() <= 0.3 * largest
+
+
+@pytest.mark.parametrize("make", [convolutional, pictures], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8], ids=lambda kind: kind.name)
+def test_a_quantised_network_gives_what_its_file_does(make, kind: QuantType, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The file's own rounding of the answers left out, no answer is two steps of it away from onnxruntime's."""
+    floats = onnx.load_from_string(make(1, 1).proto) if make is convolutional else make()
+    shape = tuple(dim.dim_value for dim in floats.graph.input[0].type.tensor_type.shape.dim)
+    proto = quantised(floats, samples(shape=shape), activation_type=kind, weight_type=QuantType.QInt8, per_channel=True)
+    model = import_onnx(proto.SerializeToString(), name="quantised")
+    layers = [layer.name for layer in model.layers if refusal(layer, Choice(dtype="int8")) is None]
+    assert len(layers) >= 4
+    plan = Plan.of(model.digest, {name: Choice(dtype="int8") for name in layers})
+    network = build_model(model, plan, as_bytes(model, plan, {}, model.ranges), CPU, tmp_path)
+    (output,) = model.outputs
+    low, high = model.ranges[output.name]
+    for feeds in samples(3, seed=7, shape=shape):
+        (expected,) = run(proto.SerializeToString(), feeds)
+        assert np.abs(network.run(feeds)[output.name] - expected).max() <= 2 * (high - low) / 255
 
 
 def lowered(net: Network, *outputs: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -15,6 +16,7 @@ from hwsparse.codegen import Library
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, PlanError, UnsupportedError
+from hwsparse.model import import_onnx
 from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
@@ -22,6 +24,8 @@ from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import range_name, rounded
 from hwsparse.report.words import plan_summary, short_category
 from hwsparse.target import load_target
+from tests.model.graphs import run
+from tests.model.qdq import quantised
 from tests.pipeline.benches import times_by_weight
 from tests.sparsify.test_quality import classifier
 
@@ -96,6 +100,31 @@ def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, m
     again = layer_database(workspace, MODEL, judges, TARGET, 0).ranges(plan)
     assert {name: ends.tolist() for name, ends in again.items()} == {name: ends.tolist() for name, ends in seen.items()}
     assert database.ranges(Plan(MODEL.digest)) == {}
+
+
+def test_a_model_that_states_its_ranges_is_built_by_them(data: Dataset, tmp_path: Path) -> None:
+    seen = [{"x": data.inputs["x"][row][None]} for row in range(3)]
+    proto = quantised(onnx.load_from_string(MODEL.proto), seen)
+    model = import_onnx(proto.SerializeToString(), name="quantised")
+    workspace = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    judges = appoint_judges(model, data, TARGET, 0)
+    plan = Plan.uniform(model.digest, model.layers, Choice(dtype="int8"))
+    found = layer_database(workspace, model, judges, TARGET, 0).ranges(plan)
+    assert len(found) == 2
+    for name, ends in found.items():
+        np.testing.assert_array_equal(ends, np.float32(model.ranges[name.removeprefix(range_name(""))]))
+    with times_by_weight():
+        outcome = compile_plan(model, plan, TARGET, workspace)  # without data
+    for name, ends in outcome.weights(plan).items():
+        if name in found:
+            np.testing.assert_array_equal(ends, found[name])
+        else:
+            np.testing.assert_array_equal(ends, rounded(model.weight(name)))
+    artifact = Artifact.load(outcome.finalists[0].artifact.directory)
+    assert artifact.manifest.plan == plan
+    (answer,) = Library.load(artifact.directory, threads=1).run(seen[0]).values()
+    (expected,) = run(proto.SerializeToString(), seen[0])
+    assert np.abs(answer - expected).max() <= 0.05 * np.abs(expected).max()
 
 
 def test_types_that_there_are_not_are_refused(data: Dataset, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -362,3 +363,23 @@ def test_threads_are_those_asked_for(client: Client, upload: UploadModel, datase
     ):
         with pytest.raises(InputError, match="target tiny has 2 cores; 3 threads cannot be used"):
             refused()
+
+
+def test_types_are_those_asked_for(start_server: StartServer, tmp_path: Path) -> None:
+    of_bytes = replace(TARGETS[0], supported=(*TARGETS[0].supported, ("dense", "int8")))
+    with Client(start_server(targets=(of_bytes,)).address) as client:
+        (tmp_path / "late-crash.onnx").write_bytes(b"model")
+        (tmp_path / "data.npz").write_bytes(b"arrays")
+        model, dataset = client.upload_model(tmp_path / "late-crash.onnx"), client.upload_dataset(tmp_path / "data.npz")
+        for asked, told in (
+            ({}, ("float32",)),
+            ({"dtypes": ()}, ("float32",)),  # as a client asks that knows of no types
+            ({"dtypes": ("float32", "int8", "int8")}, ("float32", "int8")),
+            ({"dtypes": ("int8",)}, ("int8",)),
+        ):
+            handle = client.optimize(model, "tiny", dataset, Budget(1), **asked)
+            assert read_request(tmp_path / "state" / "jobs" / handle.name).dtypes == told
+        for refused in ("float16", "x" * 1000):
+            with pytest.raises(UnsupportedError, match=f"target tiny supports nothing in {refused[:80]}$"):
+                client.optimize(model, "tiny", dataset, Budget(1), dtypes=("int8", refused))
+        assert len(list(client.operations())) == 4

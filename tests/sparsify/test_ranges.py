@@ -90,6 +90,12 @@ def test_what_int8_layers_read_has_a_range_and_what_two_of_them_add() -> None:
         assert set(ranges_for(MODEL, int8_of(*layers), ranges)) == {range_name(name) for name in tensors}
 
 
+def test_a_range_that_nothing_tells_is_asked_for() -> None:
+    known = {"x": (0.0, 1.0), "positive": (0.0, 1.0)}
+    with pytest.raises(DataError, match="int8 layers read 'a', and nothing tells between what it lies"):
+        ranges_for(MODEL, int8_of("first", "second"), known)
+
+
 def test_a_network_as_bytes_reads_and_adds_what_they_stand_for() -> None:
     plan, sample = int8_of("first", "second", "third"), SAMPLES[1]
     ranges = tensor_ranges(MODEL, SAMPLES)

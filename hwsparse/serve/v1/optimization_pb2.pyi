@@ -119,6 +119,7 @@ class OptimizeRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    DTYPES_FIELD_NUMBER: _builtins.int
     model_sha256: _builtins.str
     """Digest of an uploaded model."""
     target: _builtins.str
@@ -135,6 +136,10 @@ class OptimizeRequest(_message.Message):
     def input_shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputShape]: ...
     @_builtins.property
     def budget(self) -> Global___Budget: ...
+    @_builtins.property
+    def dtypes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types of weights, and of what layers read, to choose from: "float32", "int8". None: float32 alone."""
+
     def __init__(
         self,
         *,
@@ -146,10 +151,11 @@ class OptimizeRequest(_message.Message):
         seed: _builtins.int = ...,
         request_id: _builtins.str = ...,
         threads: _builtins.int = ...,
+        dtypes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "request_id", b"request_id", "seed", b"seed", "target", b"target", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "dtypes", b"dtypes", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "request_id", b"request_id", "seed", b"seed", "target", b"target", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
