@@ -2,7 +2,7 @@
 
     over magnitude           ALPS, and what ships, lose less than magnitude; from ratios of 70 % on beyond doubt
     regrouped over direct    rows regrouped lose less than rows as they come, where rows share choices; corrected or not
-    lost in one shot         what ships loses little at 50 % and at 2:4
+    lost in one shot         what ships loses little at 50 %, at 2:4, and dense in int8
 
 Told beside, and not asked for: what is left of the gain over magnitude where that is corrected as well, so that only
 where zeros lie tells the two apart; and what correction alone gains, where zeros lie as magnitude has them.
@@ -27,7 +27,9 @@ DIRECT = "direct-corrected"  # rows as they come, then corrected as a whole
 FAIR = "magnitude-corrected"  # by magnitude alone, then corrected as a whole
 BASELINE, BEST, REGROUPED = "magnitude", "alps", "regroup"
 LEAST_RATIO, SURE_RATIO = 0.5, 0.7
-MOST_LOST = {parse_choice("unstructured@0.5"): 0.5, parse_choice("2:4"): 1.5}  # points
+MOST_LOST = {
+    parse_choice(text): most for text, most in (("unstructured@0.5", 0.5), ("2:4", 1.5), ("dense/int8", 0.5))
+}  # points
 
 HOLDS = {True: "yes", False: "[bold red]NO", None: "(told)"}
 

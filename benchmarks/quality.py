@@ -11,6 +11,9 @@ last line are of the same choice for all. What FLOPs and parameters are left sta
 network's. With `--robustness`, what is lost on the same held-out samples under corruption stands beside: the mean over
 noise, blur and less contrast, or typos.
 
+With `--dtypes int8` all layers that can be are int8, and those of them pruned that a choice is for; none of them in one
+more row, rounded to the nearest, or corrected.
+
 Whole channels and heads are removed from all layers that share them: `--kept` says how many stay (`removal`).
 """
 
@@ -42,9 +45,12 @@ from benchmarks.floors import (
     points,
     shares_rows,
 )
+from benchmarks.networks import dense_plan
 from benchmarks.removal import KEPT, OBS_FITTED, Removed, removal_floors, removal_table, remove
 from benchmarks.tasks import TASKS, Task, data_option
+from hwsparse.codegen import refusal
 from hwsparse.errors import InputError
+from hwsparse.model import Model
 from hwsparse.pattern import NM, Unstructured, parse_pattern
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import (
@@ -62,6 +68,7 @@ from hwsparse.sparsify import (
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.quality import mean_resampled
+from hwsparse.sparsify.ranges import as_bytes, ranges_on
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -69,6 +76,7 @@ METHODS = ("magnitude", "wanda", "sparsegpt", "alps", "regroup", FAIR, DIRECT, C
 # What is pruned before the network is corrected as a whole.
 FIRST = {FAIR: BASELINE, DIRECT: BEST, CORRECTED: REGROUPED}
 THREADS = 2
+FLOAT = Choice().dtype
 UNIFORM = "uniform"
 ALLOCATIONS = (UNIFORM, "erk", "global-magnitude", "least-harm")
 
@@ -99,6 +107,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, *FIRST))
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
+    parser.add_argument("--dtypes", nargs="*", default=(FLOAT,), choices=(FLOAT, "int8"), help="of weights and values")
     parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
     parser.add_argument("--kept", nargs="*", type=float, default=KEPT, help="shares of channels and heads that stay")
     parser.add_argument("--robustness", action="store_true", help="also what is lost on corrupted images or text")
@@ -110,7 +119,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     if not all(0 < share <= 1 for share in arguments.kept):
         raise InputError("--kept: a share of channels is more than 0 and at most 1")
     console = Console()
-    choices = _choices(arguments.patterns, arguments.ratios)
+    choices = _choices(arguments.patterns, arguments.ratios, arguments.dtypes)
     figures: list[dict[str, float]] = []
     details: dict[str, dict[str, object]] = {}
     for make in TASKS[arguments.task]:
@@ -162,12 +171,19 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     return {key: worst([figure[key] for figure in figures]) for key, worst in FIGURES.items()}, details
 
 
-def _choices(patterns: Sequence[str], ratios: Sequence[float]) -> list[Choice]:
+def _choices(patterns: Sequence[str], ratios: Sequence[float], dtypes: Sequence[str]) -> list[Choice]:
     parsed = [parse_pattern(text) for text in patterns]
     return [
-        Choice(pattern, ratio)
-        for pattern in parsed
-        for ratio in ([pattern.ratio] if isinstance(pattern, NM) else ratios)
+        choice
+        for dtype in dtypes
+        for choice in (
+            *([] if dtype == FLOAT else [Choice(dtype=dtype)]),
+            *(
+                Choice(pattern, ratio, dtype)
+                for pattern in parsed
+                for ratio in ([pattern.ratio] if isinstance(pattern, NM) else ratios)
+            ),
+        )
     ]
 
 
@@ -203,23 +219,43 @@ def _prune(
         seed=arguments.seed,
     )
     harm = cache(lambda: _harm(task, layers, threads, arguments.seed))
+    ranges = cache(lambda: ranges_on(model, task.calibration))
     plans = [
         (choice, allocation, plan)
         for choice in choices
-        if (fitting := [layer for layer in layers if applicable(layer, choice.pattern) is None])
+        if (fitting := [layer for layer in layers if _fits(layer, choice)])
         for allocation, plan in _plans(task, fitting, choice, arguments.allocations, harm)
     ]
-    # Where rows share nothing, the two that are corrected are one.
-    ways = [
-        (method, *each) for each in plans for method in arguments.methods if method != DIRECT or shares_rows(each[0])
-    ]
+    ways = [(method, *each) for each in plans for method in arguments.methods if _is_own(method, each[0])]
     sizes = Sizes(model)
     for method, choice, allocation, plan in track(ways, model.name, console=console, transient=True):
         weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
+        if choice.dtype == "int8":
+            plan = _wholly_in_bytes(model, plan)
+            weights = as_bytes(model, plan, weights, ranges())
         if method in FIRST:
-            weights = correct(model, weights, task.calibration, threads=threads, seed=arguments.seed)
+            weights = correct(
+                model, weights, task.calibration, in_bytes=plan.in_bytes, threads=threads, seed=arguments.seed
+            )
         robust = mean_resampled(corrupted, weights) if corrupted else None
         yield Pruned(method, choice, evaluator.resampled(weights), sizes.of_weights(weights), allocation, robust)
+
+
+def _fits(layer: Layer, choice: Choice) -> bool:
+    serves = choice.dtype == FLOAT or refusal(layer, choice) is None
+    return serves and applicable(layer, choice.pattern) is None
+
+
+def _is_own(method: str, choice: Choice) -> bool:
+    """Whether a method makes of a choice what no other does."""
+    if choice.is_dense:
+        return method in (BASELINE, CORRECTED)
+    return method != DIRECT or shares_rows(choice)
+
+
+def _wholly_in_bytes(model: Model, plan: Plan) -> Plan:
+    """The plan with all layers that it does not name in int8, as far as there are kernels for it."""
+    return Plan.of(model.digest, {**dict(dense_plan(model, "int8").choices), **dict(plan.choices)})
 
 
 def _plans(
@@ -242,7 +278,7 @@ def _plans(
             ratios = global_magnitude(layers, choice.ratio, model.weight)
         else:
             ratios = least_harm(layers, choice.ratio, harm())
-        chosen = {name: Choice(choice.pattern, ratio) for name, ratio in ratios.items() if ratio > 0}
+        chosen = {name: Choice(choice.pattern, ratio, choice.dtype) for name, ratio in ratios.items() if ratio > 0}
         yield allocation, Plan.of(model.digest, chosen)
 
 
@@ -310,6 +346,7 @@ def _figures(dense: np.ndarray, values: Values) -> dict[str, float]:
     return {
         "drop_unstructured_50": drop("unstructured@0.5"),
         "drop_nm_24": drop("2:4"),
+        "drop_dense_int8": drop("dense/int8"),
         # The least over the patterns.
         "obs_minus_magnitude_70": min(at[0.7], default=math.nan),
         "obs_minus_magnitude_90": min(at[0.9], default=math.nan),
@@ -333,6 +370,7 @@ def _figures_of_removal(dense: np.ndarray, removed: Sequence[Removed]) -> dict[s
 FIGURES: dict[str, Callable[[Sequence[float]], float]] = {
     "drop_unstructured_50": max,
     "drop_nm_24": max,
+    "drop_dense_int8": max,
     "obs_minus_magnitude_70": min,
     "obs_minus_magnitude_90": min,
     "regroup_minus_direct": min,

@@ -12,9 +12,10 @@ from PIL import Image
 
 from benchmarks import quality
 from benchmarks.tasks import CIFAR_DEVIATION, CIFAR_MEAN, CIFAR_SIDE, TASKS, Task, given, read_cifar
+from hwsparse.codegen import refusal
 from hwsparse.data import Corruption
 from hwsparse.errors import DataError, InputError, PatternError
-from hwsparse.plan import parse_choice
+from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.sparsify import Evaluator, Sizes, layer_database
 from tests.sparsify.networks import classifier, images
 
@@ -89,6 +90,31 @@ def test_channels_are_removed_as_well(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "whole channels and heads are removed" in shown and "static masks" not in shown
     with pytest.raises(InputError, match="--kept"):
         quality.run(parsed("--kept", "1.5"))
+
+
+def test_int8_dense_and_pruned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task(classifier(), images(20), images(30, seed=1))
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    ways = ("--methods", "magnitude", "alps", "corrected", "--patterns", "block4x4", "--ratios", "0.5", "--kept")
+    figures, details = quality.run(parsed(*ways, "--dtypes", "float32", "int8"))
+    assert isinstance(details, dict)
+    lost = {(method, pruned): value for method, pruned, value, *_ in details["classifier"]["dropped"]}
+    assert lost.keys() == {
+        *((method, "dense/int8") for method in ("magnitude", "corrected")),
+        *((method, f"block4x4@0.5{end}") for method in ("magnitude", "alps", "corrected") for end in ("", "/int8")),
+    }
+    assert figures["drop_dense_int8"] == pytest.approx(100 * lost["corrected", "dense/int8"])
+    (asked,) = [holds for _, choice, *_, holds in details["classifier"]["floors"] if choice == "dense/int8"]
+    assert asked is (figures["drop_dense_int8"] <= 0.5)
+    assert "dense/int8" in capsys.readouterr().out
+
+
+def test_all_layers_that_can_be_are_in_bytes() -> None:
+    model = classifier()
+    inner = Plan.uniform(model.digest, model.layers[1:2], parse_choice("block4x4@0.5/int8"))
+    whole = quality._wholly_in_bytes(model, inner)
+    assert whole.in_bytes == {layer.name for layer in model.layers if refusal(layer, Choice(dtype="int8")) is None}
+    assert [choice for _, choice in whole.choices if not choice.is_dense] == [choice for _, choice in inner.choices]
 
 
 def test_zeros_shared_out_in_every_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
