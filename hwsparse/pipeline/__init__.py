@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.execution import Workers, open_workers
@@ -44,11 +45,11 @@ from hwsparse.pipeline.compilation import (
     OnProgress,
     Workspace,
     compile_plan,
-    corrected_weights,
     layer_database,
     require_work,
     uniform_plan,
 )
+from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.exploration import explore
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
@@ -206,8 +207,9 @@ def optimize(
             on_wait=lambda: on_stage("search", done, goal.trials),
         )
         plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
-        corrected = corrected_weights(database, model, judges, target, goal.seed)
         proven = measure_plans(bench, model, plans.values(), found.costs, partial(on_stage, "finalists' layers"))
+        corrected = CorrectedWeights(database, model, judges, target.cores, goal.seed)
+        corrected.begin((compiler.settle(model, plan, target, proven)[0] for plan in plans.values()), workers)
         shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
         limits = Limits(goal.max_drop, goal.bounds)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,14 @@ from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalists, time_side_by_side, weigh
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
-from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
+from hwsparse.sparsify import LayerDatabase, applicable, apply_plan
 from hwsparse.sparsify.ranges import as_bytes, ranges_for
 from hwsparse.target import Target
 
@@ -148,7 +149,7 @@ def compile_plan(
         if judges is not None:
             database = layer_database(workspace, model, judges, target, seed, workers)
             database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
-            weights = corrected_weights(database, model, judges, target, seed)
+            weights = CorrectedWeights(database, model, judges, target.cores, seed)
         with measured(model, plan, target, workspace, on_progress, clock, workers) as (bench, costs):
             return built_alone(
                 model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
@@ -229,26 +230,6 @@ def layer_database(
     return LayerDatabase(
         workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores, workers=workers
     )
-
-
-def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, target: Target, seed: int) -> Weights:
-    """Weights of a plan as they are built: corrected as a whole, where the choosing data find them better so.
-
-    What it gives raises DataError where onnxruntime cannot run a sample, or the plain weights' answers are not finite.
-    """
-
-    @cache  # the few that are built are asked for again
-    def weights(plan: Plan) -> Mapping[str, np.ndarray]:
-        plain = database.weights(plan)
-        fitted = correct(model, plain, judges.fitting, in_bytes=plan.in_bytes, threads=target.cores, seed=seed)
-        worth = judges.choosing.evaluate(plain).value
-        try:
-            better = judges.choosing.evaluate(fitted).value > worth
-        except DataError:  # its answers are not finite
-            better = False
-        return fitted if better else plain
-
-    return weights
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:

@@ -33,11 +33,11 @@ from hwsparse.pipeline.compilation import (
     OnProgress,
     Workspace,
     built_alone,
-    corrected_weights,
     layer_database,
     measured,
     require_work,
 )
+from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.finals import Workshop
 from hwsparse.pipeline.judges import MIN_LABELS, appoint_judges, fitted_on, of_the_same
 from hwsparse.pipeline.outcome import Limits, Outcome
@@ -118,7 +118,7 @@ def recover(
         paying = _paying(model, plan, target, costs)
         database.build({name: [choice] for name, choice in paying.choices}, on_stage)
         _require_weights_back(module, model, judges.sample)
-        pruned = corrected_weights(database, model, judges, target, settings.seed)
+        pruned = CorrectedWeights(database, model, judges, target.cores, settings.seed)
         school = School(module, model, training, judges, settings, workspace.directory, device, on_stage)
         recovery, shipped = school.recover(paying, pruned(paying), on_epoch)
 

@@ -21,7 +21,8 @@ from hwsparse.latency import CostModel
 from hwsparse.model import Model, import_torch
 from hwsparse.pipeline import Outcome, SmallDense, Workspace, front_report, school, uniform_plan
 from hwsparse.pipeline.ceiling import unstructured_plan
-from hwsparse.pipeline.compilation import OnProgress, corrected_weights, layer_database
+from hwsparse.pipeline.compilation import OnProgress, layer_database
+from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.recovery import TRAINING_SHARE, recover
 from hwsparse.pipeline.school import School
@@ -135,9 +136,8 @@ def test_a_training_that_never_gets_better_than_its_start_does_not_count(
     (finalist,), rivals = found.finalists, found.rivals
     assert finalist.quality == found.recovery.one_shot
     judges = appoint_judges(model, data, TARGET, settings.seed)
-    start = corrected_weights(
-        layer_database(workspace, model, judges, TARGET, settings.seed), model, judges, TARGET, settings.seed
-    )
+    database = layer_database(workspace, model, judges, TARGET, settings.seed)
+    start = CorrectedWeights(database, model, judges, TARGET.cores, settings.seed)
     for asked in (finalist.plan, unstructured_plan(finalist.plan, found.weights(finalist.plan))):
         np.testing.assert_array_equal(found.weights(asked)["second"], start(asked)["second"])
     assert rivals is not None and isinstance(rivals.small_dense, SmallDense) and not rivals.small_dense.trained
@@ -171,7 +171,7 @@ def test_what_it_is_held_to_was_trained_alike(
     assert rivals.ceiling == judges.reporting.evaluate(weights)
     # Trained from what it was in one shot, as far as that makes it better.
     database = layer_database(workspace, model, judges, TARGET, SETTINGS.seed)
-    start = corrected_weights(database, model, judges, TARGET, SETTINGS.seed)(loose)
+    start = CorrectedWeights(database, model, judges, TARGET.cores, SETTINGS.seed)(loose)
     trained = tune(
         module, model, loose, pictures(96, 6), judges.choosing.dataset, SETTINGS, start=start
     ).module  # fmt: skip
