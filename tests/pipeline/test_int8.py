@@ -96,7 +96,7 @@ def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, m
     low, high = seen[range_name("x")]
     values = judges.fitting.inputs["x"]
     assert values.min() <= low < 0 < high <= values.max()
-    monkeypatch.setattr("hwsparse.sparsify.layer_database.tensor_ranges", None)  # not looked at again
+    monkeypatch.setattr("hwsparse.sparsify.layer_database.ranges_on", None)  # not looked at again
     again = layer_database(workspace, MODEL, judges, TARGET, 0).ranges(plan)
     assert {name: ends.tolist() for name, ends in again.items()} == {name: ends.tolist() for name, ends in seen.items()}
     assert database.ranges(Plan(MODEL.digest)) == {}
