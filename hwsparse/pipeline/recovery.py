@@ -50,6 +50,7 @@ from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 
 LABEL = "tuned"
+TRAINED = ("float32", "int8")
 # Of data without a part for training, this share is trained on.
 TRAINING_SHARE = 0.8
 
@@ -90,7 +91,7 @@ def recover(
 
     Raises:
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
-            of it faster: there is nothing to train for; or a layer is int8.
+            of it faster: there is nothing to train for; or a layer is of a type that is not trained.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
         TuningError: training diverges, or the workspace holds the same training of other data.
         StorageError: the workspace cannot be written to, or another job is writing there.
@@ -99,8 +100,10 @@ def recover(
     require_work(model, target)
     for name, choice in plan.choices:
         target.require(choice)
-        if choice.dtype != "float32":
-            raise UnsupportedError(f"layer {name!r} is {choice}: only float32 is trained; compile this plan instead")
+        if choice.dtype not in TRAINED:
+            raise UnsupportedError(
+                f"layer {name!r} is {choice}: {' and '.join(TRAINED)} are trained only; compile this plan instead"
+            )
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
         training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)

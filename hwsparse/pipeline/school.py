@@ -23,7 +23,9 @@ from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Recovery
 from hwsparse.pipeline.small_dense import Lessons
 from hwsparse.plan import Choice, Plan
+from hwsparse.quantise import split_ranges
 from hwsparse.sparsify import Narrower, achieved_ratio, applicable, pruned_model
+from hwsparse.sparsify.ranges import rounded_weights
 from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
@@ -62,7 +64,7 @@ class School:
             PlanError, ModelError, DataError, TuningError, StorageError: as `tune`.
         """
         tuned = self._tuned(plan, pruned, self._settings, "training", on_epoch)
-        shipped = self._better(pruned, tuned)
+        shipped = self._better(plan, pruned, tuned)
         recovery = Recovery(
             self._settings,
             len(self._training),
@@ -79,7 +81,7 @@ class School:
         Raises:
             TuningError: training diverges, or the checkpoint is damaged.
         """
-        return self._better(pruned, self._tuned(plan, pruned, self._settings, "training ceiling"))
+        return self._better(plan, pruned, self._tuned(plan, pruned, self._settings, "training ceiling"))
 
     def small_dense(self, plan: Plan, target: Target) -> Lessons:
         """Those of the narrower network that a plan is held to on a target."""
@@ -144,11 +146,14 @@ class School:
         """What training changed, as weights by layer name and constants by theirs."""
         return self._model.changes_to(imported(tuned.module.to("cpu"), self._model, self._judges.sample))
 
-    def _better(self, pruned: Mapping[str, np.ndarray], tuned: Tuned) -> Mapping[str, np.ndarray]:
+    def _better(self, plan: Plan, pruned: Mapping[str, np.ndarray], tuned: Tuned) -> Mapping[str, np.ndarray]:
         """The weights after training, if that made them better; of a gradual training there are none from before."""
         if not tuned.best.number and not self._settings.gradual:
             return pruned
-        changed, choosing = self._changes(tuned), self._judges.choosing
+        plain, _ = split_ranges(pruned)
+        ranges = {name: values for name, values in pruned.items() if name not in plain}
+        changed = rounded_weights(self._model, plan, self._changes(tuned)) | ranges
+        choosing = self._judges.choosing
         if self._settings.gradual or choosing.evaluate(changed).value > choosing.evaluate(pruned).value:
             return changed
         return pruned

@@ -18,7 +18,7 @@ from hwsparse.data.runs import run, session_of
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.quantise import range_name, rounded
+from hwsparse.quantise import Scale, range_name, rounded, split_ranges
 from hwsparse.sparsify.apply import adds_of_pictures
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
@@ -88,11 +88,33 @@ def as_bytes(
         ModelError: the plan names a layer that the model does not have.
         DataError: a range that it takes is not among `ranges`.
     """
+    return rounded_weights(model, plan, weights) | ranges_for(model, plan, ranges)
+
+
+def rounded_weights(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights for a plan whose int8 layers have theirs rounded to what bytes stand for.
+
+    Args:
+        weights: canonical, by layer name; those of int8 layers that are not among them are the model's.
+
+    Raises:
+        ModelError: the plan names a layer that the model does not have.
+    """
     dense = {name: model.weight(name) for name in plan.in_bytes.difference(weights)}
-    found = {
-        name: rounded(weight) if name in plan.in_bytes else weight for name, weight in {**weights, **dense}.items()
-    }
-    return found | ranges_for(model, plan, ranges)
+    return {name: rounded(weight) if name in plan.in_bytes else weight for name, weight in {**weights, **dense}.items()}
+
+
+def scales_read(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, Scale]:
+    """What bytes stand for in what a plan's int8 layers read, by layer name, as the ranges among weights tell.
+
+    Raises:
+        DataError: one is not among them.
+    """
+    _, scales = split_ranges(weights)
+    read, _ = _tensors(model)
+    if unknown := {read[name] for name in plan.in_bytes}.difference(scales):
+        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
+    return {name: scales[read[name]] for name in plan.in_bytes}
 
 
 def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:

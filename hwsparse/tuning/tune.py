@@ -3,6 +3,8 @@
     fixed mask   starts with pruned weights, and what is zero stays zero
     gradual      starts dense, and the smallest weights go, the more the farther it is (`schedule`)
 
+Layers that the plan has in int8 are trained as they will compute, rounded (`rounding`).
+
 Every draw is decided by seed, epoch and step, and a checkpoint holds all the rest: a training that was stopped ends
 with the weights that it would have ended with. Where they would be others, as with other threads, it does not go on.
 """
@@ -29,11 +31,14 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError, TuningError, one_line
 from hwsparse.model import Model
 from hwsparse.plan import Plan
+from hwsparse.quantise import split_ranges
+from hwsparse.sparsify.ranges import scales_read
 from hwsparse.sparsify.scores import SCORERS
 from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
 from hwsparse.tuning.checkpoint import Epoch, Position, load_checkpoint, save_checkpoint, writing_checkpoints
 from hwsparse.tuning.kept_weights import KeptWeights
 from hwsparse.tuning.losses import LOSSES, hints
+from hwsparse.tuning.rounding import begin_rounding, end_rounding
 from hwsparse.tuning.settings import TuningSettings
 
 CHECKPOINT_EVERY_S = 60.0
@@ -71,7 +76,8 @@ def tune(
         module: the dense network; of classes it answers with logits. It stays as it is.
         model: what `import_torch` made of it; its inputs are the module's arguments, in their order.
         train, validation: of no sample in common; the latter tells which epoch was best.
-        start: canonical pruned weights by layer name, of all layers of the plan; of a gradual training, none.
+        start: canonical pruned weights by layer name, of all layers of the plan, and the ranges of what int8 layers
+            read; of a gradual training, none.
         teacher: whose answers are learned; by default the module, as it is.
         checkpoint: a .safetensors file that is written every minute; if it is there, the training goes on from it.
         device: where torch trains: cpu, or cuda.
@@ -79,14 +85,17 @@ def tune(
 
     Raises:
         PlanError: the plan does not fit the model, or `start` the plan.
-        ModelError: a layer of the plan is no submodule of the module, or torch cannot run it.
-        DataError: the data do not fit the model.
-        TuningError: torch has no such device, the loss is no longer finite, or the checkpoint is damaged or of
-            another training.
+        ModelError: a layer of the plan is no submodule of the module, or one that int8 cannot be trained for; or torch
+            cannot run the module.
+        DataError: the data do not fit the model, or a range is missing.
+        TuningError: torch has no such device, a gradual training has int8 layers, the loss is no longer finite, or the
+            checkpoint is damaged or of another training.
         StorageError: the checkpoint cannot be written.
     """
     if settings.gradual != (start is None):
         raise TuningError("a gradual training starts dense, any other with pruned weights: give one of the two")
+    if settings.gradual and plan.in_bytes:
+        raise TuningError("zeros cannot grow in int8 layers: leave out --gradual, or choose float32")
     for dataset in (train, validation):
         dataset.check_fits(model)
     if train.kind != validation.kind:
@@ -118,13 +127,15 @@ class _Training:
         self._names = [spec.name for spec in model.inputs]
         self._teacher, self._student = (_copy(each, device) for each in (teacher, module))
         self._teacher.eval().requires_grad_(False)
+        begin_rounding(self._student, scales_read(model, plan, start or {}))
         self._mean = AveragedModel(self._student, avg_fn=partial(_running_mean, settings.averaging), use_buffers=True)
         self._kept, self._mean_kept = (
             KeptWeights(each, model, plan) for each in (self._student, self._mean.module)
         )  # fmt: skip
         if start is not None:
-            self._kept.start_from(start)
-            self._mean_kept.start_from(start)
+            plain, _ = split_ranges(start)
+            self._kept.start_from(plain)
+            self._mean_kept.start_from(plain)
         hinting = [name for name, _ in plan.choices] if settings.hints else []
         self._hints, self._wanted = (_Taps(each, hinting) for each in (self._student, self._teacher))
         self._optimizer = _optimizer(self._student, settings)
@@ -185,6 +196,7 @@ class _Training:
             progress(step, self._steps)
         self._student.load_state_dict(self._best)
         self._hints.close()
+        end_rounding(self._student)
         return Tuned(self._student.eval(), tuple(epochs), self._best_of(epochs))
 
     def _step(self, step: int, labels: np.ndarray) -> float:

@@ -27,6 +27,7 @@ from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.recovery import TRAINING_SHARE, recover
 from hwsparse.pipeline.school import School
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.quantise import rounded
 from hwsparse.report import Budget, parse_report
 from hwsparse.report.audit import audit
 from hwsparse.sparsify import Evaluator, Narrower, QualityReport
@@ -145,6 +146,19 @@ def test_a_training_that_never_gets_better_than_its_start_does_not_count(
     methods = {point.label: point.method.name for point in report.points if point.method is not None}
     assert not any("trained under" in name or "then trained" in name for name in methods.values())
     assert any("which made it no better" in note for note in report.notes)
+
+
+def test_int8_layers_are_trained_and_ship_as_bytes(
+    module: Wide, model: Model, data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    own = Workspace(tmp_path / "out", workspace.records)
+    plan = Plan.of(model.digest, {"second": parse_choice("block4x4@0.75/int8")})
+    found = recover(module, model, plan, data, TARGET, SETTINGS, own, training=pictures(96, 6), rivals=False)
+    (finalist,) = found.finalists
+    shipped = found.weights(finalist.plan)
+    assert finalist.plan.in_bytes == {"second"} and "range of " in " ".join(shipped)
+    np.testing.assert_allclose(rounded(shipped["second"]), shipped["second"], rtol=1e-5, atol=1e-7)
+    assert finalist.quality is not None and found.recovery is not None and len(found.recovery.epochs) == 3
 
 
 def test_a_report_says_what_training_took(outcome: Outcome) -> None:
@@ -361,8 +375,8 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(UnsupportedError, match="2:8"):
         recover(module, model, uniform_plan(model, parse_choice("2:8")), data, TARGET, SETTINGS, workspace)
     in_bytes = Plan.of(model.digest, {"second": parse_choice("dense/int8")})
-    with pytest.raises(UnsupportedError, match="layer 'second' is dense/int8: only float32 is trained"):
-        recover(module, model, in_bytes, data, TARGET, SETTINGS, workspace)
+    with pytest.raises(TuningError, match="zeros cannot grow in int8 layers"):
+        recover(module, model, in_bytes, data, TARGET, replace(SETTINGS, gradual=True), workspace)
     with pytest.raises(PlanError, match="not for wide"):
         recover(module, model, Plan.of("0" * 64, {"second": CHOICE}), data, TARGET, SETTINGS, workspace)
     with pytest.raises(DataError, match="at least 6"):
