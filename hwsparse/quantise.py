@@ -75,6 +75,11 @@ def rounded(weight: np.ndarray) -> np.ndarray:
     return np.asarray(signed * scales.reshape(-1, *[1] * (weight.ndim - 1)))
 
 
+def is_rounded(weight: np.ndarray) -> bool:
+    """Whether bytes stand for a weight as it is, but for the last digits."""
+    return np.allclose(rounded(weight), weight, rtol=1e-5, atol=0)
+
+
 _RANGE = "range of "
 
 

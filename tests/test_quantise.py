@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from hwsparse.errors import DataError
-from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
+from hwsparse.quantise import MOST_VALUE, Scale, is_rounded, rounded, weight_bytes
 
 ends = st.floats(-1e30, 1e30)
 
@@ -83,3 +83,11 @@ def test_weights_are_within_half_a_step_and_zeros_stay(rows: int, columns: int, 
     again, same = weight_bytes(back.astype(np.float32))
     np.testing.assert_array_equal(again, signed)
     np.testing.assert_allclose(same, scales, rtol=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(2, 9), st.floats(2**-60, 2**60), st.integers(0, 99))
+def test_what_is_rounded_is_told_from_what_is_not(rows: int, columns: int, size: float, seed: int) -> None:
+    weight = (size * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
+    assert not is_rounded(weight)
+    assert is_rounded(rounded(weight)) and is_rounded(rounded(rounded(weight)))
+    assert is_rounded(np.zeros_like(weight))

@@ -40,6 +40,7 @@ from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model, TensorSpec
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
+from hwsparse.quantise import is_rounded
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
@@ -71,12 +72,13 @@ def lower(
     """Lowers a model: layers and constants named in `weights` take those (canonical, pruned), others the model's own.
 
     Layers named in `kernels` get those, others the ones expected to be fastest. Of layers that read bytes, `weights`
-    holds the ranges of their inputs too.
+    holds the ranges of their inputs too, and what bytes stand for, as `sparsify.ranges.as_bytes` makes it: nothing is
+    rounded here, or the code would compute another network than the one that was judged.
 
     Raises:
         ModelError: TVM's importer does not take an operator of the model.
         CompileError: a layer is not found in what TVM imported, or has no kernel of the name asked for, or reads bytes
-            of which nothing tells what they stand for.
+            of which nothing tells what they stand for, or is to be of bytes and its weight is none that they stand for.
     """
     names = _weight_names(model)
     module = _simplified(_import(model, names, weights))
@@ -299,6 +301,10 @@ class _Pool:
             packed: tuple[np.ndarray, ...] = (*kernel.pack(weight), bias)
         elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
+        elif not is_rounded(weight):
+            raise CompileError(
+                f"layer {layer.name!r} is to be of bytes, and its weight was not rounded to what they are"
+            )
         else:
             *lists, scales = kernel.pack(weight, read.scale)
             packed = (*lists, *folded(epilogue, lists[-1], scales, bias, added.scale if added else None, stored))

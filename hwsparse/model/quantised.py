@@ -90,7 +90,7 @@ class _Coding:
     """What integers from `low` to `high` stand for: scale * (integer - zero)."""
 
     kind: int
-    scales: np.ndarray  # (1,), or one for each index of an axis
+    scales: np.ndarray  # one, or one for each index of an axis
     zeros: np.ndarray
     low: int
     high: int
@@ -101,8 +101,8 @@ class _Coding:
         return float((scales * (self.low - self.zeros)).min()), float((scales * (self.high - self.zeros)).max())
 
     def is_like(self, other: _Coding) -> bool:
-        same = np.array_equal(self.scales, other.scales) and np.array_equal(self.zeros, other.zeros)
-        return same and self.kind == other.kind
+        pairs = ((self.scales, other.scales), (self.zeros, other.zeros))
+        return self.kind == other.kind and all(np.array_equal(one.ravel(), another.ravel()) for one, another in pairs)
 
 
 class _Graph:

@@ -138,7 +138,7 @@ def compile_plan(
         try:
             ranges_for(model, plan, model.ranges)
         except DataError as error:
-            raise PlanError(f"int8 layers need data, to see between what lies what they read: {error}") from None
+            raise PlanError(f"int8 layers need data: {error}; give --data, to see it there") from None
     options = {name: [choice] for name, choice in plan.choices}
     judges, inputs = None, random_inputs(model.inputs, seed)
     weights: Weights = partial(_plain_weights, model)

@@ -51,7 +51,8 @@ def tensor_ranges(
     count = 0
     for feeds in samples:
         count += 1
-        values = {**feeds, **dict(zip(made, run(session, made, feeds, f"sample {count}"), strict=True))}
+        given = run(session, made, feeds, f"sample {count}") if made else ()  # of no names all outputs would be given
+        values = {**feeds, **dict(zip(made, given, strict=True))}
         for name in tensors:
             ends = np.quantile(values[name], (beyond, 1 - beyond), method="nearest").astype(np.float64)
             if not np.isfinite(ends).all():

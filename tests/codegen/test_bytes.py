@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import kernel_for, kernels_for, refusal
-from hwsparse.codegen.cpu.words import offsets_of, words_of
+from hwsparse.codegen.cpu.words import MOST_INPUTS, offsets_of, words_of
 from hwsparse.codegen.folding import folded
 from hwsparse.errors import CompileError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer
 from hwsparse.probe import cpu_flags
-from hwsparse.quantise import MOST_WEIGHT, Scale, weight_bytes
+from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT, Scale, weight_bytes
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target
 from tests.codegen.compiling import GENERIC, compile_kernel
@@ -184,6 +184,20 @@ def test_sums_that_may_not_fit_are_refused() -> None:
     with pytest.raises(CompileError, match="may not fit int32"):
         offsets_of(np.full((1, 66_400), -MOST_WEIGHT, np.int8), 0)
     assert offsets_of(np.array([[1, -2, 3]], np.int8), 7).tolist() == [-14]
+
+
+def test_a_layer_whose_sums_may_not_fit_is_refused_before_it_is_built() -> None:
+    as_bytes = Choice(dtype="int8")
+    assert refusal(product((1, 1), 33_152, 8), as_bytes) is None
+    assert refusal(conv(1, 3680, (3, 3), 8, (3, 3)), as_bytes) is None  # 9 inputs each
+    for layer in (product((1, 1), 33_156, 8), conv(1, 3684, (3, 3), 8, (3, 3))):
+        assert "sums of 33156 products of bytes may not fit int32; of 33155 they do" in (refusal(layer, as_bytes) or "")
+        assert refusal(layer, Choice()) is None
+    # What is not refused can be built, and nothing is refused in vain.
+    worst = np.full((1, MOST_INPUTS), MOST_WEIGHT, np.int8)
+    assert offsets_of(worst, MOST_VALUE).tolist() == [-MOST_INPUTS * MOST_WEIGHT * MOST_VALUE]
+    with pytest.raises(CompileError, match="may not fit int32"):
+        offsets_of(np.full((1, MOST_INPUTS + 1), MOST_WEIGHT, np.int8), MOST_VALUE)
 
 
 def test_four_inputs_at_one_kernel_position_make_a_word() -> None:

@@ -135,6 +135,18 @@ def test_a_range_that_nobody_told_is_one_clear_error() -> None:
         lower(model, plan, {}, CPU)
 
 
+def test_a_weight_that_was_not_rounded_is_one_clear_error() -> None:
+    net = Network(3)
+    y = net.conv("x", 8, 8, 3)
+    model = net.model((1, 8, 6, 6), (y, (1, 8, 6, 6)))
+    plan, weights = in_bytes(model, "dense")
+    (name,) = (layer.name for layer in model.layers)
+    lower(model, plan, weights, CPU)
+    for weight in (model.weight(name), weights[name] * (1 + 1e-3 * np.eye(8, dtype=np.float32)[:, :, None, None])):
+        with pytest.raises(CompileError, match=f"layer '{name}' is to be of bytes, and its weight was not rounded"):
+            lower(model, plan, {**weights, name: weight}, CPU)
+
+
 def test_what_is_pooled_for_a_layer_is_pooled_in_bytes() -> None:
     net = Network(4)
     x = net.node("Relu", net.conv("x", 8, 8, 3))

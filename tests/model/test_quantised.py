@@ -227,6 +227,13 @@ def test_a_zero_that_is_not_given_is_0_and_bytes_are_then_unsigned() -> None:
     assert imported(proto).ranges == {"x": (0, 63.75)}
 
 
+def test_one_scale_is_a_number_or_an_array_of_one() -> None:
+    proto = by_hand(zero=5)
+    proto.graph.initializer.append(stored("again", np.float32([1])))
+    named(proto, "end").input[1] = "again"
+    assert imported(proto).ranges == {"x": (-5, 250)}
+
+
 def test_pairs_of_several_readers_give_the_wider_range() -> None:
     proto = by_hand(zero=128)
     proto.graph.node.extend(

@@ -55,6 +55,36 @@ def test_a_module_computes_the_same_and_keeps_its_names(capfd: pytest.CaptureFix
     np.testing.assert_array_equal(model.weight("depthwise"), module.depthwise.weight.detach().numpy())
 
 
+class Quantised(nn.Module):
+    """A convolution as training for bytes has it: inputs and weights rounded, in floats."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.conv, self.noise = nn.Conv2d(4, 8, 3), noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.fake_quantize_per_tensor_affine(x, 0.05, 60, 0, 255)
+        weight = torch.fake_quantize_per_tensor_affine(self.conv.weight, 0.01, 0, -128, 127)
+        y = nn.functional.conv2d(x, weight, self.conv.bias)
+        return y + self.noise * torch.rand_like(y) if self.noise else y
+
+
+def test_a_quantised_module_is_the_float_network_with_its_ranges(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    module, x = Quantised(), torch.randn(1, 4, 8, 8)
+    model = import_torch(module, (x,), name="m")
+    (layer,) = model.layers
+    weight = torch.fake_quantize_per_tensor_affine(module.conv.weight, 0.01, 0, -128, 127)
+    np.testing.assert_allclose(model.weight(layer.name), weight.detach().numpy(), rtol=1e-6)
+    assert model.ranges[model.inputs[0].name] == pytest.approx((-3.0, 9.75))
+    with torch.no_grad():
+        expected = nn.functional.conv2d(x, weight, module.conv.bias)
+    np.testing.assert_allclose(run(model.proto, {"x": x.numpy()})[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match="the export of 'm' differs from the module"):
+        import_torch(Quantised(noise=1.0), (x,), name="m")
+    assert capfd.readouterr() == ("", "")
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x - 1

@@ -10,6 +10,7 @@ from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import Scale, range_name, rounded
 from hwsparse.sparsify.ranges import as_bytes, ranges_for, tensor_ranges
+from tests.sparsify.networks import product
 
 RNG = np.random.default_rng(0)
 W1, W2, W3 = (RNG.standard_normal((8, 8, 1, 1)).astype(np.float32) / 3 for _ in range(3))
@@ -60,6 +61,12 @@ def test_ranges_are_the_means_of_what_samples_reach() -> None:
     for name, ends in found.items():
         expected = [np.mean([end(each[name]) for each in seen]) for end in (np.min, np.max)]
         np.testing.assert_allclose(ends, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_whose_layers_read_its_input_alone_has_its_range() -> None:
+    model = product(np.eye(8, dtype=np.float32))
+    x = np.arange(-3, 5, dtype=np.float32).reshape(1, 8)
+    assert tensor_ranges(model, [{"x": x}, {"x": 3 * x}]) == {"x": (-6.0, 8.0)}
 
 
 def test_outliers_are_left_out() -> None:

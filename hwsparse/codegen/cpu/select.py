@@ -22,7 +22,7 @@ from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
-from hwsparse.codegen.cpu.words import WORD, geometry_of_words, offsets_of, words_of
+from hwsparse.codegen.cpu.words import MOST_INPUTS, WORD, geometry_of_words, offsets_of, words_of
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
@@ -76,6 +76,8 @@ def _refusal_of_bytes(layer: Layer) -> str | None:
         return "int8: too little is computed with what is read for bytes to be faster"
     if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % WORD:
         return f"int8: {geometry.channels // geometry.groups} inputs, no multiple of {WORD}"
+    if layer.inputs > MOST_INPUTS:
+        return f"int8: sums of {layer.inputs} products of bytes may not fit int32; of {MOST_INPUTS} they do"
     return None
 
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.errors import CompileError
-from hwsparse.quantise import MOST_VALUE
+from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT
 
 WORD = 4  # bytes
+# Of so many inputs the sums of a row fit int32 whatever weights, values and zero are: see `offsets_of`.
+MOST_INPUTS = np.iinfo(np.int32).max // (2 * MOST_WEIGHT * MOST_VALUE)
 
 
 def geometry_of_words(geometry: Geometry) -> Geometry:
