@@ -19,7 +19,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -36,7 +36,7 @@ from benchmarks import spdy
 from benchmarks.tasks import cifar10, data_option, efficientnet_lite0, minilm
 from hwsparse import compiler
 from hwsparse.data import Dataset
-from hwsparse.latency import CostModel
+from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pattern import Unstructured
 from hwsparse.pipeline.bench import Bench, open_bench
@@ -51,7 +51,7 @@ from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.pareto import hypervolume
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, run_search
-from hwsparse.sparsify import LayerDatabase
+from hwsparse.sparsify import Evaluator, LayerDatabase
 from hwsparse.sparsify.allocation import erdos_renyi_kernel
 from hwsparse.target import Target, load_target
 
@@ -64,6 +64,7 @@ METHODS = (OURS, *STOCK, SPDY, SURROGATE, UNIFORM, ERK)
 SEED_SHARE = 0.1  # of our trials, plans of the surrogate with equal coefficients
 EARLY = 25
 SPEEDUPS = (2.0, 3.0)
+ANCHORS = 3  # plans from dense to the sparsest, beside dense
 ERK_RATIOS = np.linspace(0.3, 0.98, 25)
 
 
@@ -77,23 +78,28 @@ class Tried:
     quality: float
 
 
-def resnet56(data: Path | None, seed: int) -> tuple[Model, Dataset]:
+# A network, the data that a search has, few enough for hundreds of trials, and more that judge what is built.
+Load = Callable[[Path | None, int], tuple[Model, Dataset, Dataset | None]]
+
+
+def resnet56(data: Path | None, seed: int) -> tuple[Model, Dataset, Dataset]:
     """ResNet-56 and test images of CIFAR-10: it was trained on the others."""
-    (make,) = (cifar10(56),)
-    task = make(data, seed)
-    return task.model, task.held_out.subset(range(1200))
+    task = cifar10(56)(data, seed)
+    return task.model, task.held_out.subset(range(1200)), task.held_out.subset(range(1200, 4000))
 
 
-def sentences(data: Path | None, seed: int) -> tuple[Model, Dataset]:
-    """MiniLM-L6 and pairs of STS-B's development part, few enough for hundreds of trials."""
-    return minilm(data, seed, pairs=240)
+def images(data: Path | None, seed: int) -> tuple[Model, Dataset, None]:
+    """EfficientNet-Lite0 and all the ImageNet images that there are."""
+    return *efficientnet_lite0(data, seed), None
 
 
-TASKS: dict[str, Callable[[Path | None, int], tuple[Model, Dataset]]] = {
-    "resnet56": resnet56,
-    "efficientnet-lite0": efficientnet_lite0,
-    "minilm": sentences,
-}
+def sentences(data: Path | None, seed: int) -> tuple[Model, Dataset, Dataset]:
+    """MiniLM-L6 and pairs of STS-B's development part; more are of its test part."""
+    _, more = minilm(data, seed, "test")
+    return *minilm(data, seed, pairs=240), more
+
+
+TASKS: dict[str, Load] = {"resnet56": resnet56, "efficientnet-lite0": images, "minilm": sentences}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +164,7 @@ class _Task:
     name: str
     model: Model
     judges: Judges
+    more: Evaluator  # who judges what is built
     space: SearchSpace
     whole: SearchSpace  # with what another choice beats, too
     database: LayerDatabase
@@ -238,28 +245,26 @@ class _Task:
         return np.array(areas) / whole
 
     def built(self, runs: Mapping[str, Sequence[Tried]]) -> dict[str, dict[str, float]]:
-        """Each method's best plans that should be so many times as fast as dense, built, timed and judged."""
-        dense = Plan(self.model.digest)
+        """Each method's best plans that should be so many times as fast as dense, built, timed and judged.
+
+        How fast they should be is told as a search tells it: with what lies between layers, fitted to a few plans that
+        were built before.
+        """
+        dense, additive = Plan(self.model.digest), Additive(self.space)
+        front = additive.front()
+        anchors = [dense, *(additive.plan(front[len(front) * share // ANCHORS - 1]) for share in range(1, ANCHORS + 1))]
+        times = self._timed(anchors)
+        costs = self.costs.fit_network(self.model, [(plan, times[plan.digest]) for plan in dict.fromkeys(anchors)])
         picked: dict[tuple[str, float], Plan] = {}
         for method, tried in runs.items():
             for speedup in SPEEDUPS:
-                fast = [each for each in tried if each.latency_s * speedup <= self.latency_s(dense)]
-                if fast:
+                most_s = times[dense.digest].median_s / speedup
+                if fast := [each for each in tried if costs.predict_model(self.model, each.plan).latency_s <= most_s]:
                     picked[method, speedup] = max(fast, key=lambda each: each.quality).plan
-        with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
-            directories = {}
-            for plan in dict.fromkeys((dense, *picked.values())):
-                directory = Path(scratch, plan.digest[:16])
-                directory.mkdir()
-                compiler.build(
-                    self.model, plan, self.database.weights(plan), self.bench.target,
-                    self.costs.kernels(self.model, plan), self.judges.sample, directory,
-                )  # fmt: skip
-                directories[plan.digest] = directory
-            times = self.bench.time_networks(directories)
+        times = self._timed([dense, *picked.values()])
         found = {}
         for (method, speedup), plan in picked.items():
-            report = self.judges.reporting.evaluate(self.database.weights(plan))
+            report = self.more.evaluate(self.database.weights(plan))
             low, high = report.drop_interval
             found[f"{method} {speedup:g}x"] = {
                 "speedup": times[dense.digest].median_s / times[plan.digest].median_s,
@@ -267,11 +272,26 @@ class _Task:
             }  # fmt: skip
         return found
 
+    def _timed(self, plans: Iterable[Plan]) -> dict[str, Measurement]:
+        """Plans built and timed in turns, by their digests."""
+        with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
+            directories = {}
+            for plan in dict.fromkeys(plans):
+                directory = Path(scratch, plan.digest[:16])
+                directory.mkdir()
+                compiler.build(
+                    self.model, plan, self.database.weights(plan), self.bench.target,
+                    self.costs.kernels(self.model, plan), self.judges.sample, directory,
+                )  # fmt: skip
+                directories[plan.digest] = directory
+            return self.bench.time_networks(directories)
+
 
 def _prepared(name: str, target: Target, arguments: argparse.Namespace, stack: ExitStack, progress: Progress) -> _Task:
     """A task with its layers timed and pruned, as a search does it."""
-    model, dataset = TASKS[name](arguments.data, arguments.seed)
+    model, dataset, more = TASKS[name](arguments.data, arguments.seed)
     judges = appoint_judges(model, dataset, target, arguments.seed)
+    judge = judges.reporting if more is None else Evaluator(model, more, "held-out", target.cores, arguments.seed)
     records = arguments.records or arguments.state / "records.sqlite"
     bench = stack.enter_context(open_bench(target, records, partial(datetime.now, timezone.utc)))
     database = layer_database(Workspace(arguments.state / name, records), model, judges, target, arguments.seed)
@@ -286,7 +306,8 @@ def _prepared(name: str, target: Target, arguments: argparse.Namespace, stack: E
     kept = arguments.state / f"{name}.jsonl"
     known = dict(json.loads(line) for line in kept.read_text().splitlines()) if kept.exists() else {}
     return _Task(
-        name, model, judges, space, whole, database, costs, bench, arguments.state, arguments.trials, progress, known
+        name, model, judges, judge, space, whole, database, costs, bench, arguments.state, arguments.trials, progress,
+        known,
     )  # fmt: skip
 
 
