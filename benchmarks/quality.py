@@ -68,7 +68,7 @@ from hwsparse.sparsify import (
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.quality import mean_resampled
-from hwsparse.sparsify.ranges import as_bytes, ranges_on
+from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4", "1:4", "2:4x8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -232,11 +232,13 @@ def _prune(
         weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
         if choice.dtype == "int8":
             plan = _wholly_in_bytes(model, plan)
-            weights = as_bytes(model, plan, weights, ranges())
+            weights |= ranges_for(model, plan, ranges())
         if method in FIRST:
             weights = correct(
                 model, weights, task.calibration, in_bytes=plan.in_bytes, threads=threads, seed=arguments.seed
             )
+        else:
+            weights = rounded_weights(model, plan, weights)
         robust = mean_resampled(corrupted, weights) if corrupted else None
         yield Pruned(method, choice, evaluator.resampled(weights), sizes.of_weights(weights), allocation, robust)
 

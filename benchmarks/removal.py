@@ -15,10 +15,11 @@ from rich.table import Column, Table
 
 from benchmarks.floors import LEAST_RATIO, SURE_RATIO, Floor, points
 from benchmarks.tasks import Task
-from hwsparse.errors import ModelError
 from hwsparse.model import Model
+from hwsparse.model.coupling import couple
 from hwsparse.sparsify import Evaluator, Narrower, Size, Sizes
 from hwsparse.sparsify.correction import SAMPLES
+from hwsparse.sparsify.narrow import families
 
 KEPT = (0.9, 0.8, 0.7, 0.5, 0.3)
 MAGNITUDE, OBS = "magnitude", "structured OBS"
@@ -41,13 +42,12 @@ def remove(task: Task, evaluator: Evaluator, kept: Sequence[float], threads: int
     Yields nothing if no channel of it can be removed.
     """
     model = task.model
+    if not kept or not families(model, couple(model)):
+        return
     for fitted, plain, by_magnitude in ((MAGNITUDE_FITTED, MAGNITUDE, True), (OBS_FITTED, OBS, False)):
-        try:
-            narrower = Narrower(
-                model, task.calibration, samples=SAMPLES, threads=threads, seed=seed, by_magnitude=by_magnitude
-            )
-        except ModelError:
-            return
+        narrower = Narrower(
+            model, task.calibration, samples=SAMPLES, threads=threads, seed=seed, by_magnitude=by_magnitude
+        )
         seen = {_shape(model)}
         for share in kept:
             cut = narrower.cut(model, share)

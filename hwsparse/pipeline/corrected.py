@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -14,6 +14,7 @@ from hwsparse.model import Model
 from hwsparse.pipeline.judges import Judges
 from hwsparse.plan import Plan
 from hwsparse.sparsify import Evaluator, LayerDatabase, correct
+from hwsparse.sparsify.ranges import rounded_weights
 
 _Known = tuple[Model, Dataset, Evaluator]
 
@@ -25,9 +26,13 @@ class CorrectedWeights:
     """
 
     def __init__(self, database: LayerDatabase, model: Model, judges: Judges, threads: int, seed: int) -> None:
-        """Weights from a database that holds all layers of the plans that will be asked for."""
+        """Weights from a database that holds all layers of the plans that will be asked for.
+
+        Args:
+            threads: of this process, for a plan that no worker was asked for before.
+        """
         self._database, self._threads, self._seed = database, threads, seed
-        self._known_to_all = model, judges.fitting, judges.choosing
+        self._model, self._fitting, self._choosing = model, judges.fitting, judges.choosing
         self._found: dict[Plan, Future[Mapping[str, np.ndarray]]] = {}
 
     def begin(self, plans: Iterable[Plan], workers: Workers) -> None:
@@ -37,10 +42,10 @@ class CorrectedWeights:
             PlanError, DataError, StorageError: as `LayerDatabase.weights`.
             StorageError: there is no room for what workers share.
         """
-        shared = workers.share(self._known_to_all)
-        threads = max(self._threads // workers.parallel, 1)
-        for plan in set(plans).difference(self._found):
-            self._found[plan] = self._asked(plan, workers, shared, threads)
+        shared = workers.share((self._model, self._fitting, self._choosing.on_one_thread()))
+        for plan in dict.fromkeys(plans):
+            if plan not in self._found:
+                self._found[plan] = self._asked(plan, workers, shared, threads=1)
 
     def __call__(self, plan: Plan) -> Mapping[str, np.ndarray]:
         """The weights; of a plan that was asked for before the same ones.
@@ -52,26 +57,27 @@ class CorrectedWeights:
         """
         if plan not in self._found:
             here = Here()
-            self._found[plan] = self._asked(plan, here, here.share(self._known_to_all), self._threads)
+            shared = here.share((self._model, self._fitting, self._choosing))
+            self._found[plan] = self._asked(plan, here, shared, self._threads)
         return self._found[plan].result()
 
     def _asked(
         self, plan: Plan, workers: Workers, shared: Shared[_Known], threads: int
     ) -> Future[Mapping[str, np.ndarray]]:
-        plain = self._database.weights(plan)
-        return workers.submit(_better, shared, plain, plan.in_bytes, threads, self._seed)
+        return workers.submit(_better, shared, plan, self._database.unrounded(plan), threads, self._seed)
 
 
 def _better(
     known: _Known,
-    plain: Mapping[str, np.ndarray],
-    in_bytes: Collection[str],
+    plan: Plan,
+    pruned: Mapping[str, np.ndarray],
     threads: int,
     seed: int,
 ) -> Mapping[str, np.ndarray]:
     """The task: weights as they are or corrected, whichever the evaluator finds better."""
     model, fitting, choosing = known
-    corrected = correct(model, plain, fitting, in_bytes=in_bytes, threads=threads, seed=seed)
+    corrected = correct(model, pruned, fitting, in_bytes=plan.in_bytes, threads=threads, seed=seed)
+    plain = rounded_weights(model, plan, pruned)
     worth = choosing.evaluate(plain).value
     try:
         better = choosing.evaluate(corrected).value > worth

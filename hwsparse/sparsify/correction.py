@@ -54,7 +54,8 @@ def correct(
         weights: canonical pruned weights by layer name; what is zero in them stays zero. The ranges among them, of what
             layers read as bytes, stay as they are.
         dataset: at most `samples` of its samples are used.
-        in_bytes: names of the layers whose weights are to be what bytes stand for; they are among those given.
+        in_bytes: names of the layers whose weights are to be what bytes stand for; those of them that have no weight
+            among those given are dense.
 
     Raises:
         DataError: onnxruntime cannot run a sample.
@@ -64,8 +65,8 @@ def correct(
     for name, weight in plain.items():
         model.initializer(model.layer(name), weight)  # refuses what does not fit
     ranges = {name: values for name, values in weights.items() if name not in plain}
-    corrected = plain
-    steps = list(dropwhile(lambda step: isinstance(step, Norm) or step.name not in weights, in_order(model)))
+    corrected = {name: model.weight(name) for name in in_bytes} | plain
+    steps = list(dropwhile(lambda step: isinstance(step, Norm) or step.name not in corrected, in_order(model)))
     with SideBySide(model, pruned_model(model, ranges) if scales else model, dataset, samples, threads, seed) as both:
         for done, step in enumerate(steps, 1):
             if isinstance(step, Norm):
@@ -122,8 +123,8 @@ def _weight(
     damped = moment + ridge * np.eye(moment.shape[1])
     wanted = dense @ cross + ridge * start
     target = np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
-    fitted = np.asarray(target) if start.all() else _masked(target, start, damped)
-    return rounded_to_fit(target, fitted, damped) if in_bytes else fitted
+    found = np.asarray(target) if start.all() else _masked(target, start, damped)
+    return rounded_to_fit(target, found, damped) if in_bytes else found
 
 
 def _masked(target: np.ndarray, start: np.ndarray, damped: np.ndarray) -> np.ndarray:

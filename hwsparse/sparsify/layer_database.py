@@ -44,7 +44,7 @@ from hwsparse.quantise import rounded
 from hwsparse.sparsify.apply import apply_plan
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
-from hwsparse.sparsify.ranges import ranges_for, ranges_on
+from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
 from hwsparse.sparsify.sensitivity import Harm, Sensitivity
 from hwsparse.sparsify.statistics import LayerStatistics, collect_statistics, output_error, passes
 from hwsparse.sqlitefile import sqlite_engine, translated
@@ -191,6 +191,14 @@ class LayerDatabase:
         return dict(map(self._entry, rows))
 
     def weights(self, plan: Plan) -> dict[str, np.ndarray]:
+        """As `unrounded`, with the weights of int8 layers rounded to what bytes stand for.
+
+        Raises:
+            PlanError, DataError, StorageError: as `unrounded`.
+        """
+        return rounded_weights(self._model, plan, self.unrounded(plan))
+
+    def unrounded(self, plan: Plan) -> dict[str, np.ndarray]:
         """Canonical pruned weights of a plan that `build` made all layers of, by layer name.
 
         With them come the ranges of what int8 layers read.
@@ -345,10 +353,9 @@ def _prune(
     with threadpool_limits(1):  # also where the worker is this process
         for choice in choices:
             alone = Plan.of(model.digest, {layer.name: choice})
-            weight = apply_plan(model, alone, PRUNERS[pruner], {layer.name: statistics})[layer.name]
-            if choice.dtype == "int8":
-                weight = rounded(weight)
-            found.append((layer, choice, weight, output_error(dense, weight, statistics), sensitivity.harm(weight)))
+            pruned = apply_plan(model, alone, PRUNERS[pruner], {layer.name: statistics})[layer.name]
+            weight = rounded(pruned) if choice.dtype == "int8" else pruned
+            found.append((layer, choice, pruned, output_error(dense, weight, statistics), sensitivity.harm(weight)))
     return found
 
 

@@ -132,11 +132,12 @@ class Narrower:
                     if wide in norms:
                         weights |= fitted_norm(self._model, wide, both, weights)
                     continue
-                layer = narrow.layer(wide.name)
-                if wide.groups == layer.groups == 1 and wide.inputs <= MAX_COLUMNS:
-                    dense = self._model.weight(layer.name)[~removed[self._coupling.rows(wide)]]
+                layer, stay = narrow.layer(wide.name), ~removed[self._coupling.rows(wide)]
+                groups = _groups_left(wide, layer, stay)
+                if groups and wide.inputs <= MAX_COLUMNS:
+                    dense = self._model.weight(layer.name)[stay]
                     bias = None if layer.bias is None else narrow.constant(layer.bias)
-                    moments = both.moments(wide, layer, weights)
+                    moments = both.moments(wide, layer, weights, groups)
                     weights |= named(layer, *fitted(dense, bias, narrow.weight(layer.name), moments))
         return pruned_model(narrow, weights)
 
@@ -186,6 +187,18 @@ def families(model: Model, coupling: Coupling) -> list[tuple[list[int], int]]:
     for unit, layers in makers.items():
         found[tuple(layers)].append(unit)
     return [(units, 1 if wide.intersection(units) else MULTIPLE) for units in found.values()]
+
+
+def _groups_left(wide: Layer, narrow: Layer, stay: np.ndarray) -> list[int]:
+    """The groups of a layer that are left in the narrower one, whole; none if some lost a part of their channels.
+
+    Args:
+        stay: whether each output of the layer does, (outputs,) bool.
+    """
+    groups = stay.reshape(wide.groups, -1)
+    left = np.flatnonzero(groups.any(axis=1))
+    whole = bool(groups[left].all()) and wide.inputs == narrow.inputs
+    return left.tolist() if wide.groups == 1 or (whole and len(left) == narrow.groups) else []
 
 
 def _reads_units(layer: Layer, coupling: Coupling) -> bool:

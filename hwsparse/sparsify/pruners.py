@@ -10,7 +10,7 @@ from hwsparse.sparsify.sparsegpt import sparsegpt
 from hwsparse.sparsify.wanda import wanda
 
 # Raised when a pruner's weights change, or what they are said to harm: what an older version made is made again.
-VERSION = 6
+VERSION = 7
 PRUNERS: dict[str, Pruner] = {
     "magnitude": magnitude,
     "wanda": wanda,

@@ -72,5 +72,6 @@ def removal_order(units: Sequence[int], readers: Sequence[Reader]) -> list[int]:
         for reader in readers:
             reader.remove(going)
         order += going
-        left = [unit for unit in left if unit not in set(going)]
+        gone = set(going)
+        left = [unit for unit in left if unit not in gone]
     return order

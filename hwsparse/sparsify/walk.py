@@ -77,8 +77,13 @@ class SideBySide:
         self._pool.shutdown()
         self._limits.restore_original_limits()
 
-    def moments(self, dense: Layer, pruned: Layer, weights: Mapping[str, np.ndarray]) -> Moments:
-        """Goes on to a layer of both, of as many groups, with these weights and constants in the pruned network.
+    def moments(
+        self, dense: Layer, pruned: Layer, weights: Mapping[str, np.ndarray], left: Sequence[int] | None = None
+    ) -> Moments:
+        """Goes on to a layer of both, with these weights and constants in the pruned network.
+
+        Args:
+            left: of the dense layer's groups those that are the pruned one's; None: it has all of them.
 
         Raises:
             DataError: onnxruntime cannot run a sample.
@@ -96,6 +101,7 @@ class SideBySide:
 
         def of_some(samples: range) -> tuple[tuple[np.ndarray, ...], int]:
             x, own = patches(before, dense, samples), patches(after, pruned, samples)
+            x = x if left is None else x[left]
             own_mean, mean = (each.sum(axis=1, dtype=np.float64)[:, :, None] for each in (own, x))
             return (own.transpose(0, 2, 1) @ own, x.transpose(0, 2, 1) @ own, own_mean, mean), x.shape[1]
 

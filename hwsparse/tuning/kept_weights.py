@@ -83,8 +83,10 @@ class KeptWeights:
                 fresh = torch.from_numpy(np.array(weight, np.float32)).to(parameter) / self._factors[name]
                 with torch.no_grad():
                     parameter.copy_(fresh)
-                if name in planned:
-                    self.masks[name] = fresh != 0
+                if name in planned:  # of dense layers, what was rounded to zero may go on
+                    self.masks[name] = (
+                        torch.ones_like(fresh, dtype=torch.bool) if planned[name].is_dense else fresh != 0
+                    )
             elif name in self._constants:
                 moved = torch.from_numpy(weight - self._model.constant(name)).reshape(-1)
                 with torch.no_grad():

@@ -1,9 +1,9 @@
-"""Layers of a module that compute as layers of bytes do, while they are trained.
+"""Layers of a module that weigh and read what bytes stand for, while they are trained.
 
 Values and weights are rounded on the way forward, and on the way back it is as if they were not, but for values beyond
 the last byte, which learn nothing (Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018, section 3). Ranges of values stay what they are; each row of a weight has
-the step that its largest value asks for.
+the step that its largest value asks for. What residuals add is not rounded here, as it is in what ships.
 """
 
 from __future__ import annotations

@@ -127,11 +127,10 @@ class _Training:
         self._names = [spec.name for spec in model.inputs]
         self._teacher, self._student = (_copy(each, device) for each in (teacher, module))
         self._teacher.eval().requires_grad_(False)
+        self._kept = KeptWeights(self._student, model, plan)  # refuses what does not belong together
         begin_rounding(self._student, scales_read(model, plan, start or {}))
         self._mean = AveragedModel(self._student, avg_fn=partial(_running_mean, settings.averaging), use_buffers=True)
-        self._kept, self._mean_kept = (
-            KeptWeights(each, model, plan) for each in (self._student, self._mean.module)
-        )  # fmt: skip
+        self._mean_kept = KeptWeights(self._mean.module, model, plan)
         if start is not None:
             plain, _ = split_ranges(start)
             self._kept.start_from(plain)

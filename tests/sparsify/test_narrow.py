@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError
 from hwsparse.model import Model, import_onnx
 from hwsparse.model.coupling import couple, without
-from hwsparse.sparsify import Narrower, narrowed_shape, pruned_proto
+from hwsparse.sparsify import Narrower, narrowed_shape, pruned_model, pruned_proto
 from hwsparse.sparsify.narrow import families
-from tests.model.graphs import model_proto, node, run, stored, value
+from tests.model.graphs import model_proto, node, run, stored, value, weight
 from tests.model.test_coupling import attention, residual
 from tests.sparsify.networks import classifier, images, product
 
@@ -63,6 +64,14 @@ def answers(model: Model, dataset: Dataset) -> np.ndarray:
     return np.stack([run(model.proto, feed)[0] for feed in feeds])
 
 
+def within(model: Model, tensor: str, dataset: Dataset) -> np.ndarray:
+    """What a tensor of a model holds, sample by sample."""
+    proto = onnx.load_from_string(model.proto)
+    proto.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    x = dataset.inputs["x"]
+    return np.concatenate([run(proto.SerializeToString(), {"x": x[row : row + 1]})[-1] for row in range(len(x))])
+
+
 def test_what_others_tell_as_well_is_not_missed() -> None:
     model, dataset = redundant(), rows()
     narrow = Narrower(model, dataset).narrow(0.25)
@@ -84,6 +93,31 @@ def test_the_better_channels_are_kept_and_fitted() -> None:
         removed[units[len(units) // 2 :]] = True
     plain, expected = answers(without(model, coupling, removed), dataset), answers(model, dataset)
     assert np.square(answers(narrow, dataset) - expected).mean() < 0.5 * np.square(plain - expected).mean()
+
+
+def test_depthwise_layers_are_fitted_to_what_they_read_now() -> None:
+    """They read what a layer makes of fewer channels."""
+    nodes = [
+        node("Conv", ["x", "a"], ["p"], "first", pads=[1] * 4),
+        node("Relu", ["p"], ["q"]),
+        node("Conv", ["q", "b"], ["r"], "middle"),
+        node("Conv", ["r", "c"], ["s"], "depthwise", group=16, pads=[1] * 4),
+        node("Conv", ["s", "d"], ["y"], "last"),
+    ]
+    weights = [weight("a", 32, 8, 3, 3), weight("b", 16, 32, 1, 1), weight("c", 16, 1, 3, 3), weight("d", 4, 16, 1, 1)]
+    proto = model_proto(nodes, [value("x", [1, 8, 9, 7])], [value("y", [1, 4, 9, 7])], weights)
+    model, dataset = import_onnx(proto.SerializeToString(), name="separable"), images(60)
+    narrower = Narrower(model, dataset)
+    narrow, cut = narrower.narrow(0.5), narrower.cut(model, 0.5)
+    assert narrow.weight("depthwise").shape == cut.weight("depthwise").shape == (8, 1, 3, 3)
+    assert not np.array_equal(narrow.weight("depthwise"), cut.weight("depthwise"))
+    # By hand: the same channels, and each layer before it as it was fitted.
+    unfitted = pruned_model(narrow, {"depthwise": cut.weight("depthwise")})
+    rows = [row.tobytes() for row in cut.weight("depthwise")]
+    kept = [place for place, row in enumerate(model.weight("depthwise")) if row.tobytes() in rows]
+    wanted = within(model, "s", dataset)[:, kept]
+    lost = [np.square(within(each, "s", dataset) - wanted).mean() for each in (narrow, unfitted)]
+    assert lost[0] < lost[1]
 
 
 def test_by_magnitude_those_go_that_weigh_least_whatever_the_samples() -> None:
