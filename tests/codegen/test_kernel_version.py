@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 
 import pytest
 
 from hwsparse.codegen import KERNEL_VERSION, kernels_for, refusal
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.lowering import lower
 from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import applicable, apply_plan
-from hwsparse.target import load_target
+from hwsparse.target import Target, load_target
 from tests.codegen.building import Network
 
 CHOICES = ("dense", "unstructured@0.8", "block4x1@0.8", "block16x1@0.8", "2:4")
@@ -19,6 +23,14 @@ CHOICES = ("dense", "unstructured@0.8", "block4x1@0.8", "block16x1@0.8", "2:4")
 # by the older ones are then not used. Where they only read differently, the version stays.
 VERSION = "8"
 CODE = {"x86-avx512": "d0ac934f05c2fd01", "x86-avx2": "c85af18e94ba8e28", "arm-cortex-a76": "57a74ca9fd4c6a26"}
+CHOICES_OF_BYTES = ("dense/int8", "block1x4@0.8/int8", "block4x4@0.8/int8", "block8x4@0.8/int8")
+CODE_OF_BYTES = {"x86-avx512 with VNNI": "851dc2c67334426c"}
+
+
+def with_vnni() -> Target:
+    plain = load_target("x86-avx512")
+    code = {**json.loads(plain.tvm_target), "mattr": ["+avx512vnni"]}
+    return replace(plain, isa=(*plain.isa, "avx512_vnni"), tvm_target=json.dumps(code))
 
 
 def networks() -> list[Model]:
@@ -49,3 +61,15 @@ def test_kernels_that_change_have_another_version(name: str) -> None:
                     lowered = lower(model, plan, apply_plan(model, plan), target, {layer.name: kernel})
                     digest.update(f"{layer.signature} {choice} {kernel}\n{lowered.module.script()}".encode())
     assert (KERNEL_VERSION, digest.hexdigest()[:16]) == (VERSION, CODE[name])
+
+
+@pytest.mark.parametrize("name", CODE_OF_BYTES)
+def test_kernels_of_bytes_that_change_have_another_version(name: str) -> None:
+    target, digest = with_vnni() if "VNNI" in name else load_target(name), hashlib.sha256()
+    for (layer,) in (model.layers for model in networks()):
+        for choice in map(parse_choice, CHOICES_OF_BYTES):
+            if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None:
+                for kernel in kernels_for(layer, choice, target):
+                    made = kernel_for(layer, choice, target, Epilogue(stored="uint8"), kernel)
+                    digest.update(f"{layer.signature} {choice} {kernel}\n{made.function.script()}".encode())
+    assert (KERNEL_VERSION, digest.hexdigest()[:16]) == (VERSION, CODE_OF_BYTES[name])
