@@ -105,6 +105,7 @@ def entry(
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
     source, dtype, added_type, out_type = arithmetic.source, arithmetic.dtype, epilogue.added, epilogue.stored
     apart = int(epilogue.residual and not epilogue.in_place)
+    weights = shared * arithmetic.parts
     of_bytes, counted = int(arithmetic.is_bytes), int(arithmetic.is_bytes and not epilogue.at_once)
 
     @T.prim_func(s_tir=True)
@@ -127,7 +128,7 @@ def entry(
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
         starts = T.match_buffer(starts_handle, (starts_count,), "int32")
         offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
-        values = T.match_buffer(values_handle, (entries, shared), dtype)
+        values = T.match_buffer(values_handle, (entries, weights), dtype)
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         run(
             x,

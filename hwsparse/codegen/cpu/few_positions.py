@@ -30,9 +30,10 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
     finish, dtype, zero, out_type = finish_of(epilogue), arithmetic.dtype, arithmetic.zero, epilogue.stored
     added_type = epilogue.added if epilogue.residual else out_type
 
-    def accumulate(acc: Any, place: int, weights: Any, item: Any, value: Any) -> None:
+    def accumulate(acc: Any, place: int, values: Any, item: Any, value: Any) -> None:
         every = T.Ramp(0, 1, lanes)
-        total = arithmetic.multiply_add(acc[place, every], weights[item, every], T.Broadcast(value, lanes), lanes)
+        weights = [values[item, T.Ramp(part * lanes, 1, lanes)] for part in range(arithmetic.parts)]
+        total = arithmetic.multiply_add(acc[place, every], weights, T.Broadcast(value, lanes), lanes)
         T.buffer_store(acc, total, [place, every])
 
     @T.inline

@@ -6,14 +6,14 @@ Several may; which is fastest depends on the shape and the machine, and is for m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from tvm import tirx
 
 from hwsparse.codegen.cpu import winograd
-from hwsparse.codegen.cpu.arithmetic import bytes_on
+from hwsparse.codegen.cpu.arithmetic import Arithmetic, bytes_on
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
@@ -22,7 +22,7 @@ from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
-from hwsparse.codegen.cpu.words import WORD, geometry_of_words, offsets_of, words_of
+from hwsparse.codegen.cpu.words import WORD, geometry_of_words, halves_of, offsets_of, words_of
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
@@ -146,10 +146,10 @@ def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
 
 
 def _few_positions_of_bytes(geometry: Geometry, lanes: int, target: Target, epilogue: Epilogue) -> _Made:
-    words = geometry_of_words(geometry)
+    words, arithmetic = geometry_of_words(geometry), bytes_on(target.isa, target.vector_bits)
     columns = np.arange(words.columns).astype(offset_type(words.columns))
-    pack = partial(_pack_bytes, words, lanes, 1, words.columns, columns)
-    return few_positions(words, lanes, epilogue, bytes_on(target.isa)), pack
+    pack = partial(_pack_bytes, words, arithmetic, lanes, 1, words.columns, columns)
+    return few_positions(words, lanes, epilogue, arithmetic), pack
 
 
 def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
@@ -169,12 +169,11 @@ def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Tar
 
 
 def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
-    tiling = tiling_of(geometry, shared, variant, target)
+    tiling, arithmetic = tiling_of(geometry, shared, variant, target), bytes_on(target.isa, target.vector_bits)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
-
     kernel = shared_index_tokens if geometry.tokens else shared_index
-    pack = partial(_pack_bytes, geometry, shared, tiling.chunks, block, offsets)
-    return kernel(geometry, shared, tiling, epilogue, bytes_on(target.isa)), pack
+    pack = partial(_pack_bytes, geometry, arithmetic, shared, tiling.chunks, block, offsets)
+    return kernel(geometry, shared, tiling, epilogue, arithmetic), pack
 
 
 def _pack_floats(
@@ -185,7 +184,14 @@ def _pack_floats(
 
 
 def _pack_bytes(
-    geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray, weight: np.ndarray, scale: Scale
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    shared: int,
+    chunks: int,
+    block: int,
+    offsets: np.ndarray,
+    weight: np.ndarray,
+    scale: Scale,
 ) -> tuple[np.ndarray, ...]:
     """The lists of a weight, the word that stands for zeros, and what is added to sums and multiplied with them.
 
@@ -194,9 +200,12 @@ def _pack_bytes(
         scale: of what is read.
     """
     signed, scales = weight_bytes(weight)
-    lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets).arrays()
+    lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets)
+    if arithmetic.parts > 1:
+        lists = replace(lists, values=halves_of(lists.values))
     blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
-    return *lists, blank, offsets_of(signed, scale.zero), scales * np.float32(scale.scale)
+    moved_by = offsets_of(signed, scale.zero - arithmetic.less)
+    return *lists.arrays(), blank, moved_by, scales * np.float32(scale.scale)
 
 
 def shared_rows(pattern: Pattern) -> int:

@@ -31,6 +31,16 @@ def words_of(weight: np.ndarray) -> np.ndarray:
     return np.asarray(np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0])
 
 
+def halves_of(words: np.ndarray) -> np.ndarray:
+    """Words (entries, rows) as two each, of two numbers of 16 bits: (entries, 2 * rows) int32.
+
+    First those of the even bytes of each row's word, then those of its odd ones.
+    """
+    split = words.view(np.int8).reshape(*words.shape, WORD).astype(np.int16)
+    halves = np.concatenate([split[..., 0::2], split[..., 1::2]], axis=1)
+    return np.asarray(halves.view(np.int32)[..., 0])
+
+
 def offsets_of(weight: np.ndarray, zero: int) -> np.ndarray:
     """What is to be added to the sums of each row, for values' bytes to count from `zero`: (rows,) int32.
 

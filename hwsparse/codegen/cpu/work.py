@@ -9,6 +9,7 @@ import math
 import re
 
 from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.arithmetic import bytes_on
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
 from hwsparse.codegen.cpu.words import WORD, geometry_of_words
@@ -68,7 +69,7 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         stored = more["bytes of lists"] * (1 + OFFSET_BYTES / (FLOAT_BYTES * DENSE_ROWS))
         return Work("winograd", parts | more, traits, place, stored)
     if found := FEW_POSITIONS.fullmatch(kernel):
-        more = _few_positions(geometry, choice, int(found[2]))
+        more = _few_positions(geometry, choice, target, int(found[2]))
         family = "few positions of bytes" if size == 1 else "few positions"
         return Work(family, parts | more, traits, place, more["bytes of lists"])
     if kernel != "depthwise":
@@ -91,7 +92,7 @@ def _shared_index(
     entries = groups * geometry.columns / geometry.groups * kept_rows * kept_columns
     blocks = -(-geometry.channels // tiling.panel.channels)
     vectors = geometry.batch * _vectors(tiling)
-    stored = entries * (FLOAT_BYTES * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
+    stored = entries * (_packed_bytes(choice, target) * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
     panel = FLOAT_BYTES * tiling.panel.channels * tiling.panel.lines * tiling.panel.pitch
     parts = {
         "multiply-adds": share * entries * shared * vectors,
@@ -135,7 +136,7 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
     }
 
 
-def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, float]:
+def _few_positions(geometry: Geometry, choice: Choice, target: Target, lanes: int) -> dict[str, float]:
     whole, rest = divmod(geometry.rows, lanes)
     sizes = {lanes: whole, rest: 1} if rest else {lanes: whole}
     groups = sum(sizes.values())
@@ -148,8 +149,13 @@ def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, 
     return {
         "multiply-adds": entries * geometry.positions,
         "visits": groups,
-        "bytes of lists": FLOAT_BYTES * entries * lanes,
+        "bytes of lists": _packed_bytes(choice, target) * entries * lanes,
     }
+
+
+def _packed_bytes(choice: Choice, target: Target) -> int:
+    """Of a weight in a list, or of a word of them."""
+    return WORD * bytes_on(target.isa, target.vector_bits).parts if choice.dtype == "int8" else FLOAT_BYTES
 
 
 def _busiest(tiles: int, threads: int) -> float:
