@@ -27,8 +27,11 @@ X86_LEVELS = (
     ("x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
     ("x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
 )
-# What LLVM is told of beyond a level, by the flag of it: what multiplies bytes, in vectors of so many bits.
-X86_FEATURES = {512: {"avx512_vnni": "+avx512vnni"}, 256: {"avx_vnni": "+avxvnni"}}
+# What LLVM is told of beyond a level, by the flag of it: what multiplies words, in vectors of so many bits.
+X86_FEATURES = {
+    512: {"avx512_vnni": "+avx512vnni", "avx512_bf16": "+avx512bf16"},
+    256: {"avx_vnni": "+avxvnni"},
+}
 ARM_FEATURES = {"asimddp": "+dotprod", "i8mm": "+i8mm"}
 SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20

@@ -36,8 +36,8 @@ def optimize(
     ),
     dtype: list[str] = typer.Option(
         ["float32"],
-        help="Types of weights, and of what layers read, to choose from: float32, int8; may be repeated. With int8, "
-        "layers are quantised as they are pruned.",
+        help="Types of weights, and of what layers read, to choose from: float32, bfloat16, int8; may be repeated. "
+        "With others than float32, layers are rounded as they are pruned.",
     ),
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     within: float | None = options.WITHIN,

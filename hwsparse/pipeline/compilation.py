@@ -24,10 +24,11 @@ from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalist
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
-from hwsparse.quantise import range_name, rounded, split_ranges
+from hwsparse.quantise import range_name, split_weights
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan, correct
+from hwsparse.sparsify.apply import in_types
 from hwsparse.target import Target
 
 PRUNER = "regroup"
@@ -135,7 +136,7 @@ def compile_plan(
         raise PlanError("int8 layers need data, to see between what lies what they read: give --data")
     options = {name: [choice] for name, choice in plan.choices}
     judges, inputs = None, random_inputs(model.inputs, seed)
-    weights: Weights = partial(apply_plan, model)
+    weights: Weights = partial(_by_magnitude, model)
     if dataset is not None:
         judges = appoint_judges(model, dataset, target, seed, corrupted)
         inputs = judges.sample
@@ -231,10 +232,9 @@ def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, tar
     @cache  # the few that are built are asked for again
     def weights(plan: Plan) -> Mapping[str, np.ndarray]:
         plain = database.weights(plan)
-        floats, scales = split_ranges(plain)
-        fitted = correct(model, floats, judges.fitting, threads=target.cores, seed=seed)
-        fitted |= {name: rounded(fitted[name]) for name, choice in plan.choices if choice.dtype == "int8"}
-        fitted |= {range_name(tensor): plain[range_name(tensor)] for tensor in scales}
+        told = split_weights(plain)
+        fitted = in_types(plan, correct(model, told.plain, judges.fitting, threads=target.cores, seed=seed))
+        fitted |= {range_name(tensor): plain[range_name(tensor)] for tensor in told.scales}
         worth = judges.choosing.evaluate(plain).value
         try:
             better = judges.choosing.evaluate(fitted).value > worth
@@ -243,6 +243,10 @@ def corrected_weights(database: LayerDatabase, model: Model, judges: Judges, tar
         return fitted if better else plain
 
     return weights
+
+
+def _by_magnitude(model: Model, plan: Plan) -> dict[str, np.ndarray]:
+    return in_types(plan, apply_plan(model, plan))
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:

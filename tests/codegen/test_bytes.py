@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu import arithmetic
-from hwsparse.codegen.cpu.arithmetic import bytes_on
+from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
 from hwsparse.codegen.cpu.quantise import quantise
@@ -274,7 +274,7 @@ def test_code_multiplies_by_what_the_target_has(layer: Layer, target: Target, in
     ],
 )
 def test_what_multiplies_bytes_follows_from_flags(isa: str, vector_bits: int, dot: str) -> None:
-    assert bytes_on(tuple(isa.split()), vector_bits).dot == dot
+    assert arithmetic_on("int8", tuple(isa.split()), vector_bits).dot == dot
 
 
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:

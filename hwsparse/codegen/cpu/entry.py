@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from tvm import tirx
+from tvm.ir import StringImm
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
@@ -144,7 +145,11 @@ def entry(
         )
 
     unread = [place for place, told in ((-2, apart), *((each, of_bytes) for each in BYTES_ONLY)) if not told]
-    return without_parameters(kernel, unread)
+    kernel = without_parameters(kernel, unread)
+    if not arithmetic.code:
+        return kernel
+    code = tirx.AttrStmt(StringImm(""), "pragma_import_llvm", StringImm(arithmetic.code), kernel.body)
+    return tirx.PrimFunc(kernel.params, code, kernel.ret_type, kernel.attrs)
 
 
 def convolution(

@@ -24,7 +24,7 @@ def micro_kernel_of(
     (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
     """
     add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
-    dtype, zero = arithmetic.dtype, arithmetic.zero
+    dtype, zero = arithmetic.summed, arithmetic.zero
 
     def accumulate(sums: Any, place: int, lists: Any, item: Any, row: Any, panel: Any, start: Any, lanes: int) -> None:
         every = T.Ramp(0, 1, lanes)
