@@ -22,7 +22,8 @@ from hwsparse.probe import cpu_flags
 from hwsparse.quantise import bfloat16_bits, rounded, split_weights
 from hwsparse.sparsify.apply import apply_plan, in_types
 from hwsparse.sparsify.mask import applicable, make_mask
-from hwsparse.target import Target
+from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
+from hwsparse.target import Target, load_target
 from tests.codegen.compiling import compile_kernel, with_flags
 from tests.codegen.layers import conv, convs, product, products
 from tests.codegen.test_bytes import NARROW, WIDE, exact_sums, has, on, run
@@ -138,6 +139,26 @@ def test_a_network_computes_what_onnxruntime_does(make, text: str, flags: tuple[
         moved = np.abs(unrounded[name] - value).max()
         # Where rounding tips a value over, what it adds to goes another way, by less than all of it did.
         assert np.abs(outputs[name] - value).max() <= 0.2 * moved > 0
+
+
+@pytest.mark.parametrize("make", [convolutional, transformer], ids=lambda make: make.__name__)
+def test_types_lie_side_by_side(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model, target = make(1, 5), load_target("x86-avx2")
+    if not cpu_flags() >= set(target.isa):
+        pytest.skip("this machine has no AVX2")
+    choices = {}
+    for place, layer in enumerate(model.layers):
+        choice = Choice(dtype=("float32", "bfloat16", "int8")[place % 3])
+        if refusal(layer, choice) is None:
+            choices[layer.name] = choice
+    plan = Plan.of(model.digest, choices)
+    assert {choice.dtype for _, choice in plan.choices} >= {"bfloat16", "int8"}
+    ranges = tensor_ranges(model, [random_inputs(model.inputs, seed) for seed in range(3)])
+    weights = as_bytes(model, plan, in_types(plan, apply_plan(model, plan)), ranges)
+    inputs = random_inputs(model.inputs, 7)
+    outputs = build_model(model, plan, weights, target, tmp_path).run(inputs)
+    for name, value in onnxruntime_answers(model, weights, inputs).items():
+        assert np.abs(outputs[name] - value).max() <= 0.02 * np.abs(value).max()
 
 
 def test_pairs_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:
