@@ -11,8 +11,8 @@ last line are of the same choice for all. What FLOPs and parameters are left sta
 network's. With `--robustness`, what is lost on the same held-out samples under corruption stands beside: the mean over
 noise, blur and less contrast, or typos.
 
-With `--dtypes int8` all layers that can be are int8, and those of them pruned that a choice is for; none of them in one
-more row, rounded to the nearest, or corrected.
+With `--dtypes int8`, or bfloat16, all layers that can be are of that type, and those of them pruned that a choice is for;
+none of them in one more row, rounded to the nearest, or corrected.
 
 Whole channels and heads are removed from all layers that share them: `--kept` says how many stay (`removal`).
 """
@@ -52,6 +52,7 @@ from hwsparse.codegen import refusal
 from hwsparse.errors import InputError
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Unstructured, parse_pattern
+from hwsparse.pipeline import DTYPES
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.sparsify import (
     PRUNERS,
@@ -66,6 +67,7 @@ from hwsparse.sparsify import (
     layer_database,
 )
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
+from hwsparse.sparsify.apply import pairs_of
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.quality import mean_resampled
 from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
@@ -107,7 +109,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=(*PRUNERS, *FIRST))
     parser.add_argument("--patterns", nargs="*", default=PATTERNS)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
-    parser.add_argument("--dtypes", nargs="*", default=(FLOAT,), choices=(FLOAT, "int8"), help="of weights and values")
+    parser.add_argument("--dtypes", nargs="*", default=(FLOAT,), choices=DTYPES, help="of weights and values")
     parser.add_argument("--allocations", nargs="*", default=(UNIFORM,), choices=ALLOCATIONS)
     parser.add_argument("--kept", nargs="*", type=float, default=KEPT, help="shares of channels and heads that stay")
     parser.add_argument("--robustness", action="store_true", help="also what is lost on corrupted images or text")
@@ -230,13 +232,11 @@ def _prune(
     sizes = Sizes(model)
     for method, choice, allocation, plan in track(ways, model.name, console=console, transient=True):
         weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
-        if choice.dtype == "int8":
-            plan = _wholly_in_bytes(model, plan)
-            weights |= ranges_for(model, plan, ranges())
+        if choice.dtype != FLOAT:
+            plan = _wholly(model, plan, choice.dtype)
+            weights |= pairs_of(plan) | (ranges_for(model, plan, ranges()) if plan.in_bytes else {})
         if method in FIRST:
-            weights = correct(
-                model, weights, task.calibration, in_bytes=plan.in_bytes, threads=threads, seed=arguments.seed
-            )
+            weights = correct(model, weights, task.calibration, plan=plan, threads=threads, seed=arguments.seed)
         else:
             weights = rounded_weights(model, plan, weights)
         robust = mean_resampled(corrupted, weights) if corrupted else None
@@ -255,9 +255,9 @@ def _is_own(method: str, choice: Choice) -> bool:
     return method != DIRECT or shares_rows(choice)
 
 
-def _wholly_in_bytes(model: Model, plan: Plan) -> Plan:
-    """The plan with all layers that it does not name in int8, as far as there are kernels for it."""
-    return Plan.of(model.digest, {**dict(dense_plan(model, "int8").choices), **dict(plan.choices)})
+def _wholly(model: Model, plan: Plan, dtype: str) -> Plan:
+    """The plan with all layers that it does not name dense in a type, as far as there are kernels for it."""
+    return Plan.of(model.digest, {**dict(dense_plan(model, dtype).choices), **dict(plan.choices)})
 
 
 def _plans(

@@ -38,7 +38,7 @@ from hwsparse.errors import CompileError, MeasureError
 from hwsparse.latency import CostModel, Measurement, Workload
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan
-from hwsparse.quantise import split_ranges
+from hwsparse.quantise import split_weights
 from hwsparse.sparsify import QualityReport, pruned_proto
 from hwsparse.target import Target
 
@@ -159,25 +159,25 @@ def _difference(
 
     A network can be so sensitive that two correct float32 programs differ by more than `TOLERANCE` (a
     pruned layer norm over nearly constant channels does it). Then ours must be as near to the float64
-    result as onnxruntime's is, but for chance. Where layers read bytes, a sum near the middle of two becomes
-    one here and the other there: what comes of it must be less than half of what comes of reading bytes at all,
-    and than `TIPPED` of the largest value.
+    result as onnxruntime's is, but for chance. Where layers read bytes or bfloat16, a sum near the middle of two
+    becomes one here and the other there: what comes of it must be less than half of what comes of rounding what is
+    read at all, and than `TIPPED` of the largest value.
     """
     expected = onnxruntime_answers(model, weights, inputs)
     apart = {name: relative_error(outputs[name], value) for name, value in expected.items()}
     if max(apart.values()) <= TOLERANCE:
         return None
-    plain, scales = split_ranges(weights)
-    if scales:
-        unrounded = onnxruntime_answers(model, plain, inputs)
+    told = split_weights(weights)
+    if told.rounds:
+        unrounded = onnxruntime_answers(model, told.plain, inputs)
         moved = {name: relative_error(unrounded[name], value) for name, value in expected.items()}
         far = [name for name in expected if not apart[name] <= max(TOLERANCE, min(TIPPED, moved[name] / 2))]
         if not far:
             return None
         name = far[0]
         return (
-            f"output {name!r} differs from onnxruntime's on the same bytes by {apart[name]:.2g} of its largest value, "
-            f"and floats' by {moved[name]:.2g}"
+            f"output {name!r} differs from onnxruntime's on the same rounded values by {apart[name]:.2g} of its "
+            f"largest value, and floats' by {moved[name]:.2g}"
         )
     exact = float64_answers(pruned_proto(model, weights), inputs)
     for name, value in exact.items():

@@ -27,8 +27,12 @@ X86_LEVELS = (
     ("x86-64-v4", 512, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
     ("x86-64-v3", 256, 16, ("avx2", "fma", "bmi2")),
 )
-# What LLVM is told of beyond a level, by the flag of it.
-X86_FEATURES = {"avx512_vnni": "+avx512vnni"}
+# What LLVM is told of beyond a level, by the flag of it: what multiplies words, in vectors of so many bits.
+X86_FEATURES = {
+    512: {"avx512_vnni": "+avx512vnni", "avx512_bf16": "+avx512bf16"},
+    256: {"avx_vnni": "+avxvnni"},
+}
+ARM_FEATURES = {"asimddp": "+dotprod", "i8mm": "+i8mm"}
 SGEMM_SIZE = 768
 COPY_BYTES = 64 << 20
 # How long short runs go on for one figure: beside other work, some of them have the machine to themselves.
@@ -73,24 +77,29 @@ def machine(name: str = "") -> str:
 
 
 def _instructions(cores: int) -> dict[str, Any]:
-    if machine() == "aarch64":
-        return {
-            "vector_bits": 128,
-            "vector_registers": 32,
-            "isa": [],
-            "tvm_target": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": cores},
-        }
     flags = cpu_flags()
+    if machine() == "aarch64":
+        return _code({"mtriple": "aarch64-linux-gnu"}, cores, (128, 32), (), flags, ARM_FEATURES)
     for cpu, bits, registers, needed in X86_LEVELS:
         if flags.issuperset(needed):
-            target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": cpu, "num-cores": cores}
-            more = [flag for flag in X86_FEATURES if flag in flags] if bits == 512 else []
-            if more:
-                target["mattr"] = [X86_FEATURES[flag] for flag in more]
-            isa = [*needed, *more]
-            return {"vector_bits": bits, "vector_registers": registers, "isa": isa, "tvm_target": target}
-    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2", "num-cores": cores}
-    return {"vector_bits": 128, "vector_registers": 16, "isa": [], "tvm_target": target}
+            level = {"mtriple": "x86_64-linux-gnu", "mcpu": cpu}
+            return _code(level, cores, (bits, registers), needed, flags, X86_FEATURES[bits])
+    return _code({"mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}, cores, (128, 16), (), flags, {})
+
+
+def _code(
+    level: dict[str, str],
+    cores: int,
+    vectors: tuple[int, int],
+    needed: tuple[str, ...],
+    flags: frozenset[str],
+    features: dict[str, str],
+) -> dict[str, Any]:
+    """Of code for a level, with `vectors` of so many bits in so many registers, and for `features` that there are."""
+    more = [flag for flag in features if flag in flags]
+    told = {"mattr": [features[flag] for flag in more]} if more else {}
+    target = {"kind": "llvm", **level, "num-cores": cores, **told}
+    return {"vector_bits": vectors[0], "vector_registers": vectors[1], "isa": [*needed, *more], "tvm_target": target}
 
 
 def read_caches(directory: Path = Path("/sys") / CACHES) -> tuple[tuple[str, str, str], ...]:

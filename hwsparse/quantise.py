@@ -1,5 +1,7 @@
 """Floats as bytes and back: of weights, each row by a scale of its own, and of what a layer reads, by one for all.
 
+Also floats as bfloat16, which are the upper halves of them, and need no scale.
+
     value = scale * (byte - zero)
 
 Weights are signed bytes about zero, from -127 to 127; values unsigned ones, about any zero (Jacob et al., Quantization
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,8 +72,15 @@ def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rounded.astype(np.int8).reshape(weight.shape), scales
 
 
-def rounded(weight: np.ndarray) -> np.ndarray:
-    """A weight as its bytes stand for it; what is rounded already stays as it is, but for the last digit."""
+def rounded(weight: np.ndarray, dtype: str = "int8") -> np.ndarray:
+    """A weight as it is in a type: as its bytes stand for it, as bfloat16, or as it was.
+
+    What is rounded already stays as it is, but for the last digit of what bytes stand for.
+    """
+    if dtype == "bfloat16":
+        return (bfloat16_bits(weight).astype(np.uint32) << 16).view(np.float32)
+    if dtype != "int8":
+        return weight
     signed, scales = weight_bytes(weight)
     return np.asarray(signed * scales.reshape(-1, *[1] * (weight.ndim - 1)))
 
@@ -80,7 +90,14 @@ def is_rounded(weight: np.ndarray) -> bool:
     return np.allclose(rounded(weight), weight, rtol=1e-5, atol=0)
 
 
-_RANGE = "range of "
+def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """Finite float32 as the nearest bfloat16, of two the one whose last bit is 0: uint16 of their shape; of -0, 0."""
+    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32)
+    near = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.asarray(np.where(near == 0x8000, 0, near).astype(np.uint16))
+
+
+_RANGE, _PAIRS = "range of ", "bfloat16 read by "
 
 
 def range_name(tensor: str) -> str:
@@ -88,18 +105,43 @@ def range_name(tensor: str) -> str:
     return _RANGE + tensor
 
 
-def split_ranges(weights: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Scale]]:
-    """Weights without ranges, and what bytes stand for in the tensors that have one, by name.
+def pairs_name(layer: str) -> str:
+    """What says among weights that a layer reads bfloat16: the name of an array of no values."""
+    return _PAIRS + layer
+
+
+def without_pairs(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights without what says which layers read bfloat16."""
+    return {name: values for name, values in weights.items() if not name.startswith(_PAIRS)}
+
+
+class Split(NamedTuple):
+    """Weights, what bytes stand for in tensors, by name, and the names of the layers that read bfloat16."""
+
+    plain: dict[str, np.ndarray]
+    scales: dict[str, Scale]
+    pairs: frozenset[str]
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a layer reads anything else than floats."""
+        return bool(self.scales or self.pairs)
+
+
+def split_weights(weights: Mapping[str, np.ndarray]) -> Split:
+    """Weights apart from what is said among them of what layers read.
 
     Raises:
         DataError: a range is not two numbers, or bytes cannot stand for it.
     """
-    plain, scales = {}, {}
+    plain, scales, pairs = {}, {}, set()
     for name, values in weights.items():
-        if not name.startswith(_RANGE):
+        if name.startswith(_PAIRS):
+            pairs.add(name.removeprefix(_PAIRS))
+        elif not name.startswith(_RANGE):
             plain[name] = values
         elif values.shape != (2,):
             raise DataError(f"{name}: an array of shape {values.shape}, and not of the two ends of a range")
         else:
             scales[name.removeprefix(_RANGE)] = Scale.of(float(values[0]), float(values[1]))
-    return plain, scales
+    return Split(plain, scales, frozenset(pairs))

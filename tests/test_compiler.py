@@ -95,7 +95,7 @@ def test_a_choice_without_a_kernel_is_refused_without_being_measured(model: Mode
     half = parse_choice("block4x1@0.9/float16")
     shipped, refused = settle(model, Plan.of(model.digest, {"conv": half}), TARGET, costs)
     assert not shipped.choices
-    assert refused["conv"] == Refusal(half, "no CPU kernel for float16 weights; float32 and int8 only")
+    assert refused["conv"] == Refusal(half, "no CPU kernel for float16 weights; float32, bfloat16, int8 only")
 
 
 def test_a_layer_that_was_never_measured_cannot_be_settled(model: Model, costs: CostModel) -> None:

@@ -108,6 +108,28 @@ def test_a_level_needs_all_its_flags(monkeypatch: pytest.MonkeyPatch, flags: str
     assert set(found["isa"]) <= set(flags.split())
 
 
+@pytest.mark.parametrize(
+    ("machine", "flags", "features"),
+    [
+        ("x86_64", "avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx_vnni", {"avx512_vnni": "+avx512vnni"}),
+        ("x86_64", "avx512f avx512bw avx512cd avx512dq avx512vl avx512_bf16", {"avx512_bf16": "+avx512bf16"}),
+        ("x86_64", "avx2 fma bmi2 avx_vnni", {"avx_vnni": "+avxvnni"}),
+        ("x86_64", "avx2 avx_vnni", {}),  # without what code is made for at least
+        ("aarch64", "fp asimd asimddp i8mm", {"asimddp": "+dotprod", "i8mm": "+i8mm"}),
+        ("aarch64", "fp asimd", {}),
+    ],
+)
+def test_what_multiplies_words_is_told(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str, features: dict[str, str]
+) -> None:
+    monkeypatch.setattr(probe, "machine", lambda: machine)
+    monkeypatch.setattr(probe, "cpu_flags", lambda: frozenset(flags.split()))
+    found = probe._instructions(2)
+    assert found["tvm_target"].get("mattr", []) == list(features.values())
+    assert found["isa"][len(found["isa"]) - len(features) :] == list(features)
+    assert set(found["isa"]) <= set(flags.split())
+
+
 def test_architectures_have_one_name() -> None:
     assert [probe.machine(name) for name in ("AMD64", "x86_64", "arm64", "aarch64")] == ["x86_64"] * 2 + ["aarch64"] * 2
 

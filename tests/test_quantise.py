@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from hwsparse.errors import DataError
-from hwsparse.quantise import MOST_VALUE, Scale, is_rounded, rounded, weight_bytes
+from hwsparse.quantise import (
+    MOST_VALUE,
+    Scale,
+    bfloat16_bits,
+    is_rounded,
+    pairs_name,
+    range_name,
+    rounded,
+    split_weights,
+    weight_bytes,
+    without_pairs,
+)
 
 ends = st.floats(-1e30, 1e30)
 
@@ -91,3 +103,29 @@ def test_what_is_rounded_is_told_from_what_is_not(rows: int, columns: int, size:
     assert not is_rounded(weight)
     assert is_rounded(rounded(weight)) and is_rounded(rounded(rounded(weight)))
     assert is_rounded(np.zeros_like(weight))
+
+
+@given(st.lists(st.floats(-(2.0**126), 2.0**126, width=32), min_size=1))
+def test_bfloat16_are_the_nearest_of_floats(values: list[float]) -> None:
+    floats = np.array(values, np.float32)
+    near = floats.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(rounded(floats, "bfloat16"), near.astype(np.float32))
+    np.testing.assert_array_equal(rounded(rounded(floats, "bfloat16"), "bfloat16"), near.astype(np.float32))
+
+
+def test_zeros_of_either_sign_are_no_bits_of_bfloat16() -> None:
+    assert bfloat16_bits(np.array([0.0, -0.0, -1e-45, 1.0], np.float32)).tolist() == [0, 0, 0, 0x3F80]
+
+
+def test_floats_stay_as_they_are() -> None:
+    weight = np.array([[0.1, 3.0]], np.float32)
+    assert rounded(weight, "float32") is weight
+
+
+def test_what_layers_read_is_told_apart_from_weights() -> None:
+    weight, ends = np.ones((1, 2), np.float32), np.array([-1, 3], np.float32)
+    told = {"a": weight, range_name("x"): ends, pairs_name("b"): np.zeros(0, np.float32)}
+    plain, scales, pairs = split_weights(told)
+    assert (list(plain), scales, pairs) == (["a"], {"x": Scale.of(-1, 3)}, {"b"})
+    assert list(without_pairs(told)) == ["a", range_name("x")]
+    assert split_weights(told).rounds and not split_weights({"a": weight}).rounds

@@ -91,7 +91,6 @@ def test_a_written_descriptor_reads_back(
         ('"block2x1"', '"block1x1"', r"\[supported\] float32: block1x1"),
         ('"block2x1"', '"dense"', "names a pattern twice"),
         ("float32 =", "float23 =", r"\[supported\] unknown key 'float23'; did you mean float32\?"),
-        ('"dense", ', "", "no dense pattern"),
         ('description = "', "description = ", "not TOML"),
         ("memory_bytes", "# memory_bytes", r"\[hardware\] is incomplete: memory_bytes missing"),
         ("tvm_target = {", "# ", r"\[compile\] tvm_target is missing"),
@@ -107,6 +106,11 @@ def test_a_fault_is_named_with_file_and_key(old: str, new: str, said: str) -> No
     with pytest.raises(TargetError, match=rf"^here\.toml.*{said}") as caught:
         parse_target(text.replace(old, new, 1), "here.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_every_target_runs_dense_layers() -> None:
+    with pytest.raises(TargetError, match=r"here: \[supported\] has no dense pattern"):
+        parse_target(text_of("x86-avx2").replace('"dense", ', ""), "here")
 
 
 PROBED = """

@@ -30,7 +30,7 @@ from hwsparse.codegen.lowering import Lowered, call_alone, lower
 from hwsparse.errors import writing
 from hwsparse.model import Model, TensorSpec
 from hwsparse.plan import Choice, Layer, Plan, Window
-from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
+from hwsparse.quantise import MOST_VALUE, Scale, rounded, weight_bytes
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 
@@ -43,7 +43,8 @@ def build_layer(
     """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`: a `Library`.
 
     A layer of int8 weights reads bytes and gives bytes, as one among others of its kind. onnxruntime's answer on random
-    inputs is stored beside it, for `Library.check`. Nothing is loaded: the code may be another machine's.
+    inputs, rounded already to what the layer reads, is stored beside it, for `Library.check`. Nothing is loaded: the
+    code may be another machine's.
 
     Args:
         kernel: one of `kernels_for`; the first of them if None.
@@ -58,6 +59,8 @@ def build_layer(
     weight += np.copysign(np.float32(0.1), weight)
     if not choice.is_dense:
         weight *= make_mask(np.abs(weight), choice, layer.groups)
+    if choice.dtype == "bfloat16":
+        weight = rounded(weight, choice.dtype)
     bias = rng.standard_normal(layer.outputs).astype(np.float32)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
     alone = _bytes if choice.dtype == "int8" else _floats
@@ -91,6 +94,8 @@ def _floats(wanted: _Wanted, target: Target, rng: np.random.Generator) -> tuple[
     kernels = {} if wanted.kernel is None else {"layer": wanted.kernel}
     lowered = lower(model, _plan(model, wanted.choice), {}, target, kernels)
     inputs = random_inputs(model.inputs, int(rng.integers(1 << 31)))
+    if wanted.choice.dtype == "bfloat16":
+        inputs = {name: rounded(value, "bfloat16") for name, value in inputs.items()}
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     outputs = zip(model.outputs, session.run(None, inputs), strict=True)
     return lowered, model, inputs, {spec.name: value for spec, value in outputs}

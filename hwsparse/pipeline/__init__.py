@@ -83,7 +83,7 @@ __all__ = [
     "uniform_plan",
 ]
 
-DTYPES = ("float32", "int8")
+DTYPES = ("float32", "bfloat16", "int8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -123,7 +123,9 @@ class Goal:
         for text in self.patterns:
             parse_pattern(text)
         if not self.dtypes or not set(self.dtypes) <= set(DTYPES):
-            raise InputError(f"weights are of {' or '.join(DTYPES)}, not of {', '.join(self.dtypes) or 'nothing'}")
+            raise InputError(
+                f"weights are of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not of {', '.join(self.dtypes) or 'nothing'}"
+            )
 
 
 def optimize(

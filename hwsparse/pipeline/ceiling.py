@@ -25,7 +25,7 @@ SAME_RATIO = 0.005
 def unstructured_plan(plan: Plan, weights: Mapping[str, np.ndarray]) -> Plan:
     """A plan with each layer's pattern unstructured, at the ratio of zeros that its weights have.
 
-    Of bytes some weights are zero that were not pruned: their layers have the ratio that was asked for.
+    Of rounded weights some are zero that were not pruned: their layers have the ratio that was asked for.
     """
     choices = {}
     for name, choice in plan.choices:
@@ -33,7 +33,7 @@ def unstructured_plan(plan: Plan, weights: Mapping[str, np.ndarray]) -> Plan:
             choices[name] = choice
             continue
         ratio = achieved_ratio(weights[name] != 0)
-        asked = choice.dtype == "int8" or abs(ratio - choice.ratio) < SAME_RATIO
+        asked = choice.dtype != "float32" or abs(ratio - choice.ratio) < SAME_RATIO
         choices[name] = Choice(Unstructured(), choice.ratio if asked else ratio, choice.dtype)
     return Plan.of(plan.model_digest, choices)
 

@@ -76,7 +76,7 @@ def _better(
 ) -> Mapping[str, np.ndarray]:
     """The task: weights as they are or corrected, whichever the evaluator finds better."""
     model, fitting, choosing = known
-    corrected = correct(model, pruned, fitting, in_bytes=plan.in_bytes, threads=threads, seed=seed)
+    corrected = correct(model, pruned, fitting, plan=plan, threads=threads, seed=seed)
     plain = rounded_weights(model, plan, pruned)
     worth = choosing.evaluate(plain).value
     try:

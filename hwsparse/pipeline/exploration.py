@@ -25,7 +25,7 @@ from hwsparse.sparsify import LayerDatabase
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
 UNIFORM = (
     "unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4", "dense/int8",
-    "block4x4@0.5/int8", "block4x4@0.7/int8",
+    "block4x4@0.5/int8", "block4x4@0.7/int8", "dense/bfloat16", "block4x2@0.5/bfloat16", "block4x2@0.7/bfloat16",
 )  # fmt: skip
 
 

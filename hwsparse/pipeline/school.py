@@ -23,7 +23,7 @@ from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Recovery
 from hwsparse.pipeline.small_dense import Lessons
 from hwsparse.plan import Choice, Plan
-from hwsparse.quantise import split_ranges
+from hwsparse.quantise import split_weights
 from hwsparse.sparsify import Narrower, achieved_ratio, applicable, pruned_model
 from hwsparse.sparsify.ranges import rounded_weights
 from hwsparse.target import Target
@@ -150,7 +150,7 @@ class School:
         """The weights after training, if that made them better; of a gradual training there are none from before."""
         if not tuned.best.number and not self._settings.gradual:
             return pruned
-        plain, _ = split_ranges(pruned)
+        plain = split_weights(pruned).plain
         ranges = {name: values for name, values in pruned.items() if name not in plain}
         changed = rounded_weights(self._model, plan, self._changes(tuned)) | ranges
         choosing = self._judges.choosing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from hwsparse.model import Model
 from hwsparse.model.fold import infer
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
-from hwsparse.quantise import MOST_VALUE, Scale, split_ranges
+from hwsparse.quantise import MOST_VALUE, Scale, pairs_name, rounded, split_weights
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import applicable
 from hwsparse.sparsify.statistics import LayerStatistics
@@ -21,7 +21,9 @@ from hwsparse.sparsify.statistics import LayerStatistics
 # Axes of what convolutions of pictures read.
 PICTURES = 4
 # What a tensor's rounded values are called after it.
-AS_BYTES = "/as bytes"
+AS_BYTES, AS_BFLOAT16 = "/as bytes", "/as bfloat16"
+# What floats are multiplied by to be cut off after 8 of 24 digits: 2**16 + 1.
+CUT = 65537.0
 # (canonical weight, statistics of the layer's inputs, choice, groups) -> canonical pruned weight
 Pruner = Callable[[np.ndarray, LayerStatistics | None, Choice, int], np.ndarray]
 
@@ -57,6 +59,19 @@ def apply_plan(
     return weights
 
 
+def in_types(plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Canonical weights, by layer name, rounded to the types that a plan gives them, with its `pairs_of`."""
+    types = {name: choice.dtype for name, choice in plan.choices}
+    found = {name: rounded(weight, types.get(name, "float32")) for name, weight in weights.items()}
+    return found | pairs_of(plan)
+
+
+def pairs_of(plan: Plan) -> dict[str, np.ndarray]:
+    """What says among weights which layers of a plan read bfloat16."""
+    names = (name for name, choice in plan.choices if choice.dtype == "bfloat16")
+    return {pairs_name(name): np.zeros(0, np.float32) for name in names}
+
+
 def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
     """The model with some weights and constants replaced, as `pruned_proto` takes them."""
     return model_of(infer(onnx.load_from_string(pruned_proto(model, weights))), model.name)
@@ -65,7 +80,7 @@ def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     """The model's ONNX file with some weights (canonical, by layer name) and constants (by their own) replaced.
 
-    Layers read what bytes can stand for, where their inputs have a range among the weights.
+    Layers read what bytes can stand for, where their inputs have a range among the weights, or bfloat16.
 
     Raises:
         ModelError: a weight or constant is not of the model, or has not its shape.
@@ -73,10 +88,11 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     """
     proto = onnx.load_from_string(model.proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    plain, scales = split_ranges(weights)
+    plain, scales, pairs = split_weights(weights)
     for name, values in model.replaced(plain).items():
         stored[name].CopyFrom(numpy_helper.from_array(values, name))
     _round(proto.graph, scales, {layer.name for layer in model.layers})
+    _round_to_bfloat16(proto.graph, pairs)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -102,9 +118,41 @@ def _round(graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collecti
     if left:
         raise ModelError(f"no layer reads a tensor {min(left)!r}, of which a range is given")
     if scales:
-        copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copied)
+        _replace_nodes(graph, nodes)
+
+
+def _round_to_bfloat16(graph: onnx.GraphProto, layers: Collection[str]) -> None:
+    """Has layers read the nearest bfloat16: Dekker's splitting, which any opset has the operators for.
+
+    T. J. Dekker, A Floating-Point Technique for Extending the Available Precision, Numerische Mathematik 18, 1971.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    nodes, made, left = list[onnx.NodeProto](), set[str](), set(layers)
+    for node in graph.node:
+        if node.name in layers:
+            left.discard(node.name)
+            read, values = node.input[0], node.input[0] + AS_BFLOAT16
+            if values not in made:
+                made.add(values)
+                scaled, rest = f"{values}/scaled", f"{values}/rest"
+                steps = (("Mul", (read, f"{values}/cut"), scaled), ("Sub", (scaled, read), rest))
+                for operator, inputs, output in (*steps, ("Sub", (scaled, rest), values)):
+                    nodes.append(helper.make_node(operator, inputs, [output], output))
+                graph.initializer.append(numpy_helper.from_array(np.array(CUT, np.float32), f"{values}/cut"))
+            node.input[0] = values
+        nodes.append(node)
+    if left:
+        raise ModelError(f"there is no layer {min(left)!r}, of which it is said that it reads bfloat16")
+    if layers:
+        _replace_nodes(graph, nodes)
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
 
 
 def adds_of_pictures(graph: onnx.GraphProto) -> set[str]:

@@ -11,21 +11,21 @@ here under masks. A layer with a bias gets a new one with it: x and x' are then 
 means give is the bias's to make up for. Where batch norm is part of the layer before it, this estimates its statistics
 anew; other batch norms, and layer norms, are fitted on the way (`norms`).
 
-Where layers work on bytes, x' is what bytes stand for, and P is rounded to what they do: what both lose is made up for
-by weights (`rounding`) and biases as well.
+Where layers read bytes or bfloat16, x' is what these stand for, and P is rounded to what they do. What both lose is made
+up for by biases, and by weights of bytes (`rounding`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from itertools import dropwhile
 
 import numpy as np
 
 from hwsparse.data import Dataset
 from hwsparse.model import Model
-from hwsparse.plan import Layer
-from hwsparse.quantise import rounded, split_ranges
+from hwsparse.plan import Layer, Plan
+from hwsparse.quantise import rounded, split_weights
 from hwsparse.sparsify.apply import pruned_model
 from hwsparse.sparsify.least_squares import refit
 from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
@@ -42,7 +42,7 @@ def correct(
     weights: Mapping[str, np.ndarray],
     dataset: Dataset,
     *,
-    in_bytes: Collection[str] = (),
+    plan: Plan | None = None,
     samples: int = SAMPLES,
     threads: int = 1,
     seed: int = 0,
@@ -51,23 +51,24 @@ def correct(
     """Canonical weights by layer name, those given and those of dense layers behind them; constants by their own names.
 
     Args:
-        weights: canonical pruned weights by layer name; what is zero in them stays zero. The ranges among them, of what
-            layers read as bytes, stay as they are.
+        weights: canonical pruned weights by layer name; what is zero in them stays zero. What they say of what layers
+            read, as ranges do, stays as it is.
         dataset: at most `samples` of its samples are used.
-        in_bytes: names of the layers whose weights are to be what bytes stand for; those of them that have no weight
-            among those given are dense.
+        plan: tells the types of layers; those of other types than float32 that have no weight here are dense. None: all
+            are float32.
 
     Raises:
         DataError: onnxruntime cannot run a sample.
         ModelError: a weight does not have its layer's shape, or there is no such layer.
     """
-    plain, scales = split_ranges(weights)
+    types = {name: choice.dtype for name, choice in plan.choices} if plan else {}
+    plain = split_weights(weights).plain
     for name, weight in plain.items():
         model.initializer(model.layer(name), weight)  # refuses what does not fit
-    ranges = {name: values for name, values in weights.items() if name not in plain}
-    corrected = {name: model.weight(name) for name in in_bytes} | plain
+    told = {name: values for name, values in weights.items() if name not in plain}
+    corrected = {name: model.weight(name) for name, dtype in types.items() if dtype != "float32"} | plain
     steps = list(dropwhile(lambda step: isinstance(step, Norm) or step.name not in corrected, in_order(model)))
-    with SideBySide(model, pruned_model(model, ranges) if scales else model, dataset, samples, threads, seed) as both:
+    with SideBySide(model, pruned_model(model, told) if told else model, dataset, samples, threads, seed) as both:
         for done, step in enumerate(steps, 1):
             if isinstance(step, Norm):
                 corrected |= fitted_norm(model, step, both, corrected)
@@ -76,9 +77,9 @@ def correct(
                 dense = model.weight(step.name)
                 bias = None if step.bias is None else model.constant(step.bias)
                 current = corrected.get(step.name, dense)
-                corrected |= named(step, *fitted(dense, bias, current, moments, step.name in in_bytes))
+                corrected |= named(step, *fitted(dense, bias, current, moments, types.get(step.name, "float32")))
             progress(done, len(steps))
-    return corrected | ranges
+    return corrected | told
 
 
 def named(layer: Layer, weight: np.ndarray, bias: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -87,7 +88,7 @@ def named(layer: Layer, weight: np.ndarray, bias: np.ndarray | None) -> dict[str
 
 
 def fitted(
-    dense: np.ndarray, bias: np.ndarray | None, current: np.ndarray, moments: Moments, in_bytes: bool = False
+    dense: np.ndarray, bias: np.ndarray | None, current: np.ndarray, moments: Moments, dtype: str = "float32"
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The weight and bias that answer to x' as the dense ones do to x; weights where `current` is not zero.
 
@@ -97,10 +98,10 @@ def fitted(
         dense: canonical, the rows that are left.
         bias: of the same rows, in any shape; None stays None.
         current: canonical, of as many rows; its columns are those of x'.
-        in_bytes: whether weights are to be what bytes stand for.
+        dtype: of the weights.
     """
     if not (np.isfinite(moments.own).all() and np.isfinite(moments.cross).all()):
-        return rounded(current) if in_bytes else current, bias
+        return rounded(current, dtype), bias
     groups = len(moments.own)
     wide = dense.reshape(groups, dense.shape[0] // groups, -1)
     powers = np.diagonal(moments.own, axis1=1, axis2=2).mean(axis=1)[:, None, None]
@@ -109,7 +110,7 @@ def fitted(
     if bias is not None:
         moment = moment - moments.own_mean * moments.own_mean.transpose(0, 2, 1)
         cross = cross - moments.mean * moments.own_mean.transpose(0, 2, 1)
-    weight = _weight(wide, current.reshape(*wide.shape[:2], -1), moment, cross, ridge, in_bytes)
+    weight = _weight(wide, current.reshape(*wide.shape[:2], -1), moment, cross, ridge, dtype)
     if bias is not None:
         moved = wide @ moments.mean - weight @ moments.own_mean
         bias = (bias + moved.reshape(bias.shape)).astype(np.float32)
@@ -117,14 +118,14 @@ def fitted(
 
 
 def _weight(
-    dense: np.ndarray, start: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: np.ndarray, in_bytes: bool
+    dense: np.ndarray, start: np.ndarray, moment: np.ndarray, cross: np.ndarray, ridge: np.ndarray, dtype: str
 ) -> np.ndarray:
     """P as above, of P0 = `start`: (groups, rows, columns)."""
     damped = moment + ridge * np.eye(moment.shape[1])
     wanted = dense @ cross + ridge * start
     target = np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
     found = np.asarray(target) if start.all() else _masked(target, start, damped)
-    return rounded_to_fit(target, found, damped) if in_bytes else found
+    return rounded_to_fit(target, found, damped) if dtype == "int8" else rounded(found, dtype)
 
 
 def _masked(target: np.ndarray, start: np.ndarray, damped: np.ndarray) -> np.ndarray:

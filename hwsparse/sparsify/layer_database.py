@@ -41,7 +41,7 @@ from hwsparse.execution import Here, Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.quantise import rounded
-from hwsparse.sparsify.apply import apply_plan
+from hwsparse.sparsify.apply import apply_plan, pairs_of
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
 from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
@@ -201,7 +201,7 @@ class LayerDatabase:
     def unrounded(self, plan: Plan) -> dict[str, np.ndarray]:
         """Canonical pruned weights of a plan that `build` made all layers of, by layer name.
 
-        With them come the ranges of what int8 layers read.
+        With them come the ranges of what int8 layers read, and which layers read bfloat16.
 
         Raises:
             PlanError: the plan is of another model, or of a layer and choice that were not built.
@@ -216,7 +216,7 @@ class LayerDatabase:
         found = {
             name: self._load(self._model.layer(name), entries[name, choice].weights) for name, choice in plan.choices
         }
-        return found | self.ranges(plan)
+        return found | pairs_of(plan) | self.ranges(plan)
 
     def ranges(self, plan: Plan) -> dict[str, np.ndarray]:
         """Between what tensors lie that a plan's int8 layers read as bytes, by the names that ranges have.
@@ -354,7 +354,7 @@ def _prune(
         for choice in choices:
             alone = Plan.of(model.digest, {layer.name: choice})
             pruned = apply_plan(model, alone, PRUNERS[pruner], {layer.name: statistics})[layer.name]
-            weight = rounded(pruned) if choice.dtype == "int8" else pruned
+            weight = rounded(pruned, choice.dtype)
             found.append((layer, choice, pruned, output_error(dense, weight, statistics), sensitivity.harm(weight)))
     return found
 

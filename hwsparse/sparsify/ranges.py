@@ -18,7 +18,7 @@ from hwsparse.data.runs import run, session_of
 from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.quantise import Scale, range_name, rounded, split_ranges
+from hwsparse.quantise import Scale, range_name, split_weights
 from hwsparse.sparsify.apply import adds_of_pictures
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
@@ -93,16 +93,13 @@ def as_bytes(
 
 
 def rounded_weights(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights for a plan whose int8 layers have theirs rounded to what bytes stand for.
-
-    Args:
-        weights: canonical, by layer name; those of int8 layers that are not among them are the model's.
+    """As `in_types`; the weights of rounded layers that are not among those given are the model's.
 
     Raises:
         ModelError: the plan names a layer that the model does not have.
     """
-    dense = {name: model.weight(name) for name in plan.in_bytes.difference(weights)}
-    return {name: rounded(weight) if name in plan.in_bytes else weight for name, weight in {**weights, **dense}.items()}
+    missing = {name for name, choice in plan.choices if choice.dtype != "float32"}.difference(weights)
+    return in_types(plan, {**weights, **{name: model.weight(name) for name in missing}})
 
 
 def scales_read(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, Scale]:
@@ -111,7 +108,7 @@ def scales_read(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> 
     Raises:
         DataError: one is not among them.
     """
-    _, scales = split_ranges(weights)
+    scales = split_weights(weights).scales
     read, _ = _tensors(model)
     if unknown := {read[name] for name in plan.in_bytes}.difference(scales):
         raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")

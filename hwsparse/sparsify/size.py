@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.quantise import split_ranges
+from hwsparse.quantise import split_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Sizes:
 
     def of_weights(self, weights: Mapping[str, np.ndarray]) -> Size:
         """With these canonical weights by layer name, and constants by theirs; the rest is the model's own."""
-        plain, _ = split_ranges(weights)
+        plain = split_weights(weights).plain
         left = {name: int(np.count_nonzero(values)) for name, values in plain.items()}
         constants = [name for name in left if name not in self._dense]
         more = sum(left.pop(name) - int(np.count_nonzero(self._model.constant(name))) for name in constants)

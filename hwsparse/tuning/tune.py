@@ -31,7 +31,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import DataError, ModelError, TuningError, one_line
 from hwsparse.model import Model
 from hwsparse.plan import Plan
-from hwsparse.quantise import split_ranges
+from hwsparse.quantise import split_weights
 from hwsparse.sparsify.ranges import scales_read
 from hwsparse.sparsify.scores import SCORERS
 from hwsparse.tuning.batches import augmented, in_order, steps_per_epoch, take, training_order
@@ -132,9 +132,8 @@ class _Training:
         self._mean = AveragedModel(self._student, avg_fn=partial(_running_mean, settings.averaging), use_buffers=True)
         self._mean_kept = KeptWeights(self._mean.module, model, plan)
         if start is not None:
-            plain, _ = split_ranges(start)
-            self._kept.start_from(plain)
-            self._mean_kept.start_from(plain)
+            for kept in (self._kept, self._mean_kept):
+                kept.start_from(split_weights(start).plain)
         hinting = [name for name, _ in plan.choices] if settings.hints else []
         self._hints, self._wanted = (_Taps(each, hinting) for each in (self._student, self._teacher))
         self._optimizer = _optimizer(self._student, settings)

@@ -112,7 +112,7 @@ def test_int8_dense_and_pruned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_all_layers_that_can_be_are_in_bytes() -> None:
     model = classifier()
     inner = Plan.uniform(model.digest, model.layers[1:2], parse_choice("block4x4@0.5/int8"))
-    whole = quality._wholly_in_bytes(model, inner)
+    whole = quality._wholly(model, inner, "int8")
     assert whole.in_bytes == {layer.name for layer in model.layers if refusal(layer, Choice(dtype="int8")) is None}
     assert [choice for _, choice in whole.choices if not choice.is_dense] == [choice for _, choice in inner.choices]
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import tvm
 
+from hwsparse.probe import ARM_FEATURES, X86_FEATURES
+from hwsparse.target import Target, load_target
+
 GENERIC, NATIVE = {"kind": "llvm"}, {"kind": "llvm", "fast-math-reassoc": True, "fast-math-contract": True}
+
+
+def with_flags(name: str, *flags: str) -> Target:
+    """A shipped target whose CPU has more than what ships."""
+    plain = load_target(name)
+    features = {**ARM_FEATURES, **X86_FEATURES[256], **X86_FEATURES[512]}
+    code = {**json.loads(plain.tvm_target), "mattr": [features[flag] for flag in flags]}
+    return replace(plain, isa=(*plain.isa, *flags), tvm_target=json.dumps(code)) if flags else plain
 
 
 def compile_kernel(function: tvm.tirx.PrimFunc, target: dict[str, object] = GENERIC) -> tvm.runtime.Module:

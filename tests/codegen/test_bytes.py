@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +15,17 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu import arithmetic
+from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.few_positions import few_positions
 from hwsparse.codegen.cpu.quantise import quantise
-from hwsparse.codegen.cpu.select import kernel_for, kernels_for, refusal
-from hwsparse.codegen.cpu.words import MOST_INPUTS, offsets_of, words_of
+from hwsparse.codegen.cpu.select import Kernel, kernel_for, kernels_for, refusal
+from hwsparse.codegen.cpu.shared_index import shared_index
+from hwsparse.codegen.cpu.tokens import shared_index_tokens
+from hwsparse.codegen.cpu.words import MOST_INPUTS, WORD, halves_of, offsets_of, words_of
 from hwsparse.codegen.folding import folded
 from hwsparse.errors import CompileError
 from hwsparse.pattern import parse_pattern
@@ -22,20 +33,34 @@ from hwsparse.plan import Choice, Layer
 from hwsparse.probe import cpu_flags
 from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT, Scale, weight_bytes
 from hwsparse.sparsify.mask import applicable, make_mask
-from hwsparse.target import Target
-from tests.codegen.compiling import GENERIC, compile_kernel
+from hwsparse.target import Target, load_target
+from tests.codegen.compiling import compile_kernel, with_flags
 from tests.codegen.layers import CPU, conv, convs, product, products
 
-VNNI = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni")
-WITH_VNNI = {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
-WIDE = replace(CPU, vector_bits=512, vector_registers=32)
-# Where panels are split even for small layers, and what multiplies bytes is there, or is not.
+NARROW, WIDE = CPU, replace(CPU, vector_bits=512, vector_registers=32)
+ARM = replace(CPU, vector_bits=128, vector_registers=32)
+
+
+def on(target: Target, *isa: str, attributes: tuple[str, ...] = (), **code: str) -> Target:
+    """A target whose CPU has these flags, and what LLVM is told of it."""
+    told = {"kind": "llvm", **code, **({"mattr": attributes} if attributes else {})}
+    return replace(target, isa=isa, tvm_target=json.dumps(told))
+
+
+AVX2 = on(NARROW, "avx2", "fma", mcpu="x86-64-v3")
+AVX512 = on(WIDE, "avx512f", "avx512bw", "avx512vl", mcpu="x86-64-v4")
+VNNI = on(WIDE, *AVX512.isa, "avx512_vnni", mcpu="x86-64-v4", attributes=("+avx512vnni",))
+# Instructions of Arm are computed as what they are defined to be.
+DOTPROD, I8MM = replace(ARM, isa=("asimddp",)), replace(ARM, isa=("asimddp", "i8mm"))
+# What multiplies bytes is not there, or is, also where panels are split even for small layers.
+FEW = (NARROW, AVX2, VNNI, replace(VNNI, l1d_bytes=1 << 10), DOTPROD)
 TARGETS = (
-    CPU,
-    replace(CPU, l1d_bytes=1 << 10),
+    *FEW,
     WIDE,
-    replace(WIDE, isa=VNNI),
-    replace(WIDE, l1d_bytes=1 << 10, isa=VNNI),
+    AVX512,
+    replace(VNNI, vector_bits=256),
+    I8MM,
+    *(replace(each, l1d_bytes=1 << 10) for each in (NARROW, AVX2, DOTPROD)),
 )
 PATTERNS = ("dense", "unstructured", "block1x4", "block4x4", "block8x4", "block4x1", "2:4", "channel2")
 
@@ -52,9 +77,56 @@ def exact_sums(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return convolve(padded, weights, None, window.strides, 0, window.dilations, window.groups).numpy()
 
 
-def whole_weights(layer: Layer, choice: Choice, rng: np.random.Generator) -> np.ndarray:
+def has(target: Target) -> bool:
+    """Whether this machine runs code for a target, or code that computes what its instructions would."""
+    return target.vector_bits == ARM.vector_bits or cpu_flags() >= set(target.isa)
+
+
+@contextmanager
+def defined_dots(target: Target) -> Iterator[None]:
+    """For Arm, products of bytes by what its instructions are defined to be; for others, by the instructions."""
+    if target.vector_bits != ARM.vector_bits:
+        yield
+        return
+    kernels = (shared_index, shared_index_tokens, few_positions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "_dot", defined_dot)
+        for cached in kernels:
+            cached.cache_clear()
+        yield
+    for cached in kernels:
+        cached.cache_clear()
+
+
+def defined_dot(name: str, total: Any, left: Any, right: Any, lanes: int) -> Any:
+    """sdot and usdot: Arm Architecture Reference Manual, C7.2."""
+    assert lanes == 4
+    operation = name.split(".")[3]
+    for byte in range(WORD):
+        value = signed_byte(left, byte, lanes)
+        if operation == "usdot":
+            value = value & T.Broadcast(T.int32(255), lanes)
+        total = total + value * signed_byte(right, byte, lanes)
+    return total
+
+
+def signed_byte(words: Any, byte: int, lanes: int) -> Any:
+    return (words << T.Broadcast(T.int32(24 - 8 * byte), lanes)) >> T.Broadcast(T.int32(24), lanes)
+
+
+def run(kernel: Kernel, target: Target, inputs: list[np.ndarray], out: np.ndarray) -> np.ndarray:
+    """What a kernel makes of its inputs, put into `out`."""
+    compiled = compile_kernel(kernel.function, json.loads(target.tvm_target))
+    given = tvm.runtime.tensor(out)
+    compiled["kernel"](*map(tvm.runtime.tensor, inputs), given)
+    return np.asarray(given.numpy())
+
+
+def whole_weights(layer: Layer, choice: Choice, rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
     """Pruned weights that are whole numbers, and each row of which has one that makes its scale 1."""
     weight = rng.integers(-MOST_WEIGHT, MOST_WEIGHT + 1, layer.weight_shape).astype(np.float32)
+    if extreme:
+        weight = np.copysign(np.float32(MOST_WEIGHT), weight)
     if not choice.is_dense:
         weight *= make_mask(np.abs(weight) + 1, replace(choice, dtype="float32"), layer.groups)
     flat = weight.reshape(layer.outputs, -1)
@@ -74,34 +146,35 @@ def cases(draw: st.DrawFn) -> tuple[Layer, Choice]:
     return layer, Choice(pattern, ratio, "int8")
 
 
-def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int) -> None:
+def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int, extreme: bool = False) -> None:
+    """Holds a kernel's sums to exact ones; `extreme` ones leave 16 bits wherever two products are added."""
     rng = np.random.default_rng(seed)
-    weight = whole_weights(layer, choice, rng)
+    weight = whole_weights(layer, choice, rng, extreme)
     x = rng.integers(0, 256, layer.input_shape).astype(np.uint8)
+    if extreme:
+        x = np.where(x > 25, MOST_VALUE, x).astype(np.uint8)
     residual = rng.integers(-9, 9, layer.output_shape).astype(np.float32)
     names = kernels_for(layer, choice, target)
     epilogue = Epilogue(residual=bool(seed % 2), low=-1e4)
-    kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
+    with defined_dots(target):
+        kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
     added = [residual] if epilogue.residual else []
     *lists, scales = kernel.pack(weight, Scale(1.0, zero))
     told = folded(epilogue, lists[-1], scales, np.zeros(layer.outputs, np.float32), None, None)
-    inputs = [x, *lists, *told, *added]
-    out = tvm.runtime.tensor(np.full(layer.output_shape, np.nan, np.float32))
-    compiled = compile_kernel(kernel.function, WITH_VNNI if target.isa else GENERIC)
-    compiled["kernel"](*map(tvm.runtime.tensor, inputs), out)
+    out = run(kernel, target, [x, *lists, *told, *added], np.full(layer.output_shape, np.nan, np.float32))
     expected = exact_sums(layer, x.astype(np.int64) - zero, weight) + (residual if epilogue.residual else 0)
-    np.testing.assert_array_equal(out.numpy(), np.maximum(expected, -1e4))
+    np.testing.assert_array_equal(out, np.maximum(expected, -1e4))
 
 
-@settings(max_examples=60, deadline=None)
-@given(cases(), st.sampled_from(TARGETS), st.sampled_from((0, 3, 128, 255)), st.integers(0, 99))
-def test_sums_of_bytes_are_exact(case: tuple[Layer, Choice], target: Target, zero: int, seed: int) -> None:
-    if target.isa and not cpu_flags() >= set(target.isa):
-        target = replace(target, isa=())
-    check(*case, target, zero, seed)
+@settings(max_examples=80, deadline=None)
+@given(cases(), st.sampled_from(TARGETS), st.sampled_from((0, 3, 128, 255)), st.integers(0, 99), st.booleans())
+def test_sums_of_bytes_are_exact(
+    case: tuple[Layer, Choice], target: Target, zero: int, seed: int, extreme: bool
+) -> None:
+    check(*case, target if has(target) else NARROW, zero, seed, extreme)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=range(len(TARGETS)))
+@pytest.mark.parametrize("target", FEW, ids=range(len(FEW)))
 @pytest.mark.parametrize(
     "layer",
     [
@@ -120,8 +193,8 @@ def test_layers_of_every_kind_are_exact(layer: Layer, choice: str, target: Targe
     pattern, _, ratio = choice.partition("@")
     if applicable(layer, parse_pattern(pattern)) is not None:
         pattern = "unstructured"
-    if target.isa and not cpu_flags() >= set(target.isa):
-        pytest.skip("this machine has no AVX-512 VNNI")
+    if not has(target):
+        pytest.skip(f"this machine has no {', '.join(set(target.isa) - cpu_flags())}")
     check(layer, Choice(parse_pattern(pattern), float(ratio or 0), "int8"), target, 7, 1)
 
 
@@ -134,8 +207,7 @@ def test_sums_are_stored_as_the_nearest_bytes(
     case: tuple[Layer, Choice], target: Target, residual: str | None, relu: bool, function: str, seed: int
 ) -> None:
     layer, choice = case
-    if target.isa and not cpu_flags() >= set(target.isa):
-        target = replace(target, isa=())
+    target = target if has(target) else NARROW
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
     if not choice.is_dense:
@@ -157,15 +229,52 @@ def test_sums_are_stored_as_the_nearest_bytes(
     low = 0.0 if relu else -np.inf
     epilogue = Epilogue(residual is not None, low, function=function, added=residual or "float32", stored="uint8")
     names = kernels_for(layer, choice, target)
-    kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
+    with defined_dots(target):
+        kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
     *lists, scales = kernel.pack(weight, read)
     told = folded(epilogue, lists[-1], scales, bias, added if residual == "uint8" else None, stored)
     inputs = [x, *lists, *told, *([other] if residual else [])]
-    out = tvm.runtime.tensor(np.zeros(layer.output_shape, np.uint8))
-    compiled = compile_kernel(kernel.function, WITH_VNNI if target.isa else GENERIC)
-    compiled["kernel"](*map(tvm.runtime.tensor, inputs), out)
+    out = run(kernel, target, inputs, np.zeros(layer.output_shape, np.uint8))
     exact = np.clip(np.maximum(values, low) / stored.scale + stored.zero, 0, 255)
-    assert np.abs(out.numpy() - exact).max() <= 0.5 + 1e-2
+    assert np.abs(out - exact).max() <= 0.5 + 1e-2
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        (load_target("x86-avx2"), ("vpmaddwd", "%ymm")),
+        (with_flags("x86-avx2", "avx_vnni"), ("vpdpbusd", "%ymm")),
+        (load_target("x86-avx512"), ("vpmaddwd", "%zmm")),
+        (with_flags("x86-avx512", "avx512_vnni"), ("vpdpbusd", "%zmm")),
+        (load_target("arm-cortex-a76"), ("sdot", ".4s")),
+        (with_flags("arm-cortex-a76", "i8mm"), ("usdot", ".4s")),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layer", [conv(1, 16, (10, 10), 12, (3, 3)), product((1, 40), 64, 32), product((1,), 64, 32)])
+def test_code_multiplies_by_what_the_target_has(layer: Layer, target: Target, instruction: tuple[str, str]) -> None:
+    kernel = kernel_for(layer, Choice(dtype="int8"), target, Epilogue(stored="uint8"))
+    code = compile_kernel(kernel.function, json.loads(target.tvm_target)).mod.inspect_source("asm")
+    assert set(re.findall(r"\b(vpmaddwd|vpdpbusd|u?sdot)\s.*?(%[yz]mm|\.4s)", code)) == {instruction}
+
+
+@pytest.mark.parametrize(
+    ("isa", "vector_bits", "dot"),
+    [
+        ("", 256, ""),
+        ("avx2", 256, "vpmaddwd"),
+        ("avx2 avx_vnni", 256, "vpdpbusd"),
+        ("avx2", 512, ""),  # a descriptor that promises vectors without instructions for them
+        ("avx2 avx512f avx512bw avx512vl", 512, "vpmaddwd"),
+        ("avx2 avx512f avx512bw avx512vl avx512_vnni", 512, "vpdpbusd"),
+        ("avx2 avx512f avx512_vnni avx_vnni", 256, "vpdpbusd"),
+        ("asimd asimddp", 128, "sdot"),
+        ("asimd asimddp i8mm", 128, "usdot"),
+        ("asimd", 128, ""),
+    ],
+)
+def test_what_multiplies_bytes_follows_from_flags(isa: str, vector_bits: int, dot: str) -> None:
+    assert arithmetic_on("int8", tuple(isa.split()), vector_bits).dot == dot
 
 
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:
@@ -206,6 +315,14 @@ def test_four_inputs_at_one_kernel_position_make_a_word() -> None:
     assert words.shape == (2, 2, 3)
     assert words[1, 0, 2:].view(np.int8).tolist() == weight[1, :4, 2].tolist()
     assert words[0, 1, :1].view(np.int8).tolist() == [*weight[0, 4:, 0].tolist(), 0, 0]
+
+
+def test_a_word_is_packed_as_its_even_bytes_and_its_odd_ones() -> None:
+    words = np.array([[[1, -2, 3, -4]], [[-127, 127, 0, -1]]], np.int8).repeat(2, axis=1)
+    words[:, 1] += 5
+    halves = halves_of(np.ascontiguousarray(words).view(np.int32)[..., 0])
+    assert halves.shape == (2, 4)
+    assert halves.view(np.int16).reshape(2, 4, 2)[1].tolist() == [[-127, 0], [-122, 5], [127, -1], [-124, 4]]
 
 
 @settings(max_examples=30, deadline=None)

@@ -23,12 +23,11 @@ from hwsparse.sparsify import applicable, apply_plan
 from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.target import load_target
 from tests.codegen.building import Network
+from tests.codegen.compiling import with_flags
 from tests.codegen.layers import CPU
 from tests.codegen.test_networks import convolutional, transformer
 from tests.model.graphs import run
 from tests.model.qdq import pictures, quantised, samples
-
-VNNI = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni")
 
 
 def in_bytes(model: Model, text: str) -> tuple[Plan, dict[str, np.ndarray]]:
@@ -48,15 +47,9 @@ def in_bytes(model: Model, text: str) -> tuple[Plan, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "vnni"])
 @pytest.mark.parametrize(("batch", "text"), [(1, "block4x4@0.5"), (2, "dense"), (1, "block1x4@0.7")])
 def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, text: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    if name == "vnni":
-        if not cpu_flags() >= set(VNNI):
-            pytest.skip("this machine has no AVX-512 VNNI")
-        code = '{"kind": "llvm", "mcpu": "x86-64-v4", "mtriple": "x86_64-linux-gnu", "mattr": ["+avx512vnni"]}'
-        target = replace(load_target("x86-avx512"), isa=VNNI, tvm_target=code)
-    else:
-        target = load_target(name)
-        if not cpu_flags() >= set(target.isa):
-            pytest.skip(f"this machine has no {', '.join(set(target.isa) - cpu_flags())}")
+    target = with_flags("x86-avx512", "avx512_vnni") if name == "vnni" else load_target(name)
+    if not cpu_flags() >= set(target.isa):
+        pytest.skip(f"this machine has no {', '.join(set(target.isa) - cpu_flags())}")
     # Sizes are drawn: such as have some layers whose inputs are multiples of four.
     drawn = (make(batch, seed) for seed in count(batch))
     model = next(each for each in drawn if len(in_bytes(each, text)[0].choices) >= 4)

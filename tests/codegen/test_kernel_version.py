@@ -7,18 +7,30 @@ import hashlib
 import pytest
 
 from hwsparse.codegen import KERNEL_VERSION, kernels_for, refusal
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.lowering import lower
 from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import applicable, apply_plan
 from hwsparse.target import load_target
 from tests.codegen.building import Network
+from tests.codegen.compiling import with_flags
 
 CHOICES = ("dense", "unstructured@0.8", "block4x1@0.8", "block16x1@0.8", "2:4")
 # Of all that layers below are lowered to for a target. Where kernels change, so do these, and the version: records made
 # by the older ones are then not used. Where they only read differently, the version stays.
 VERSION = "8"
 CODE = {"x86-avx512": "d0ac934f05c2fd01", "x86-avx2": "c85af18e94ba8e28", "arm-cortex-a76": "57a74ca9fd4c6a26"}
+BYTES = ("dense/int8", "block1x4@0.8/int8", "block4x4@0.8/int8", "block8x4@0.8/int8")
+PAIRS = ("dense/bfloat16", "block1x2@0.8/bfloat16", "block4x2@0.8/bfloat16")
+CODE_OF_WORDS = {
+    ("x86-avx512 with avx512_vnni", BYTES): "851dc2c67334426c",
+    ("x86-avx512", BYTES): "c6cddb2e51b6b1bf",
+    ("x86-avx2", BYTES): "2a8cabeeca02ba6d",
+    ("arm-cortex-a76", BYTES): "518f3ef1e32eda61",
+    ("x86-avx512 with avx512_bf16", PAIRS): "6d628372083ed6b0",
+}
 
 
 def networks() -> list[Model]:
@@ -49,3 +61,17 @@ def test_kernels_that_change_have_another_version(name: str) -> None:
                     lowered = lower(model, plan, apply_plan(model, plan), target, {layer.name: kernel})
                     digest.update(f"{layer.signature} {choice} {kernel}\n{lowered.module.script()}".encode())
     assert (KERNEL_VERSION, digest.hexdigest()[:16]) == (VERSION, CODE[name])
+
+
+@pytest.mark.parametrize(("told", "choices"), CODE_OF_WORDS)
+def test_kernels_of_words_that_change_have_another_version(told: str, choices: tuple[str, ...]) -> None:
+    name, *flags = told.split(" with ")
+    target, digest = with_flags(name, *flags), hashlib.sha256()
+    epilogue = Epilogue(stored="uint8" if choices is BYTES else "float32")
+    for (layer,) in (model.layers for model in networks()):
+        for choice in map(parse_choice, choices):
+            if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None:
+                for kernel in kernels_for(layer, choice, target):
+                    made = kernel_for(layer, choice, target, epilogue, kernel)
+                    digest.update(f"{layer.signature} {choice} {kernel}\n{made.function.script()}".encode())
+    assert (KERNEL_VERSION, digest.hexdigest()[:16]) == (VERSION, CODE_OF_WORDS[told, choices])

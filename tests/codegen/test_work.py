@@ -53,6 +53,18 @@ def test_bytes_are_a_fourth_of_what_is_moved_and_multiplied(name: str) -> None:
         assert found.parts["multiply-adds"] < 0.5 * floats.parts["multiply-adds"]
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "depthwise"])
+def test_pairs_halve_what_is_multiplied(name: str) -> None:
+    layer, dense = LAYERS[name], parse_choice("dense/bfloat16")
+    for kernel in kernels_for(layer, dense, CPU):
+        found, floats = (
+            work(layer, each, CPU, of) for each, of in ((dense, kernel), (parse_choice("dense"), plain_name(layer)))
+        )
+        assert found.parts["input bytes"] == floats.parts["input bytes"]
+        assert found.family == f"{floats.family} of pairs"
+        assert found.parts["multiply-adds"] == pytest.approx(floats.parts["multiply-adds"] / 2, rel=0.25)
+
+
 def plain_name(layer: Layer) -> str:
     """The kernel of floats that multiplies as often as the layer's definition has it."""
     return next(kernel for kernel in kernels_for(layer, parse_choice("dense"), CPU) if "winograd" not in kernel)
@@ -63,7 +75,7 @@ STORED = [
     for name, layer in LAYERS.items()
     for text in (
         "dense", "unstructured@0.5", "unstructured@0.9", "channel@0.5", "channel@0.9", "dense/int8",
-        "block4x4@0.5/int8", "block1x4@0.75/int8",
+        "block4x4@0.5/int8", "block1x4@0.75/int8", "dense/bfloat16", "block4x2@0.5/bfloat16",
     )
     if applicable(layer, parse_choice(text).pattern) is None and refusal(layer, parse_choice(text)) is None
 ]  # fmt: skip

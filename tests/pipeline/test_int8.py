@@ -1,4 +1,4 @@
-"""The whole job where layers may be int8: built, run and checked for real, with times that are given."""
+"""The whole job where layers may be int8 or bfloat16: built, run and checked for real, with times that are given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_repo
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.quantise import range_name, rounded
+from hwsparse.quantise import range_name, rounded, split_weights
 from hwsparse.report.words import plan_summary, short_category
 from hwsparse.target import load_target
 from tests.model.graphs import run
@@ -30,8 +30,8 @@ from tests.pipeline.benches import times_by_weight
 from tests.sparsify.test_quality import classifier
 
 GOAL = Goal(
-    trials=6, finalists=2, max_drop=0.3, patterns=("block4x1", "block4x4"), ratios=(0.5, 0.75),
-    dtypes=("float32", "int8"),
+    trials=6, finalists=2, max_drop=0.3, patterns=("block4x1", "block4x4", "block4x2"), ratios=(0.5, 0.75),
+    dtypes=("float32", "bfloat16", "int8"),
 )  # fmt: skip
 TARGET = replace(load_target("x86-local"), threads=1)
 MODEL = classifier(64)
@@ -53,8 +53,8 @@ def outcome(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_types_are_chosen_layer_by_layer(outcome: Outcome) -> None:
     offered = {option.choice for layer in outcome.space.layers for option in layer.options}
-    assert Choice(dtype="int8") in offered
-    assert {choice.dtype for choice in offered} == {"float32", "int8"}
+    assert offered >= {Choice(dtype="int8"), Choice(dtype="bfloat16")}
+    assert {choice.dtype for choice in offered} == {"float32", "bfloat16", "int8"}
     chosen = {choice.dtype for each in outcome.finalists for _, choice in each.plan.choices}
     assert "int8" in chosen
 
@@ -78,6 +78,23 @@ def test_what_was_found_is_reported_with_its_types(outcome: Outcome) -> None:
     report = front_report(outcome, "own")
     assert any("/int8" in plan_summary(point.plan) for point in report.points)
     assert all("int8" not in (short_category(point) or "") for point in report.points)
+
+
+@pytest.mark.parametrize("with_data", [False, True], ids=["without data", "with data"])
+def test_bfloat16_layers_read_and_weigh_bfloat16(data: Dataset, with_data: bool, tmp_path: Path) -> None:
+    choices = {layer.name: parse_choice("block4x2@0.5/bfloat16") for layer in MODEL.layers}
+    plan = Plan.of(MODEL.digest, {name: choice for name, choice in choices.items() if name != MODEL.layers[0].name})
+    workspace = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    with times_by_weight():
+        outcome = compile_plan(MODEL, plan, TARGET, workspace, data if with_data else None)
+    (built,) = outcome.finalists
+    assert {choice.dtype for _, choice in built.plan.choices} == {"bfloat16"}
+    weights, sample = outcome.weights(built.plan), {"x": data.inputs["x"][:1]}
+    assert all((rounded(weights[name], "bfloat16") == weights[name]).all() for name, _ in built.plan.choices)
+    assert split_weights(weights).pairs == {name for name, _ in built.plan.choices}
+    outputs = Library.load(Artifact.load(built.artifact.directory).directory, threads=1).run(sample)
+    for name, value in onnxruntime_answers(MODEL, weights, sample).items():
+        assert np.abs(outputs[name] - value).max() <= 1e-3 * np.abs(value).max()
 
 
 def test_int8_layers_need_data(tmp_path: Path) -> None:
@@ -141,10 +158,10 @@ def test_a_model_that_states_its_ranges_is_built_by_them(data: Dataset, tmp_path
 
 
 def test_types_that_there_are_not_are_refused(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="weights are of float32 or int8, not of int4"):
+    with pytest.raises(InputError, match="weights are of float32, bfloat16 or int8, not of int4"):
         Goal(dtypes=("int4",))
     with pytest.raises(InputError, match="not of nothing"):
         Goal(dtypes=())
-    floats = replace(TARGET, supported=tuple(each for each in TARGET.supported if each[1] == "float32"))
+    without = replace(TARGET, supported=tuple(each for each in TARGET.supported if each[1] != "int8"))
     with pytest.raises(UnsupportedError, match="supports nothing in int8"):
-        optimize(MODEL, data, floats, GOAL, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))
+        optimize(MODEL, data, without, GOAL, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))

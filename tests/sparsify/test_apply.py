@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +9,16 @@ from onnx import numpy_helper
 from hwsparse.errors import ModelError, PlanError
 from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.sparsify import LayerStatistics, achieved_ratio, apply_plan, magnitude, make_mask, pruned_proto
+from hwsparse.quantise import pairs_name, rounded
+from hwsparse.sparsify import (
+    LayerStatistics,
+    achieved_ratio,
+    apply_plan,
+    magnitude,
+    make_mask,
+    pruned_proto,
+)
+from hwsparse.sparsify.apply import in_types
 from tests.model.graphs import random_feeds, run
 from tests.sparsify.networks import classifier, embedder, product
 
@@ -117,3 +127,24 @@ def test_weights_that_do_not_belong_are_refused() -> None:
         pruned_proto(model, {"last": np.zeros((16, 10), np.float32)})
     with pytest.raises(ModelError, match="neither a prunable layer nor a constant 'nothing'"):
         pruned_proto(model, {"nothing": np.zeros((10, 16), np.float32)})
+
+
+def test_layers_read_bfloat16_where_it_is_said() -> None:
+    rng = np.random.default_rng(0)
+    model = product(rng.standard_normal((8, 5)).astype(np.float32))
+    (layer,) = model.layers
+    plan = Plan.of(model.digest, {layer.name: parse_choice("unstructured@0.5/bfloat16")})
+    weights = in_types(plan, apply_plan(model, plan))
+    (name,) = (spec.name for spec in model.inputs)
+    x = rng.standard_normal(model.inputs[0].shape).astype(np.float32)
+    near = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert (near != x).all()
+    (found,) = run(pruned_proto(model, weights), {name: x})
+    (expected,) = run(pruned_proto(model, {layer.name: weights[layer.name]}), {name: near})
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(weights[layer.name], rounded(apply_plan(model, plan)[layer.name], "bfloat16"))
+
+
+def test_who_reads_bfloat16_must_be_a_layer() -> None:
+    with pytest.raises(ModelError, match="there is no layer 'nowhere', of which it is said that it reads bfloat16"):
+        pruned_proto(classifier(), {pairs_name("nowhere"): np.zeros(0, np.float32)})

@@ -162,7 +162,7 @@ def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
     ranges = tensor_ranges(model, (dataset.sample(row, 0) for row in range(64)))
     floats = apply_plan(model, plan)
     start = floats | ranges_for(model, plan, ranges)
-    found = correct(model, start, dataset, in_bytes=plan.in_bytes, samples=64)
+    found = correct(model, start, dataset, plan=plan, samples=64)
     then = as_bytes(model, plan, correct(model, floats, dataset, samples=64), ranges)
     assert found.keys() == then.keys()
     for layer in layers:
@@ -181,7 +181,7 @@ def test_dense_layers_of_bytes_need_no_weights() -> None:
     model, dataset = classifier(), images(64)
     plan = Plan.uniform(model.digest, model.layers[-1:], Choice(dtype="int8"))
     start = ranges_for(model, plan, ranges_on(model, dataset))
-    found = correct(model, start, dataset, in_bytes=plan.in_bytes, samples=64)
+    found = correct(model, start, dataset, plan=plan, samples=64)
     assert found.keys() == {"last", *start}
     np.testing.assert_allclose(rounded(found["last"]), found["last"], rtol=1e-5, atol=1e-7)
     nearest = as_bytes(model, plan, {}, ranges_on(model, dataset))

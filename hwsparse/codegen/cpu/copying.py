@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.arithmetic import word_of
+from hwsparse.codegen.cpu.arithmetic import Arithmetic
 from hwsparse.codegen.cpu.geometry import Geometry
 
 
@@ -94,8 +94,10 @@ def copy_every(count: int, stride: int, lanes: int) -> Any:
     return copy
 
 
-def copy_words(count: int, stride: int, lanes: int) -> Callable[[Any, Any, Any, Sequence[Any]], None]:
-    """A function of (to, to_start, source, starts) that copies words, whose bytes lie `stride` apart in four planes."""
+def copy_words(
+    count: int, stride: int, lanes: int, arithmetic: Arithmetic
+) -> Callable[[Any, Any, Any, Sequence[Any]], None]:
+    """A function of (to, to_start, source, starts) that copies words, whose inputs lie `stride` apart in planes."""
     # As in `copy_every`.
     vectors = count if stride == 1 else count - 1 if stride == 2 else 0
 
@@ -104,6 +106,8 @@ def copy_words(count: int, stride: int, lanes: int) -> Callable[[Any, Any, Any, 
             return source[T.Ramp(start, 1, width)]
         halves = [T.bind(source[T.Ramp(start + half, 1, width)]) for half in (0, width)]
         return tirx.Shuffle(halves, list(range(0, 2 * width, 2)))
+
+    word_of = arithmetic.word_of
 
     def copy(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
         for place, width in runs(vectors, lanes):
@@ -154,11 +158,35 @@ def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
     return line
 
 
-def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: Any) -> Any:
-    """As `copy_line`, of words whose bytes are of four planes; where the image ends they are `blank`.
+def join_neighbours(count: int, lanes: int, arithmetic: Arithmetic) -> Any:
+    """An inline function of (to, start, source) that makes `count` words, from `start` on, of inputs side by side.
+
+    It is for words of two inputs.
+    """
+
+    def store(to: Any, source: Any, place: Any, width: int) -> None:
+        if width == 1:
+            T.buffer_store(to, arithmetic.word_of([source[2 * place], source[2 * place + 1]], 1), [place])
+            return
+        halves = [T.bind(source[T.Ramp(2 * place + half, 1, width)]) for half in (0, width)]
+        parts = [tirx.Shuffle(halves, list(range(at, 2 * width, 2))) for at in (0, 1)]
+        T.buffer_store(to, arithmetic.word_of(parts, width), [T.Ramp(place, 1, width)])
+
+    @T.inline
+    def join(to, start, source):
+        for i in range(count // lanes):
+            store(to, source, start + i * lanes, lanes)
+        for i in range(count % lanes):
+            store(to, source, start + count // lanes * lanes + i, 1)
+
+    return join
+
+
+def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: Any, arithmetic: Arithmetic) -> Any:
+    """As `copy_line`, of words whose inputs are of several planes; where the image ends they are `blank`.
 
     Its arguments are (to, start, x, plane, row, blank); `planes_at` gives for a plane of words where the planes begin
-    that its bytes come from.
+    that its inputs come from.
     """
     in_h, in_w, pad_left, stride = geometry.in_h, geometry.in_w, geometry.pad_left, geometry.stride_w
     width = pad_left + in_w + geometry.pad_right
@@ -168,7 +196,7 @@ def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: An
             first, end, last = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w, width))
             if end > first:
                 shifted = [place + first * stride + phase - pad_left for place in places]
-                copy_words(end - first, stride, lanes)(to, start + phase * pitch + first, x, shifted)
+                copy_words(end - first, stride, lanes, arithmetic)(to, start + phase * pitch + first, x, shifted)
             for j in (*range(first), *range(max(first, end), last)):
                 T.buffer_store(to, blank, [start + phase * pitch + j])
 

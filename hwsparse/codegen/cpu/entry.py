@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from tvm import tirx
+from tvm.ir import StringImm
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
@@ -105,6 +106,7 @@ def entry(
     in_shape, out_shape, row_count = geometry.input_shape, geometry.output_shape, geometry.rows
     source, dtype, added_type, out_type = arithmetic.source, arithmetic.dtype, epilogue.added, epilogue.stored
     apart = int(epilogue.residual and not epilogue.in_place)
+    weights = shared * arithmetic.parts
     of_bytes, counted = int(arithmetic.is_bytes), int(arithmetic.is_bytes and not epilogue.at_once)
 
     @T.prim_func(s_tir=True)
@@ -127,7 +129,7 @@ def entry(
         starts_count, entries, slots = T.int64(), T.int64(), T.int64()
         starts = T.match_buffer(starts_handle, (starts_count,), "int32")
         offsets = T.match_buffer(offsets_handle, (entries,), offset_type)
-        values = T.match_buffer(values_handle, (entries, shared), dtype)
+        values = T.match_buffer(values_handle, (entries, weights), dtype)
         rows = T.match_buffer(rows_handle, (slots,), "int32")
         run(
             x,
@@ -143,7 +145,11 @@ def entry(
         )
 
     unread = [place for place, told in ((-2, apart), *((each, of_bytes) for each in BYTES_ONLY)) if not told]
-    return without_parameters(kernel, unread)
+    kernel = without_parameters(kernel, unread)
+    if not arithmetic.code:
+        return kernel
+    code = tirx.AttrStmt(StringImm(""), "pragma_import_llvm", StringImm(arithmetic.code), kernel.body)
+    return tirx.PrimFunc(kernel.params, code, kernel.ret_type, kernel.attrs)
 
 
 def convolution(

@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
+from hwsparse.codegen.cpu.copying import join_neighbours
 from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, offset_type
@@ -27,22 +28,25 @@ from hwsparse.codegen.cpu.geometry import Geometry, offset_type
 def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic: Arithmetic = FLOATS) -> tirx.PrimFunc:
     """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
     positions, columns_in, row_count = geometry.positions, geometry.channels, geometry.rows
-    finish, dtype, zero, out_type = finish_of(epilogue), arithmetic.dtype, arithmetic.zero, epilogue.stored
+    finish, dtype, out_type = finish_of(epilogue), arithmetic.dtype, epilogue.stored
+    summed, zero = arithmetic.summed, arithmetic.zero
+    rounded, inputs = int(arithmetic.rounds), arithmetic.inputs_of_word
+    join = join_neighbours(positions * columns_in, lanes, arithmetic)
     added_type = epilogue.added if epilogue.residual else out_type
 
-    def accumulate(acc: Any, place: int, weights: Any, item: Any, value: Any) -> None:
+    def accumulate(acc: Any, place: int, values: Any, item: Any, value: Any) -> None:
         every = T.Ramp(0, 1, lanes)
-        total = arithmetic.multiply_add(acc[place, every], weights[item, every], T.Broadcast(value, lanes), lanes)
+        weights = [values[item, T.Ramp(part * lanes, 1, lanes)] for part in range(arithmetic.parts)]
+        total = arithmetic.multiply_add(acc[place, every], weights, T.Broadcast(value, lanes), lanes)
         T.buffer_store(acc, total, [place, every])
 
     @T.inline
-    def run(x, lists, ends):
-        x_flat = T.decl_buffer((positions * columns_in,), dtype, data=x.data)
+    def groups(x_flat, lists, ends):
         out_flat = T.decl_buffer((positions * row_count,), out_type, data=ends.out.data)
         added_flat = T.decl_buffer((positions * row_count,), added_type, data=ends.added.data)
         for group in T.parallel(lists.bounds[1]):
-            acc = T.alloc_buffer((positions, lanes), dtype, scope="local", annotations=REGISTERS)
-            sums = T.alloc_buffer((positions * lanes,), dtype)
+            acc = T.alloc_buffer((positions, lanes), summed, scope="local", annotations=REGISTERS)
+            sums = T.alloc_buffer((positions * lanes,), summed)
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     acc[p, lane] = zero
@@ -62,5 +66,16 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
                         index: T.let = p * row_count + row
                         value: T.let = ends.biased(sums[p * lanes + lane], row, 1)
                         out_flat[index] = finish(value, ends._replace(added=added_flat), index, 1)
+
+    @T.inline
+    def run(x, lists, ends):
+        if rounded > 0:
+            x_flat = T.decl_buffer((positions * columns_in * inputs,), "float32", data=x.data)
+            words = T.alloc_buffer((positions * columns_in,), dtype)
+            join(words, 0, x_flat)
+            groups(words, lists, ends)
+        else:
+            x_flat = T.decl_buffer((positions * columns_in,), dtype, data=x.data)
+            groups(x_flat, lists, ends)
 
     return entry(geometry, lanes, 1, offset_type(columns_in), epilogue, run, arithmetic)

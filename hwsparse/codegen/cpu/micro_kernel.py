@@ -24,12 +24,12 @@ def micro_kernel_of(
     (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
     """
     add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
-    dtype, zero = arithmetic.dtype, arithmetic.zero
+    dtype, zero = arithmetic.summed, arithmetic.zero
 
-    def accumulate(sums: Any, place: int, weight: Any, panel: Any, start: Any, lanes: int) -> None:
+    def accumulate(sums: Any, place: int, lists: Any, item: Any, row: Any, panel: Any, start: Any, lanes: int) -> None:
         every = T.Ramp(0, 1, lanes)
-        weights, values = T.Broadcast(weight, lanes), panel[T.Ramp(start, 1, lanes)]
-        total = arithmetic.multiply_add(sums[place, every], weights, values, lanes)
+        weights = [T.Broadcast(lists.values[item, part * shared + row], lanes) for part in range(arithmetic.parts)]
+        total = arithmetic.multiply_add(sums[place, every], weights, panel[T.Ramp(start, 1, lanes)], lanes)
         T.buffer_store(sums, total, [place, every])
 
     @T.inline
@@ -54,11 +54,9 @@ def micro_kernel_of(
             offset: T.let = T.cast(lists.offsets[item], "int32")
             for row in T.unroll(shared):
                 for vector in T.unroll(vectors):
-                    accumulate(
-                        acc, row * vectors + vector, lists.values[item, row], panel, offset + vector * lanes, lanes
-                    )
+                    accumulate(acc, row * vectors + vector, lists, item, row, panel, offset + vector * lanes, lanes)
                 if narrow > 0:
-                    accumulate(rest, row, lists.values[item, row], panel, offset + vectors * lanes, narrow)
+                    accumulate(rest, row, lists, item, row, panel, offset + vectors * lanes, narrow)
         leave(acc, rest, lists, group, sums, start, to, place)
 
     return micro_kernel

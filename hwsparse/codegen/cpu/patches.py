@@ -21,7 +21,6 @@ from hwsparse.codegen.cpu.copying import (
     copy_words,
 )
 from hwsparse.codegen.cpu.geometry import Geometry, Panel
-from hwsparse.codegen.cpu.words import WORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,10 @@ class Patches:
 
 
 def patches_of(geometry: Geometry, lanes: int, arithmetic: Arithmetic = FLOATS) -> Patches:
-    """The patches of a convolution; of bytes, the geometry's channels are words, which are put together on the way."""
-    if arithmetic.is_bytes:
-        return _padded_words(geometry, lanes) if not geometry.single_tap else _thinned_words(geometry, lanes)
+    """The patches of a convolution; where the geometry's channels are words, these are put together on the way."""
+    if arithmetic.inputs_of_word > 1:
+        padded = not geometry.single_tap
+        return _padded_words(geometry, lanes, arithmetic) if padded else _thinned_words(geometry, lanes, arithmetic)
     return _padded_input(geometry, lanes) if not geometry.single_tap else _thinned_input(geometry, lanes)
 
 
@@ -69,14 +69,14 @@ def _thinned_input(geometry: Geometry, lanes: int) -> Patches:
     return Patches(planes_count * positions if g.strided else 0, copy, filler)
 
 
-def _thinned_words(geometry: Geometry, lanes: int) -> Patches:
+def _thinned_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Patches:
     """As `_thinned_input`, of words."""
-    g, planes_at = geometry, _planes_of_bytes(geometry)
+    g, planes_at = geometry, _planes_of_words(geometry, arithmetic.inputs_of_word)
     planes_count, channels, positions, out_w = g.batch * g.channels, g.channels, g.positions, g.out_w
 
     def pick(planes: Any, plane: Any, row: Any, x: Any) -> None:
         starts = [start + row * g.stride_h * g.in_w for start in planes_at(plane)]
-        copy_words(out_w, g.stride_w, lanes)(planes, plane * positions + row * out_w, x, starts)
+        copy_words(out_w, g.stride_w, lanes, arithmetic)(planes, plane * positions + row * out_w, x, starts)
 
     @T.inline
     def copy(x, planes, lists):
@@ -89,7 +89,7 @@ def _thinned_words(geometry: Geometry, lanes: int) -> Patches:
             return _thinned_input(g, lanes).filler(panels, width)
 
         def join(panel: Any, start: Any, x: Any, plane: Any, left: Any) -> None:
-            copy_words(width, 1, lanes)(panel, start, x, [start + left for start in planes_at(plane)])
+            copy_words(width, 1, lanes, arithmetic)(panel, start, x, [start + left for start in planes_at(plane)])
 
         @T.inline
         def fill(x, panel, image, left, channel, count):
@@ -101,7 +101,7 @@ def _thinned_words(geometry: Geometry, lanes: int) -> Patches:
     return Patches(planes_count * positions if g.strided else 0, copy, filler)
 
 
-def _planes_of_bytes(geometry: Geometry) -> Callable[[Any], list[Any]]:
+def _planes_of_words(geometry: Geometry, inputs_of_word: int) -> Callable[[Any], list[Any]]:
     """Where the planes begin in the input that a plane of words is made of.
 
     Where there are fewer, the last one is taken more than once: its other weights are zero.
@@ -110,22 +110,28 @@ def _planes_of_bytes(geometry: Geometry) -> Callable[[Any], list[Any]]:
 
     def planes_at(plane: Any) -> list[Any]:
         image, word = plane // words, plane % words
-        return [(image * channels + T.min(word * WORD + byte, channels - 1)) * size for byte in range(WORD)]
+        inputs = (T.min(word * inputs_of_word + place, channels - 1) for place in range(inputs_of_word))
+        return [(image * channels + each) * size for each in inputs]
 
     return planes_at
 
 
-def _padded_words(geometry: Geometry, lanes: int) -> Patches:
+def _padded_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Patches:
     """As `_padded_input`, of words; those around the image stand for zeros."""
     g, floats = geometry, _padded_input(geometry, lanes)
     planes_count, pad_top, plane_h, pitch = g.batch * g.channels, g.pad_top, _height(g), _pitch(g)
-    line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, _planes_of_bytes(g))
+    planes_at = _planes_of_words(g, arithmetic.inputs_of_word)
+    line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, planes_at, arithmetic)
+    of_bytes = int(arithmetic.is_bytes)
 
     @T.inline
     def copy(x, planes, lists):
         for plane in T.parallel(planes_count):
             for i in range(plane_h):
-                copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, lists.blank[0])
+                if of_bytes > 0:
+                    copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, lists.blank[0])
+                else:
+                    copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, 0)
 
     return replace(floats, copy=copy)
 

@@ -6,14 +6,14 @@ Several may; which is fastest depends on the shape and the machine, and is for m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from tvm import tirx
 
 from hwsparse.codegen.cpu import winograd
-from hwsparse.codegen.cpu.arithmetic import bytes_on
+from hwsparse.codegen.cpu.arithmetic import Arithmetic, arithmetic_on
 from hwsparse.codegen.cpu.depthwise import depthwise
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
@@ -22,17 +22,25 @@ from hwsparse.codegen.cpu.packing import pack_rows
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
-from hwsparse.codegen.cpu.words import MOST_INPUTS, WORD, geometry_of_words, offsets_of, words_of
+from hwsparse.codegen.cpu.words import (
+    INPUTS_OF_WORD,
+    MOST_INPUTS,
+    WORD,
+    geometry_of_words,
+    halves_of,
+    offsets_of,
+    words_of,
+)
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
-from hwsparse.quantise import Scale, weight_bytes
+from hwsparse.quantise import Scale, bfloat16_bits, weight_bytes
 from hwsparse.target import Target
 
 # Rows that share an index list in a dense layer: 4 fill the registers best (measured on AVX-512).
 DENSE_ROWS = 4
-# What kernels that read bytes are called first.
-BYTES = "bytes_"
+# What kernels are called first, by the type of weights.
+PREFIXES = {"float32": "", "bfloat16": "pairs_", "int8": "bytes_"}
 # Below this many positions vectors run along output rows.
 FEW_POSITIONS = 4
 
@@ -56,13 +64,13 @@ _Made = tuple[tirx.PrimFunc, _Pack]
 
 def refusal(layer: Layer, choice: Choice) -> str | None:
     """Why no CPU kernel serves this choice for this layer; None when one does."""
-    if layer.dtype != "float32" or choice.dtype not in ("float32", "int8"):
-        return f"no CPU kernel for {choice.dtype} weights; float32 and int8 only"
+    if layer.dtype != "float32" or choice.dtype not in PREFIXES:
+        return f"no CPU kernel for {choice.dtype} weights; {', '.join(PREFIXES)} only"
     if layer.window is not None and len(layer.window.strides) > 2:
         return "no CPU kernel for convolutions of more than two dimensions"
     if not choice.is_dense and layer.groups > 1 and layer.groups == layer.input_shape[1]:
         return "depthwise: too few weights per output for sparsity to save work"
-    if choice.dtype == "int8" and (reason := _refusal_of_bytes(layer)):
+    if choice.dtype != "float32" and (reason := _refusal_of_words(layer, choice.dtype)):
         return reason
     shared = shared_rows(choice.pattern)
     if shared > 16:
@@ -70,13 +78,13 @@ def refusal(layer: Layer, choice: Choice) -> str | None:
     return None
 
 
-def _refusal_of_bytes(layer: Layer) -> str | None:
-    geometry = Geometry.of(layer)
+def _refusal_of_words(layer: Layer, dtype: str) -> str | None:
+    geometry, each = Geometry.of(layer), INPUTS_OF_WORD[dtype]
     if geometry.depthwise:
-        return "int8: too little is computed with what is read for bytes to be faster"
-    if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % WORD:
-        return f"int8: {geometry.channels // geometry.groups} inputs, no multiple of {WORD}"
-    if layer.inputs > MOST_INPUTS:
+        return f"{dtype}: too little is computed with what is read for it to be faster"
+    if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % each:
+        return f"{dtype}: {geometry.channels // geometry.groups} inputs, no multiple of {each}"
+    if dtype == "int8" and layer.inputs > MOST_INPUTS:
         return f"int8: sums of {layer.inputs} products of bytes may not fit int32; of {MOST_INPUTS} they do"
     return None
 
@@ -115,21 +123,19 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     lanes = target.vector_bits // 32
     if geometry.depthwise:
         return {"depthwise": partial(_depthwise, geometry, target)}
+    words, prefix = geometry_of_words(geometry, choice.dtype), PREFIXES[choice.dtype]
+    arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
-        if choice.dtype == "int8":
-            return {f"{BYTES}few_positions_r{lanes}": partial(_few_positions_of_bytes, geometry, lanes, target)}
-        return {f"few_positions_r{lanes}": partial(_few_positions, geometry, lanes)}
+        return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
-    if choice.dtype == "int8":
-        words = geometry_of_words(geometry)
-        return {
-            f"{BYTES}r{shared}{variant}": partial(_bytes, words, shared, variant, target)
-            for variant in variants(words, shared, target)
-        }
     found: dict[str, Callable[[Epilogue], _Made]] = {
-        f"shared_index_r{shared}{variant}": partial(_shared_index, geometry, shared, variant, target)
-        for variant in variants(geometry, shared, target)
+        f"{prefix or 'shared_index_'}r{shared}{variant}": partial(
+            _shared_index, words, shared, variant, target, arithmetic
+        )
+        for variant in variants(words, shared, target)
     }
+    if choice.dtype != "float32":
+        return found
     schemes = winograd.schemes(geometry, target) if choice.is_dense else ()
     made = {scheme: partial(_winograd, geometry, scheme, target) for scheme in schemes}
     paying = {str(scheme): make for scheme, make in made.items() if winograd.pays(geometry, scheme, target)}
@@ -141,17 +147,10 @@ def _depthwise(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
     return function, lambda weight: (weight.reshape(geometry.rows, -1),)
 
 
-def _few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue) -> _Made:
+def _few_positions(geometry: Geometry, lanes: int, arithmetic: Arithmetic, epilogue: Epilogue) -> _Made:
     columns = np.arange(geometry.columns).astype(offset_type(geometry.columns))
-    pack = partial(_pack_floats, geometry, lanes, 1, geometry.columns, columns)
-    return few_positions(geometry, lanes, epilogue), pack
-
-
-def _few_positions_of_bytes(geometry: Geometry, lanes: int, target: Target, epilogue: Epilogue) -> _Made:
-    words = geometry_of_words(geometry)
-    columns = np.arange(words.columns).astype(offset_type(words.columns))
-    pack = partial(_pack_bytes, words, lanes, 1, words.columns, columns)
-    return few_positions(words, lanes, epilogue, bytes_on(target.isa)), pack
+    pack = partial(_pack, geometry, arithmetic, lanes, 1, geometry.columns, columns)
+    return few_positions(geometry, lanes, epilogue, arithmetic), pack
 
 
 def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
@@ -162,43 +161,43 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilo
     )
 
 
-def _shared_index(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
+def _shared_index(
+    geometry: Geometry, shared: int, variant: Variant, target: Target, arithmetic: Arithmetic, epilogue: Epilogue
+) -> _Made:
     tiling = tiling_of(geometry, shared, variant, target)
     block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
     kernel = shared_index_tokens if geometry.tokens else shared_index
-    pack = partial(_pack_floats, geometry, shared, tiling.chunks, block, offsets)
-    return kernel(geometry, shared, tiling, epilogue), pack
+    pack = partial(_pack, geometry, arithmetic, shared, tiling.chunks, block, offsets)
+    return kernel(geometry, shared, tiling, epilogue, arithmetic), pack
 
 
-def _bytes(geometry: Geometry, shared: int, variant: Variant, target: Target, epilogue: Epilogue) -> _Made:
-    tiling = tiling_of(geometry, shared, variant, target)
-    block, offsets = tiling.panel.channels * geometry.kernel_h * geometry.kernel_w, tiling.panel.offsets(geometry)
-
-    kernel = shared_index_tokens if geometry.tokens else shared_index
-    pack = partial(_pack_bytes, geometry, shared, tiling.chunks, block, offsets)
-    return kernel(geometry, shared, tiling, epilogue, bytes_on(target.isa)), pack
-
-
-def _pack_floats(
-    geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray, weight: np.ndarray
+def _pack(
+    geometry: Geometry,
+    arithmetic: Arithmetic,
+    shared: int,
+    chunks: int,
+    block: int,
+    offsets: np.ndarray,
+    weight: np.ndarray,
+    scale: Scale | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The lists of a weight."""
-    return pack_rows(weight.astype(np.float32, copy=False), geometry, shared, chunks, block, offsets).arrays()
-
-
-def _pack_bytes(
-    geometry: Geometry, shared: int, chunks: int, block: int, offsets: np.ndarray, weight: np.ndarray, scale: Scale
-) -> tuple[np.ndarray, ...]:
-    """The lists of a weight, the word that stands for zeros, and what is added to sums and multiplied with them.
+    """The lists of a weight; of bytes also the word that stands for zeros, and what sums are moved and multiplied by.
 
     Args:
-        geometry: of words.
-        scale: of what is read.
+        geometry: of words, where weights are.
+        scale: of what is read, if that is bytes.
     """
+    if scale is None:
+        floats = weight.astype(np.float32, copy=False)
+        packed = words_of(bfloat16_bits(floats)) if arithmetic.rounds else floats
+        return pack_rows(packed, geometry, shared, chunks, block, offsets).arrays()
     signed, scales = weight_bytes(weight)
-    lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets).arrays()
+    lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets)
+    if arithmetic.parts > 1:
+        lists = replace(lists, values=halves_of(lists.values))
     blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
-    return *lists, blank, offsets_of(signed, scale.zero), scales * np.float32(scale.scale)
+    moved_by = offsets_of(signed, scale.zero - arithmetic.less)
+    return *lists.arrays(), blank, moved_by, scales * np.float32(scale.scale)
 
 
 def shared_rows(pattern: Pattern) -> int:

@@ -39,13 +39,13 @@ def shared_index(
 
     Arguments: input, bounds, starts, offsets, values, rows (as `Packed` has them), bias, then the residual unless
     there is none or it is in place, then the output. Of bytes, before the bias: the word that stands for zeros, what is
-    added to the sums of each row, and what they are multiplied by. The geometry's channels are then words.
+    added to the sums of each row, and what they are multiplied by. Of words, they are what the geometry's channels are.
     """
     g, lanes, panels, finish = geometry, tiling.lanes, tiling.panel, finish_of(epilogue)
     channels, row_count, positions = g.channels, g.rows, g.positions
     chunks = tiling.chunks
     blocks = -(-channels // panels.channels)
-    source, dtype, zero = patches_of(g, lanes, arithmetic), arithmetic.dtype, arithmetic.zero
+    source, dtype, summed, zero = patches_of(g, lanes, arithmetic), arithmetic.dtype, arithmetic.summed, arithmetic.zero
 
     def tile_of(tile: Tile) -> Any:
         """A tile of this width, from its panel to its outputs."""
@@ -89,7 +89,7 @@ def shared_index(
         @T.inline
         def run(planes, lists, ends, image, left, chunk):
             panel = T.alloc_buffer((panels.channels * panels.lines * panels.pitch + lanes,), dtype)
-            sums = T.alloc_buffer((sums_size,), dtype)
+            sums = T.alloc_buffer((sums_size,), summed)
             first: T.let = image * row_count * positions + left
             # A loop that starts elsewhere than at 0 loses its start in nested loops (TVM 0.27).
             head: T.let = lists.bounds[chunk]

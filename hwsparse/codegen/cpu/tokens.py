@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
-from hwsparse.codegen.cpu.copying import load_transposed
+from hwsparse.codegen.cpu.copying import join_neighbours, load_transposed
 from hwsparse.codegen.cpu.entry import Ends, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, Tile, Tiling
@@ -28,7 +28,7 @@ def shared_index_tokens(
     positions, column_count, row_count = geometry.positions, geometry.channels, geometry.rows
     column_block, pitch, uneven = tiling.panel.channels, tiling.panel.pitch, int(tiling.tile != tiling.last)
     blocks = -(-column_count // column_block)
-    dtype, zero, out_type = arithmetic.dtype, arithmetic.zero, epilogue.stored
+    dtype, summed, zero, out_type = arithmetic.dtype, arithmetic.summed, arithmetic.zero, epilogue.stored
     added_type = epilogue.added if epilogue.residual else out_type
 
     def tile_of(tile: Tile) -> Any:
@@ -83,9 +83,9 @@ def shared_index_tokens(
         @T.inline
         def run(x, lists, ends, left):
             panel = T.alloc_buffer((column_block * pitch,), dtype)
-            sums = T.alloc_buffer((sums_size,), dtype)
+            sums = T.alloc_buffer((sums_size,), summed)
             # One line more than there are rows: slots without a row are collected there.
-            lines = T.alloc_buffer(((row_count + 1) * size,), dtype)
+            lines = T.alloc_buffer(((row_count + 1) * size,), summed)
             groups: T.let = lists.bounds[1]
             if blocks > 1:
                 for i in range(groups * group_sums):
@@ -125,10 +125,24 @@ def shared_index_tokens(
                 whole_tile(x, lists, ends, place * tile_w)
 
     @T.inline
-    def run(x, lists, ends):
-        x_flat = T.decl_buffer((positions * column_count,), dtype, data=x.data)
+    def flat(words, lists, ends):
         out_flat = T.decl_buffer((positions * row_count,), out_type, data=ends.out.data)
         added_flat = T.decl_buffer((positions * row_count,), added_type, data=ends.added.data)
-        tiles(x_flat, lists, ends._replace(added=added_flat, out=out_flat))
+        tiles(words, lists, ends._replace(added=added_flat, out=out_flat))
+
+    rounded, inputs = int(arithmetic.rounds), arithmetic.inputs_of_word
+    join = join_neighbours(column_count, lanes, arithmetic)
+
+    @T.inline
+    def run(x, lists, ends):
+        if rounded > 0:
+            x_flat = T.decl_buffer((positions * column_count * inputs,), "float32", data=x.data)
+            words = T.alloc_buffer((positions * column_count,), dtype)
+            for p in T.parallel(positions):
+                join(words, p * column_count, x_flat)
+            flat(words, lists, ends)
+        else:
+            x_flat = T.decl_buffer((positions * column_count,), dtype, data=x.data)
+            flat(x_flat, lists, ends)
 
     return entry(geometry, shared, tiling.chunks, tiling.panel.offset_type, epilogue, run, arithmetic)

@@ -1,4 +1,4 @@
-"""Weights as words of four signed bytes each, as the kernels that read bytes want them.
+"""Weights as words of four signed bytes each, or of two bfloat16, as the kernels that read such words want them.
 
 Knows nothing of TVM; arrays in, arrays out.
 """
@@ -16,21 +16,35 @@ from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT
 WORD = 4  # bytes
 # Of so many inputs the sums of a row fit int32 whatever weights, values and zero are: see `offsets_of`.
 MOST_INPUTS = np.iinfo(np.int32).max // (2 * MOST_WEIGHT * MOST_VALUE)
+# Inputs that make a word, by the type of weights.
+INPUTS_OF_WORD = {"float32": 1, "bfloat16": 2, "int8": 4}
 
 
-def geometry_of_words(geometry: Geometry) -> Geometry:
+def geometry_of_words(geometry: Geometry, dtype: str) -> Geometry:
     """The geometry whose channels are words of a layer's."""
-    return replace(geometry, channels=geometry.groups * -(-geometry.channels // geometry.groups // WORD))
+    each = INPUTS_OF_WORD[dtype]
+    return replace(geometry, channels=geometry.groups * -(-geometry.channels // geometry.groups // each))
 
 
 def words_of(weight: np.ndarray) -> np.ndarray:
-    """Signed bytes (rows, inputs, *kernel) as words of four inputs each: (rows, inputs / 4, *kernel) int32.
+    """Numbers (rows, inputs, *kernel) of 1 or 2 bytes as words of n = 4 or 2 inputs: (rows, inputs / n, *kernel) int32.
 
-    Where inputs are no multiple of four, those that are not there weigh nothing.
+    Where inputs are no multiple of that, those that are not there weigh nothing.
     """
-    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % WORD), *[(0, 0)] * (weight.ndim - 2)])
-    split = padded.reshape(len(weight), -1, WORD, *weight.shape[2:])
+    each = WORD // weight.itemsize
+    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % each), *[(0, 0)] * (weight.ndim - 2)])
+    split = padded.reshape(len(weight), -1, each, *weight.shape[2:])
     return np.asarray(np.ascontiguousarray(np.moveaxis(split, 2, -1)).view(np.int32)[..., 0])
+
+
+def halves_of(words: np.ndarray) -> np.ndarray:
+    """Words (entries, rows) as two each, of two numbers of 16 bits: (entries, 2 * rows) int32.
+
+    First those of the even bytes of each row's word, then those of its odd ones.
+    """
+    split = words.view(np.int8).reshape(*words.shape, WORD).astype(np.int16)
+    halves = np.concatenate([split[..., 0::2], split[..., 1::2]], axis=1)
+    return np.asarray(halves.view(np.int32)[..., 0])
 
 
 def offsets_of(weight: np.ndarray, zero: int) -> np.ndarray:

@@ -9,19 +9,20 @@ import math
 import re
 
 from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
-from hwsparse.codegen.cpu.words import WORD, geometry_of_words
+from hwsparse.codegen.cpu.words import INPUTS_OF_WORD, geometry_of_words
 from hwsparse.errors import CompileError
 from hwsparse.pattern import Block, Channel
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from hwsparse.work import Work
 
-SHARED_INDEX = re.compile(r"(shared_index|bytes)_r(\d+)v(\d+)k(\d+)(w?)")
+SHARED_INDEX = re.compile(r"(shared_index|pairs|bytes)_r(\d+)v(\d+)k(\d+)(w?)")
 WINOGRAD = re.compile(r"winograd_f(\d+)x(\d+)")
 OFFSET_BYTES = 2
-FEW_POSITIONS = re.compile(r"(bytes_)?few_positions_r(\d+)")
+FEW_POSITIONS = re.compile(r"(pairs_|bytes_)?few_positions_r(\d+)")
 
 
 def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
@@ -30,9 +31,8 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
     Raises:
         CompileError: no kernel is called so.
     """
-    geometry, size = Geometry.of(layer), FLOAT_BYTES
-    if choice.dtype == "int8":
-        geometry, size = geometry_of_words(geometry), 1
+    geometry, size = geometry_of_words(Geometry.of(layer), choice.dtype), 1 if choice.dtype == "int8" else FLOAT_BYTES
+    of_words = {"float32": "", "bfloat16": " of pairs", "int8": " of bytes"}[choice.dtype]
     kept_rows, kept_columns = _kept(geometry, choice)
     # Of a layer without weights kept, as of one with a thousandth of them.
     fewer = (-math.log2(max(share, 1e-3)) for share in (kept_columns, kept_rows))
@@ -60,7 +60,7 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         rows, variant = int(found[2]), Variant(int(found[3]), int(found[4]), found[5] == "w")
         more, told, stored = _shared_index(geometry, choice, target, rows, variant)
         family = "tokens" if geometry.tokens else f"rows {min(rows, 2)}"
-        return Work(f"{family} of bytes" if size == 1 else family, parts | more, traits | told, place, stored)
+        return Work(family + of_words, parts | more, traits | told, place, stored)
     if found := WINOGRAD.fullmatch(kernel):
         scheme = winograd.Scheme(int(found[1]), int(found[2]), geometry.stride_h)
         more = _winograd(geometry, scheme)
@@ -68,9 +68,8 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         stored = more["bytes of lists"] * (1 + OFFSET_BYTES / (FLOAT_BYTES * DENSE_ROWS))
         return Work("winograd", parts | more, traits, place, stored)
     if found := FEW_POSITIONS.fullmatch(kernel):
-        more = _few_positions(geometry, choice, int(found[2]))
-        family = "few positions of bytes" if size == 1 else "few positions"
-        return Work(family, parts | more, traits, place, more["bytes of lists"])
+        more = _few_positions(geometry, choice, target, int(found[2]))
+        return Work("few positions" + of_words, parts | more, traits, place, more["bytes of lists"])
     if kernel != "depthwise":
         raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
@@ -91,7 +90,7 @@ def _shared_index(
     entries = groups * geometry.columns / geometry.groups * kept_rows * kept_columns
     blocks = -(-geometry.channels // tiling.panel.channels)
     vectors = geometry.batch * _vectors(tiling)
-    stored = entries * (FLOAT_BYTES * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
+    stored = entries * (_packed_bytes(choice, target) * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
     panel = FLOAT_BYTES * tiling.panel.channels * tiling.panel.lines * tiling.panel.pitch
     parts = {
         "multiply-adds": share * entries * shared * vectors,
@@ -116,11 +115,11 @@ def _shared_index(
 
 
 def _kept(geometry: Geometry, choice: Choice) -> tuple[float, float]:
-    """Shares of a layer's rows that keep weights, and of the columns, or words of four of them, that those keep."""
+    """Shares of a layer's rows that keep weights, and of the columns, or words of them, that those keep."""
     if isinstance(choice.pattern, Channel):
         return choice.pattern.kept(geometry.rows, choice.ratio) / geometry.rows, 1.0
     together = choice.pattern.cols if isinstance(choice.pattern, Block) else 1
-    apart = max(1, WORD // together) if choice.dtype == "int8" else 1
+    apart = max(1, INPUTS_OF_WORD[choice.dtype] // together)
     return 1.0, 1 - choice.ratio**apart
 
 
@@ -135,7 +134,7 @@ def _winograd(geometry: Geometry, scheme: winograd.Scheme) -> dict[str, float]:
     }
 
 
-def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, float]:
+def _few_positions(geometry: Geometry, choice: Choice, target: Target, lanes: int) -> dict[str, float]:
     whole, rest = divmod(geometry.rows, lanes)
     sizes = {lanes: whole, rest: 1} if rest else {lanes: whole}
     groups = sum(sizes.values())
@@ -148,8 +147,13 @@ def _few_positions(geometry: Geometry, choice: Choice, lanes: int) -> dict[str, 
     return {
         "multiply-adds": entries * geometry.positions,
         "visits": groups,
-        "bytes of lists": FLOAT_BYTES * entries * lanes,
+        "bytes of lists": _packed_bytes(choice, target) * entries * lanes,
     }
+
+
+def _packed_bytes(choice: Choice, target: Target) -> int:
+    """Of a weight in a list, or of a word of them."""
+    return FLOAT_BYTES * arithmetic_on(choice.dtype, target.isa, target.vector_bits).parts
 
 
 def _busiest(tiles: int, threads: int) -> float:
