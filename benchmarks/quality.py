@@ -11,8 +11,8 @@ last line are of the same choice for all. What FLOPs and parameters are left sta
 network's. With `--robustness`, what is lost on the same held-out samples under corruption stands beside: the mean over
 noise, blur and less contrast, or typos.
 
-With `--dtypes int8`, or bfloat16, all layers that can be are of that type, and those of them pruned that a choice is for;
-none of them in one more row, rounded to the nearest, or corrected.
+With `--dtypes int8`, or bfloat16, all layers that can be are of that type, and those of them pruned that a choice is
+for; none of them in one more row, rounded to the nearest, or corrected.
 
 Whole channels and heads are removed from all layers that share them: `--kept` says how many stay (`removal`).
 """

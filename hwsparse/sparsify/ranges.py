@@ -19,7 +19,7 @@ from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.quantise import Scale, range_name, split_weights
-from hwsparse.sparsify.apply import adds_of_pictures
+from hwsparse.sparsify.apply import adds_of_pictures, in_types
 
 # Of a tensor's values, at each end, so many are rounded to the last byte.
 BEYOND = 1e-5
