@@ -5,7 +5,7 @@ Where several kernels serve a layer, all are timed and the fastest counts.
 Speed is effective: 2 flops for each multiply-add of the dense layer, whether a zero spares it or not. The share of the
 limit counts those alone that zeros do not spare. The limit is measured in the same run: one multiply-add for every
 vector loaded from L1; kernels that share what they load may pass it, as far as the peak of multiply-adds from
-registers. Means over layers are geometric.
+registers. Means over layers are geometric. With `--dtype` layers that are as sparse are timed in another type as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from benchmarks.networks import NETWORKS, distinct_layers, sparse_choice
 from hwsparse.codegen import KERNEL_VERSION, build_layer, kernels_for, refusal
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.latency import LocalRunner, Measurement, Outcome, RunSettings, Toolchain
+from hwsparse.pipeline import DTYPES
 from hwsparse.plan import Choice, Layer
 from hwsparse.sparsify import applicable
 from hwsparse.target import Target, load_target
@@ -44,6 +45,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=sorted(NETWORKS), default=sorted(NETWORKS))
     parser.add_argument("--pattern", help="of the sparse layers: unstructured, block4x1, ...; without it dense only")
     parser.add_argument("--sparsity", type=float, help="their share of zeros, between 0 and 1")
+    parser.add_argument("--dtype", choices=DTYPES, default=DENSE.dtype, help="of the sparse layers, beside float32")
+    parser.add_argument("--target", default="x86-local", help="that this machine runs: x86-local, x86-avx2, ...")
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
@@ -51,14 +54,18 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if (arguments.pattern is None) != (arguments.sparsity is None):
         raise InputError("--pattern and --sparsity go together")
-    target = load_target("x86-local")
+    target = load_target(arguments.target)
     if arguments.threads:
         target = target.with_threads(arguments.threads)
     target.require_timing()
     choices = [DENSE]
     if arguments.pattern is not None:
         choices.append(sparse_choice(arguments.pattern, arguments.sparsity))
+        if arguments.dtype != DENSE.dtype:
+            choices.append(replace(choices[-1], dtype=arguments.dtype))
         target.require(choices[-1])
+    elif arguments.dtype != DENSE.dtype:
+        raise InputError("--dtype is of the sparse layers: give --pattern and --sparsity")
     layers = distinct_layers([NETWORKS[name].build(1) for name in arguments.models])
     wanted = [
         _Wanted(layer, choice, kernels_for(layer, choice, target))
@@ -77,11 +84,13 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     fastest = {each: max(each.keys, key=lambda key: speeds[key]) for each in wanted}
     console.print(_table(fastest, taken, speeds, f"{target.name}, threads: {target.threads}"))
     figures = {"limit_gflops": speeds[LIMIT] / 1e9, "peak_gflops": speeds[PEAK] / 1e9}
-    for prefix, choice in zip(("", "sparse_"), choices, strict=False):
+    for prefix, choice in zip(("", "sparse_", "typed_"), choices, strict=False):
         reached = [speeds[key] for each, key in fastest.items() if each.choice == choice]
         mean = statistics.geometric_mean(reached) if reached else math.nan
         share = mean * (1 - choice.ratio) / speeds[LIMIT]
         figures |= {f"{prefix}gflops_mean": mean / 1e9, f"{prefix}share_of_limit_mean": share}
+    if len(choices) == 3:
+        figures["typed_over_sparse"] = _gained(choices[2], choices[1], fastest, speeds)
     return figures, {key: {"flops": flops[key], "samples_s": taken[key].samples_s} for key in speeds}
 
 
@@ -96,6 +105,17 @@ class _Wanted:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(f"{self.layer.signature} {self.choice} {kernel}" for kernel in self.kernels)
+
+
+def _gained(better: Choice, plain: Choice, fastest: Mapping[_Wanted, str], speeds: Mapping[str, float]) -> float:
+    """How many times as fast layers are under a choice as under another, in the mean of those that can be both."""
+    reached = {(each.layer.signature, each.choice): speeds[key] for each, key in fastest.items()}
+    ratios = [
+        speed / reached[signature, plain]
+        for (signature, choice), speed in reached.items()
+        if choice == better and (signature, plain) in reached
+    ]
+    return statistics.geometric_mean(ratios) if ratios else math.nan
 
 
 def _can_be(layer: Layer, choice: Choice) -> bool:

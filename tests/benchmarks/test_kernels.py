@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import geometric_mean, median
 
 import pytest
 
@@ -57,6 +58,27 @@ def test_every_layer_is_measured_dense_and_sparse(
     assert len(sparse) == len(layers) - 1  # not the depthwise one
 
 
+@pytest.mark.parametrize("target", ["x86-local", "x86-avx2"])
+def test_layers_of_another_type_are_timed_beside_those_of_floats(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    asked = ("--pattern", "block4x4", "--sparsity", "0.5", "--dtype", "int8", "--target", target)
+    assert command(*asked) == 0
+    figures = dict(pair.split("=") for pair in capsys.readouterr().out.splitlines()[-1].split())
+    details = json.loads((tmp_path / "f.json").read_text())["details"]
+    gflops = {}
+    for key, body in details.items():
+        layer, _, kernel = key.partition(" block4x4@0.5")
+        if kernel:
+            gflops.setdefault((layer, "/int8" in kernel), []).append(body["flops"] / median(body["samples_s"]))
+    layers = {layer for layer, in_bytes in gflops if in_bytes}
+    ratios = [max(gflops[layer, True]) / max(gflops[layer, False]) for layer in layers]
+    assert len(layers) > 1
+    assert float(figures["typed_over_sparse"]) == pytest.approx(geometric_mean(ratios), rel=1e-3)
+
+
 def test_half_a_choice_is_refused(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--pattern", "block4x1") == 1
     assert "--pattern and --sparsity go together" in capsys.readouterr().err
+    assert command("--dtype", "int8") == 1
+    assert "--dtype is of the sparse layers" in capsys.readouterr().err
