@@ -39,6 +39,7 @@ from hwsparse.data import Dataset
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
 from hwsparse.pattern import Unstructured
+from hwsparse.pipeline import exploration
 from hwsparse.pipeline.bench import Bench, open_bench
 from hwsparse.pipeline.compilation import Workspace, layer_database
 from hwsparse.pipeline.judges import Judges, appoint_judges
@@ -166,6 +167,7 @@ class _Task:
     judges: Judges
     more: Evaluator  # who judges what is built
     space: SearchSpace
+    ours: SearchSpace  # with the uniform plans that `optimize` tries
     whole: SearchSpace  # with what another choice beats, too
     database: LayerDatabase
     costs: CostModel
@@ -199,8 +201,9 @@ class _Task:
             place = Place(self.state / f"{self.name}-{method}-{seed}.sqlite")
             with opened_study(place, self.name, identity) as study:
                 evaluate = evaluated_here(lambda plan, at_least: self.quality(plan))
+                space = self.ours if method == OURS else self.space
                 candidates = run_search(
-                    study, self.space, evaluate, partial(self.costs.compose, self.model), settings,
+                    study, space, evaluate, partial(self.costs.compose, self.model), settings,
                     on_trial=lambda trial: self.progress.update(bar, completed=trial.done),
                 )  # fmt: skip
             return [Tried(each.trial or 0, each.plan, each.latency_s, each.quality) for each in candidates]
@@ -302,11 +305,12 @@ def _prepared(name: str, target: Target, arguments: argparse.Namespace, stack: E
 
     offers, costs = survey(model, database, target, choices_of(target, PATTERNS, RATIOS), None, bench, on_stage)
     choices = choices_of(target, PATTERNS, RATIOS)
-    space, whole = build_space(model.digest, offers), build_space(model.digest, offers, uniform=choices)
+    shipped = [choice for choice in choices if str(choice) in exploration.UNIFORM]
+    space, ours, whole = (build_space(model.digest, offers, uniform=each) for each in ((), shipped, choices))
     kept = arguments.state / f"{name}.jsonl"
     known = dict(json.loads(line) for line in kept.read_text().splitlines()) if kept.exists() else {}
     return _Task(
-        name, model, judges, judge, space, whole, database, costs, bench, arguments.state, arguments.trials, progress,
+        name, model, judges, judge, space, ours, whole, database, costs, bench, arguments.state, arguments.trials, progress,
         known,
     )  # fmt: skip
 
