@@ -97,7 +97,8 @@ class Histogram:
     """
 
     def __init__(self) -> None:
-        self.counts, self.outermost, self._exponent = np.zeros(2 * BINS, np.int64), MinMax(), -2000
+        self.counts, self.outermost = np.zeros(2 * BINS, np.int64), MinMax()
+        self._exponent = -2000  # narrower than for any values
 
     @property
     def width(self) -> float:
