@@ -310,8 +310,8 @@ def _prepared(name: str, target: Target, arguments: argparse.Namespace, stack: E
     kept = arguments.state / f"{name}.jsonl"
     known = dict(json.loads(line) for line in kept.read_text().splitlines()) if kept.exists() else {}
     return _Task(
-        name, model, judges, judge, space, ours, whole, database, costs, bench, arguments.state, arguments.trials, progress,
-        known,
+        name, model, judges, judge, space, ours, whole, database, costs, bench, arguments.state, arguments.trials,
+        progress, known,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def optimize(
         "nsga3, gp or random.",
     ),
     dtype: list[str] = options.DTYPE,
+    ranges: str = options.RANGES,
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     within: float | None = options.WITHIN,
     threads: int | None = options.THREADS,
@@ -83,6 +84,7 @@ def optimize(
         bounds=options.bounds(max_latency_ms, min_quality, max_file_mb, max_memory_mb),
         patterns=tuple(pattern),
         dtypes=tuple(dict.fromkeys(dtype)),
+        ranges=ranges,
         within=within,
     )
     if study is None and study_name is not None:

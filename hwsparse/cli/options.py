@@ -12,6 +12,7 @@ from hwsparse.errors import InputError, PlanError
 from hwsparse.metric import METRICS
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cache_directory
+from hwsparse.range_methods import DEFAULT_METHOD, METHODS
 from hwsparse.search.bounds import Bounds
 from hwsparse.target import Target, load_target
 
@@ -36,6 +37,11 @@ DTYPE: Any = typer.Option(
     ["float32"],
     help="Types of weights, and of what layers read, to choose from: float32, bfloat16, int8; may be repeated. With "
     "others than float32, layers are rounded as they are pruned.",
+)
+RANGES: Any = typer.Option(
+    DEFAULT_METHOD,
+    help="How the range of what int8 layers read is found on samples, where the model does not state it: "
+    f"{', '.join(METHODS)}.",
 )
 MAX_LATENCY_MS: Any = typer.Option(None, help="The winner may take no longer.")
 MIN_QUALITY: Any = typer.Option(

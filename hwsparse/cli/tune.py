@@ -66,6 +66,7 @@ def tune(
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
     robustness: bool = options.ROBUSTNESS,
+    ranges: str = options.RANGES,
     records: Path = options.RECORDS,
 ) -> None:
     """Prunes a torch network, trains what is left with the dense network as teacher, and compiles it.
@@ -97,7 +98,7 @@ def tune(
         outcome = recover(
             module, model, wanted, judged, runs_on, settings, Workspace(out, records),
             training=trained_on, device=device, rivals=rivals, on_progress=progress,
-            on_epoch=partial(_tell, console, judged.metric), corrupted=corrupted,
+            on_epoch=partial(_tell, console, judged.metric), corrupted=corrupted, ranges=ranges,
         )  # fmt: skip
     present(outcome, judged.name, out, console)
     show_artifact(outcome.finalists[0].artifact, console)

@@ -19,6 +19,7 @@ from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
 from hwsparse.latency.load import load_note
 from hwsparse.plan import Plan
+from hwsparse.range_methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hwsparse.data import Dataset
@@ -67,6 +68,7 @@ def compile_(
     limit: int | None = options.LIMIT,
     metric: str | None = options.METRIC,
     robustness: bool = options.ROBUSTNESS,
+    ranges: str = options.RANGES,
     records: Path = options.RECORDS,
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
@@ -74,9 +76,11 @@ def compile_(
     from hwsparse.pipeline import Workspace, compile_plan, robustness_notes, uniform_plan
 
     asked = options.asked(choice, plan)
-    if data is None and (robustness or any(option is not None for option in (tokenizer, image, limit, metric))):
+    of_data = (tokenizer, image, limit, metric)
+    if data is None and (robustness or ranges != DEFAULT_METHOD or any(option is not None for option in of_data)):
         raise InputError(
-            "--tokenizer, --image, --limit, --metric and --robustness are about --data: give that too, or none of them"
+            "--tokenizer, --image, --limit, --metric, --robustness and --ranges are about --data: give that too, or "
+            "none of them"
         )
     device = options.timed_device(target, threads)
     network = import_onnx(model, shapes=options.shapes(shape))
@@ -88,8 +92,9 @@ def compile_(
     console = Console()
     with StageProgress(console) as progress:
         outcome = compile_plan(
-            network, wanted, device, Workspace(out, records), dataset, seed, progress, corrupted=corrupted
-        )
+            network, wanted, device, Workspace(out, records), dataset, seed, progress,
+            corrupted=corrupted, ranges=ranges,
+        )  # fmt: skip
     show_artifact(outcome.finalists[0].artifact, console)
     for note in robustness_notes(outcome):
         console.print(escape(note))

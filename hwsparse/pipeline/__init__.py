@@ -61,6 +61,7 @@ from hwsparse.pipeline.thrift import measure_plans
 from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Choice
+from hwsparse.range_methods import DEFAULT_METHOD, range_method
 from hwsparse.search import Candidate
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.database import StudyIdentity, opened_study
@@ -104,6 +105,7 @@ class Goal:
     patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
     ratios: tuple[float, ...] = RATIOS
     dtypes: tuple[str, ...] = ("float32",)  # of weights, and of what layers read
+    ranges: str = DEFAULT_METHOD  # the method that tells between what lies what int8 layers read
     within: float | None = None  # how surely layers' times may be predicted, relative, instead of being measured
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class Goal:
             raise InputError("ratios of zeros lie between 0 and 1")
         if self.within is not None and not 0 < self.within <= 1:
             raise InputError(f"within: a share above 0, as 0.1 for 10 %, not {self.within:g}")
+        range_method(self.ranges)
         for text in self.patterns:
             parse_pattern(text)
         if not self.dtypes or not set(self.dtypes) <= set(DTYPES):
@@ -167,7 +170,7 @@ def optimize(
         )
     choices = choices_of(target, goal.patterns, goal.ratios, goal.dtypes)
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
-    identity = _identity(model, judges, target, choices)
+    identity = _identity(model, judges, target, choices, goal.ranges)
     known: tuple[Candidate, ...] = ()
 
     def on_stage(stage: str, done: int, total: int) -> None:
@@ -179,7 +182,7 @@ def optimize(
         workers = workers or stack.enter_context(open_workers())
         bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
-        database = layer_database(workspace, model, judges, target, goal.seed, workers)
+        database = layer_database(workspace, model, judges, target, goal.seed, workers, goal.ranges)
         settled = None if (beginning := study.beginning) is None else beginning.choices
         found = explore(model, database, choices, settled, bench, judges.sample, scratch, goal.within, on_stage)
         told = Forecast(model, target, found.costs, found.footprints)
@@ -222,9 +225,12 @@ def optimize(
     )  # fmt: skip
 
 
-def _identity(model: Model, judges: Judges, target: Target, choices: Iterable[Choice]) -> StudyIdentity:
-    """What a study must have in common with a job to go on with it."""
+def _identity(
+    model: Model, judges: Judges, target: Target, choices: Iterable[Choice], ranges: str
+) -> StudyIdentity:  # fmt: skip
+    """What a study must have in common with a job to go on with it; ranges, where layers may be int8."""
     texts = tuple(sorted(map(str, choices)))
+    pruner = f"{PRUNER}, {ranges} ranges" if any(choice.dtype == "int8" for choice in choices) else PRUNER
     return StudyIdentity(
-        model.digest, judges.choosing.dataset.digest, target.name, target.threads, PRUNER, texts
+        model.digest, judges.choosing.dataset.digest, target.name, target.threads, pruner, texts
     )  # fmt: skip

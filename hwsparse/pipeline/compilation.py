@@ -25,6 +25,7 @@ from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalist
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
+from hwsparse.range_methods import DEFAULT_METHOD
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan
@@ -115,14 +116,17 @@ def compile_plan(
     on_progress: OnProgress = lambda stage, done, total, known: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
+    ranges: str = DEFAULT_METHOD,
 ) -> Outcome:
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
     With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
     are pruned by magnitude alone, and int8 layers go by the ranges that a quantised model states. `corrupted` are the
-    data under one corruption each, as `optimize` takes them.
+    data under one corruption each, as `optimize` takes them; `ranges` is the method that tells, on data, between what
+    lies what int8 layers read.
 
     Raises:
+        InputError: there is no such method.
         UnsupportedError: the target cannot be timed from here, or does not support a choice of the plan.
         PlanError: the plan does not belong to the model, or has int8 layers that read what the model states no range
             of, and there are no data.
@@ -147,7 +151,7 @@ def compile_plan(
         inputs = judges.sample
     with workspace.taken(), open_workers() as workers:
         if judges is not None:
-            database = layer_database(workspace, model, judges, target, seed, workers)
+            database = layer_database(workspace, model, judges, target, seed, workers, ranges)
             database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
             weights = CorrectedWeights(database, model, judges, target.cores, seed)
         with measured(model, plan, target, workspace, on_progress, clock, workers) as (bench, costs):
@@ -216,20 +220,29 @@ def built_alone(
 
 
 def layer_database(
-    workspace: Workspace, model: Model, judges: Judges, target: Target, seed: int, workers: Workers | None = None
+    workspace: Workspace,
+    model: Model,
+    judges: Judges,
+    target: Target,
+    seed: int,
+    workers: Workers | None = None,
+    ranges: str = DEFAULT_METHOD,
 ) -> LayerDatabase:
     """The workspace's pruned layers, fitted to the judges' fitting data.
 
     Args:
         workers: prune them; by default this process does.
+        ranges: the method that tells what tensors lie between.
 
     Raises:
+        InputError: there is no such method.
         StorageError: it cannot be made.
         DataError: the data do not fit the model.
     """
     return LayerDatabase(
-        workspace.pruned, model, judges.fitting, pruner=PRUNER, seed=seed, threads=target.cores, workers=workers
-    )
+        workspace.pruned, model, judges.fitting,
+        pruner=PRUNER, seed=seed, threads=target.cores, workers=workers, ranges=ranges,
+    )  # fmt: skip
 
 
 def uniform_plan(model: Model, choice: Choice) -> Plan:

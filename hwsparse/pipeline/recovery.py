@@ -44,6 +44,7 @@ from hwsparse.pipeline.outcome import Limits, Outcome
 from hwsparse.pipeline.school import School, imported
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
+from hwsparse.range_methods import DEFAULT_METHOD
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
@@ -71,6 +72,7 @@ def recover(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
+    ranges: str = DEFAULT_METHOD,
 ) -> Outcome:
     """Prunes a module as a plan says, trains what is left, and packages it for the target.
 
@@ -88,8 +90,10 @@ def recover(
             settings, each taking as long as the plan.
         corrupted: `dataset` under one corruption each: on what is held out of it, what was built is judged too. Nothing
             is trained on it, or chosen by it.
+        ranges: the method that tells between what lies what int8 layers read.
 
     Raises:
+        InputError: there is no such method.
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
             of it faster: there is nothing to train for; or a layer is of a type that is not trained.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
@@ -116,7 +120,7 @@ def recover(
     with ExitStack() as stack:
         stack.enter_context(workspace.taken())
         workers = stack.enter_context(open_workers())
-        database = layer_database(workspace, model, judges, target, settings.seed, workers)
+        database = layer_database(workspace, model, judges, target, settings.seed, workers, ranges)
         bench, costs = stack.enter_context(measured(model, plan, target, workspace, on_progress, clock, workers))
         paying = _paying(model, plan, target, costs)
         database.build({name: [choice] for name, choice in paying.choices}, on_stage)

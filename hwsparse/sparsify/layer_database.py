@@ -7,7 +7,8 @@ A basis is all that decides what a layer becomes: model, calibration data, prune
 so that nothing made for one model is given out for another. A file is complete before its row is written; one that is
 not what its name says is removed, row and all, and made again by the next build.
 
-Weights of int8 layers are rounded to what bytes stand for; what their inputs lie between is kept as well.
+Weights of int8 layers are rounded to what bytes stand for; what their inputs lie between is kept as well, by the
+method that found it.
 
 Knows neither devices nor searches.
 """
@@ -41,6 +42,7 @@ from hwsparse.execution import Here, Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.quantise import rounded
+from hwsparse.range_methods import DEFAULT_METHOD, range_method
 from hwsparse.sparsify.apply import apply_plan, pairs_of
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
@@ -95,8 +97,9 @@ class _Base(DeclarativeBase):
 
 
 class _Range(_Base):
-    __tablename__ = "ranges"
+    __tablename__ = "tensor_ranges"
     basis: Mapped[str] = mapped_column(primary_key=True)
+    method: Mapped[str] = mapped_column(primary_key=True)
     tensor: Mapped[str] = mapped_column(primary_key=True)
     low: Mapped[float]
     high: Mapped[float]
@@ -131,21 +134,25 @@ class LayerDatabase:
         seed: int = 0,
         threads: int = 1,
         workers: Workers | None = None,
+        ranges: str = DEFAULT_METHOD,
     ) -> None:
         """Opens the database in a directory, or makes it.
 
         Args:
             threads: of this process, that statistics are collected with.
             workers: prune layers; by default this process does.
+            ranges: the method that tells what tensors lie between.
 
         Raises:
+            InputError: there is no such method.
             StorageError: it cannot be made, or something else is there.
             DataError: the data do not fit the model.
         """
+        range_method(ranges)
         dataset.check_runs(model)  # few samples may all have one label, which harm can do with
         self._model, self._dataset, self._threads, self._workers = model, dataset, threads, workers or Here()
         self._basis = Basis(model.digest, dataset.digest, pruner, samples, seed)
-        self._directory = directory
+        self._directory, self._method = directory, ranges
         self._engine = sqlite_engine(directory / "pruned.sqlite", keep_open=False)
         with self._said("cannot be opened"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -231,16 +238,17 @@ class LayerDatabase:
 
     @cached_property
     def _tensor_ranges(self) -> dict[str, tuple[float, float]]:
-        """Of every tensor that any plan may have as bytes: looked at once for the basis, and kept."""
-        query = select(_Range).where(_Range.basis == self._basis.digest)
+        """Of every tensor that any plan may have as bytes: looked at once for basis and method, and kept."""
+        query = select(_Range).where(_Range.basis == self._basis.digest, _Range.method == self._method)
         with self._said("cannot be read"), Session(self._engine) as session:
             known = {row.tensor: (row.low, row.high) for row in session.scalars(query)}
         if known:
             return known
-        found = ranges_on(self._model, self._dataset)
+        found = ranges_on(self._model, self._dataset, self._method)
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             for tensor, (low, high) in found.items():
-                session.merge(_Range(basis=self._basis.digest, tensor=tensor, low=low, high=high))
+                row = _Range(basis=self._basis.digest, method=self._method, tensor=tensor, low=low, high=high)
+                session.merge(row)
         return found
 
     def _made(

@@ -1,12 +1,11 @@
 """Between what the values of tensors lie: seen by onnxruntime on samples, for bytes to stand for it.
 
-Of each sample a tensor's lowest and highest value count, those beyond a share of its values left out; the ranges are
-their means over samples. One picture's outlier then neither sets the step of all others, nor is forgotten.
+What makes a range of the values that were seen is a method of its own (`range_methods`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -19,22 +18,21 @@ from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.quantise import Scale, range_name, split_weights
+from hwsparse.range_methods import DEFAULT_METHOD, METHODS, Range, range_method
 from hwsparse.sparsify.apply import adds_of_pictures, in_types
 
-# Of a tensor's values, at each end, so many are rounded to the last byte.
-BEYOND = 1e-5
 # Of a data set so many samples are looked at.
 SAMPLES = 64
 
 
 def tensor_ranges(
-    model: Model, samples: Iterable[Mapping[str, np.ndarray]], beyond: float = BEYOND
+    model: Model, samples: Iterable[Mapping[str, np.ndarray]], method: Callable[[], Range] = METHODS[DEFAULT_METHOD]
 ) -> dict[str, tuple[float, float]]:
     """The lowest and the highest of each tensor that bytes may stand for, by name.
 
     Args:
         samples: inputs by name, with the batch axis.
-        beyond: the share of a tensor's values at each end that a range leaves out.
+        method: makes, for each tensor, what sees its values and tells its range.
 
     Raises:
         DataError: there is no sample, onnxruntime cannot run one, or a tensor holds what is not finite.
@@ -47,30 +45,34 @@ def tensor_ranges(
     known = {item.name for item in graph.output}
     graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in known)
     session = session_of(proto.SerializeToString(), optimised=False)
-    sums = {name: np.zeros(2) for name in tensors}
+    found = {name: method() for name in tensors}
     count = 0
     for feeds in samples:
         count += 1
         given = run(session, made, feeds, f"sample {count}") if made else ()  # of no names all outputs would be given
         values = {**feeds, **dict(zip(made, given, strict=True))}
         for name in tensors:
-            ends = np.quantile(values[name], (beyond, 1 - beyond), method="nearest").astype(np.float64)
-            if not np.isfinite(ends).all():
+            if not np.isfinite(values[name]).all():
                 raise DataError(f"tensor {name!r} holds values that are not finite on sample {count}")
-            sums[name] += ends
+            found[name].see(values[name])
     if not count:
         raise DataError("to see what layers read takes a sample")
-    return {name: (float(total[0] / count), float(total[1] / count)) for name, total in sums.items()}
+    return {name: seen.ends for name, seen in found.items()}
 
 
-def ranges_on(model: Model, dataset: Dataset) -> dict[str, tuple[float, float]]:
+def ranges_on(model: Model, dataset: Dataset, method: str = DEFAULT_METHOD) -> dict[str, tuple[float, float]]:
     """`tensor_ranges` on samples spread over a data set; what a model states that was quantised already goes before.
 
+    Args:
+        method: by its name.
+
     Raises:
+        InputError: there is no such method.
         DataError: onnxruntime cannot run a sample, or a tensor holds what is not finite.
     """
     rows = np.linspace(0, dataset.rows - 1, min(SAMPLES, dataset.rows)).astype(int)
-    seen = tensor_ranges(model, (dataset.sample(row, dataset.tokens) for row in rows.tolist()))
+    samples = (dataset.sample(row, dataset.tokens) for row in rows.tolist())
+    seen = tensor_ranges(model, samples, range_method(method))
     return {tensor: model.ranges.get(tensor, ends) for tensor, ends in seen.items()}
 
 

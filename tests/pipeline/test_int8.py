@@ -22,7 +22,9 @@ from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.quantise import range_name, rounded, split_weights
+from hwsparse.range_methods import METHODS
 from hwsparse.report.words import plan_summary, short_category
+from hwsparse.search.database import Place, StudyIdentity
 from hwsparse.target import load_target
 from tests.model.graphs import run
 from tests.model.qdq import quantised
@@ -130,6 +132,58 @@ def test_ranges_are_kept_with_the_pruned_layers(data: Dataset, tmp_path: Path, m
     again = layer_database(workspace, MODEL, judges, TARGET, 0).ranges(plan)
     assert {name: ends.tolist() for name, ends in again.items()} == {name: ends.tolist() for name, ends in seen.items()}
     assert database.ranges(Plan(MODEL.digest)) == {}
+
+
+def test_methods_have_ranges_of_their_own(data: Dataset, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    judges = appoint_judges(MODEL, data, TARGET, 0)
+    plan = Plan.uniform(MODEL.digest, MODEL.layers, Choice(dtype="int8"))
+
+    def found(method: str) -> list[float]:
+        database = layer_database(workspace, MODEL, judges, TARGET, 0, ranges=method)
+        return [float(end) for _, ends in sorted(database.ranges(plan).items()) for end in ends]
+
+    methods = ("averaged", "minmax", "mse")
+    once = [found(method) for method in methods]
+    assert len(set(map(tuple, once))) == len(methods)
+    assert [found(method) for method in methods] == once
+    with pytest.raises(InputError, match="'best' is no way to find them"):
+        found("best")
+
+
+def test_searches_by_different_ranges_have_studies_of_their_own(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def opened(place: Place, name: str, identity: StudyIdentity) -> None:
+        raise Opened(identity)
+
+    monkeypatch.setattr("hwsparse.pipeline.opened_study", opened)
+
+    def identity(goal: Goal) -> StudyIdentity:
+        with pytest.raises(Opened) as caught:
+            optimize(MODEL, data, TARGET, goal, Workspace(tmp_path / "out", tmp_path / "r.sqlite"))
+        found = caught.value.args[0]
+        assert isinstance(found, StudyIdentity)
+        return found
+
+    goals = [replace(GOAL, ranges=method) for method in METHODS]
+    assert len({identity(goal) for goal in goals}) == len(METHODS)
+    assert len({identity(replace(goal, dtypes=("float32",), patterns=())) for goal in goals}) == 1
+
+
+def test_a_plan_is_compiled_by_the_ranges_asked_for(data: Dataset, tmp_path: Path) -> None:
+    plan = Plan.uniform(MODEL.digest, MODEL.layers[:1], Choice(dtype="int8"))
+    workspace = Workspace(tmp_path / "out", tmp_path / "records.sqlite")
+    with times_by_weight():
+        outcome = compile_plan(MODEL, plan, TARGET, workspace, data, ranges="minmax")
+    values = appoint_judges(MODEL, data, TARGET, 0).fitting.inputs["x"]
+    assert outcome.weights(plan)[range_name("x")].tolist() == [values.min(), values.max()]
+    with pytest.raises(InputError, match="'best' is no way to find them"):
+        compile_plan(MODEL, plan, TARGET, replace(workspace, directory=tmp_path / "other"), data, ranges="best")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_model_that_states_its_ranges_is_built_by_them(data: Dataset, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
     """What they read and their weights are rounded; less is lost than where floats are fitted, and rounded then."""
     model, dataset = classifier(), images(64)
     layers = [layer for layer in model.layers if layer.groups == 1]
-    plan = Plan.uniform(model.digest, layers, parse_choice("unstructured@0.4/int8"))
+    plan = Plan.uniform(model.digest, layers, parse_choice("unstructured@0.1/int8"))
     ranges = tensor_ranges(model, (dataset.sample(row, 0) for row in range(64)))
     floats = apply_plan(model, plan)
     start = floats | ranges_for(model, plan, ranges)
@@ -170,11 +170,8 @@ def test_layers_of_bytes_make_up_for_what_rounding_loses() -> None:
         assert not found[layer.name][start[layer.name] == 0].any()
     for name in start.keys() - floats.keys():
         np.testing.assert_array_equal(found[name], start[name])
-    assert (
-        lost(model, found, dataset)
-        < lost(model, then, dataset)
-        < lost(model, as_bytes(model, plan, floats, ranges), dataset)
-    )
+    plain = as_bytes(model, plan, floats, ranges)
+    assert lost(model, found, dataset) < 0.9 * lost(model, then, dataset) < 0.9 * lost(model, plain, dataset)
 
 
 def test_dense_layers_of_bytes_need_no_weights() -> None:
