@@ -2,7 +2,7 @@
 
 Of every task the layers are timed here and pruned once; then each method tries `--trials` plans, once for each seed.
 Latency is that which layers' measured times tell, quality that on samples which choose, in one shot: as a search sees
-them. What is compared is the area that a front beats, up to the dense network's latency and a quality of nothing, in
+them; ours begins as searches do, with uniform plans and the surrogate's. What is compared is the area that a front beats, up to the dense network's latency and a quality of nothing, in
 shares of the whole (hypervolume), after so many trials.
 
 Then, of the first seed, each method's best plan that should be twice, and three times, as fast as dense is built, timed
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,6 @@ OURS = "front"
 STOCK = ("random", "tpe", "nsga2", "gp")
 SPDY, SURROGATE, UNIFORM, ERK = "spdy", "surrogate", "uniform", "erk"
 METHODS = (OURS, *STOCK, SPDY, SURROGATE, UNIFORM, ERK)
-SEED_SHARE = 0.1  # of our trials, plans of the surrogate with equal coefficients
 EARLY = 25
 SPEEDUPS = (2.0, 3.0)
 ANCHORS = 3  # plans from dense to the sparsest, beside dense
@@ -196,8 +195,9 @@ class _Task:
         bar = self.progress.add_task(f"{self.name}: {method}, seed {seed}", total=self.trials)
         if method in get_args(SamplerName):
             identity = StudyIdentity(self.model.digest, "", self.bench.target.name, 1, method, (str(seed),))
-            share = SEED_SHARE if method == OURS else 0.0
-            settings = SearchSettings(self.trials, seed, cast(SamplerName, method), share)
+            settings = SearchSettings(self.trials, seed, cast(SamplerName, method))
+            if method != OURS:  # from the first trial on
+                settings = replace(settings, seed_share=0.0)
             place = Place(self.state / f"{self.name}-{method}-{seed}.sqlite")
             with opened_study(place, self.name, identity) as study:
                 evaluate = evaluated_here(lambda plan, at_least: self.quality(plan))
