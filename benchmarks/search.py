@@ -2,8 +2,9 @@
 
 Of every task the layers are timed here and pruned once; then each method tries `--trials` plans, once for each seed.
 Latency is that which layers' measured times tell, quality that on samples which choose, in one shot: as a search sees
-them; ours begins as searches do, with uniform plans and the surrogate's. What is compared is the area that a front beats, up to the dense network's latency and a quality of nothing, in
-shares of the whole (hypervolume), after so many trials.
+them; ours begins as searches do, with uniform plans and the surrogate's. What is compared is the area that a front
+beats, up to the dense network's latency and a quality of nothing, in shares of the whole (hypervolume), after so many
+trials.
 
 Then, of the first seed, each method's best plan that should be twice, and three times, as fast as dense is built, timed
 beside the dense network, and judged on held-out samples.
