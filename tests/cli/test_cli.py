@@ -166,7 +166,7 @@ BAD = [
     ("compile model.onnx --choice 2:4 --limit 3", 2, "--data"),
     ("compile model.onnx --choice 2:4 --metric f1", 2, "--data"),
     ("compile model.onnx --choice 2:4 --robustness", 2, "--data"),
-    ("compile model.onnx --choice 2:4 --ranges minmax", 2, "--data"),
+    ("compile model.onnx --choice 2:4 --ranges mse", 2, "--data"),
     ("compile model.onnx --choice 2:4 --data data.npz --ranges best", 2, "ranges: 'best' is no way to find them"),
     ("optimize model.onnx --data data.npz --ranges best", 2, "use averaged, minmax, percentile, entropy, mse"),
     ("compile model.onnx --choice 2:4 --data data.npz --robustness", 2, "data.npz holds arrays: only images and text"),
