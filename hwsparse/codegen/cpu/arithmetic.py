@@ -13,8 +13,8 @@ channels: what copies floats copies words. Sums of bytes are exact, whatever mul
     usdot      Arm with i8mm: all of it at once
     sdot       Arm with dotprod: of signed bytes, which values are once they count 128 less
 
-vpmaddubsw multiplies bytes as they are, but cuts sums of two products off at 16 bits. Weights that may pass that could be
-halved and listed twice; of the blocks that pruning leaves a third to a half would have to be.
+vpmaddubsw multiplies bytes as they are, but cuts sums of two products off at 16 bits. Weights that may pass that could
+be halved and listed twice; of the blocks that pruning leaves a third to a half would have to be.
 
 Pairs are rounded and multiplied by AVX-512's instructions for bfloat16, to which numbers below 2**-126 are zeros, or
 else as floats, which is slower than floats are. TVM takes bfloat16 for 16-bit integers, which LLVM's intrinsics are not
