@@ -7,8 +7,8 @@ A basis is all that decides what a layer becomes: model, calibration data, prune
 so that nothing made for one model is given out for another. A file is complete before its row is written; one that is
 not what its name says is removed, row and all, and made again by the next build.
 
-Weights of int8 layers are rounded to what bytes stand for; what their inputs lie between is kept as well, by the
-method that found it.
+Weights are kept as they were before they were rounded to a layer's type. What int8 layers' inputs lie between is kept
+as well, by the method that found it.
 
 Knows neither devices nor searches.
 """
@@ -198,7 +198,7 @@ class LayerDatabase:
         return dict(map(self._entry, rows))
 
     def weights(self, plan: Plan) -> dict[str, np.ndarray]:
-        """As `unrounded`, with the weights of int8 layers rounded to what bytes stand for.
+        """As `unrounded`, with weights rounded to the types that the plan gives its layers.
 
         Raises:
             PlanError, DataError, StorageError: as `unrounded`.

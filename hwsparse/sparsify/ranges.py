@@ -5,7 +5,7 @@ What makes a range of the values that were seen is a method of its own (`range_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -112,8 +112,7 @@ def scales_read(model: Model, plan: Plan, weights: Mapping[str, np.ndarray]) -> 
     """
     scales = split_weights(weights).scales
     read, _ = _tensors(model)
-    if unknown := {read[name] for name in plan.in_bytes}.difference(scales):
-        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
+    _require(scales, {read[name] for name in plan.in_bytes})
     return {name: scales[read[name]] for name in plan.in_bytes}
 
 
@@ -128,9 +127,14 @@ def ranges_for(model: Model, plan: Plan, ranges: Mapping[str, tuple[float, float
     read, pairs = _tensors(model)
     added = (tensor for pair, tensor in pairs.items() if own.issuperset(pair))
     names = {*(read[each] for each in own), *added}
-    if unknown := names.difference(ranges):
-        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
+    _require(ranges, names)
     return {range_name(name): np.array(ranges[name], np.float32) for name in names}
+
+
+def _require(known: Collection[str], read: set[str]) -> None:
+    """Refuses to round what layers read where nothing is known of it."""
+    if unknown := read.difference(known):
+        raise DataError(f"int8 layers read {min(unknown)!r}, and nothing tells between what it lies")
 
 
 @lru_cache(maxsize=2)

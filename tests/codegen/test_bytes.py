@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -134,16 +134,21 @@ def whole_weights(layer: Layer, choice: Choice, rng: np.random.Generator, extrem
     return np.clip(flat, -MOST_WEIGHT, MOST_WEIGHT).reshape(layer.weight_shape)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Layer, Choice]:
-    """Layers that bytes serve, under choices that they can have."""
-    layer = draw(st.one_of(convs(), products()).filter(lambda each: refusal(each, Choice(dtype="int8")) is None))
-    usable = [pattern for pattern in map(parse_pattern, PATTERNS) if applicable(layer, pattern) is None]
-    pattern = draw(st.sampled_from(usable))
-    ratio = getattr(pattern, "ratio", None) or (
-        0.0 if str(pattern) == "dense" else draw(st.sampled_from((0.0, 0.5, 0.9, 1.0)))
-    )
-    return layer, Choice(pattern, ratio, "int8")
+def cases(dtype: str = "int8", patterns: Sequence[str] = PATTERNS) -> st.SearchStrategy[tuple[Layer, Choice]]:
+    """Layers that a type serves, under choices that they can have."""
+    plain = Choice(dtype=dtype)
+
+    @st.composite
+    def found(draw: st.DrawFn) -> tuple[Layer, Choice]:
+        layer = draw(st.one_of(convs(), products()).filter(lambda each: refusal(each, plain) is None))
+        usable = [pattern for pattern in map(parse_pattern, patterns) if applicable(layer, pattern) is None]
+        pattern = draw(st.sampled_from(usable))
+        ratio = getattr(pattern, "ratio", None) or (
+            0.0 if str(pattern) == "dense" else draw(st.sampled_from((0.0, 0.5, 0.9, 1.0)))
+        )
+        return layer, Choice(pattern, ratio, dtype)
+
+    return found()
 
 
 def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int, extreme: bool = False) -> None:
