@@ -16,6 +16,7 @@ from hwsparse.compiler import latency_figure, quality_figure
 from hwsparse.errors import ServiceError
 from hwsparse.model import import_onnx
 from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize, uniform_plan
+from hwsparse.pipeline.finals import is_baseline
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.report import ArtifactPlace, FrontReport
@@ -162,7 +163,7 @@ def _result(asked: JobRequest, outcome: Outcome) -> JobResult:
         digest = finalist.artifact.digest if finalist.artifact.digest in artifacts else None
         points.append(
             FrontPoint(
-                "uniform" if finalist.label == "uniform" or asked.choice else "search",
+                "uniform" if is_baseline(finalist.label) or asked.choice else "search",
                 latency_figure(finalist.latency),
                 quality_figure(finalist.quality),
                 finalist.plan,

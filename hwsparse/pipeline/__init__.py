@@ -3,8 +3,8 @@
     exploration.py   what a search must know before its first trial
     survey.py   what every choice costs each layer on the device, and harms on calibration data
     thrift.py   layers measured, all or as few as tell the others; calibration.py: that and nothing else
+    candidates.py   the search: plans with predicted latency and measured quality, on calibration data
     trials.py   plans evaluated by workers
-    (search)    plans with predicted latency and measured quality, on calibration data
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
     forecast.py what a plan should take, and whether any can keep to the goal
@@ -13,7 +13,7 @@
     bench.py    where all of that is measured
     compilation.py   one plan compiled without a search, and what all jobs do alike
     recovery.py      a torch module pruned, trained and compiled; school.py: where it and its rivals are trained
-    outcome.py  what is found; figures.py, choices.py: as reports
+    goal.py     what is asked for; outcome.py: what is found; figures.py, choices.py: as reports
 
 What a stage measured is kept (records, study), so a job that was stopped goes on where it was, also when layers
 are timed anew in between.
@@ -22,15 +22,12 @@ Knows neither the command line nor the service.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from hwsparse import compiler
 from hwsparse.data import Dataset
@@ -38,8 +35,8 @@ from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.execution import Workers, open_workers
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
-from hwsparse.pattern import parse_pattern
 from hwsparse.pipeline.bench import open_bench
+from hwsparse.pipeline.candidates import find_candidates
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -50,26 +47,22 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.corrected import CorrectedWeights
-from hwsparse.pipeline.exploration import explore
 from hwsparse.pipeline.figures import front_report, robustness_notes
-from hwsparse.pipeline.finals import Workshop, finalist_plans, shown_drop
-from hwsparse.pipeline.forecast import Forecast, require_possible
+from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
+from hwsparse.pipeline.goal import DTYPES, RATIOS, Goal
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense
 from hwsparse.pipeline.survey import choices_of
 from hwsparse.pipeline.thrift import measure_plans
-from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Choice
-from hwsparse.range_methods import DEFAULT_METHOD, range_method
 from hwsparse.search import Candidate
-from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.database import StudyIdentity, opened_study
-from hwsparse.search.samplers import SamplerName
-from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.target import Target
 
 __all__ = [
+    "DTYPES",
+    "RATIOS",
     "Baselines",
     "Finalist",
     "Goal",
@@ -83,52 +76,6 @@ __all__ = [
     "robustness_notes",
     "uniform_plan",
 ]
-
-DTYPES = ("float32", "bfloat16", "int8")
-RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """How far to search, and what the winner must reach.
-
-    The winner is the fastest finalist that loses at most `max_drop` of the dense model's quality, one
-    standard error of that loss included, and keeps to the bounds.
-    """
-
-    trials: int = 60
-    seed: int = 0
-    max_drop: float = 0.01
-    bounds: Bounds = UNBOUNDED
-    finalists: int = 4
-    sampler: SamplerName = "front"
-    patterns: tuple[str, ...] = ()  # of those that the target supports; all if empty
-    ratios: tuple[float, ...] = RATIOS
-    dtypes: tuple[str, ...] = ("float32",)  # of weights, and of what layers read
-    ranges: str = DEFAULT_METHOD  # the method that tells between what lies what int8 layers read
-    within: float | None = None  # how surely layers' times may be predicted, relative, instead of being measured
-
-    def __post_init__(self) -> None:
-        for what, count in (("trials", self.trials), ("finalists", self.finalists)):
-            if count < 1:
-                raise InputError(f"{what}: at least 1, not {count}")
-        if self.seed < 0:
-            raise InputError(f"seed: not negative, as {self.seed} is")
-        if self.sampler not in get_args(SamplerName):
-            raise InputError(f"{self.sampler!r} is no sampler; use {', '.join(get_args(SamplerName))}")
-        if not 0 <= self.max_drop < math.inf:
-            raise InputError(f"quality drop: 0 or more, as 0.01 for one point of accuracy, not {self.max_drop:g}")
-        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
-            raise InputError("ratios of zeros lie between 0 and 1")
-        if self.within is not None and not 0 < self.within <= 1:
-            raise InputError(f"within: a share above 0, as 0.1 for 10 %, not {self.within:g}")
-        range_method(self.ranges)
-        for text in self.patterns:
-            parse_pattern(text)
-        if not self.dtypes or not set(self.dtypes) <= set(DTYPES):
-            raise InputError(
-                f"weights are of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not of {', '.join(self.dtypes) or 'nothing'}"
-            )
 
 
 def optimize(
@@ -176,6 +123,10 @@ def optimize(
     def on_stage(stage: str, done: int, total: int) -> None:
         on_progress(stage, done, total, known)
 
+    def on_known(tried: tuple[Candidate, ...]) -> None:
+        nonlocal known
+        known = tried
+
     with ExitStack() as stack:
         stack.enter_context(workspace.taken())
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
@@ -183,45 +134,22 @@ def optimize(
         bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed, workers, goal.ranges)
-        settled = None if (beginning := study.beginning) is None else beginning.choices
-        found = explore(model, database, choices, settled, bench, judges.sample, scratch, goal.within, on_stage)
-        told = Forecast(model, target, found.costs, found.footprints)
-        require_possible(found.space, told, judges.choosing, goal.bounds)
-        done = 0
-
-        def on_trial(trial: TrialOutcome) -> None:
-            nonlocal known, done
-            known, done = trial.known, trial.done
-            on_stage("search", done, trial.asked)
-
-        candidates = known = run_search(
-            study,
-            found.space,
-            evaluated_by(workers, judges.choosing, database.weights),
-            told.latency,
-            SearchSettings(
-                goal.trials,
-                goal.seed,
-                goal.sampler,
-                worst_drop=shown_drop(goal.max_drop),
-                bounds=goal.bounds,
-                parallel=workers.parallel,
-            ),
-            predict_size=told.size,
-            on_trial=on_trial,
-            on_wait=lambda: on_stage("search", done, goal.trials),
-        )
-        plans = finalist_plans(candidates, goal.finalists, goal.max_drop)
-        proven = measure_plans(bench, model, plans.values(), found.costs, partial(on_stage, "finalists' layers"))
+        found = find_candidates(
+            model, judges, database, choices, goal, study, bench, workers, scratch, on_stage, on_known
+        )  # fmt: skip
+        explored, candidates = found.explored, found.candidates
+        known = candidates
+        plans = rounded_plans(explored.space) | finalist_plans(candidates, goal.finalists, goal.max_drop)
+        proven = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.cores, goal.seed)
         corrected.begin((compiler.settle(model, plan, target, proven)[0] for plan in plans.values()), workers)
         shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
         limits = Limits(goal.max_drop, goal.bounds)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
-        model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, found.space, found.costs,
-        corrected, workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=found.footprints,
-        limits=limits, cpu_share=bench.cpu_share, choices=found.choices,
+        model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, explored.space, explored.costs,
+        corrected, workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=explored.footprints,
+        limits=limits, cpu_share=bench.cpu_share, choices=explored.choices,
     )  # fmt: skip
 
 

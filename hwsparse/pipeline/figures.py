@@ -9,8 +9,8 @@ from hwsparse.artifact.manifest import noise_note
 from hwsparse.compiler import latency_figure
 from hwsparse.latency import Footprint, Measurement, stored_bytes
 from hwsparse.latency.load import load_note
-from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM
-from hwsparse.pipeline.outcome import Outcome, Recovery, Rivals, SmallDense
+from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM, has_zeros, is_baseline
+from hwsparse.pipeline.outcome import Finalist, Outcome, Recovery, Rivals, SmallDense
 from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method, words
@@ -21,6 +21,7 @@ from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
 AS_TRAINED = Method("as it was trained", "never", "dense")
 TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
 BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-sparse")
+ROUNDED = Method("rounded, corrected as a whole", "never", "dense")
 TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
 GROWN = Method("gradual magnitude pruning", "during", "dense-to-sparse", "dynamic")
 NOTHING = Budget(0)
@@ -52,9 +53,8 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         points.append(_point(SMALL_DENSE, "small-dense", small.latency, small.quality, row))
     for finalist in outcome.finalists:
         if finalist.quality is not None:
-            kind: PointKind = "uniform" if finalist.label.startswith(UNIFORM) else "search"
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
-            terms = (method, spent) if finalist.plan.choices else (AS_TRAINED, NOTHING)
+            kind, terms = _standing(finalist, (method, spent))
             place = ArtifactPlace(finalist.artifact.digest, directory)
             size = sizes.of_weights(outcome.weights(finalist.plan))
             row = _Row(size, *terms, finalist.plan, place, finalist.footprint)
@@ -72,6 +72,16 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         notes=(*_notes(outcome), *robustness_notes(outcome)),
         comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals)),
     )
+
+
+def _standing(finalist: Finalist, pruned: tuple[Method, Budget]) -> tuple[PointKind, tuple[Method, Budget]]:
+    """What a finalist is in the comparison, and how its weights came to be: those with zeros as `pruned` says."""
+    kind: PointKind = "search"
+    if is_baseline(finalist.label):
+        kind = "uniform" if finalist.label == UNIFORM else "dense-rounded"
+    if has_zeros(finalist.plan):
+        return kind, pruned
+    return kind, (ROUNDED if finalist.plan.choices else AS_TRAINED, NOTHING)
 
 
 def _terms(outcome: Outcome) -> tuple[Method, Budget]:

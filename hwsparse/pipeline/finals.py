@@ -23,7 +23,7 @@ from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
 from hwsparse.plan import Plan
 from hwsparse.report.front import ROUNDING
-from hwsparse.search import Candidate, pareto_front, pick_finalists
+from hwsparse.search import Candidate, SearchSpace, pareto_front, pick_finalists
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
 
@@ -33,8 +33,19 @@ DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "s
 SHOWN_DROPS, SHOWN_DROP = 5, 0.02
 
 
+def rounded_plans(space: SearchSpace) -> dict[str, Plan]:
+    """What layers' types give without a zero: for each type the plan with every layer dense in it that can be.
+
+    By label, as "dense int8". A layer is left as it is where that type is no faster.
+    """
+    found = {f"{DENSE} {choice.dtype}": space.uniformly(choice) for choice in space.uniform if choice.is_dense}
+    return {label: plan for label, plan in found.items() if plan.choices}
+
+
 def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float) -> dict[str, Plan]:
     """Plans to build, by label: the fastest that is safe and the best of the front; the best uniform one beside.
+
+    All of them have layers with zeros: dense layers of another type alone are what they are held to.
 
     Raises:
         StudyError: the dense model is not among the candidates.
@@ -42,10 +53,10 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
     dense = next((candidate for candidate in candidates if not candidate.plan.choices), None)
     if dense is None:
         raise StudyError("the study has no result for the dense model; search in another output directory")
-    sparse = [candidate for candidate in candidates if candidate.plan.choices]
+    sparse = [candidate for candidate in candidates if has_zeros(candidate.plan)]
     safe = [candidate for candidate in sparse if dense.quality - candidate.sure_quality <= max_drop + ROUNDING]
     picked = pick_finalists(
-        [candidate for candidate in pareto_front(candidates) if candidate.plan.choices],
+        [candidate for candidate in pareto_front(candidates) if has_zeros(candidate.plan)],
         count,
         musts=pareto_front(safe)[:1],
         min_quality=dense.quality - shown_drop(max_drop),
@@ -55,6 +66,11 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
         if uniform.plan not in plans.values():
             plans[UNIFORM] = uniform.plan
     return plans
+
+
+def has_zeros(plan: Plan) -> bool:
+    """Whether a layer of it is pruned."""
+    return any(not choice.is_dense for _, choice in plan.choices)
 
 
 def shown_drop(max_drop: float) -> float:
@@ -205,7 +221,12 @@ def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E
     return min(eligible, key=lambda finalist: finalist.latency.median_s, default=None)
 
 
+def is_baseline(label: str) -> bool:
+    """Whether a finalist is there for the others to be held to."""
+    return label == UNIFORM or label.startswith(DENSE)
+
+
 def subject_of(finalists: Sequence[E], winner: E | None) -> E | None:
     """Whom a comparison is about: the winner, or else the fastest that the search found; None: there is no finalist."""
-    searched = [finalist for finalist in finalists if finalist.label != UNIFORM]
+    searched = [finalist for finalist in finalists if not is_baseline(finalist.label)]
     return winner or min(searched, key=lambda finalist: finalist.latency.median_s, default=None)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hwsparse.plan import Choice
 from hwsparse.report import words
 from hwsparse.report.comparison import Budget
 from hwsparse.report.front import FrontPoint, FrontReport
@@ -21,6 +22,7 @@ MIN_SEEDS = 3
 SAME_LATENCY = 0.1  # a small dense network is to take as long as the winner, to this share
 RESOLUTION = 0.01  # of quality: what is known to one point is known well enough
 TOO_SMALL = re.compile("mnist|cifar", re.IGNORECASE)
+RIVALS = ("dense", "dense-rounded", "small-dense", "uniform")  # what a difference is told from
 NAMED = 3  # rows; of more the number is told
 
 Reports = Sequence[FrontReport]
@@ -198,6 +200,17 @@ def _uniform(report: FrontReport) -> Iterator[str]:
         yield "no baseline of uniform sparsity"
 
 
+def _rounded(report: FrontReport) -> Iterator[str]:
+    """Types that the subject's layers have, and no dense row has."""
+    subject = report.subject
+    if subject is None or subject.plan is None:
+        return
+    dense = [point.plan for point in report.points if point.kind == "dense-rounded" and point.plan is not None]
+    there = {Choice().dtype, *(choice.dtype for plan in dense for _, choice in plan.choices)}
+    for dtype in sorted({choice.dtype for _, choice in subject.plan.choices} - there):
+        yield f"no dense baseline in {dtype}"
+
+
 def _held_out(report: FrontReport) -> Iterator[str]:
     if (subject := report.subject) is not None and subject.split == "calibration":
         yield f"the quality of {subject.label} is on the samples that chose it"
@@ -208,7 +221,7 @@ def _intervals(report: FrontReport) -> Iterator[str]:
     if subject is None:
         return
     for rival in report.shortlist:
-        if rival.kind not in ("dense", "small-dense", "uniform") or rival is subject or rival.split != subject.split:
+        if rival.kind not in RIVALS or rival is subject or rival.split != subject.split:
             continue
         difference, doubt = subject.quality - rival.quality, _doubt(subject, rival)
         if doubt > max(abs(difference), RESOLUTION):
@@ -292,6 +305,12 @@ RULES: Mapping[str, Rule] = {
         "Whether ratios by layer were worth a search is only seen beside one choice for all layers: what is simple is "
         "hard to beat (Gale et al. 2019)",
         "add plans that give every layer the same choice",
+    ),
+    "rounded": Rule(
+        _each(_rounded),
+        "What zeros gain is only told from what fewer bits gain beside a dense network of the same type, often the "
+        "better one (Kuzmin et al. 2023, Pruning vs Quantization: Which is Better?)",
+        "add the same model, dense, in that type, as `optimize` does",
     ),
     "held-out": Rule(
         _each(_held_out),

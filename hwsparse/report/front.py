@@ -24,8 +24,9 @@ from hwsparse.search.pareto import pareto_front, unbeaten
 FORMAT = 3  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
 
-# small-dense: the same architecture with fewer channels; external: the dense model in a runtime that is not ours
-PointKind = Literal["dense", "small-dense", "uniform", "surrogate", "search", "external"]
+# dense-rounded: no zeros, layers of another type; small-dense: the same architecture with fewer channels; external: the
+# dense model in a runtime that is not ours
+PointKind = Literal["dense", "dense-rounded", "small-dense", "uniform", "surrogate", "search", "external"]
 ROUNDING = 1e-9  # 0.92 - 0.90 is a little more than 0.02
 TIMED: tuple[Source, ...] = ("measured", "simulated")
 

@@ -28,6 +28,7 @@ class Style:
 OURS = Style("finalists of the search", "#2f6fde", "o", "circle", 8)
 STYLES = {
     "dense": Style("dense", "#64748b", "s", "square", 9),
+    "dense-rounded": Style("dense, of another type", "#7c5cd6", "P", "cross", 9),
     "small-dense": Style("small dense", "#0d9488", "v", "triangle-down", 9),
     "uniform": Style("uniform sparsity", "#e08a00", "^", "triangle-up", 9),
     "external": Style("another runtime", "#b5309c", "D", "diamond", 8),

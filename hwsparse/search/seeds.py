@@ -50,13 +50,8 @@ def seed_plans(space: SearchSpace, limit: int, fits: Callable[[Plan], bool] = la
 
 def uniform_plans(space: SearchSpace) -> tuple[Plan, ...]:
     """For each of the space's uniform choices, the plan that gives it to every layer that has it."""
-    plans = dict.fromkeys(_uniform(space, choice) for choice in space.uniform)
+    plans = dict.fromkeys(map(space.uniformly, space.uniform))
     return tuple(plan for plan in plans if plan.choices)
-
-
-def _uniform(space: SearchSpace, choice: Choice) -> Plan:
-    having = (layer.layer for layer in space.layers if str(choice) in layer.texts)
-    return space.plan(dict.fromkeys(having, str(choice)))
 
 
 def surrogate_plans(space: SearchSpace) -> tuple[Plan, ...]:

@@ -107,6 +107,11 @@ class SearchSpace:
         except KeyError as error:
             raise PlanError(f"the search space has no {error}") from None
 
+    def uniformly(self, choice: Choice) -> Plan:
+        """The plan that gives a choice to every layer that has it."""
+        text = str(choice)
+        return self.plan({layer.layer: text for layer in self.layers if text in layer.texts})
+
     def limited_to(self, choices: SettledChoices) -> SearchSpace:
         """The space without what a study did not begin with; no option that is not here is added."""
         settled = dict(choices.layers)

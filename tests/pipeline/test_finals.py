@@ -11,10 +11,10 @@ from hwsparse.artifact import Artifact
 from hwsparse.errors import StudyError
 from hwsparse.latency import Footprint, Measurement, Workload
 from hwsparse.pipeline import Finalist
-from hwsparse.pipeline.finals import finalist_plans, pick_winner, subject_of
+from hwsparse.pipeline.finals import finalist_plans, pick_winner, rounded_plans, subject_of
 from hwsparse.pipeline.outcome import Limits
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.search import Candidate, Kind
+from hwsparse.search import Candidate, Kind, Offer, build_space
 from hwsparse.search.bounds import Bounds
 from hwsparse.sparsify import QualityReport
 from hwsparse.target import load_target
@@ -111,6 +111,7 @@ def test_a_comparison_is_about_the_winner_or_the_fastest_of_the_search() -> None
     found = [finalist("search 1", 5e-3, 0.9), finalist("search 2", 4e-3, 0.8), finalist("uniform", 3e-3, 0.7)]
     assert subject_of(found, found[0]) is found[0]
     assert subject_of(found, None) is found[1]
+    assert subject_of([*found, finalist("dense int8", 2e-3, 0.9)], None) is found[1]
     assert subject_of([], None) is None
 
 
@@ -133,3 +134,21 @@ def test_finalists_are_the_fastest_safe_plan_and_the_best_of_the_front() -> None
     assert finalist_plans([dense], 3, 0.012) == {}
     with pytest.raises(StudyError, match="no result for the dense model"):
         finalist_plans([fast], 3, 0.012)
+
+
+def test_layers_that_are_rounded_alone_are_what_finalists_are_held_to() -> None:
+    dense, sparse = candidate(0.95, 0.9, "dense"), candidate(0.5, 0.89)
+    texts = ("block4x4@0.5/int8", "dense/int8", "dense/bfloat16")
+    fast, slow = (
+        [Offer(Choice(), 1.0, (1.0, 1.0), 0.0), *(Offer(parse_choice(text), ms, (ms, ms), 0.1) for text in kept)]
+        for ms, kept in ((0.5, texts), (0.9, texts[:1]))
+    )
+    space = build_space("0" * 64, {"conv": fast, "head": slow}, uniform=tuple(map(parse_choice, texts)))
+    rounded = Plan.of("0" * 64, {"conv": Choice(dtype="int8")})  # the head is no faster
+    assert rounded_plans(space) == {
+        "dense int8": rounded,
+        "dense bfloat16": Plan.of("0" * 64, {"conv": Choice(dtype="bfloat16")}),
+    }
+    bytes_alone = replace(candidate(0.1, 0.9, "uniform"), plan=rounded)
+    assert finalist_plans([dense, sparse, bytes_alone], 3, 0.012) == {"search 1": sparse.plan}
+    assert rounded_plans(build_space("0" * 64, {"head": slow}, uniform=(Choice(dtype="int8"),))) == {}

@@ -23,6 +23,7 @@ from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.quantise import range_name, rounded, split_weights
 from hwsparse.range_methods import METHODS
+from hwsparse.report.audit import audit
 from hwsparse.report.words import plan_summary, short_category
 from hwsparse.search.database import Place, StudyIdentity
 from hwsparse.target import load_target
@@ -80,6 +81,16 @@ def test_what_was_found_is_reported_with_its_types(outcome: Outcome) -> None:
     report = front_report(outcome, "own")
     assert any("/int8" in plan_summary(point.plan) for point in report.points)
     assert all("int8" not in (short_category(point) or "") for point in report.points)
+
+
+def test_finalists_are_held_to_what_their_types_give_without_zeros(outcome: Outcome) -> None:
+    report = front_report(outcome, "own")
+    rivals = {point.label: point for point in report.points if point.kind == "dense-rounded"}
+    assert rivals.keys() == {"dense bfloat16", "dense int8"}
+    for label, rival in rivals.items():
+        assert {str(choice) for _, choice in rival.plan.choices} == {f"dense/{label.split()[1]}"}
+        assert short_category(rival) == "dense" and rival.latency_source == "measured"
+    assert "rounded" not in {finding.rule for finding in audit([report]).findings}
 
 
 @pytest.mark.parametrize("with_data", [False, True], ids=["without data", "with data"])

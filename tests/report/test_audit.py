@@ -51,6 +51,15 @@ def test_a_fair_comparison_lacks_nothing() -> None:
     assert audit([FAIR]) == replace(audit([FAIR]), findings=())
 
 
+ROUNDED = with_subject(plan=make_plan("block4x4@0.5/int8", "2:4"))
+
+
+def with_rival(text: str) -> FrontReport:
+    """ROUNDED beside a dense network whose layers are so."""
+    rival = point(f"dense {text}", "dense-rounded", 3.0, 0.96, plan=make_plan(text, text))
+    return replace(ROUNDED, points=(*ROUNDED.points, rival))
+
+
 # rule, what is said, the report that lacks it
 LACKING = [
     ("seeds", "one seed (0)", with_comparison(seeds=(0,))),
@@ -84,6 +93,8 @@ LACKING = [
     ("uniform", "no baseline of uniform", without("uniform")),
     ("uniform", "no baseline of uniform", with_subject(without("uniform"), plan=make_plan("2:4", "2:4"))),
     ("uniform", "no baseline of uniform", only("dense", "search 3")),
+    ("rounded", "no dense baseline in int8", ROUNDED),
+    ("rounded", "no dense baseline in int8", with_rival("dense/bfloat16")),
     ("held-out", "search 3 is on the samples that chose it",
      changed(lambda each: replace(each, split="calibration"))),
     ("intervals", "search 3 against dense", with_subject(drop_interval=(-0.02, 0.03))),
@@ -110,6 +121,7 @@ def test_every_rule_is_tried() -> None:
 # What comes near to lacking something and does not.
 ENOUGH = [
     ("uniform", with_subject(only("dense", "search 3"), plan=make_plan("2:4", "2:4"))),
+    ("rounded", with_rival("dense/int8")),
     ("seeds", with_comparison(seeds=())),  # nothing was random
     ("budgets", changed(lambda each: replace(each, budget=Budget(9, 3)) if each.kind != "external" else each)),
     ("budgets", with_subject(plan=make_plan(), method=NOTHING, budget=Budget(0))),  # nothing of the plan shipped

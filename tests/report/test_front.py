@@ -38,7 +38,9 @@ def points(draw: st.DrawFn) -> FrontPoint:
     low, mid, high = sorted(draw(st.tuples(numbers, numbers, numbers)))
     return FrontPoint(
         label=draw(texts),
-        kind=draw(st.sampled_from(["dense", "small-dense", "uniform", "surrogate", "search", "external"])),
+        kind=draw(
+            st.sampled_from(["dense", "dense-rounded", "small-dense", "uniform", "surrogate", "search", "external"])
+        ),
         latency_s=mid,
         latency_interval_s=(low, high),
         latency_source=draw(st.sampled_from(["measured", "simulated", "predicted"])),

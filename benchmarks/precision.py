@@ -1,0 +1,234 @@
+"""Whether fewer bits and zeros together beat either of them alone: fronts of each, timed and judged side by side.
+
+Two searches of as many trials, one of float32 layers and one of int8 layers too, as `optimize` runs them; their
+finalists, and the dense network in int8, are built with corrected weights, timed in turns in one run, and judged on the
+same held-out samples, so that differences in quality are sample by sample, with 95 % bootstrap intervals.
+
+A network with zeros in bytes dominates another where it is faster beyond the noise and not worse. `--state DIR` keeps
+what was measured, pruned and tried, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.floors import points
+from benchmarks.search import TASKS
+from benchmarks.tasks import data_option
+from hwsparse import compiler
+from hwsparse.cli.progress import StageProgress
+from hwsparse.execution import open_workers
+from hwsparse.latency import Measurement
+from hwsparse.pipeline import Goal, Workspace
+from hwsparse.pipeline.bench import open_bench
+from hwsparse.pipeline.candidates import find_candidates
+from hwsparse.pipeline.compilation import layer_database
+from hwsparse.pipeline.corrected import CorrectedWeights
+from hwsparse.pipeline.finals import (
+    DENSE,
+    ONNXRUNTIME,
+    Workshop,
+    build_finalists,
+    finalist_plans,
+    rounded_plans,
+    time_side_by_side,
+)
+from hwsparse.pipeline.judges import appoint_judges
+from hwsparse.pipeline.outcome import faster
+from hwsparse.pipeline.survey import choices_of
+from hwsparse.pipeline.thrift import measure_plans
+from hwsparse.plan import Choice, Plan
+from hwsparse.report import words
+from hwsparse.search.database import Place, StudyIdentity, opened_study
+from hwsparse.sparsify import Evaluator
+from hwsparse.target import Target, load_target
+
+FLOAT, BYTES = Choice().dtype, "int8"
+SEARCHES = {FLOAT: (FLOAT,), f"{FLOAT} and {BYTES}": (FLOAT, BYTES)}
+PATTERNS = ("unstructured", "block4x1", "block8x1", "block4x4", "block8x4")
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9)
+MAX_DROP, FINALISTS = 0.02, 5
+
+Family = Literal["dense", "sparse", "dense int8", "sparse int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A network that was built; `values` are its quality on all held-out samples and then on every resample of them."""
+
+    label: str
+    plan: Plan
+    latency: Measurement
+    values: np.ndarray
+
+    @property
+    def family(self) -> Family:
+        """What its layers have: zeros, bytes, or both."""
+        chosen = [choice for _, choice in self.plan.choices]
+        zeros = any(not choice.is_dense for choice in chosen)
+        if any(choice.dtype == BYTES for choice in chosen):
+            return "sparse int8" if zeros else "dense int8"
+        return "sparse" if zeros else "dense"
+
+    def gains_over(self, other: Row) -> tuple[float, float, float]:
+        """Points of quality, and their 95 % interval, sample by sample."""
+        return points(self.values - other.values)
+
+    def dominates(self, other: Row) -> bool:
+        """Whether it is faster beyond the noise, and at least as good on the samples that there are."""
+        return faster(self.latency, other.latency) and self.gains_over(other)[0] >= 0
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Adds what only this benchmark asks for."""
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
+    parser.add_argument("--trials", type=int, default=60, help="plans that each search tries")
+    parser.add_argument("--state", type=Path, default=Path("hwsparse-precision"), help="directory for what is kept")
+    data_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
+    """Searches every task by both types; gives the figures of the task where bytes and zeros gain least."""
+    console = Console()
+    target = load_target("x86-local").with_threads(arguments.threads or 1)
+    figures, details = [], {}
+    for name in arguments.tasks:
+        console.rule(name)
+        rows = _rows(name, target, arguments, console)
+        console.print(front_table(name, rows))
+        figures.append(dominated(rows))
+        details[name] = [_details(row, rows) for row in rows]
+    # Of a task where there is none, none is the least.
+    return {key: float(np.min([each[key] for each in figures])) for key in figures[0]}, details
+
+
+def _details(row: Row, rows: Sequence[Row]) -> dict[str, object]:
+    return {
+        "label": row.label,
+        "family": row.family,
+        "plan": row.plan.to_json(),
+        "samples_s": row.latency.samples_s,
+        "quality": points(row.values),
+        "against": {
+            other.label: {"gained": row.gains_over(other), "dominates": row.dominates(other)}
+            for other in rows
+            if other is not row
+        },
+    }
+
+
+def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Console) -> list[Row]:
+    """All that was built of a task: dense, dense in int8, and what both searches found."""
+    model, dataset, more = TASKS[name](arguments.data, arguments.seed)
+    judges = appoint_judges(model, dataset, target, arguments.seed)
+    judge = judges.reporting if more is None else Evaluator(model, more, "held-out", target.cores, arguments.seed)
+    goal = Goal(arguments.trials, arguments.seed, MAX_DROP, finalists=FINALISTS)
+    workspace = Workspace(arguments.state / name, arguments.state / "records.sqlite")
+    workspace.directory.mkdir(parents=True, exist_ok=True)
+    plans: dict[str, Plan] = {}
+    with ExitStack() as stack:
+        progress = stack.enter_context(StageProgress(console))
+        workers = stack.enter_context(open_workers())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
+        bench = stack.enter_context(
+            open_bench(target, workspace.records, partial(datetime.now, timezone.utc), workers=workers)
+        )
+        database = layer_database(workspace, model, judges, target, arguments.seed, workers)
+
+        def on_stage(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total, ())
+
+        for number, (searched, dtypes) in enumerate(SEARCHES.items()):
+            choices = choices_of(target, _patterns(target, dtypes), RATIOS, dtypes)
+            place = Place(workspace.directory / f"study{number}.sqlite")
+            texts = tuple(sorted(map(str, choices)))
+            fixed = judges.choosing.dataset.digest, target.name, target.threads
+            identity = StudyIdentity(model.digest, *fixed, "precision", texts)
+            here = scratch / str(number)
+            here.mkdir()
+            with opened_study(place, name, identity) as study:
+                found = find_candidates(
+                    model, judges, database, choices, goal, study, bench, workers, here, on_stage
+                )  # fmt: skip
+            own = finalist_plans(found.candidates, FINALISTS, MAX_DROP)
+            plans |= {f"{searched}: {label}": plan for label, plan in own.items()}
+        plans |= rounded_plans(found.explored.space)
+        costs = measure_plans(
+            bench, model, plans.values(), found.explored.costs, partial(on_stage, "finalists' layers")
+        )
+        weights = CorrectedWeights(database, model, judges, target.cores, arguments.seed)
+        weights.begin((compiler.settle(model, plan, target, costs)[0] for plan in plans.values()), workers)
+        shop = Workshop(model, target, weights, costs, bench, judges, judges.sample, scratch, arguments.seed)
+        built = build_finalists(shop, plans, partial(on_stage, "finalists"))
+        times = time_side_by_side(shop, built, {})
+        rows = [
+            Row(label, each.plan, times[label], judge.resampled(weights(each.plan))) for label, each in built.items()
+        ]
+        return [*rows, Row(ONNXRUNTIME, Plan(model.digest), times[ONNXRUNTIME], judge.resampled({}))]
+
+
+def _patterns(target: Target, dtypes: Iterable[str]) -> list[str]:
+    """Of the patterns those that the target has in one of the types."""
+    supported = {text for text, dtype in target.supported if dtype in dtypes}
+    return [text for text in PATTERNS if text in supported]
+
+
+def dominated(rows: Sequence[Row]) -> dict[str, float]:
+    """How many times as fast as dense int8, and as sparse float32, what dominates them is at most.
+
+    `sparse_float32` counts networks that are worse than the one with zeros in bytes beyond doubt, `..._even` all that
+    it dominates; nan where there is none.
+    """
+    ours = [row for row in rows if row.family == "sparse int8"]
+
+    def most(family: Family, surely: bool = False) -> float:
+        pairs = [(one, other) for one in ours for other in rows if other.family == family and one.dominates(other)]
+        return max(
+            (ratio(other, one) for one, other in pairs if not surely or one.gains_over(other)[1] > 0), default=math.nan
+        )
+
+    return {
+        "over_dense_int8": most("dense int8"),
+        "over_sparse_float32_even": most("sparse"),
+        "over_sparse_float32": most("sparse", surely=True),
+    }
+
+
+def ratio(slow: Row, fast: Row) -> float:
+    """How many times as fast."""
+    return slow.latency.median_s / fast.latency.median_s
+
+
+def front_table(name: str, rows: Iterable[Row]) -> Table:
+    """A row for each network, from the slowest to the fastest, with what it loses against dense and gains over int8."""
+    rows = sorted(rows, key=lambda row: -row.latency.median_s)
+    by_label = {row.label: row for row in rows}
+    dense, external, rounded = (by_label.get(label) for label in (DENSE, ONNXRUNTIME, f"{DENSE} {BYTES}"))
+    title = f"{name}: built, corrected, timed in turns; points lost on held-out samples; 95 % intervals"
+    table = Table("network", "layers", "ms", "onnxruntime/ ours", "lost against dense", "gained over dense int8",
+                  "dominates", title=title)  # fmt: skip
+    for row in rows:
+        lost = _told(dense.gains_over(row)) if dense is not None else ""
+        gained = _told(row.gains_over(rounded)) if rounded is not None and row is not rounded else ""
+        speedup = f"{ratio(external, row):.2f}" if external is not None else ""
+        beaten = [other.label for other in rows if row.dominates(other)] if row.family == "sparse int8" else []
+        told = f"{1e3 * row.latency.median_s:.3g}"
+        table.add_row(row.label, words.plan_summary(row.plan), told, speedup, lost, gained, ", ".join(beaten))
+    return table
+
+
+def _told(figures: tuple[float, float, float]) -> str:
+    return "{:.1f} ({:.1f} to {:.1f})".format(*figures)
