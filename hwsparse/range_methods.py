@@ -17,7 +17,7 @@ Knows arrays only: no layers, models or data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -224,6 +224,17 @@ METHODS: dict[str, Callable[[], Range]] = {
 }
 # Of dense int8 networks (DS-CNN, ResNet-20, MiniLM-L6, EfficientNet-Lite0) it moves answers least, or nearly so.
 DEFAULT_METHOD = "minmax"
+
+
+def require_bytes(name: str, dtypes: Iterable[str]) -> None:
+    """Refuses a method that was asked for where it says nothing.
+
+    Raises:
+        InputError: no layer may be int8, and the method is not the one that nobody need ask for; or there is no such.
+    """
+    range_method(name)
+    if name != DEFAULT_METHOD and "int8" not in dtypes:
+        raise InputError(f"ranges by {name} are of what int8 layers read, and no layer is to be int8; ask for both")
 
 
 def range_method(name: str) -> Callable[[], Range]:

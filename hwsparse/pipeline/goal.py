@@ -8,7 +8,7 @@ from typing import get_args
 
 from hwsparse.errors import InputError
 from hwsparse.pattern import parse_pattern
-from hwsparse.range_methods import DEFAULT_METHOD, range_method
+from hwsparse.range_methods import DEFAULT_METHOD, require_bytes
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.samplers import SamplerName
 
@@ -50,10 +50,10 @@ class Goal:
             raise InputError("ratios of zeros lie between 0 and 1")
         if self.within is not None and not 0 < self.within <= 1:
             raise InputError(f"within: a share above 0, as 0.1 for 10 %, not {self.within:g}")
-        range_method(self.ranges)
         for text in self.patterns:
             parse_pattern(text)
         if not self.dtypes or not set(self.dtypes) <= set(DTYPES):
             raise InputError(
                 f"weights are of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not of {', '.join(self.dtypes) or 'nothing'}"
             )
+        require_bytes(self.ranges, self.dtypes)

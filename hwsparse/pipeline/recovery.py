@@ -44,7 +44,7 @@ from hwsparse.pipeline.outcome import Limits, Outcome
 from hwsparse.pipeline.school import School, imported
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
-from hwsparse.range_methods import DEFAULT_METHOD
+from hwsparse.range_methods import DEFAULT_METHOD, require_bytes
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
@@ -93,7 +93,7 @@ def recover(
         ranges: the method that tells between what lies what int8 layers read.
 
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or no layer is int8 for it.
         UnsupportedError: the target cannot be timed from here, does not support a choice of the plan, or runs no layer
             of it faster: there is nothing to train for; or a layer is of a type that is not trained.
         PlanError, ModelError, DataError: plan, module and data do not belong together.
@@ -108,6 +108,7 @@ def recover(
             raise UnsupportedError(
                 f"layer {name!r} is {choice}: {' and '.join(TRAINED)} are trained only; compile this plan instead"
             )
+    require_bytes(ranges, (choice.dtype for _, choice in plan.choices))
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
         training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)

@@ -168,6 +168,8 @@ BAD = [
     ("compile model.onnx --choice 2:4 --robustness", 2, "--data"),
     ("compile model.onnx --choice 2:4 --ranges mse", 2, "--data"),
     ("compile model.onnx --choice 2:4 --data data.npz --ranges best", 2, "ranges: 'best' is no way to find them"),
+    ("compile model.onnx --choice 2:4 --data data.npz --ranges mse", 2, "no layer is to be int8"),
+    ("optimize model.onnx --data data.npz --ranges mse", 2, "no layer is to be int8"),
     ("optimize model.onnx --data data.npz --ranges best", 2, "use averaged, minmax, percentile, entropy, mse"),
     ("compile model.onnx --choice 2:4 --data data.npz --robustness", 2, "data.npz holds arrays: only images and text"),
     ("optimize model.onnx --data data.npz --metric accuracy", 2, "use top1 or f1 or neg_log_loss or agreement"),

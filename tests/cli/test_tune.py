@@ -131,6 +131,7 @@ def test_from_a_functions_name_to_an_artifact(
         ("nets:wide --choice 2:4 --optimizer lbfgs", "optimizer: sgd or adamw"),
         ("nets:wide --choice 2:4 --training nothing.npz", "nothing.npz"),
         ("nets:wide --choice 2:4 --ranges best", "ranges: 'best' is no way to find them"),
+        ("nets:wide --choice 2:4 --ranges mse", "no layer is to be int8"),
         ("nets:wide --choice 2:4 --robustness", "data.npz holds arrays: only images and text can be corrupted"),
     ],
 )
