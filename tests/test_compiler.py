@@ -21,8 +21,11 @@ from hwsparse.errors import ArtifactError, CompileError, MeasureError
 from hwsparse.latency import CostModel, Measurement, Workload
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan, parse_choice
+from hwsparse.quantise import split_weights
 from hwsparse.sparsify import QualityReport, apply_plan, pruned_proto
+from tests.codegen.building import Network
 from tests.codegen.layers import CPU
+from tests.codegen.test_int8_networks import in_bytes
 from tests.latency.examples import NOON, measurement
 from tests.model.graphs import model_proto, node, run, stored, value, weight
 from tests.sparsify.test_quality import classifier
@@ -173,6 +176,38 @@ def test_where_rounding_decides_being_as_near_to_float64_as_onnxruntime_is_enoug
     monkeypatch.setattr(compiler, "build_model", lambda *_: library)
     monkeypatch.setattr(compiler, "onnxruntime_answers", lambda *_: {"y": (exact * 1.01).astype(np.float32)})
     assert build(model, settled[0], weights, TARGET, {}, inputs, tmp_path) == library
+
+
+def test_a_byte_that_tips_may_move_the_answers_of_a_deep_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Network(5)
+    at = net.node("Relu", net.conv("x", 8, 8, 3))
+    for _ in range(30):
+        inner = net.node("Relu", net.conv(at, 8, 8, 3))
+        at = net.node("Relu", net.node("Add", net.conv(inner, 8, 8, 3), at))
+    model = net.model((1, 8, 6, 6), (at, (1, 8, 6, 6)))
+    plan, weights = in_bytes(model, "dense")
+    inputs = random_inputs(model.inputs, 11)
+    expected = onnxruntime_answers(model, weights, inputs)[at]
+    floats = onnxruntime_answers(model, split_weights(weights).plain, inputs)[at]
+    # Weights that float32 can hardly tell from these make another program that is right, and some bytes tip over.
+    near = {
+        name: (value * (1 + 1e-7)).astype(np.float32) for name, value in weights.items() if name in dict(plan.choices)
+    }
+    right = onnxruntime_answers(model, {**weights, **near}, inputs)[at]
+    assert relative_error(right, expected) > max(compiler.TOLERANCE, relative_error(floats, expected) / 2)
+    wrong = right + 0.06 * np.abs(right).max() * np.sign(np.random.default_rng(0).standard_normal(right.shape))
+    library = build(model, plan, weights, TARGET, {}, inputs, tmp_path)
+
+    def gives(outputs: np.ndarray) -> None:
+        monkeypatch.setattr(Library, "run", lambda *_: {at: outputs.astype(np.float32)})
+        build(model, plan, weights, TARGET, {}, inputs, tmp_path)
+
+    monkeypatch.setattr(compiler, "build_model", lambda *_: library)
+    gives(right)
+    with pytest.raises(CompileError, match=r"on the same rounded values by 0\.0\d+ .*; 0\.0\d+ could come of rounding"):
+        gives(wrong)
 
 
 def test_a_network_that_makes_much_of_rounding_gets_plain_kernels(tmp_path: Path) -> None:
