@@ -10,7 +10,7 @@
     forecast.py what a plan should take, and whether any can keep to the goal
     verdict.py  finalists and what they are held to side by side, and the winner
     judges.py   the data in three parts: to fit weights, to choose, to report
-    bench.py    where all of that is measured
+    bench.py    where all of that is measured; building.py: what is timed, built by workers
     compilation.py   one plan compiled without a search, and what all jobs do alike
     recovery.py      a torch module pruned, trained and compiled; school.py: where it and its rivals are trained
     goal.py     what is asked for; outcome.py: what is found; figures.py, choices.py: as reports

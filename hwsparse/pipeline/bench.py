@@ -60,6 +60,7 @@ class Bench:
     layers: ProcessRunner
     networks: ProcessRunner
     clock: Clock
+    workers: Workers  # build what is timed
     shares: list[float] = field(default_factory=list)  # of its CPU, that timings of the job had
 
     @property
@@ -151,7 +152,7 @@ def open_bench(
     """A bench on this machine, or with a board where its target is timed.
 
     Args:
-        workers: build layers; by default processes of this machine do.
+        workers: build layers and networks; by default processes of this machine do.
 
     Raises:
         UnsupportedError: the target cannot be timed from here.
@@ -172,5 +173,5 @@ def open_bench(
         stack.enter_context(layers)
         stack.enter_context(networks)
         kept = stack.enter_context(Records(records, layers.device, toolchain))
-        crew = Crew(workers or stack.enter_context(open_workers()))
-        yield Bench(target, kept, crew, layers, networks, clock)
+        workers = workers or stack.enter_context(open_workers())
+        yield Bench(target, kept, Crew(workers), layers, networks, clock, workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from hwsparse import compiler
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.building import NetworkOrder, build_networks
 from hwsparse.pipeline.choices import layer_choices
 from hwsparse.pipeline.outcome import Weights
 from hwsparse.pipeline.survey import OnStage, survey
@@ -92,14 +93,18 @@ def _built(
     on_stage: OnStage,
 ) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
     """Plans built and measured end to end, for the cost model's residual; weighed, they tell what others take."""
+
+    def orders() -> Iterator[NetworkOrder]:
+        for number, plan in enumerate(plans):
+            directory = scratch / f"anchor{number}"
+            directory.mkdir()
+            yield NetworkOrder(plan, weights(plan), costs.kernels(model, plan), directory)
+
+    on_stage("whole networks", 0, len(plans) + 1)
     directories = {}
-    for number, plan in enumerate(plans):
-        on_stage("whole networks", number, len(plans) + 1)
-        directory = scratch / f"anchor{number}"
-        directory.mkdir()
-        kernels = costs.kernels(model, plan)
-        library = compiler.build(model, plan, weights(plan), bench.target, kernels, inputs, directory)
+    for plan, library in build_networks(model, bench.target, inputs, bench.workers, orders()):
         directories[plan.digest] = library.directory
+        on_stage("whole networks", len(directories), len(plans) + 1)
     times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
     tell = describe(bench.target)
     stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from hwsparse.latency import CostModel, Footprint, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
+from hwsparse.pipeline.building import NetworkOrder, build_networks
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
 from hwsparse.plan import Plan
@@ -112,23 +113,27 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
     """Builds plans by their labels, and the dense model, called DENSE, after them.
 
     Raises:
-        CompileError: a plan does not compile, or its outputs are wrong.
+        CompileError, StorageError, ExecutionError: as `build_networks`.
         MeasureError: a layer that a plan makes sparse was not timed.
     """
     model, found = shop.model, dict[str, Built]()
-    libraries: dict[Plan, Library] = {}
     asked = {**plans, DENSE: Plan(model.digest)}
-    for done, (label, wanted) in enumerate(asked.items(), 1):
-        plan, refused = compiler.settle(model, wanted, shop.target, shop.costs)
-        pruned = shop.weights(plan)
-        if plan not in libraries:
+    settled = {label: compiler.settle(model, plan, shop.target, shop.costs) for label, plan in asked.items()}
+    shipped = dict.fromkeys(plan for plan, _ in settled.values())
+
+    def orders() -> Iterator[NetworkOrder]:
+        for plan in shipped:
             directory = shop.scratch / plan.digest[:16]
             directory.mkdir()
-            kernels = shop.costs.kernels(model, plan)
-            libraries[plan] = compiler.build(model, plan, pruned, shop.target, kernels, shop.inputs, directory)
-        chosen_by = shop.judges.choosing.evaluate(pruned) if shop.judges else None
-        found[label] = Built(wanted, plan, refused, libraries[plan], chosen_by)
-        on_step(done, len(asked))
+            yield NetworkOrder(plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
+
+    libraries: dict[Plan, Library] = {}
+    for plan, library in build_networks(model, shop.target, shop.inputs, shop.bench.workers, orders()):
+        libraries[plan] = library
+        on_step(len(libraries), len(shipped))
+    for label, (plan, refused) in settled.items():
+        chosen_by = shop.judges.choosing.evaluate(shop.weights(plan)) if shop.judges else None
+        found[label] = Built(asked[label], plan, refused, libraries[plan], chosen_by)
     return found
 
 

@@ -182,7 +182,7 @@ def test_searches_by_different_ranges_have_studies_of_their_own(
 
     goals = [replace(GOAL, ranges=method) for method in METHODS]
     assert len({identity(goal) for goal in goals}) == len(METHODS)
-    assert len({identity(replace(goal, dtypes=("float32",), patterns=())) for goal in goals}) == 1
+    assert "ranges" not in identity(replace(GOAL, dtypes=("float32",), patterns=())).pruner
 
 
 def test_a_plan_is_compiled_by_the_ranges_asked_for(data: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Networks built by workers, several at a time: compiled and checked there, and brought here, where they are timed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwsparse import compiler
+from hwsparse.codegen import Library
+from hwsparse.errors import writing
+from hwsparse.execution import Workers, as_done
+from hwsparse.model import Model
+from hwsparse.plan import Plan
+from hwsparse.target import Target
+
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOrder:
+    """A settled plan to be built as `compiler.build` does, into a directory that exists and is empty."""
+
+    plan: Plan
+    weights: Mapping[str, np.ndarray]
+    kernels: Mapping[str, str]
+    directory: Path
+
+
+def build_networks(
+    model: Model, target: Target, inputs: Mapping[str, np.ndarray], workers: Workers, orders: Iterable[NetworkOrder]
+) -> Iterator[tuple[Plan, Library]]:
+    """Each plan with its library, as soon as it is there.
+
+    Args:
+        inputs: a real sample: what is built must give what onnxruntime does.
+        orders: of different plans; the next is asked for when there is somebody to build it.
+
+    Raises:
+        CompileError: a plan does not compile, or its outputs are wrong.
+        StorageError: there is no room for what is built.
+        ExecutionError: workers were lost.
+    """
+    shared = workers.share((model, target, dict(inputs)))
+    directories: dict[Plan, Path] = {}
+
+    def calls() -> Iterator[tuple[object, ...]]:
+        for order in orders:
+            directories[order.plan] = order.directory
+            yield shared, order.plan, dict(order.weights), dict(order.kernels)
+
+    for plan, files in as_done(workers, _build, calls()):
+        directory = directories[plan]
+        with writing(directory):
+            for name, content in files.items():
+                (directory / name).write_bytes(content)
+        yield plan, Library.load(directory, target.threads)
+
+
+def _build(
+    known: tuple[Model, Target, Mapping[str, np.ndarray]],
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    kernels: Mapping[str, str],
+) -> tuple[Plan, Files]:
+    """The task: the files of a library."""
+    model, target, inputs = known
+    with tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
+        library = compiler.build(model, plan, weights, target, kernels, inputs, Path(scratch))
+        return plan, {path.name: path.read_bytes() for path in library.directory.iterdir() if path.is_file()}
