@@ -49,7 +49,7 @@ from benchmarks.networks import dense_plan
 from benchmarks.removal import KEPT, OBS_FITTED, Removed, removal_floors, removal_table, remove
 from benchmarks.tasks import TASKS, Task, data_option
 from hwsparse.codegen import refusal
-from hwsparse.errors import InputError
+from hwsparse.errors import DataError, InputError
 from hwsparse.model import Model
 from hwsparse.pattern import NM, Unstructured, parse_pattern
 from hwsparse.pipeline import DTYPES
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         dense_corrupted = mean_resampled(corrupted, {}) if corrupted else None
         found = list(_prune(task, evaluator, corrupted, choices, arguments, console))
         alike = {(each.method, each.choice): each.values for each in found if each.allocation == UNIFORM}
-        removed = list(remove(task, evaluator, arguments.kept, arguments.threads or THREADS, arguments.seed))
+        removed = list(remove(task, evaluator, arguments.kept, arguments.threads or THREADS, arguments.seed, console))
         held = [*floors(dense, alike), *removal_floors(removed)]
         if found:
             console.print(_table(task, dense, found, dense_corrupted))
@@ -239,8 +239,13 @@ def _prune(
             weights = correct(model, weights, task.calibration, plan=plan, threads=threads, seed=arguments.seed)
         else:
             weights = rounded_weights(model, plan, weights)
-        robust = mean_resampled(corrupted, weights) if corrupted else None
-        yield Pruned(method, choice, evaluator.resampled(weights), sizes.of_weights(weights), allocation, robust)
+        try:
+            values = evaluator.resampled(weights)
+            robust = mean_resampled(corrupted, weights) if corrupted else None
+        except DataError as error:  # its answers are not finite
+            console.print(f"{model.name}, {method}, {choice}, {allocation} is left out: {error}")
+            continue
+        yield Pruned(method, choice, values, sizes.of_weights(weights), allocation, robust)
 
 
 def _fits(layer: Layer, choice: Choice) -> bool:

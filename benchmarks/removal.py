@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks.floors import LEAST_RATIO, SURE_RATIO, Floor, points
 from benchmarks.tasks import Task
+from hwsparse.errors import DataError
 from hwsparse.model import Model
 from hwsparse.model.coupling import couple
 from hwsparse.sparsify import Evaluator, Narrower, Size, Sizes
@@ -36,7 +38,9 @@ class Removed:
     size: Size
 
 
-def remove(task: Task, evaluator: Evaluator, kept: Sequence[float], threads: int, seed: int) -> Iterator[Removed]:
+def remove(
+    task: Task, evaluator: Evaluator, kept: Sequence[float], threads: int, seed: int, console: Console
+) -> Iterator[Removed]:
     """The network narrowed to each share in every way; shares that keep as many channels as one before are left out.
 
     Yields nothing if no channel of it can be removed.
@@ -54,7 +58,11 @@ def remove(task: Task, evaluator: Evaluator, kept: Sequence[float], threads: int
             if _shape(cut) not in seen:
                 seen.add(_shape(cut))
                 for method, narrow in ((plain, cut), (fitted, narrower.narrow(share))):
-                    values = evaluator.beside(narrow).resampled({})
+                    try:
+                        values = evaluator.beside(narrow).resampled({})
+                    except DataError as error:  # its answers are not finite
+                        console.print(f"{model.name}, {method}, {share:.0%} kept is left out: {error}")
+                        continue
                     yield Removed(method, share, values, Sizes(narrow).of_weights({}))
 
 
@@ -63,6 +71,8 @@ def removal_floors(found: Sequence[Removed]) -> Iterator[Floor]:
     values = {(each.method, each.kept): each.values for each in found}
     for plain, asked in ((MAGNITUDE, True), (MAGNITUDE_FITTED, False)):
         for kept in dict.fromkeys(each.kept for each in found):
+            if not {(OBS_FITTED, kept), (plain, kept)} <= values.keys():
+                continue
             gain = points(values[OBS_FITTED, kept] - values[plain, kept])
             ratio = 1 - kept
             holds = (gain[1] if ratio >= SURE_RATIO else gain[0]) > 0 if asked and ratio >= LEAST_RATIO else None
@@ -77,10 +87,10 @@ def removal_table(task: Task, dense: np.ndarray, found: Sequence[Removed]) -> Ta
     whole = Sizes(task.model).of_weights({})
     for kept in dict.fromkeys(each.kept for each in found):
         own = {each.method: each for each in found if each.kept == kept}
-        size = own[methods[0]].size
-        cells = ["{:.1f} ({:.1f} to {:.1f})".format(*points(dense - own[method].values)) for method in methods]
+        size = next(iter(own.values())).size
+        told = {each.method: "{:.1f} ({:.1f} to {:.1f})".format(*points(dense - each.values)) for each in own.values()}
         left = f"{size.macs / whole.macs:.0%}, {size.parameters / whole.parameters:.0%}"
-        table.add_row(f"{kept:.0%}", left, *cells)
+        table.add_row(f"{kept:.0%}", left, *(told.get(method, "") for method in methods))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_channels_are_removed_as_well(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "whole channels and heads are removed" in shown and "static masks" not in shown
     with pytest.raises(InputError, match="--kept"):
         quality.run(parsed("--kept", "1.5"))
+
+
+def test_a_network_without_finite_answers_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, honest = Task(classifier(), images(20), images(30, seed=1)), Evaluator.resampled
+
+    def resampled(self: Evaluator, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        if weights:
+            raise DataError("an answer is not finite")
+        return honest(self, weights)
+
+    monkeypatch.setitem(TASKS, "kws", (lambda data, seed: task,))
+    monkeypatch.setattr(Evaluator, "resampled", resampled)
+    _, details = quality.run(parsed("--patterns", "2:4", "--methods", "magnitude", "--kept"))
+    assert isinstance(details, dict) and details["classifier"]["dropped"] == []
+    assert "classifier, magnitude, 2:4, uniform is left out: an answer is not finite" in capsys.readouterr().out
 
 
 def test_int8_dense_and_pruned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

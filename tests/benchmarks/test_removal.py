@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import count
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks.removal import MAGNITUDE, MAGNITUDE_FITTED, OBS, OBS_FITTED, Removed, removal_floors, remove
+from benchmarks.removal import (
+    MAGNITUDE,
+    MAGNITUDE_FITTED,
+    OBS,
+    OBS_FITTED,
+    Removed,
+    removal_floors,
+    removal_table,
+    remove,
+)
 from benchmarks.tasks import Task
 from hwsparse.data import Dataset
+from hwsparse.errors import DataError
 from hwsparse.sparsify import Evaluator, Size, Sizes
 from tests.sparsify.networks import classifier, images, product
 
@@ -20,7 +34,7 @@ def evaluator(task: Task) -> Evaluator:
 
 def test_a_share_that_keeps_as_many_channels_is_not_tried_again() -> None:
     task = Task(classifier(), images(20), images(30, seed=1))
-    found = list(remove(task, evaluator(task), (1.0, 0.5, 0.49, 0.3), threads=1, seed=0))
+    found = list(remove(task, evaluator(task), (1.0, 0.5, 0.49, 0.3), threads=1, seed=0, console=Console()))
     assert {each.method for each in found} == METHODS
     shares = [each.kept for each in found if each.method == OBS]
     assert shares[0] == 0.5 and 0.49 not in shares
@@ -34,7 +48,28 @@ def test_nothing_is_tried_where_no_channel_can_go() -> None:
     task = Task(
         product(np.eye(6, dtype=np.float32)), *[Dataset("x", {"x": np.eye(6, dtype=np.float32)}, np.arange(6))] * 2
     )
-    assert list(remove(task, evaluator(task), (0.5,), threads=1, seed=0)) == []
+    assert list(remove(task, evaluator(task), (0.5,), threads=1, seed=0, console=Console())) == []
+
+
+def test_a_narrower_network_without_finite_answers_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, honest = Task(classifier(), images(20), images(30, seed=1)), Evaluator.resampled
+    answers = count()
+
+    def resampled(self: Evaluator, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        if next(answers) == 0:
+            raise DataError("an answer is not finite")
+        return honest(self, weights)
+
+    monkeypatch.setattr(Evaluator, "resampled", resampled)
+    found = list(remove(task, evaluator(task), (0.5,), threads=1, seed=0, console=Console()))
+    assert {each.method for each in found} == METHODS - {MAGNITUDE}
+    assert "classifier, magnitude, 50% kept is left out: an answer is not finite" in capsys.readouterr().out
+    assert [floor.what for floor in removal_floors(found)] == [f"{OBS_FITTED} over {MAGNITUDE_FITTED}"]
+    dense = np.ones_like(found[0].values)
+    table = removal_table(task, dense, found)
+    assert [str(cell) for cell in table.columns[0].cells] == ["50%"] and len(table.columns) == 2 + len(METHODS) - 1
 
 
 @pytest.mark.parametrize(
