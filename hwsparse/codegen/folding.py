@@ -1,4 +1,4 @@
-"""What kernels that read bytes are given beside their weights: scales, bias and bounds, as few numbers as they can be.
+"""What kernels of bytes are given beside their weights: scales, bias and bounds, as few numbers as they can be.
 
     value = (sum + offset) * scale + bias - residual.scale * residual.zero + residual.scale * byte
     byte  = value / output.scale + output.zero, within bounds
@@ -47,3 +47,12 @@ def folded(
     else:
         terms = [factor, float(stored.inverse), float(stored.zero)]
     return wide.astype(np.float32), np.array(terms, np.float32), moved.astype(np.float32)
+
+
+def folded_floats(
+    epilogue: Epilogue, weight: np.ndarray, bias: np.ndarray, stored: Scale
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (rows, inputs), terms (3,) and biases (rows,) of a kernel that sums floats, and stores them as bytes."""
+    rows = len(weight)
+    scales, terms, moved = folded(epilogue, np.zeros(rows, np.int32), np.ones(rows, np.float32), bias, None, stored)
+    return weight * scales[:, None], terms, moved

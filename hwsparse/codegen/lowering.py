@@ -31,7 +31,7 @@ from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import Kernel, kernel_for
-from hwsparse.codegen.folding import folded
+from hwsparse.codegen.folding import folded, folded_floats
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.operations import greatest_of_bytes, operation_of
@@ -85,7 +85,9 @@ def lower(
     module = _simplified(_import(model, names, without_pairs(weights)))
     chains = _find_all_chains(model, module, names)
     graph = Graph.of(module["main"])
-    bytes_of = Bytes.of(graph, [chain for chain in chains if _reads_bytes(chain, plan)], target)
+    readers = [chain for chain in chains if _reads_bytes(chain, plan)]
+    writers = [chain for chain in chains if _reads_bytes(chain, plan) or chain.depthwise]
+    bytes_of = Bytes.of(graph, readers, writers, target)
     pool = _Pool(target, kernels)
     calls = []
     for chain in chains:
@@ -284,7 +286,7 @@ class _Pool:
         epilogue = Epilogue(chain.residual is not None, chain.low, chain.high, chain.function)
         own = _reads_bytes(chain, plan)
         read, added = bytes_of.read(chain.source), bytes_of.read(chain.residual) if own else None
-        stored = bytes_of.stored.get(chain.variables[-1]) if own else None
+        stored = bytes_of.stored.get(chain.variables[-1])
         if added is not None:
             epilogue = replace(epilogue, added="uint8")
         if stored is not None:
@@ -298,8 +300,11 @@ class _Pool:
             in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
             self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
-        if not own:
+        if not own and stored is None:
             packed: tuple[np.ndarray, ...] = (*kernel.pack(weight), bias)
+        elif not own and stored is not None:  # a depthwise layer, that bytes are read of
+            (floats,) = kernel.pack(weight)
+            packed = folded_floats(epilogue, floats, bias, stored)
         elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
         elif not is_rounded(weight):

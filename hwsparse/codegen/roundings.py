@@ -52,14 +52,14 @@ class Bytes:
     absorbed: frozenset[Any]
 
     @classmethod
-    def of(cls, graph: Graph, chains: Sequence[Chain], target: Target) -> Bytes:
-        """Of chains that read bytes."""
+    def of(cls, graph: Graph, chains: Sequence[Chain], writers: Sequence[Chain], target: Target) -> Bytes:
+        """Of chains that read bytes, and of all that can write them."""
         roundings = find_roundings(graph)
         read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
         theirs = {var for chain in chains for var in chain.variables}
         # All who read what was rounded are such chains.
         whole = {var for var in read if all(user in theirs for user in graph.users[var])}
-        ends = {chain.variables[-1] for chain in chains}
+        ends = {chain.variables[-1] for chain in writers}
         by_source: dict[Any, set[Any]] = {}
         for var in whole:
             by_source.setdefault(roundings[var].source, set()).add(var)

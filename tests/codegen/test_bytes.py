@@ -26,7 +26,7 @@ from hwsparse.codegen.cpu.select import Kernel, kernel_for, kernels_for, refusal
 from hwsparse.codegen.cpu.shared_index import shared_index
 from hwsparse.codegen.cpu.tokens import shared_index_tokens
 from hwsparse.codegen.cpu.words import MOST_INPUTS, WORD, halves_of, offsets_of, words_of
-from hwsparse.codegen.folding import folded
+from hwsparse.codegen.folding import folded, folded_floats
 from hwsparse.errors import CompileError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer
@@ -35,7 +35,7 @@ from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT, Scale, weight_bytes
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target, load_target
 from tests.codegen.compiling import compile_kernel, with_flags
-from tests.codegen.layers import CPU, conv, convs, product, products
+from tests.codegen.layers import CPU, conv, convs, depthwise_convs, product, products
 
 NARROW, WIDE = CPU, replace(CPU, vector_bits=512, vector_registers=32)
 ARM = replace(CPU, vector_bits=128, vector_registers=32)
@@ -339,3 +339,29 @@ def test_values_become_the_nearest_bytes(size: int, low: float, high: float, lan
     given = (x, np.array([scale.inverse], np.float32), np.array([scale.zero], np.float32))
     compile_kernel(quantise((size,), lanes))["kernel"](*map(tvm.runtime.tensor, given), out)
     np.testing.assert_array_equal(out.numpy(), scale.bytes_of(x))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    depthwise_convs(),
+    st.sampled_from([Epilogue(), Epilogue(low=0.0), Epilogue(low=0.0, high=6.0), Epilogue(function="silu")]),
+    st.integers(0, 255),
+    st.integers(0, 99),
+    st.sampled_from([target for target in (NARROW, AVX2, WIDE, AVX512) if has(target)]),
+)
+def test_sums_of_depthwise_layers_become_bytes(
+    layer: Layer, epilogue: Epilogue, zero: int, seed: int, target: Target
+) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = layer.weight_shape, (layer.outputs,), layer.input_shape
+    weight, bias, x = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    stored = Scale(float(np.float32(rng.uniform(0.005, 0.05))), zero)
+    kernel = kernel_for(layer, Choice(), target, replace(epilogue, stored="uint8"))
+    packed = folded_floats(replace(epilogue, stored="uint8"), *kernel.pack(weight), bias, stored)
+    found = run(kernel, target, [x, *packed], np.full(layer.output_shape, 77, np.uint8))
+    values = exact_sums(layer, x, weight) + bias.reshape(1, -1, *[1] * (len(layer.output_shape) - 2))
+    if epilogue.function:
+        values = values / (1 + np.exp(-values))
+    steps = np.clip(np.clip(values, epilogue.low, epilogue.high) * float(stored.inverse) + zero, 0, MOST_VALUE)
+    # The nearest byte; of two that are as near, to what float32 tells, either.
+    assert np.abs(found - steps).max() <= 0.5 + 2e-3

@@ -119,6 +119,15 @@ def test_what_others_read_too_stays_in_floats() -> None:
     assert calls == [*first, *second, ("pool", "float32")]
 
 
+def test_a_depthwise_layer_hands_on_bytes_where_bytes_are_read() -> None:
+    net = Network(4)
+    x = net.node("Relu", net.conv("x", 8, 8, 1))
+    depth = net.node("Clip", net.conv(x, 8, 8, 3, group=8), net.array(np.float32(0)), net.array(np.float32(6)))
+    calls = lowered(net, net.conv(depth, 8, 8, 1))
+    first, second = [("quantise", "uint8"), ("bytes", "float32")], [("depthwise", "uint8"), ("bytes", "float32")]
+    assert calls == [*first, *second]
+
+
 def test_a_range_that_nobody_told_is_one_clear_error() -> None:
     net = Network(3)
     y = net.conv("x", 8, 8, 3)

@@ -4,7 +4,7 @@ A plane is worked on in strips. The input lines of a strip are copied, padded, t
 L1, each cut into stride phases: in phase b lie the pixels whose column is b modulo the stride, so that
 every tap reads a contiguous run at any stride and dilation. A block of outputs, some rows high and some
 vectors wide, is summed in registers, tap column by tap column: what one row has loaded serves the
-rows above and below.
+rows above and below. Sums are of floats, and may become bytes where they are stored.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.copying import copy_line, copy_run
-from hwsparse.codegen.cpu.entry import REGISTERS
+from hwsparse.codegen.cpu.entry import REGISTERS, Ends, finish_of, without_parameters
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry
 from hwsparse.target import Target
+
+TERMS = 2  # where they come among the parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,12 @@ class _Block:
 
 @functools.cache
 def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.PrimFunc:
-    """The kernel as a PrimFunc of input, weight (rows, taps), bias and output; residuals are not fused."""
+    """The kernel as a PrimFunc of input, weight (rows, taps), bias and output; residuals are not fused.
+
+    Where bytes are stored, `terms` come before the bias, and weight and bias are scaled, as `Ends` has them.
+    """
     g, clip, block = geometry, epilogue.activation(), _choose_block(geometry, target)
+    stored, as_bytes, finish = epilogue.stored, int(epilogue.stored == "uint8"), finish_of(epilogue)
     high, vectors, lanes = block.high, block.vectors, block.lanes
     in_shape, out_shape, batch, channels, rows = g.input_shape, g.output_shape, g.batch, g.channels, g.rows
     in_h, in_w, out_h, out_w, positions = g.in_h, g.in_w, g.out_h, g.out_w, g.positions
@@ -72,8 +79,12 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
     exact = int(width == out_w and down * high == out_h)
     copy_in, copy_out = copy_line(g, pitch, lanes), copy_run(out_w, lanes)
 
+    def store_bytes(acc: Any, at: Any, terms: Any, out: Any, place: Any) -> None:
+        value = finish(acc[at, T.Ramp(0, 1, lanes)], Ends(None, None, out, terms=terms), place, lanes)
+        T.buffer_store(out, value, [T.Ramp(place, 1, lanes)])
+
     @T.inline
-    def stencil(strip, weight, bias, out, start, row, top, left):
+    def stencil(strip, weight, bias, terms, out, start, row, top, left):
         acc = T.alloc_buffer((high * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
         for i in T.unroll(high * vectors):
             for lane in T.vectorized(lanes):
@@ -97,22 +108,26 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
                             )
         for i in T.unroll(high):
             for vector in T.unroll(vectors):
-                for lane in T.vectorized(lanes):
-                    out[start + i * width + left + vector * lanes + lane] = clip(acc[i * vectors + vector, lane])
+                if as_bytes > 0:
+                    store_bytes(acc, i * vectors + vector, terms, out, start + i * width + left + vector * lanes)
+                else:
+                    for lane in T.vectorized(lanes):
+                        out[start + i * width + left + vector * lanes + lane] = clip(acc[i * vectors + vector, lane])
 
     @T.prim_func(s_tir=True)
     def kernel(
         x: T.Buffer(in_shape, "float32"),
         weight: T.Buffer((rows, taps), "float32"),
+        terms: T.Buffer((3,), "float32"),
         bias: T.Buffer((rows,), "float32"),
-        out: T.Buffer(out_shape, "float32"),
+        out: T.Buffer(out_shape, stored),
     ):
         T.func_attr({"tirx.noalias": True})
         x_flat = T.decl_buffer((batch * channels * in_h * in_w,), "float32", data=x.data)
-        out_flat = T.decl_buffer((batch * rows * positions,), "float32", data=out.data)
+        out_flat = T.decl_buffer((batch * rows * positions,), stored, data=out.data)
         for task in T.parallel(tasks):
             strip = T.alloc_buffer((strip_lines * line,), "float32")
-            sums = T.alloc_buffer((high * width,), "float32")
+            sums = T.alloc_buffer((high * width,), stored)
             for step in range(T.min(per_task, planes - task * per_task)):
                 plane: T.let = task * per_task + step
                 for part in range(strips):
@@ -125,14 +140,16 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
                             start: T.let = (plane // channels * rows + row) * positions + top * out_w
                             if exact > 0:
                                 for j in range(across):
-                                    stencil(strip, weight, bias, out_flat, start, row, i * high, j * vectors * lanes)
+                                    stencil(
+                                        strip, weight, bias, terms, out_flat, start, row, i * high, j * vectors * lanes
+                                    )  # fmt: skip
                             else:
                                 for j in range(across):
-                                    stencil(strip, weight, bias, sums, 0, row, i * high, j * vectors * lanes)
+                                    stencil(strip, weight, bias, terms, sums, 0, row, i * high, j * vectors * lanes)
                                 for k in range(T.min(high, out_h - top)):
                                     copy_out(out_flat, start + k * out_w, sums, k * width)
 
-    return kernel
+    return kernel if as_bytes else without_parameters(kernel, [TERMS])
 
 
 def _choose_block(geometry: Geometry, target: Target) -> _Block:
