@@ -21,6 +21,7 @@ from hwsparse.codegen.cpu import arithmetic
 from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.few_positions import few_positions
+from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import Kernel, kernel_for, kernels_for, refusal
 from hwsparse.codegen.cpu.shared_index import shared_index
@@ -140,7 +141,8 @@ def cases(dtype: str = "int8", patterns: Sequence[str] = PATTERNS) -> st.SearchS
 
     @st.composite
     def found(draw: st.DrawFn) -> tuple[Layer, Choice]:
-        layer = draw(st.one_of(convs(), products()).filter(lambda each: refusal(each, plain) is None))
+        layers = st.one_of(convs(), products(), depthwise_convs())
+        layer = draw(layers.filter(lambda each: refusal(each, plain) is None))
         usable = [pattern for pattern in map(parse_pattern, patterns) if applicable(layer, pattern) is None]
         pattern = draw(st.sampled_from(usable))
         ratio = getattr(pattern, "ratio", None) or (
@@ -160,7 +162,7 @@ def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int, ex
         x = np.where(x > 25, MOST_VALUE, x).astype(np.uint8)
     residual = rng.integers(-9, 9, layer.output_shape).astype(np.float32)
     names = kernels_for(layer, choice, target)
-    epilogue = Epilogue(residual=bool(seed % 2), low=-1e4)
+    epilogue = Epilogue(residual=bool(seed % 2) and not Geometry.of(layer).depthwise, low=-1e4)
     with defined_dots(target):
         kernel = kernel_for(layer, choice, target, epilogue, names[seed % len(names)])
     added = [residual] if epilogue.residual else []
@@ -188,6 +190,8 @@ def test_sums_of_bytes_are_exact(
         conv(1, 16, (10, 10), 12, (1, 1), (2, 2)),
         conv(1, 24, (15,), 8, (5,), (3,), ((2, 2),)),
         conv(1, 16, (8, 8), 16, (3, 3), (1, 1), ((1, 1), (1, 1)), groups=2),
+        conv(1, 6, (17, 19), 6, (5, 5), (2, 2), ((2, 2), (2, 2)), groups=6),
+        conv(2, 3, (33, 16), 6, (3, 3), (1, 1), ((1, 1), (1, 1)), groups=3),
         product((1, 21), 36, 24),
         product((3, 16), 64, 33),
         product((2,), 64, 40),
@@ -196,7 +200,9 @@ def test_sums_of_bytes_are_exact(
 @pytest.mark.parametrize("choice", ["dense", "block4x4@0.5", "block1x4@0.7"])
 def test_layers_of_every_kind_are_exact(layer: Layer, choice: str, target: Target) -> None:
     pattern, _, ratio = choice.partition("@")
-    if applicable(layer, parse_pattern(pattern)) is not None:
+    if Geometry.of(layer).depthwise:
+        pattern, ratio = "dense", ""
+    elif applicable(layer, parse_pattern(pattern)) is not None:
         pattern = "unstructured"
     if not has(target):
         pytest.skip(f"this machine has no {', '.join(set(target.isa) - cpu_flags())}")
@@ -212,6 +218,7 @@ def test_sums_are_stored_as_the_nearest_bytes(
     case: tuple[Layer, Choice], target: Target, residual: str | None, relu: bool, function: str, seed: int
 ) -> None:
     layer, choice = case
+    residual = None if Geometry.of(layer).depthwise else residual  # whose kernel takes none
     target = target if has(target) else NARROW
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
@@ -284,7 +291,11 @@ def test_what_multiplies_bytes_follows_from_flags(isa: str, vector_bits: int, do
 
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:
     as_bytes = Choice(dtype="int8")
-    assert "too little" in (refusal(conv(1, 8, (9, 9), 8, (3, 3), groups=8), as_bytes) or "")
+    depthwise = conv(1, 8, (9, 9), 8, (3, 3), groups=8)
+    assert refusal(depthwise, as_bytes) is None
+    assert "too little" in (refusal(depthwise, Choice(dtype="bfloat16")) or "")
+    wide = conv(1, 2, (40, 40), 2, (16, 17), groups=2)
+    assert "of 272 taps sums may not be exact; of 259 they are" in (refusal(wide, as_bytes) or "")
     assert "no multiple of 4" in (refusal(product((1, 16), 30, 64), as_bytes) or "")
     assert "no multiple of 4" in (refusal(conv(1, 12, (9, 9), 8, (3, 3), groups=2), as_bytes) or "")
     assert "int4" in (refusal(product((1, 16), 32, 64), Choice(dtype="int4")) or "")

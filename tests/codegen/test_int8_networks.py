@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -30,13 +31,13 @@ from tests.model.graphs import run
 from tests.model.qdq import pictures, quantised, samples
 
 
-def in_bytes(model: Model, text: str) -> tuple[Plan, dict[str, np.ndarray]]:
-    """A plan of int8 for every layer that can have it, sparse where it can be, and its weights."""
+def in_bytes(model: Model, text: str, floats: Collection[str] = ()) -> tuple[Plan, dict[str, np.ndarray]]:
+    """A plan of int8 for every layer that can have it but `floats`, sparse where it can be, and its weights."""
     sparse = replace(parse_choice(text), dtype="int8")
     choices = {}
     for layer in model.layers:
         choice = sparse if applicable(layer, sparse.pattern) is None else Choice(dtype="int8")
-        if refusal(layer, choice) is None:
+        if layer.name not in floats and refusal(layer, choice) is None:
             choices[layer.name] = choice
     plan = Plan.of(model.digest, choices)
     ranges = tensor_ranges(model, [random_inputs(model.inputs, seed) for seed in range(3)])
@@ -84,11 +85,15 @@ def test_a_quantised_network_gives_what_its_file_does(make, kind: QuantType, tmp
         assert np.abs(network.run(feeds)[output.name] - expected).max() <= 2 * (high - low) / 255
 
 
-def lowered(net: Network, *outputs: str) -> list[tuple[str, str]]:
-    """What is called to compute outputs (1, 8, 6, 6) of an input as large, and of what type it gives, in order."""
+def lowered(net: Network, *outputs: str, floats: Collection[str] = ()) -> list[tuple[str, str]]:
+    """What is called to compute outputs (1, 8, 6, 6) of an input as large, and of what type it gives, in order.
+
+    Args:
+        floats: layers that are not int8.
+    """
     shape = (1, 8, 6, 6)
     model = net.model(shape, *((name, shape) for name in outputs))
-    plan, weights = in_bytes(model, "dense")
+    plan, weights = in_bytes(model, "dense", floats)
     script = lower(model, plan, weights, CPU).module["main"].script()
     calls = re.findall(r"R\.call_tir(?:_inplace)?\((\w+),.*?out_ty=.*?dtype=\"(\w+)\"", script)
     return [(name.partition("_")[0], dtype) for name, dtype in calls]
@@ -123,9 +128,13 @@ def test_a_depthwise_layer_hands_on_bytes_where_bytes_are_read() -> None:
     net = Network(4)
     x = net.node("Relu", net.conv("x", 8, 8, 1))
     depth = net.node("Clip", net.conv(x, 8, 8, 3, group=8), net.array(np.float32(0)), net.array(np.float32(6)))
-    calls = lowered(net, net.conv(depth, 8, 8, 1))
-    first, second = [("quantise", "uint8"), ("bytes", "float32")], [("depthwise", "uint8"), ("bytes", "float32")]
-    assert calls == [*first, *second]
+    last = net.conv(depth, 8, 8, 1)
+    convolution = net.nodes[-3].name
+    assert net.nodes[-3].op_type == "Conv"
+    first, ends = ("quantise", "uint8"), ("bytes", "float32")
+    assert lowered(net, last) == [first, *[("bytes", "uint8")] * 2, ends]
+    # Of floats it stores bytes all the same.
+    assert lowered(net, last, floats=[convolution]) == [first, ends, ("depthwise", "uint8"), ends]
 
 
 def test_a_range_that_nobody_told_is_one_clear_error() -> None:

@@ -53,6 +53,14 @@ def test_bytes_are_a_fourth_of_what_is_moved_and_multiplied(name: str) -> None:
         assert found.parts["multiply-adds"] < 0.5 * floats.parts["multiply-adds"]
 
 
+def test_a_depthwise_layer_of_bytes_moves_a_fourth() -> None:
+    layer, dense = LAYERS["depthwise"], parse_choice("dense/int8")
+    (kernel,) = kernels_for(layer, dense, CPU)
+    found = work(layer, dense, CPU, kernel)
+    assert (found.family, found.parts["input bytes"]) == ("depthwise of bytes", np.prod(layer.input_shape))
+    assert found.parts["multiply-adds"] == work(layer, parse_choice("dense"), CPU, "depthwise").parts["multiply-adds"]
+
+
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "depthwise"])
 def test_pairs_halve_what_is_multiplied(name: str) -> None:
     layer, dense = LAYERS[name], parse_choice("dense/bfloat16")

@@ -94,9 +94,10 @@ def copy_every(count: int, stride: int, lanes: int) -> Any:
     return copy
 
 
-def copy_words(
-    count: int, stride: int, lanes: int, arithmetic: Arithmetic
-) -> Callable[[Any, Any, Any, Sequence[Any]], None]:
+WordOf = Callable[[Sequence[Any], int], Any]  # of inputs, in vectors of so many lanes
+
+
+def copy_words(count: int, stride: int, lanes: int, word_of: WordOf) -> Callable[[Any, Any, Any, Sequence[Any]], None]:
     """A function of (to, to_start, source, starts) that copies words, whose inputs lie `stride` apart in planes."""
     # As in `copy_every`.
     vectors = count if stride == 1 else count - 1 if stride == 2 else 0
@@ -106,8 +107,6 @@ def copy_words(
             return source[T.Ramp(start, 1, width)]
         halves = [T.bind(source[T.Ramp(start + half, 1, width)]) for half in (0, width)]
         return tirx.Shuffle(halves, list(range(0, 2 * width, 2)))
-
-    word_of = arithmetic.word_of
 
     def copy(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
         for place, width in runs(vectors, lanes):
@@ -182,7 +181,7 @@ def join_neighbours(count: int, lanes: int, arithmetic: Arithmetic) -> Any:
     return join
 
 
-def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: Any, arithmetic: Arithmetic) -> Any:
+def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: Any, word_of: WordOf) -> Any:
     """As `copy_line`, of words whose inputs are of several planes; where the image ends they are `blank`.
 
     Its arguments are (to, start, x, plane, row, blank); `planes_at` gives for a plane of words where the planes begin
@@ -196,7 +195,7 @@ def copy_line_of_words(geometry: Geometry, pitch: int, lanes: int, planes_at: An
             first, end, last = (-(-(edge - phase) // stride) for edge in (pad_left, pad_left + in_w, width))
             if end > first:
                 shifted = [place + first * stride + phase - pad_left for place in places]
-                copy_words(end - first, stride, lanes, arithmetic)(to, start + phase * pitch + first, x, shifted)
+                copy_words(end - first, stride, lanes, word_of)(to, start + phase * pitch + first, x, shifted)
             for j in (*range(first), *range(max(first, end), last)):
                 T.buffer_store(to, blank, [start + phase * pitch + j])
 

@@ -4,7 +4,9 @@ A plane is worked on in strips. The input lines of a strip are copied, padded, t
 L1, each cut into stride phases: in phase b lie the pixels whose column is b modulo the stride, so that
 every tap reads a contiguous run at any stride and dilation. A block of outputs, some rows high and some
 vectors wide, is summed in registers, tap column by tap column: what one row has loaded serves the
-rows above and below. Sums are of floats, and may become bytes where they are stored.
+rows above and below.
+
+Bytes are summed as floats, which hold such sums exactly, and what is stored may be bytes in any case.
 
 Knows nothing of Relax, ONNX or models.
 """
@@ -12,19 +14,21 @@ Knows nothing of Relax, ONNX or models.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.copying import copy_line, copy_run
+from hwsparse.codegen.cpu.copying import copy_line, copy_line_of_words, copy_run
 from hwsparse.codegen.cpu.entry import REGISTERS, Ends, finish_of, without_parameters
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry
 from hwsparse.target import Target
 
-TERMS = 2  # where they come among the parameters
+# Places among the parameters of the byte for zeros, what sums are moved by, and multiplied by; and of terms.
+BYTES_ONLY, TERMS = (2, 3, 4), 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,18 @@ class _Block:
 
 
 @functools.cache
-def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.PrimFunc:
+def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target, source: str = "float32") -> tirx.PrimFunc:
     """The kernel as a PrimFunc of input, weight (rows, taps), bias and output; residuals are not fused.
 
-    Where bytes are stored, `terms` come before the bias, and weight and bias are scaled, as `Ends` has them.
+    Of bytes it has, before the bias, the byte that stands for zeros, as a float, and what else `Ends` has of them;
+    where floats are stored as bytes, the last of that alone.
+
+    Args:
+        source: the type of what is read: float32, or uint8.
     """
     g, clip, block = geometry, epilogue.activation(), _choose_block(geometry, target)
-    stored, as_bytes, finish = epilogue.stored, int(epilogue.stored == "uint8"), finish_of(epilogue)
+    stored, finish, of_bytes = epilogue.stored, finish_of(epilogue), int(source == "uint8")
+    plainly, counted = int(not of_bytes and stored == "float32"), of_bytes and not epilogue.at_once
     high, vectors, lanes = block.high, block.vectors, block.lanes
     in_shape, out_shape, batch, channels, rows = g.input_shape, g.output_shape, g.batch, g.channels, g.rows
     in_h, in_w, out_h, out_w, positions = g.in_h, g.in_w, g.out_h, g.out_w, g.positions
@@ -77,18 +86,26 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
     per_task = -(-planes // tasks)
     # Where blocks fill a plane exactly, they are stored where they belong.
     exact = int(width == out_w and down * high == out_h)
-    copy_in, copy_out = copy_line(g, pitch, lanes), copy_run(out_w, lanes)
+    copy_floats, copy_out = copy_line(g, pitch, lanes), copy_run(out_w, lanes)
+    copy_bytes = copy_line_of_words(g, pitch, lanes, lambda plane: [plane * (in_h * in_w)], _float_of)
 
-    def store_bytes(acc: Any, at: Any, terms: Any, out: Any, place: Any) -> None:
-        value = finish(acc[at, T.Ramp(0, 1, lanes)], Ends(None, None, out, terms=terms), place, lanes)
+    def ends_of(bias: Any, out: Any, offset: Any, scale: Any, terms: Any) -> Ends:
+        return Ends(bias, out, out, offset if counted else None, scale if of_bytes else None, terms)
+
+    def end(acc: Any, at: Any, ends: Ends, row: Any, out: Any, place: Any) -> None:
+        value = acc[at, T.Ramp(0, 1, lanes)]
+        value = finish(ends.biased(value, row, lanes) if of_bytes else value, ends, place, lanes)
         T.buffer_store(out, value, [T.Ramp(place, 1, lanes)])
 
     @T.inline
-    def stencil(strip, weight, bias, terms, out, start, row, top, left):
+    def stencil(strip, weight, ends, out, start, row, top, left):
         acc = T.alloc_buffer((high * vectors, lanes), "float32", scope="local", annotations=REGISTERS)
         for i in T.unroll(high * vectors):
             for lane in T.vectorized(lanes):
-                acc[i, lane] = bias[row]
+                if of_bytes > 0:
+                    acc[i, lane] = T.float32(0)
+                else:
+                    acc[i, lane] = ends.bias[row]
         for x_tap in T.unroll(kernel_w):
             for y_tap in T.unroll(kernel_h):
                 for i in T.unroll(high):
@@ -108,22 +125,31 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
                             )
         for i in T.unroll(high):
             for vector in T.unroll(vectors):
-                if as_bytes > 0:
-                    store_bytes(acc, i * vectors + vector, terms, out, start + i * width + left + vector * lanes)
-                else:
+                if plainly > 0:
                     for lane in T.vectorized(lanes):
                         out[start + i * width + left + vector * lanes + lane] = clip(acc[i * vectors + vector, lane])
+                else:
+                    end(acc, i * vectors + vector, ends, row, out, start + i * width + left + vector * lanes)
+
+    def copy_in(to: Any, start: Any, x: Any, plane: Any, row: Any, blank: Any) -> None:
+        if of_bytes:
+            copy_bytes(to, start, x, plane, row, blank[0])
+        else:
+            copy_floats(to, start, x, plane, row)
 
     @T.prim_func(s_tir=True)
     def kernel(
-        x: T.Buffer(in_shape, "float32"),
+        x: T.Buffer(in_shape, source),
         weight: T.Buffer((rows, taps), "float32"),
+        blank: T.Buffer((1,), "float32"),
+        offset: T.Buffer((rows,), "float32"),
+        scale: T.Buffer((rows,), "float32"),
         terms: T.Buffer((3,), "float32"),
         bias: T.Buffer((rows,), "float32"),
         out: T.Buffer(out_shape, stored),
     ):
         T.func_attr({"tirx.noalias": True})
-        x_flat = T.decl_buffer((batch * channels * in_h * in_w,), "float32", data=x.data)
+        x_flat = T.decl_buffer((batch * channels * in_h * in_w,), source, data=x.data)
         out_flat = T.decl_buffer((batch * rows * positions,), stored, data=out.data)
         for task in T.parallel(tasks):
             strip = T.alloc_buffer((strip_lines * line,), "float32")
@@ -132,7 +158,7 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
                 plane: T.let = task * per_task + step
                 for part in range(strips):
                     for i in range(strip_lines):
-                        copy_in(strip, i * line, x_flat, plane, part * per_strip * high * stride_h + i - pad_top)
+                        copy_in(strip, i * line, x_flat, plane, part * per_strip * high * stride_h + i - pad_top, blank)
                     for which in range(multiple):
                         row: T.let = plane % channels * multiple + which
                         for i in range(T.min(per_strip, down - part * per_strip)):
@@ -141,15 +167,25 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target) -> tirx.Pr
                             if exact > 0:
                                 for j in range(across):
                                     stencil(
-                                        strip, weight, bias, terms, out_flat, start, row, i * high, j * vectors * lanes
+                                        strip, weight, ends_of(bias, out, offset, scale, terms), out_flat, start, row,
+                                        i * high, j * vectors * lanes,
                                     )  # fmt: skip
                             else:
                                 for j in range(across):
-                                    stencil(strip, weight, bias, terms, sums, 0, row, i * high, j * vectors * lanes)
+                                    stencil(
+                                        strip, weight, ends_of(bias, out, offset, scale, terms), sums, 0, row,
+                                        i * high, j * vectors * lanes,
+                                    )  # fmt: skip
                                 for k in range(T.min(high, out_h - top)):
                                     copy_out(out_flat, start + k * out_w, sums, k * width)
 
-    return kernel if as_bytes else without_parameters(kernel, [TERMS])
+    unread = () if of_bytes else (*BYTES_ONLY, *((TERMS,) if plainly else ()))
+    return without_parameters(kernel, unread)
+
+
+def _float_of(parts: Sequence[Any], lanes: int) -> Any:
+    """Bytes, in vectors of `lanes`, as floats."""
+    return tirx.Cast(f"float32x{lanes}" if lanes > 1 else "float32", parts[0])
 
 
 def _choose_block(geometry: Geometry, target: Target) -> _Block:

@@ -76,7 +76,7 @@ def _thinned_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Pa
 
     def pick(planes: Any, plane: Any, row: Any, x: Any) -> None:
         starts = [start + row * g.stride_h * g.in_w for start in planes_at(plane)]
-        copy_words(out_w, g.stride_w, lanes, arithmetic)(planes, plane * positions + row * out_w, x, starts)
+        copy_words(out_w, g.stride_w, lanes, arithmetic.word_of)(planes, plane * positions + row * out_w, x, starts)
 
     @T.inline
     def copy(x, planes, lists):
@@ -89,7 +89,9 @@ def _thinned_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Pa
             return _thinned_input(g, lanes).filler(panels, width)
 
         def join(panel: Any, start: Any, x: Any, plane: Any, left: Any) -> None:
-            copy_words(width, 1, lanes, arithmetic)(panel, start, x, [start + left for start in planes_at(plane)])
+            copy_words(width, 1, lanes, arithmetic.word_of)(
+                panel, start, x, [start + left for start in planes_at(plane)]
+            )
 
         @T.inline
         def fill(x, panel, image, left, channel, count):
@@ -121,7 +123,7 @@ def _padded_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Pat
     g, floats = geometry, _padded_input(geometry, lanes)
     planes_count, pad_top, plane_h, pitch = g.batch * g.channels, g.pad_top, _height(g), _pitch(g)
     planes_at = _planes_of_words(g, arithmetic.inputs_of_word)
-    line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, planes_at, arithmetic)
+    line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, planes_at, arithmetic.word_of)
     of_bytes = int(arithmetic.is_bytes)
 
     @T.inline

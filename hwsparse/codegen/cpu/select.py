@@ -25,6 +25,7 @@ from hwsparse.codegen.cpu.winograd_kernel import winograd_convolution
 from hwsparse.codegen.cpu.words import (
     INPUTS_OF_WORD,
     MOST_INPUTS,
+    MOST_TAPS,
     WORD,
     geometry_of_words,
     halves_of,
@@ -81,7 +82,10 @@ def refusal(layer: Layer, choice: Choice) -> str | None:
 def _refusal_of_words(layer: Layer, dtype: str) -> str | None:
     geometry, each = Geometry.of(layer), INPUTS_OF_WORD[dtype]
     if geometry.depthwise:
-        return f"{dtype}: too little is computed with what is read for it to be faster"
+        if dtype != "int8":
+            return f"{dtype}: too little is computed with what is read for it to be faster"
+        taps = geometry.kernel_h * geometry.kernel_w
+        return None if taps <= MOST_TAPS else f"int8: of {taps} taps sums may not be exact; of {MOST_TAPS} they are"
     if (geometry.tokens or geometry.groups > 1) and (geometry.channels // geometry.groups) % each:
         return f"{dtype}: {geometry.channels // geometry.groups} inputs, no multiple of {each}"
     if dtype == "int8" and layer.inputs > MOST_INPUTS:
@@ -121,9 +125,10 @@ def plain_kernel(layer: Layer, choice: Choice, target: Target, name: str) -> str
 def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Callable[[Epilogue], _Made]]:
     geometry = Geometry.of(layer)
     lanes = target.vector_bits // 32
+    prefix = PREFIXES[choice.dtype]
     if geometry.depthwise:
-        return {"depthwise": partial(_depthwise, geometry, target)}
-    words, prefix = geometry_of_words(geometry, choice.dtype), PREFIXES[choice.dtype]
+        return {f"{prefix}depthwise": partial(_depthwise, geometry, target, choice.dtype)}
+    words = geometry_of_words(geometry, choice.dtype)
     arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
@@ -142,9 +147,18 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     return paying | found | {str(scheme): make for scheme, make in made.items()}
 
 
-def _depthwise(geometry: Geometry, target: Target, epilogue: Epilogue) -> _Made:
-    function = depthwise(geometry, epilogue, target)
-    return function, lambda weight: (weight.reshape(geometry.rows, -1),)
+def _depthwise(geometry: Geometry, target: Target, dtype: str, epilogue: Epilogue) -> _Made:
+    if dtype == "float32":
+        return depthwise(geometry, epilogue, target), lambda weight: (weight.reshape(geometry.rows, -1),)
+    return depthwise(geometry, epilogue, target, "uint8"), partial(_pack_depthwise, geometry)
+
+
+def _pack_depthwise(geometry: Geometry, weight: np.ndarray, scale: Scale) -> tuple[np.ndarray, ...]:
+    """As `_pack`, of bytes that are summed as floats."""
+    signed, scales = weight_bytes(weight)
+    floats = signed.reshape(geometry.rows, -1).astype(np.float32)
+    moved_by = offsets_of(signed, scale.zero).astype(np.float32)
+    return floats, np.array([scale.zero], np.float32), moved_by, scales * np.float32(scale.scale)
 
 
 def _few_positions(geometry: Geometry, lanes: int, arithmetic: Arithmetic, epilogue: Epilogue) -> _Made:

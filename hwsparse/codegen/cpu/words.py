@@ -16,6 +16,8 @@ from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT
 WORD = 4  # bytes
 # Of so many inputs the sums of a row fit int32 whatever weights, values and zero are: see `offsets_of`.
 MOST_INPUTS = np.iinfo(np.int32).max // (2 * MOST_WEIGHT * MOST_VALUE)
+# Of so many, float32 holds every sum exactly, and what it is moved by.
+MOST_TAPS = 2**24 // (2 * MOST_WEIGHT * MOST_VALUE)
 # Inputs that make a word, by the type of weights.
 INPUTS_OF_WORD = {"float32": 1, "bfloat16": 2, "int8": 4}
 

@@ -70,12 +70,12 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
     if found := FEW_POSITIONS.fullmatch(kernel):
         more = _few_positions(geometry, choice, target, int(found[2]))
         return Work("few positions" + of_words, parts | more, traits, place, more["bytes of lists"])
-    if kernel != "depthwise":
+    if not kernel.endswith("depthwise"):
         raise CompileError(f"{layer.name or layer.signature}: there is no kernel {kernel!r} to count the work of")
     vectors = -(-geometry.out_w // (target.vector_bits // 32)) * geometry.out_h * geometry.batch
     weights = geometry.rows * traits["taps"]
     more = {"multiply-adds": weights * vectors}
-    return Work("depthwise", parts | more, traits, place, FLOAT_BYTES * weights)
+    return Work("depthwise" + of_words, parts | more, traits, place, FLOAT_BYTES * weights)
 
 
 def _shared_index(
