@@ -12,9 +12,10 @@ measured, pruned and tried, and the same command goes on from there.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -31,6 +32,7 @@ from benchmarks.search import TASKS
 from benchmarks.tasks import data_option
 from hwsparse import compiler
 from hwsparse.cli.progress import StageProgress
+from hwsparse.errors import InputError
 from hwsparse.execution import open_workers
 from hwsparse.latency import Measurement
 from hwsparse.pipeline import Goal, Workspace
@@ -103,6 +105,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Adds what only this benchmark asks for."""
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--trials", type=int, default=60, help="plans that each search tries")
+    parser.add_argument("--patterns", nargs="+", default=PATTERNS, help="of either type, those that it has")
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
     parser.add_argument("--state", type=Path, default=Path("hwsparse-precision"), help="directory for what is kept")
     data_option(parser)
 
@@ -161,9 +165,10 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
             progress(stage, done, total, ())
 
         for number, (searched, dtypes) in enumerate(SEARCHES.items()):
-            choices = choices_of(target, _patterns(target, dtypes), RATIOS, dtypes)
-            place = Place(workspace.directory / f"study{number}.sqlite")
+            patterns = _patterns(target, arguments.patterns, dtypes)
+            choices = choices_of(target, patterns, arguments.ratios, dtypes)
             texts = tuple(sorted(map(str, choices)))
+            place = Place(workspace.directory / f"study-{hashlib.sha256(repr(texts).encode()).hexdigest()[:12]}.sqlite")
             fixed = judges.choosing.dataset.digest, target.name, target.threads
             identity = StudyIdentity(model.digest, *fixed, "precision", texts)
             here = scratch / str(number)
@@ -189,10 +194,16 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
         return [*rows, Row(ONNXRUNTIME, Plan(model.digest), times[ONNXRUNTIME], judge.resampled({}))]
 
 
-def _patterns(target: Target, dtypes: Iterable[str]) -> list[str]:
-    """Of the patterns those that the target has in one of the types."""
+def _patterns(target: Target, asked: Sequence[str], dtypes: Collection[str]) -> list[str]:
+    """Of the patterns those that the target has in one of the types.
+
+    Raises:
+        InputError: it has none of them.
+    """
     supported = {text for text, dtype in target.supported if dtype in dtypes}
-    return [text for text in PATTERNS if text in supported]
+    if not (found := [text for text in asked if text in supported]):
+        raise InputError(f"target {target.name} has none of {', '.join(asked)} in {' or '.join(dtypes)}")
+    return found
 
 
 def dominated(rows: Sequence[Row]) -> dict[str, float]:

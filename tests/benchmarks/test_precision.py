@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import precision
 from benchmarks.precision import Row, dominated, dominations, front_table
+from hwsparse.errors import InputError
 from hwsparse.plan import Plan, parse_choice
 from tests.pipeline.test_finals import timed
 
@@ -68,8 +69,11 @@ def test_what_is_dominated_is_told() -> None:
 
 def test_patterns_are_those_of_the_target_in_a_type() -> None:
     target = precision.load_target("x86-local")
-    assert precision._patterns(target, ("float32",)) == ["unstructured", "block4x1", "block8x1"]
-    assert precision._patterns(target, ("float32", "int8")) == list(precision.PATTERNS)
+    asked = precision.PATTERNS
+    assert precision._patterns(target, asked, ("float32",)) == ["unstructured", "block4x1", "block8x1"]
+    assert precision._patterns(target, asked, ("float32", "int8")) == list(asked)
+    with pytest.raises(InputError, match="target x86-local has none of block4x4 in float32"):
+        precision._patterns(target, ("block4x4",), ("float32",))
 
 
 def test_its_options() -> None:
