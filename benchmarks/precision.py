@@ -177,9 +177,9 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
                 found = find_candidates(
                     model, judges, database, choices, goal, study, bench, workers, here, on_stage
                 )  # fmt: skip
-            own = finalist_plans(found.candidates, FINALISTS, MAX_DROP)
-            plans |= {f"{searched}: {label}": plan for label, plan in own.items()}
-        plans |= rounded_plans(found.explored.space)
+            rounded = rounded_plans(found.explored.space)
+            own = finalist_plans(found.candidates, FINALISTS, MAX_DROP, rounded.values())
+            plans |= {f"{searched}: {label}": plan for label, plan in own.items()} | rounded
         costs = measure_plans(
             bench, model, plans.values(), found.explored.costs, partial(on_stage, "finalists' layers")
         )
@@ -198,8 +198,11 @@ def _patterns(target: Target, asked: Sequence[str], dtypes: Collection[str]) -> 
     """Of the patterns those that the target has in one of the types.
 
     Raises:
-        InputError: it has none of them.
+        InputError: it has none of them, or one in no type.
     """
+    known = {text for text, _ in target.supported}
+    if unknown := [text for text in asked if text not in known]:
+        raise InputError(f"target {target.name} has no pattern {unknown[0]}; it has {', '.join(sorted(known))}")
     supported = {text for text, dtype in target.supported if dtype in dtypes}
     if not (found := [text for text in asked if text in supported]):
         raise InputError(f"target {target.name} has none of {', '.join(asked)} in {' or '.join(dtypes)}")

@@ -242,7 +242,7 @@ def _prune(
         try:
             values = evaluator.resampled(weights)
             robust = mean_resampled(corrupted, weights) if corrupted else None
-        except DataError as error:  # its answers are not finite
+        except DataError as error:  # onnxruntime cannot run it, or its answers are not finite
             console.print(f"{model.name}, {method}, {choice}, {allocation} is left out: {error}")
             continue
         yield Pruned(method, choice, values, sizes.of_weights(weights), allocation, robust)

@@ -60,7 +60,7 @@ def remove(
                 for method, narrow in ((plain, cut), (fitted, narrower.narrow(share))):
                     try:
                         values = evaluator.beside(narrow).resampled({})
-                    except DataError as error:  # its answers are not finite
+                    except DataError as error:  # onnxruntime cannot run it, or its answers are not finite
                         console.print(f"{model.name}, {method}, {share:.0%} kept is left out: {error}")
                         continue
                     yield Removed(method, share, values, Sizes(narrow).of_weights({}))

@@ -1,7 +1,8 @@
 """From a plan to an artifact: refuse what does not pay, build, check against onnxruntime, package.
 
     settle(...)   the plan that ships: a layer whose sparse kernel is not faster stays dense
-    build(...)    its library, with onnxruntime's answers on real inputs beside it for checking
+    build(...)    its library, with onnxruntime's answers on real inputs beside it for checking; checked(...) alone, of
+                  what was compiled elsewhere
     package(...)  library, weights and manifest as one artifact
 
 Timing whole networks is the business of `latency`; figures come in as arguments.
@@ -33,7 +34,15 @@ from hwsparse.artifact import (
     TensorInfo,
     write_artifact,
 )
-from hwsparse.codegen import KERNEL_VERSION, Library, build_model, plain_kernel, refusal, relative_error
+from hwsparse.codegen import (
+    KERNEL_VERSION,
+    Library,
+    build_model,
+    compile_model,
+    plain_kernel,
+    refusal,
+    relative_error,
+)
 from hwsparse.codegen.exact import float64_answers
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, REFERENCE, WEIGHTS
 from hwsparse.errors import CompileError, MeasureError
@@ -115,26 +124,41 @@ def build(
     inputs: Mapping[str, np.ndarray],
     directory: Path,
 ) -> Library:
-    """Builds a settled plan into `directory` and checks it against onnxruntime on the same weights.
+    """Builds a settled plan into `directory` and checks it: `compile_model`, then `checked`, with their errors.
+
+    Args:
+        kernels: by layer name, those that were measured (`CostModel.kernels`).
+    """
+    compile_model(model, plan, weights, target, directory, kernels)
+    return checked(model, plan, weights, target, inputs, directory)
+
+
+def checked(
+    model: Model,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    directory: Path,
+) -> Library:
+    """Loads what a settled plan was compiled to and checks it against onnxruntime on the same weights.
 
     A network that makes too much of the rounding of fast kernels is built again, of plain ones, further down in
     `directory`: a library that is loaded must not be written over.
 
     Args:
         weights: canonical pruned weights of the plan's layers, and constants by their names.
-        kernels: by layer name, those that were measured (`CostModel.kernels`).
         inputs: one real sample per model input, with the batch axis.
 
     Raises:
-        CompileError: it does not compile, or its outputs are wrong.
+        CompileError: its outputs are wrong, or it does not compile of plain kernels.
     """
 
-    def attempt(kernels: Mapping[str, str], place: Path) -> tuple[Library, dict[str, np.ndarray], str | None]:
-        library = build_model(model, plan, weights, target, place, kernels)
+    def attempt(library: Library) -> tuple[Library, dict[str, np.ndarray], str | None]:
         outputs = library.run(inputs)
         return library, outputs, _difference(model, weights, inputs, outputs)
 
-    library, outputs, wrong = attempt(kernels, directory)
+    library, outputs, wrong = attempt(Library.load(directory, target.threads))
     if wrong is not None:
         layers = {layer.name: layer for layer in model.layers}
         plain = {
@@ -143,7 +167,7 @@ def build(
         }
         if plain != library.kernels:
             (directory / PLAIN).mkdir()
-            library, outputs, wrong = attempt(plain, directory / PLAIN)
+            library, outputs, wrong = attempt(build_model(model, plan, weights, target, directory / PLAIN, plain))
     if wrong is not None:
         raise CompileError(f"{model.name} compiled for {target.name}: {wrong}")
     # What was found right here is what a process that times the library must get too.
@@ -175,7 +199,7 @@ def _difference(
     if split_weights(weights).rounds:
         most = _tipping_may_do(model, weights, inputs, expected, apart)
         for name, difference in apart.items():
-            if not difference <= max(TOLERANCE, min(TIPPED, most[name])):
+            if not difference <= most[name]:
                 return (
                     f"output {name!r} differs from onnxruntime's on the same rounded values by {difference:.2g} of its "
                     f"largest value; {most[name]:.2g} could come of rounding"
@@ -201,19 +225,24 @@ def _tipping_may_do(
 ) -> dict[str, float]:
     """By how much two right programs of a rounded network may differ, by output; what is dearer to tell, if need be."""
     floats = onnxruntime_answers(model, split_weights(weights).plain, inputs)
-    allowed = {name: relative_error(floats[name], value) / 2 for name, value in expected.items()}
-    if all(apart[name] <= most for name, most in allowed.items()):
+
+    def bounded(share: float) -> float:
+        return max(TOLERANCE, min(TIPPED, share))
+
+    allowed = {name: bounded(relative_error(floats[name], value) / 2) for name, value in expected.items()}
+    if all(apart[name] <= most for name, most in allowed.items()) or max(apart.values()) > TIPPED:
         return allowed
     rng, proto = np.random.default_rng(0), pruned_proto(model, weights)
+    names = {layer.weight for layer in model.layers}
     for _ in range(DISTURBANCES):
         disturbed = onnx.load_from_string(proto)
         for tensor in disturbed.graph.initializer:
-            value = numpy_helper.to_array(tensor)
-            if value.dtype == np.float32 and value.size > 1:  # scales and zeros of tensors stay
+            if tensor.name in names:
+                value = numpy_helper.to_array(tensor)
                 off = value * (1 + DISTURBED * rng.uniform(-1, 1, value.shape))
                 tensor.CopyFrom(numpy_helper.from_array(off.astype(np.float32), tensor.name))
         for name, value in _answers(disturbed.SerializeToString(), inputs).items():
-            allowed[name] = max(allowed[name], CHANCE * relative_error(value, expected[name]))
+            allowed[name] = max(allowed[name], bounded(CHANCE * relative_error(value, expected[name])))
     return allowed
 
 

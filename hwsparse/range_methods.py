@@ -226,7 +226,7 @@ METHODS: dict[str, Callable[[], Range]] = {
 DEFAULT_METHOD = "minmax"
 
 
-def require_bytes(name: str, dtypes: Iterable[str]) -> None:
+def require_use(name: str, dtypes: Iterable[str]) -> None:
     """Refuses a method that was asked for where it says nothing.
 
     Raises:

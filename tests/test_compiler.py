@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from hwsparse import compiler
 from hwsparse.artifact import Artifact
 from hwsparse.codegen import Library, random_inputs, relative_error
 from hwsparse.codegen.exact import float64_answers
-from hwsparse.compiler import Figures, Refusal, build, onnxruntime_answers, package, settle
+from hwsparse.codegen.library import REFERENCE
+from hwsparse.compiler import Figures, Refusal, build, checked, onnxruntime_answers, package, settle
 from hwsparse.errors import ArtifactError, CompileError, MeasureError
 from hwsparse.latency import CostModel, Measurement, Workload
 from hwsparse.model import Model, import_onnx
@@ -145,37 +147,39 @@ def test_a_residual_network_of_convolutions_and_products(tmp_path: Path) -> None
     assert set(library.kernels) == {"first", "second", "head"}
 
 
+@pytest.fixture
+def compiled(library: Library, tmp_path: Path) -> Path:
+    """What `library` was compiled to, and was not checked yet."""
+    return shutil.copytree(library.directory, tmp_path / "compiled", ignore=shutil.ignore_patterns(REFERENCE))
+
+
 @pytest.mark.parametrize("wrong", [lambda y: y * 1.01, lambda y: np.full_like(y, np.nan)], ids=["off", "nan"])
 def test_a_library_that_computes_something_else_is_an_error(
     model: Model,
     settled: tuple[Plan, dict[str, Refusal]],
-    library: Library,
-    tmp_path: Path,
+    compiled: Path,
     monkeypatch: pytest.MonkeyPatch,
     wrong: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     right, plan = Library.run, settled[0]
-    monkeypatch.setattr(compiler, "build_model", lambda *_: library)
     monkeypatch.setattr(
         Library, "run", lambda self, inputs: {name: wrong(y) for name, y in right(self, inputs).items()}
     )
     with pytest.raises(CompileError, match=r"classifier compiled for test-cpu: output 'y' differs"):
-        build(model, plan, apply_plan(model, plan), TARGET, {}, random_inputs(model.inputs), tmp_path)
-    assert not (tmp_path / "reference.safetensors").exists()
+        checked(model, plan, apply_plan(model, plan), TARGET, random_inputs(model.inputs), compiled)
+    assert not (compiled / REFERENCE).exists()
 
 
 def test_where_rounding_decides_being_as_near_to_float64_as_onnxruntime_is_enough(
     model: Model,
     settled: tuple[Plan, dict[str, Refusal]],
-    library: Library,
-    tmp_path: Path,
+    compiled: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs, weights = random_inputs(model.inputs), apply_plan(model, settled[0])
     exact = float64_answers(pruned_proto(model, weights), inputs)["y"]
-    monkeypatch.setattr(compiler, "build_model", lambda *_: library)
     monkeypatch.setattr(compiler, "onnxruntime_answers", lambda *_: {"y": (exact * 1.01).astype(np.float32)})
-    assert build(model, settled[0], weights, TARGET, {}, inputs, tmp_path) == library
+    assert checked(model, settled[0], weights, TARGET, inputs, compiled).directory == compiled
 
 
 def test_a_byte_that_tips_may_move_the_answers_of_a_deep_network(
@@ -198,16 +202,35 @@ def test_a_byte_that_tips_may_move_the_answers_of_a_deep_network(
     right = onnxruntime_answers(model, {**weights, **near}, inputs)[at]
     assert relative_error(right, expected) > max(compiler.TOLERANCE, relative_error(floats, expected) / 2)
     wrong = right + 0.06 * np.abs(right).max() * np.sign(np.random.default_rng(0).standard_normal(right.shape))
-    library = build(model, plan, weights, TARGET, {}, inputs, tmp_path)
+    build(model, plan, weights, TARGET, {}, inputs, tmp_path)
 
-    def gives(outputs: np.ndarray) -> None:
+    def check(outputs: np.ndarray) -> None:
         monkeypatch.setattr(Library, "run", lambda *_: {at: outputs.astype(np.float32)})
-        build(model, plan, weights, TARGET, {}, inputs, tmp_path)
+        checked(model, plan, weights, TARGET, inputs, tmp_path)
 
-    monkeypatch.setattr(compiler, "build_model", lambda *_: library)
-    gives(right)
+    check(right)
     with pytest.raises(CompileError, match=r"on the same rounded values by 0\.0\d+ .*; 0\.0\d+ could come of rounding"):
-        gives(wrong)
+        check(wrong)
+    # Beyond a tenth nothing is excused, whatever rounding does.
+    with pytest.raises(CompileError, match=r"by 0\.[23]\d* "):
+        check(right + np.float32(0.25) * np.abs(right).max())
+
+
+def test_what_is_no_weight_is_not_disturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors of a Resize, for one, must stay what they are."""
+    net = Network(6)
+    inner = net.conv(net.node("Relu", net.conv("x", 8, 8, 3)), 8, 8, 1)
+    larger = net.node("Resize", inner, "", net.array(np.array([1, 1, 2, 2], np.float32)))
+    y, shape = net.conv(net.node("Relu", larger), 8, 8, 3), (1, 8, 12, 12)
+    model = net.model((1, 8, 6, 6), (larger, shape), (y, shape))
+    plan, weights = in_bytes(model, "dense")
+    inputs = random_inputs(model.inputs, 3)
+    directory = build(model, plan, weights, TARGET, {}, inputs, tmp_path).directory
+    expected = onnxruntime_answers(model, weights, inputs)
+    off = {y: expected[y] + np.float32(0.09) * np.abs(expected[y]).max()}
+    monkeypatch.setattr(Library, "run", lambda *_: expected | off)
+    with pytest.raises(CompileError, match=f"output '{y}' differs .* could come of rounding"):
+        checked(model, plan, weights, TARGET, inputs, directory)
 
 
 def test_a_network_that_makes_much_of_rounding_gets_plain_kernels(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Code generation: TIR kernels by device family, a lowering pass over Relax, compiled libraries."""
 
 import hwsparse.codegen.without_torch  # noqa: F401  # before anything else imports TVM
-from hwsparse.codegen.build import build_model
+from hwsparse.codegen.build import build_model, compile_model
 from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
 from hwsparse.codegen.cpu.work import work
 from hwsparse.codegen.library import Library, random_inputs, relative_error
@@ -16,6 +16,7 @@ __all__ = [
     "Library",
     "build_layer",
     "build_model",
+    "compile_model",
     "kernels_for",
     "plain_kernel",
     "random_inputs",

@@ -39,7 +39,20 @@ def build_model(
     directory: Path,
     kernels: Mapping[str, str] = MappingProxyType({}),
 ) -> Library:
-    """Compiles a model under a plan into `directory` and loads it.
+    """Compiles a model under a plan into `directory`, as `compile_model`, and loads it."""
+    compile_model(model, plan, weights, target, directory, kernels)
+    return Library.load(directory, target.threads)
+
+
+def compile_model(
+    model: Model,
+    plan: Plan,
+    weights: Mapping[str, np.ndarray],
+    target: Target,
+    directory: Path,
+    kernels: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Compiles a model under a plan into `directory`. Nothing is loaded: the code may be another machine's.
 
     Args:
         weights: canonical pruned weights by layer name, and constants by theirs; the rest is the model's own.
@@ -57,7 +70,6 @@ def build_model(
     options = json.loads(target.tvm_target)
     export(compile_module(lowered.module, target), directory / LIBRARY, options.get("mtriple", ""))
     write_parameters(lowered, model, directory)
-    return Library.load(directory, target.threads)
 
 
 def compile_module(module: tvm.IRModule, target: Target) -> Any:

@@ -139,7 +139,8 @@ def optimize(
         )  # fmt: skip
         explored, candidates = found.explored, found.candidates
         known = candidates
-        plans = rounded_plans(explored.space) | finalist_plans(candidates, goal.finalists, goal.max_drop)
+        rounded = rounded_plans(explored.space)
+        plans = rounded | finalist_plans(candidates, goal.finalists, goal.max_drop, rounded.values())
         proven = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.cores, goal.seed)
         corrected.begin((compiler.settle(model, plan, target, proven)[0] for plan in plans.values()), workers)

@@ -1,4 +1,4 @@
-"""Networks built by workers, several at a time: compiled and checked there, and brought here, where they are timed."""
+"""Networks compiled by workers, several at a time, wherever they are; checked here, where they are timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.codegen import Library
+from hwsparse.codegen import Library, compile_model
 from hwsparse.errors import writing
 from hwsparse.execution import Workers, as_done
 from hwsparse.model import Model
@@ -44,30 +44,28 @@ def build_networks(
         StorageError: there is no room for what is built.
         ExecutionError: workers were lost.
     """
-    shared = workers.share((model, target, dict(inputs)))
-    directories: dict[Plan, Path] = {}
+    shared = workers.share((model, target))
+    begun: dict[Plan, NetworkOrder] = {}
 
     def calls() -> Iterator[tuple[object, ...]]:
         for order in orders:
-            directories[order.plan] = order.directory
+            begun[order.plan] = order
             yield shared, order.plan, dict(order.weights), dict(order.kernels)
 
-    for plan, files in as_done(workers, _build, calls()):
-        directory = directories[plan]
-        with writing(directory):
+    for plan, files in as_done(workers, _compile, calls()):
+        order = begun.pop(plan)
+        with writing(order.directory):
             for name, content in files.items():
-                (directory / name).write_bytes(content)
-        yield plan, Library.load(directory, target.threads)
+                (order.directory / name).write_bytes(content)
+        yield plan, compiler.checked(model, plan, order.weights, target, inputs, order.directory)
 
 
-def _build(
-    known: tuple[Model, Target, Mapping[str, np.ndarray]],
-    plan: Plan,
-    weights: Mapping[str, np.ndarray],
-    kernels: Mapping[str, str],
+def _compile(
+    known: tuple[Model, Target], plan: Plan, weights: Mapping[str, np.ndarray], kernels: Mapping[str, str]
 ) -> tuple[Plan, Files]:
     """The task: the files of a library."""
-    model, target, inputs = known
-    with tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
-        library = compiler.build(model, plan, weights, target, kernels, inputs, Path(scratch))
-        return plan, {path.name: path.read_bytes() for path in library.directory.iterdir() if path.is_file()}
+    model, target = known
+    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
+        directory = Path(scratch)
+        compile_model(model, plan, weights, target, directory, kernels)
+        return plan, {path.name: path.read_bytes() for path in directory.iterdir()}

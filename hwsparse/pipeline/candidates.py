@@ -10,9 +10,8 @@ from hwsparse.execution import Workers
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.exploration import Explored, explore
-from hwsparse.pipeline.finals import shown_drop
 from hwsparse.pipeline.forecast import Forecast, require_possible
-from hwsparse.pipeline.goal import Goal
+from hwsparse.pipeline.goal import Goal, shown_drop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.plan import Choice

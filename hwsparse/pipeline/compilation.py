@@ -25,7 +25,7 @@ from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalist
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
 from hwsparse.plan import Choice, Plan
-from hwsparse.range_methods import DEFAULT_METHOD, require_bytes
+from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.search import Candidate
 from hwsparse.search.database import Place
 from hwsparse.sparsify import LayerDatabase, applicable, apply_plan
@@ -137,7 +137,7 @@ def compile_plan(
     require_work(model, target)
     for _, choice in plan.choices:
         target.require(choice)
-    require_bytes(ranges, (choice.dtype for _, choice in plan.choices))
+    require_use(ranges, (choice.dtype for _, choice in plan.choices))
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if dataset is None:
         try:

@@ -9,7 +9,7 @@ from hwsparse.artifact.manifest import noise_note
 from hwsparse.compiler import latency_figure
 from hwsparse.latency import Footprint, Measurement, stored_bytes
 from hwsparse.latency.load import load_note
-from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, SMALL_DENSE, UNIFORM, has_zeros, is_baseline
+from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, ROUNDED, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Finalist, Outcome, Recovery, Rivals, SmallDense
 from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Plan
@@ -21,7 +21,7 @@ from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
 AS_TRAINED = Method("as it was trained", "never", "dense")
 TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
 BUILT = Method("ALPS, rows regrouped, corrected as a whole", "after", "dense-to-sparse")
-ROUNDED = Method("rounded, corrected as a whole", "never", "dense")
+AS_ROUNDED = Method("rounded, corrected as a whole", "never", "dense")
 TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
 GROWN = Method("gradual magnitude pruning", "during", "dense-to-sparse", "dynamic")
 NOTHING = Budget(0)
@@ -37,7 +37,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     """
     model, target, baselines = outcome.model, outcome.target, outcome.baselines
     sizes, budget = Sizes(model), Budget(outcome.fitted_on)
-    method, spent = _terms(outcome)
+    _, spent = _terms(outcome)
     weigh = _scales(outcome)
     points = [_predicted(candidate, sizes, budget, weigh(candidate.plan)) for candidate in outcome.candidates]
     if baselines.quality is not None:
@@ -54,7 +54,8 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     for finalist in outcome.finalists:
         if finalist.quality is not None:
             directory = finalist.artifact.directory.relative_to(outcome.directory).as_posix()
-            kind, terms = _standing(finalist, (method, spent))
+            terms = _finalist_terms(finalist, outcome)
+            kind = _kind(finalist.label)
             place = ArtifactPlace(finalist.artifact.digest, directory)
             size = sizes.of_weights(outcome.weights(finalist.plan))
             row = _Row(size, *terms, finalist.plan, place, finalist.footprint)
@@ -74,14 +75,20 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     )
 
 
-def _standing(finalist: Finalist, pruned: tuple[Method, Budget]) -> tuple[PointKind, tuple[Method, Budget]]:
-    """What a finalist is in the comparison, and how its weights came to be: those with zeros as `pruned` says."""
-    kind: PointKind = "search"
-    if is_baseline(finalist.label):
-        kind = "uniform" if finalist.label == UNIFORM else "dense-rounded"
-    if has_zeros(finalist.plan):
-        return kind, pruned
-    return kind, (ROUNDED if finalist.plan.choices else AS_TRAINED, NOTHING)
+def _kind(label: str) -> PointKind:
+    """What a finalist is in the comparison."""
+    if label.startswith(ROUNDED):
+        return "dense-rounded"
+    return "uniform" if label.startswith(UNIFORM) else "search"
+
+
+def _finalist_terms(finalist: Finalist, outcome: Outcome) -> tuple[Method, Budget]:
+    """How a finalist's weights came to be; of what was trained its zeros make no difference."""
+    if not finalist.plan.choices:
+        return AS_TRAINED, NOTHING
+    method, spent = _terms(outcome)
+    pruned = any(not choice.is_dense for _, choice in finalist.plan.choices)
+    return (method if pruned or outcome.recovery is not None else AS_ROUNDED), spent
 
 
 def _terms(outcome: Outcome) -> tuple[Method, Budget]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.pipeline.building import NetworkOrder, build_networks
+from hwsparse.pipeline.goal import shown_drop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
 from hwsparse.plan import Plan
@@ -29,9 +30,7 @@ from hwsparse.sparsify import QualityReport
 from hwsparse.target import Target
 
 DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "small dense"
-# Finalists may lose this many times the drop allowed, and so much in any case: the front shows what lies beyond the
-# winner.
-SHOWN_DROPS, SHOWN_DROP = 5, 0.02
+ROUNDED = f"{DENSE} "  # and a type
 
 
 def rounded_plans(space: SearchSpace) -> dict[str, Plan]:
@@ -39,14 +38,17 @@ def rounded_plans(space: SearchSpace) -> dict[str, Plan]:
 
     By label, as "dense int8". A layer is left as it is where that type is no faster.
     """
-    found = {f"{DENSE} {choice.dtype}": space.uniformly(choice) for choice in space.uniform if choice.is_dense}
+    found = {f"{ROUNDED}{choice.dtype}": space.uniformly(choice) for choice in space.uniform if choice.is_dense}
     return {label: plan for label, plan in found.items() if plan.choices}
 
 
-def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float) -> dict[str, Plan]:
+def finalist_plans(
+    candidates: Sequence[Candidate], count: int, max_drop: float, rounded: Collection[Plan] = ()
+) -> dict[str, Plan]:
     """Plans to build, by label: the fastest that is safe and the best of the front; the best uniform one beside.
 
-    All of them have layers with zeros: dense layers of another type alone are what they are held to.
+    Args:
+        rounded: plans that are built in any case, as `rounded_plans` has them; finalists are others.
 
     Raises:
         StudyError: the dense model is not among the candidates.
@@ -54,10 +56,11 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
     dense = next((candidate for candidate in candidates if not candidate.plan.choices), None)
     if dense is None:
         raise StudyError("the study has no result for the dense model; search in another output directory")
-    sparse = [candidate for candidate in candidates if has_zeros(candidate.plan)]
+    others = [candidate for candidate in candidates if candidate.plan not in rounded]
+    sparse = [candidate for candidate in others if candidate.plan.choices]
     safe = [candidate for candidate in sparse if dense.quality - candidate.sure_quality <= max_drop + ROUNDING]
     picked = pick_finalists(
-        [candidate for candidate in pareto_front(candidates) if has_zeros(candidate.plan)],
+        [candidate for candidate in pareto_front(others) if candidate.plan.choices],
         count,
         musts=pareto_front(safe)[:1],
         min_quality=dense.quality - shown_drop(max_drop),
@@ -67,16 +70,6 @@ def finalist_plans(candidates: Sequence[Candidate], count: int, max_drop: float)
         if uniform.plan not in plans.values():
             plans[UNIFORM] = uniform.plan
     return plans
-
-
-def has_zeros(plan: Plan) -> bool:
-    """Whether a layer of it is pruned."""
-    return any(not choice.is_dense for _, choice in plan.choices)
-
-
-def shown_drop(max_drop: float) -> float:
-    """What a plan that is worth showing may lose, where the winner may lose `max_drop`."""
-    return max(SHOWN_DROPS * max_drop, SHOWN_DROP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +221,7 @@ def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E
 
 def is_baseline(label: str) -> bool:
     """Whether a finalist is there for the others to be held to."""
-    return label == UNIFORM or label.startswith(DENSE)
+    return label == UNIFORM or label.startswith(ROUNDED)
 
 
 def subject_of(finalists: Sequence[E], winner: E | None) -> E | None:

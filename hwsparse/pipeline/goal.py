@@ -8,12 +8,15 @@ from typing import get_args
 
 from hwsparse.errors import InputError
 from hwsparse.pattern import parse_pattern
-from hwsparse.range_methods import DEFAULT_METHOD, require_bytes
+from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.samplers import SamplerName
 
 DTYPES = ("float32", "bfloat16", "int8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# Finalists may lose this many times the drop allowed, and so much in any case: the front shows what lies beyond the
+# winner.
+SHOWN_DROPS, SHOWN_DROP = 5, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +59,9 @@ class Goal:
             raise InputError(
                 f"weights are of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not of {', '.join(self.dtypes) or 'nothing'}"
             )
-        require_bytes(self.ranges, self.dtypes)
+        require_use(self.ranges, self.dtypes)
+
+
+def shown_drop(max_drop: float) -> float:
+    """What a plan that is worth showing may lose, where the winner may lose `max_drop`."""
+    return max(SHOWN_DROPS * max_drop, SHOWN_DROP)

@@ -44,7 +44,7 @@ from hwsparse.pipeline.outcome import Limits, Outcome
 from hwsparse.pipeline.school import School, imported
 from hwsparse.pipeline.verdict import reach_verdict
 from hwsparse.plan import Plan
-from hwsparse.range_methods import DEFAULT_METHOD, require_bytes
+from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import Target
 from hwsparse.tuning import TuningSettings
@@ -108,7 +108,7 @@ def recover(
             raise UnsupportedError(
                 f"layer {name!r} is {choice}: {' and '.join(TRAINED)} are trained only; compile this plan instead"
             )
-    require_bytes(ranges, (choice.dtype for _, choice in plan.choices))
+    require_use(ranges, (choice.dtype for _, choice in plan.choices))
     apply_plan(model, plan)  # refuses a plan of another model before anything is measured
     if training is None:
         training, dataset, corrupted = _parted(dataset, corrupted, settings.seed)

@@ -35,7 +35,7 @@ STYLES = {
 }
 WINNER = Style("winner", "#12a150", "*", "star", 17)
 TRIAL_COLOUR = "#8fa3bf"
-HIDDEN = ("uniform", "small-dense")  # baselines that stay below the picture where they have collapsed
+HIDDEN = ("uniform", "small-dense", "dense-rounded")  # baselines that stay below the picture where they have collapsed
 
 
 @dataclass(frozen=True, slots=True)

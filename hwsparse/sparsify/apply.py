@@ -156,13 +156,23 @@ def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> N
 
 
 def adds_of_pictures(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that add two tensors of four axes."""
+    """Names of the nodes that add two tensors of four axes, but where only depthwise layers could: none does."""
     shapes = {item.name: len(item.type.tensor_type.shape.dim) for item in (*graph.value_info, *graph.input)}
-    return {
-        node.name
-        for node in graph.node
-        if node.op_type == "Add" and all(shapes.get(name) == PICTURES for name in node.input)
-    }
+    depthwise = {node.output[0]: is_depthwise(node, graph) for node in graph.node if node.op_type == "Conv"}
+
+    def added(node: onnx.NodeProto) -> bool:
+        kinds = [depthwise[name] for name in node.input if name in depthwise]
+        pictures = node.op_type == "Add" and all(shapes.get(name) == PICTURES for name in node.input)
+        return pictures and not (kinds and all(kinds))
+
+    return {node.name for node in graph.node if added(node)}
+
+
+def is_depthwise(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a convolution's outputs read one channel each."""
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    of_one = (list(tensor.dims)[1:2] == [1] for tensor in graph.initializer if tensor.name == node.input[1])
+    return groups > 1 and next(of_one, False)
 
 
 def _rounding(read: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -19,7 +19,7 @@ from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.quantise import Scale, range_name, split_weights
 from hwsparse.range_methods import DEFAULT_METHOD, METHODS, Range, range_method
-from hwsparse.sparsify.apply import adds_of_pictures, in_types
+from hwsparse.sparsify.apply import adds_of_pictures, in_types, is_depthwise
 
 # Of a data set so many samples are looked at.
 SAMPLES = 64
@@ -139,18 +139,22 @@ def _require(known: Collection[str], read: set[str]) -> None:
 
 @lru_cache(maxsize=2)
 def _tensors(model: Model) -> tuple[dict[str, str], dict[tuple[str, str], str]]:
-    """What each layer reads, and by pairs of layers whose outputs are added the output of the first.
+    """What each layer reads, and by pairs of layers whose outputs are added the output that the other's kernel adds.
 
-    The other's kernel adds it.
+    That is the later one's, or else that of the one which is not depthwise: kernels of those add nothing.
     """
     graph = onnx.load_from_string(model.proto).graph
     layers = {layer.name for layer in model.layers}
     read = {node.name: node.input[0] for node in graph.node if node.name in layers}
-    made = {node.output[0]: (place, node.name) for place, node in enumerate(graph.node) if node.name in layers}
+    made = {
+        node.output[0]: (not is_depthwise(node, graph), place, node.name)
+        for place, node in enumerate(graph.node)
+        if node.name in layers
+    }
     found = {}
     adds = adds_of_pictures(graph)
     for node in graph.node:
         if node.name in adds and all(name in made for name in node.input):
             first, second = sorted(node.input, key=made.__getitem__)
-            found[made[first][1], made[second][1]] = first
+            found[made[first][-1], made[second][-1]] = first
     return read, found

@@ -74,6 +74,8 @@ def test_patterns_are_those_of_the_target_in_a_type() -> None:
     assert precision._patterns(target, asked, ("float32", "int8")) == list(asked)
     with pytest.raises(InputError, match="target x86-local has none of block4x4 in float32"):
         precision._patterns(target, ("block4x4",), ("float32",))
+    with pytest.raises(InputError, match=r"has no pattern blok4x1; it has .*block4x1"):
+        precision._patterns(target, ("block4x1", "blok4x1"), ("float32",))
 
 
 def test_its_options() -> None:

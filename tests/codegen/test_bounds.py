@@ -24,9 +24,11 @@ from hwsparse.codegen.cpu.matmul import matmul
 from hwsparse.codegen.cpu.normalise import average, greatest, layer_norm, softmax
 from hwsparse.codegen.cpu.pooling import Axis, Pooling, pool
 from hwsparse.codegen.cpu.select import kernel_for, kernels_for
+from hwsparse.codegen.folding import folded, folded_floats
 from hwsparse.codegen.graph import contiguous
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice, Layer
+from hwsparse.quantise import Scale
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 from tests.codegen.guarded import run_guarded
@@ -98,6 +100,24 @@ def of_layer(
     return found
 
 
+def of_bytes(layer: Layer, target: Target, dtype: str, stored: str) -> list[str]:
+    """Of a depthwise layer that reads bytes, if it is of them, and may store them."""
+    rng, scale = np.random.default_rng(0), Scale(0.02, 7)
+    epilogue = Epilogue(low=0.0, stored=stored)
+    kernel = kernel_for(layer, Choice(dtype=dtype), target, epilogue)
+    weight, bias = floats(layer.weight_shape, (layer.outputs,))
+    to = scale if stored == "uint8" else None
+    if dtype == "int8":
+        x = rng.integers(0, 256, layer.input_shape).astype(np.uint8)
+        *lists, scales = kernel.pack(weight, scale)
+        packed = (*lists, *folded(epilogue, lists[-1], scales, bias, None, to))
+    else:
+        (x,) = floats(layer.input_shape)
+        packed = folded_floats(epilogue, *kernel.pack(weight), bias, scale)
+    out = np.full(layer.output_shape, 77, np.uint8) if to else unwritten(layer.output_shape)
+    return run_guarded(kernel.function, [x, *packed], out)
+
+
 def of_attention(queries: int, keys: int, depth: int, width: int, masked: bool, target: Target) -> list[str]:
     """Operands that are columns of arrays (batch, token, head, column)."""
 
@@ -152,6 +172,8 @@ def cases() -> dict[str, Callable[[], list[str]]]:
             named[f"{name}, {text}, {wide}"] = partial(of_layer, layer, text, target, EPILOGUES[text])
         for name, layer in DEPTHWISE.items():
             named[f"{name}, {wide}"] = partial(of_layer, layer, "dense", target, Epilogue())
+            for dtype, stored in (("int8", "uint8"), ("int8", "float32"), ("float32", "uint8")):
+                named[f"{name}, {dtype} to {stored}, {wide}"] = partial(of_bytes, layer, target, dtype, stored)
         for count in (1, 3):
             layer = product((count,), 32, 48)
             named[f"{count} positions, {wide}"] = partial(of_layer, layer, "unstructured", target, ADDED)

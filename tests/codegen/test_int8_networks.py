@@ -20,7 +20,7 @@ from hwsparse.errors import CompileError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cpu_flags
-from hwsparse.sparsify import applicable, apply_plan
+from hwsparse.sparsify import applicable, apply_plan, pruned_proto
 from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.target import load_target
 from tests.codegen.building import Network
@@ -135,6 +135,28 @@ def test_a_depthwise_layer_hands_on_bytes_where_bytes_are_read() -> None:
     assert lowered(net, last) == [first, *[("bytes", "uint8")] * 2, ends]
     # Of floats it stores bytes all the same.
     assert lowered(net, last, floats=[convolution]) == [first, ends, ("depthwise", "uint8"), ends]
+
+
+@pytest.mark.parametrize("depthwise_first", [False, True])
+def test_of_a_depthwise_layer_and_another_that_are_added_the_other_adds(depthwise_first: bool) -> None:
+    net = Network(7)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    groups = (8, 1) if depthwise_first else (1, 8)
+    first, second = (net.conv(x, 8, 8, 3, group=group) for group in groups)
+    y = net.conv(net.node("Relu", net.node("Add", first, second)), 8, 8, 1)
+    calls = lowered(net, y)
+    assert calls == [("quantise", "uint8"), *[("bytes", "uint8")] * 3, ("bytes", "float32")]
+
+
+def test_what_depthwise_layers_alone_could_add_is_added_in_floats() -> None:
+    net = Network(8)
+    x = net.node("Relu", net.conv("x", 8, 8, 3))
+    shortcut = net.node("Add", net.conv(x, 8, 8, 3, group=8), x)
+    model = net.model((1, 8, 6, 6), (shortcut, (1, 8, 6, 6)))
+    _, weights = in_bytes(model, "dense")
+    graph = onnx.load_from_string(pruned_proto(model, weights)).graph
+    (add,) = (node for node in graph.node if node.op_type == "Add")
+    assert x in add.input  # as it is, and not what bytes stand for
 
 
 def test_a_range_that_nobody_told_is_one_clear_error() -> None:

@@ -149,6 +149,10 @@ def test_layers_that_are_rounded_alone_are_what_finalists_are_held_to() -> None:
         "dense int8": rounded,
         "dense bfloat16": Plan.of("0" * 64, {"conv": Choice(dtype="bfloat16")}),
     }
+    # They are built in any case, and keep no other plan from being built; of mixed types one may be better.
     bytes_alone = replace(candidate(0.1, 0.9, "uniform"), plan=rounded)
-    assert finalist_plans([dense, sparse, bytes_alone], 3, 0.012) == {"search 1": sparse.plan}
+    mixed = replace(candidate(0.3, 0.9), plan=Plan.of("0" * 64, {"head": Choice(dtype="int8")}))
+    tried = [dense, sparse, bytes_alone, mixed]
+    assert finalist_plans(tried, 3, 0.012, [rounded]) == {"search 1": mixed.plan}
+    assert finalist_plans([dense, sparse, bytes_alone], 3, 0.012, [rounded]) == {"search 1": sparse.plan}
     assert rounded_plans(build_space("0" * 64, {"head": slow}, uniform=(Choice(dtype="int8"),))) == {}

@@ -94,6 +94,8 @@ def copy_every(count: int, stride: int, lanes: int) -> Any:
     return copy
 
 
+# Pieces of a line that are copied one by one: images have no more.
+MOST_PIECES = 64
 WordOf = Callable[[Sequence[Any], int], Any]  # of inputs, in vectors of so many lanes
 
 
@@ -108,17 +110,34 @@ def copy_words(count: int, stride: int, lanes: int, word_of: WordOf) -> Callable
         halves = [T.bind(source[T.Ramp(start + half, 1, width)]) for half in (0, width)]
         return tirx.Shuffle(halves, list(range(0, 2 * width, 2)))
 
-    def copy(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
-        for place, width in runs(vectors, lanes):
-            if width == 1:
-                word = word_of([source[start + place * stride] for start in starts], 1)
-                T.buffer_store(to, word, [to_start + place])
-            else:
-                word = word_of([load(source, start + place * stride, width) for start in starts], width)
-                T.buffer_store(to, word, [T.Ramp(to_start + place, 1, width)])
-        for place in range(vectors, count):
+    def copy_at(to: Any, to_start: Any, source: Any, starts: Sequence[Any], place: Any, width: int) -> None:
+        if width == 1:
             word = word_of([source[start + place * stride] for start in starts], 1)
             T.buffer_store(to, word, [to_start + place])
+        else:
+            word = word_of([load(source, start + place * stride, width) for start in starts], width)
+            T.buffer_store(to, word, [T.Ramp(to_start + place, 1, width)])
+
+    def copy_pieces(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
+        for place, width in [*runs(vectors, lanes), *((place, 1) for place in range(vectors, count))]:
+            copy_at(to, to_start, source, starts, place, width)
+
+    if vectors // lanes + count - vectors <= MOST_PIECES:
+        return copy_pieces
+    whole = vectors - vectors % lanes
+
+    def copy_rest(to: Any, to_start: Any, source: Any, starts: Sequence[Any]) -> None:
+        for place, width in runs(vectors - whole, lanes):
+            copy_at(to, to_start, source, starts, whole + place, width)
+
+    # Of a long line, as of sound, code for each piece would take the compiler minutes.
+    @T.inline
+    def copy(to, to_start, source, starts):
+        for i in range(whole // lanes):
+            copy_at(to, to_start, source, starts, i * lanes, lanes)
+        copy_rest(to, to_start, source, starts)
+        for i in range(count - vectors):
+            copy_at(to, to_start, source, starts, vectors + i, 1)
 
     return copy
 

@@ -125,10 +125,11 @@ def plain_kernel(layer: Layer, choice: Choice, target: Target, name: str) -> str
 def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Callable[[Epilogue], _Made]]:
     geometry = Geometry.of(layer)
     lanes = target.vector_bits // 32
-    prefix = PREFIXES[choice.dtype]
     if geometry.depthwise:
-        return {f"{prefix}depthwise": partial(_depthwise, geometry, target, choice.dtype)}
-    words = geometry_of_words(geometry, choice.dtype)
+        of_bytes = choice.dtype == "int8"
+        name = f"{PREFIXES['int8']}depthwise" if of_bytes else "depthwise"
+        return {name: partial(_depthwise, geometry, target, of_bytes)}
+    words, prefix = geometry_of_words(geometry, choice.dtype), PREFIXES[choice.dtype]
     arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
@@ -147,10 +148,10 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     return paying | found | {str(scheme): make for scheme, make in made.items()}
 
 
-def _depthwise(geometry: Geometry, target: Target, dtype: str, epilogue: Epilogue) -> _Made:
-    if dtype == "float32":
-        return depthwise(geometry, epilogue, target), lambda weight: (weight.reshape(geometry.rows, -1),)
-    return depthwise(geometry, epilogue, target, "uint8"), partial(_pack_depthwise, geometry)
+def _depthwise(geometry: Geometry, target: Target, of_bytes: bool, epilogue: Epilogue) -> _Made:
+    if of_bytes:
+        return depthwise(geometry, epilogue, target, "uint8"), partial(_pack_depthwise, geometry)
+    return depthwise(geometry, epilogue, target), lambda weight: (weight.reshape(geometry.rows, -1),)
 
 
 def _pack_depthwise(geometry: Geometry, weight: np.ndarray, scale: Scale) -> tuple[np.ndarray, ...]:
