@@ -11,7 +11,7 @@ import numpy as np
 
 from hwsparse import compiler
 from hwsparse.codegen import Library, compile_model
-from hwsparse.errors import writing
+from hwsparse.errors import StorageError, writing
 from hwsparse.execution import Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Plan
@@ -54,8 +54,8 @@ def build_networks(
 
     for plan, files in as_done(workers, _compile, calls()):
         order = begun.pop(plan)
-        with writing(order.directory):
-            for name, content in files.items():
+        for name, content in files.items():
+            with writing(order.directory / name):
                 (order.directory / name).write_bytes(content)
         yield plan, compiler.checked(model, plan, order.weights, target, inputs, order.directory)
 
@@ -65,7 +65,9 @@ def _compile(
 ) -> tuple[Plan, Files]:
     """The task: the files of a library."""
     model, target = known
-    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
-        directory = Path(scratch)
-        compile_model(model, plan, weights, target, directory, kernels)
-        return plan, {path.name: path.read_bytes() for path in directory.iterdir()}
+    try:
+        with tempfile.TemporaryDirectory(prefix="hwsparse-build-") as scratch:
+            compile_model(model, plan, weights, target, Path(scratch), kernels)
+            return plan, {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
+    except OSError as error:
+        raise StorageError(f"cannot build in {tempfile.gettempdir()}: {error.strerror or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,5 +74,11 @@ def test_what_there_is_no_room_for_is_told_as_it_is(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(StorageError, match=r"cannot write .*full: No space left .*; free room"):
+    with pytest.raises(StorageError, match=r"cannot write .*full.*: No space left .*; free room"):
         list(build_networks(MODEL, TARGET, INPUTS, Here(), [ordered]))
+
+
+def test_that_there_is_no_room_where_it_is_compiled_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"cannot build in .*gone: No such file"):
+        list(build_networks(MODEL, TARGET, INPUTS, Here(), [order(PLANS[0], tmp_path / "there")]))
