@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -17,16 +19,19 @@ from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, PlanError, UnsupportedError
 from hwsparse.model import import_onnx
-from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize
+from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, figures, front_report, optimize
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.judges import appoint_judges
+from hwsparse.pipeline.outcome import Recovery
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.quantise import range_name, rounded, split_weights
 from hwsparse.range_methods import METHODS
+from hwsparse.report import Budget
 from hwsparse.report.audit import audit
 from hwsparse.report.words import plan_summary, short_category
 from hwsparse.search.database import Place, StudyIdentity
 from hwsparse.target import load_target
+from hwsparse.tuning import TuningSettings
 from tests.model.graphs import run
 from tests.model.qdq import quantised
 from tests.pipeline.benches import times_by_weight
@@ -90,7 +95,16 @@ def test_finalists_are_held_to_what_their_types_give_without_zeros(outcome: Outc
     for label, rival in rivals.items():
         assert {str(choice) for _, choice in rival.plan.choices} == {f"dense/{label.split()[1]}"}
         assert short_category(rival) == "dense" and rival.latency_source == "measured"
+        assert rival.budget == Budget(outcome.fitted_on)
     assert "rounded" not in {finding.rule for finding in audit([report]).findings}
+
+
+def test_what_was_trained_is_told_as_trained_with_zeros_or_without(outcome: Outcome) -> None:
+    (rounded,) = (each for each in outcome.finalists if each.label == "dense int8")
+    settings = cast(TuningSettings, SimpleNamespace(epochs=10, gradual=False))
+    recovery = cast(Recovery, SimpleNamespace(settings=settings, samples=1000, taken=True))
+    method, budget = figures._finalist_terms(replace(rounded, label="tuned"), replace(outcome, recovery=recovery))
+    assert method == figures.TUNED and budget == Budget(1000, 10)
 
 
 @pytest.mark.parametrize("with_data", [False, True], ids=["without data", "with data"])
