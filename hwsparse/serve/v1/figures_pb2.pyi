@@ -56,7 +56,7 @@ class _FrontMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrontMeth
     FRONT_METHOD_DENSE: _FrontMethod.ValueType  # 1
     """Nothing pruned."""
     FRONT_METHOD_UNIFORM: _FrontMethod.ValueType  # 2
-    """The same choice for every layer."""
+    """The same choice for every layer: a pattern and ratio, or no zeros and another type than float32."""
     FRONT_METHOD_SEARCH: _FrontMethod.ValueType  # 3
     """A choice per layer, by the search."""
 
@@ -68,7 +68,7 @@ FRONT_METHOD_UNSPECIFIED: FrontMethod.ValueType  # 0
 FRONT_METHOD_DENSE: FrontMethod.ValueType  # 1
 """Nothing pruned."""
 FRONT_METHOD_UNIFORM: FrontMethod.ValueType  # 2
-"""The same choice for every layer."""
+"""The same choice for every layer: a pattern and ratio, or no zeros and another type than float32."""
 FRONT_METHOD_SEARCH: FrontMethod.ValueType  # 3
 """A choice per layer, by the search."""
 Global___FrontMethod: _TypeAlias = FrontMethod  # noqa: Y015
