@@ -49,6 +49,7 @@ from hwsparse.pipeline.finals import (
     rounded_plans,
     time_side_by_side,
 )
+from hwsparse.pipeline.goal import SHOWN_DROPS
 from hwsparse.pipeline.judges import appoint_judges
 from hwsparse.pipeline.outcome import faster
 from hwsparse.pipeline.survey import choices_of
@@ -107,6 +108,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=60, help="plans that each search tries")
     parser.add_argument("--patterns", nargs="+", default=PATTERNS, help="of either type, those that it has")
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=MAX_DROP,
+        help=f"that a winner may have; finalists {SHOWN_DROPS} times as much",
+    )
     parser.add_argument("--state", type=Path, default=Path("hwsparse-precision"), help="directory for what is kept")
     data_option(parser)
 
@@ -148,7 +155,7 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
     model, dataset, more = TASKS[name](arguments.data, arguments.seed)
     judges = appoint_judges(model, dataset, target, arguments.seed)
     judge = judges.reporting if more is None else Evaluator(model, more, "held-out", target.cores, arguments.seed)
-    goal = Goal(arguments.trials, arguments.seed, MAX_DROP, finalists=FINALISTS)
+    goal = Goal(arguments.trials, arguments.seed, arguments.max_drop, finalists=FINALISTS)
     workspace = Workspace(arguments.state / name, arguments.state / "records.sqlite")
     workspace.directory.mkdir(parents=True, exist_ok=True)
     plans: dict[str, Plan] = {}
@@ -178,7 +185,7 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
                     model, judges, database, choices, goal, study, bench, workers, here, on_stage
                 )  # fmt: skip
             rounded = rounded_plans(found.explored.space)
-            own = finalist_plans(found.candidates, FINALISTS, MAX_DROP, rounded.values())
+            own = finalist_plans(found.candidates, FINALISTS, goal.max_drop, rounded.values())
             plans |= {f"{searched}: {label}": plan for label, plan in own.items()} | rounded
         costs = measure_plans(
             bench, model, plans.values(), found.explored.costs, partial(on_stage, "finalists' layers")
