@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import tirx
-from tvm.script import tirx as T  # noqa: N812
+from tvm.script import tirx as T  # noqa: N812  # as TVMScript calls it
 
 from hwsparse.codegen import Library
 from hwsparse.codegen.build import export

@@ -49,7 +49,7 @@ class Int8(Onnxruntime):
         super().__init__(directory, threads)
 
 
-class _Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
+class _Samples(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, calibration: dict[str, np.ndarray]) -> None:
         count = len(next(iter(calibration.values())))
         feeds = ({name: values[at] for name, values in calibration.items()} for at in range(count))

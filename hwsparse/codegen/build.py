@@ -120,7 +120,7 @@ def _without_parameter_checks(module: tvm.IRModule, context: Any) -> tvm.IRModul
     parameters = set(main.params[int(main.attrs["num_input"]) :])
 
     @mutator
-    class Unchecked(PyExprMutator):  # type: ignore[misc]
+    class Unchecked(PyExprMutator):  # type: ignore[misc]  # TVM has no types
         def visit_var_binding_(self, binding: Any) -> None:
             name = getattr(getattr(binding.value, "op", None), "global_symbol", "")
             if name not in CHECKS or binding.value.args[0] not in parameters:

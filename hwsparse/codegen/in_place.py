@@ -26,7 +26,7 @@ def add_in_place(module: tvm.IRModule, functions: Mapping[str, Callable[[], Any]
     last_readers = _last_readers(module, functions)
 
     @mutator
-    class InPlace(PyExprMutator):  # type: ignore[misc]
+    class InPlace(PyExprMutator):  # type: ignore[misc]  # TVM has no types
         """Rewrites the calls of `last_readers`."""
 
         def visit_var_binding_(self, binding: Any) -> None:

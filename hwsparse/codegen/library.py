@@ -39,7 +39,7 @@ LIBRARY, WEIGHTS, DESCRIPTION, REFERENCE = (
 EVICT = "hwsparse.evict"
 
 
-@tvm_ffi.register_global_func(EVICT)  # type: ignore[untyped-decorator]
+@tvm_ffi.register_global_func(EVICT)  # type: ignore[untyped-decorator]  # TVM has no types
 def evict(*_: object) -> None:
     """Streams as much memory through the caches of every core that we may use as drives out all that they hold."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()

@@ -199,7 +199,7 @@ def _refused_node(proto: onnx.ModelProto) -> onnx.NodeProto:
 
 
 @mutator
-class _Tidied(PyExprMutator):  # type: ignore[misc]
+class _Tidied(PyExprMutator):  # type: ignore[misc]  # TVM has no types
     """What the importer should have written.
 
     Look-ups clip their indices: the importer's mode reads past the table when one is out of range. Whether the
@@ -300,11 +300,10 @@ class _Pool:
             in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
             self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
-        if not own and stored is None:
+        if not own:
             packed: tuple[np.ndarray, ...] = (*kernel.pack(weight), bias)
-        elif not own and stored is not None:  # a depthwise layer, that bytes are read of
-            (floats,) = kernel.pack(weight)
-            packed = folded_floats(epilogue, floats, bias, stored)
+            if stored is not None:  # a depthwise layer, whose sums of floats become bytes
+                packed = folded_floats(epilogue, packed[0], bias, stored)
         elif read is None:
             raise CompileError(f"layer {layer.name!r} is to read bytes, and nothing tells the range of what it reads")
         elif not is_rounded(weight):
@@ -340,7 +339,7 @@ def _rewrite(
     as_bytes: dict[AsBytes, Any] = {}
 
     @mutator
-    class Rewriter(PyExprMutator):  # type: ignore[misc]
+    class Rewriter(PyExprMutator):  # type: ignore[misc]  # TVM has no types
         """Puts kernel calls in the place of what they compute, parameters in the place of large constants."""
 
         def visit_var_binding_(self, binding: Any) -> None:

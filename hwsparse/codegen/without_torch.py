@@ -11,6 +11,6 @@ import sys
 if "torch" not in sys.modules:
     sys.modules["torch"] = None  # type: ignore[assignment]  # to an import: it is not installed
     try:
-        import tvm  # noqa: F401
+        import tvm  # noqa: F401  # while torch is out of its sight
     finally:
         del sys.modules["torch"]

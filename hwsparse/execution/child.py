@@ -42,7 +42,7 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         # Kept to tell what it died of; read by nobody else.
-        self._prints = tempfile.TemporaryFile()  # noqa: SIM115
+        self._prints = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the child lives
         with theirs:
             command = [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments]
             try:

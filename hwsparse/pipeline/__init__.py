@@ -49,7 +49,7 @@ from hwsparse.pipeline.compilation import (
 from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
-from hwsparse.pipeline.goal import DTYPES, RATIOS, Goal
+from hwsparse.pipeline.goal import DTYPES, Goal
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense
 from hwsparse.pipeline.survey import choices_of
@@ -62,7 +62,6 @@ from hwsparse.target import Target
 
 __all__ = [
     "DTYPES",
-    "RATIOS",
     "Baselines",
     "Finalist",
     "Goal",

@@ -79,7 +79,7 @@ def _kind(label: str) -> PointKind:
     """What a finalist is in the comparison."""
     if label.startswith(ROUNDED):
         return "dense-rounded"
-    return "uniform" if label.startswith(UNIFORM) else "search"
+    return "uniform" if label == UNIFORM else "search"
 
 
 def _finalist_terms(finalist: Finalist, outcome: Outcome) -> tuple[Method, Budget]:

@@ -91,7 +91,7 @@ class TargetService(targets_pb2_grpc.TargetServiceServicer):
     def __init__(self, house: House) -> None:
         self._house = house
 
-    def ListTargets(  # noqa: N802
+    def ListTargets(  # noqa: N802  # the name in the proto
         self, request: targets_pb2.ListTargetsRequest, context: grpc.ServicerContext
     ) -> targets_pb2.ListTargetsResponse:
         targets = sorted(self._house.targets.values(), key=lambda target: target.name)
