@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
     from hwsparse.model import Model
+    from hwsparse.model.apart import Apart
 
 # Lengths that are tried: a half, a fourth and an eighth of what a network takes, each on so many samples.
 HALVINGS, TRIED = 3, 8
@@ -31,14 +32,14 @@ _TINY = 1e-12
 class Respondent:
     """A network that is asked for its answers; `threads` samples at a time."""
 
-    def __init__(self, proto: bytes, name: str, threads: int = 1, fewer: Iterable[int] = ()) -> None:
-        """An ONNX model, of this name in errors.
+    def __init__(self, network: Apart, name: str, threads: int = 1, fewer: Iterable[int] = ()) -> None:
+        """A network, of this name in errors.
 
         Args:
             fewer: over how many tokens it answers too, as `fewer_tokens` tells: a sample is answered over the fewest
                 that hold what is real of it.
         """
-        self._proto, self._name, self._threads, self._fewer = proto, name, threads, sorted(fewer)
+        self._network, self._name, self._threads, self._fewer = network, name, threads, sorted(fewer)
         self._sessions: dict[int, InferenceSession] = {}
 
     def answers(self, dataset: Dataset, rows: Iterable[int] | None = None) -> np.ndarray:
@@ -50,8 +51,9 @@ class Respondent:
         asked = np.arange(dataset.rows) if rows is None else np.array(list(rows))
         cuts = np.array([*self._fewer, dataset.tokens])[np.searchsorted(self._fewer, dataset.lengths()[asked])]
         for cut in set(cuts.tolist()) - set(self._sessions):
-            short = self._proto if cut == dataset.tokens else shortened(self._proto, dataset.tokens, cut)
-            self._sessions[cut] = session_of(short)
+            graph = self._network.graph
+            short = graph if cut == dataset.tokens else shortened(graph, dataset.tokens, cut)
+            self._sessions[cut] = session_of(short, self._network.arrays)
         output = next(iter(self._sessions.values())).get_outputs()[0].name
 
         # Samples run side by side, each on one thread: faster than one sample on all.
@@ -67,7 +69,7 @@ class Respondent:
         return outputs
 
 
-def fewer_tokens(proto: bytes, name: str, dataset: Dataset) -> tuple[int, ...]:
+def fewer_tokens(model: Model, dataset: Dataset) -> tuple[int, ...]:
     """Over how many tokens, fewer than it takes, a network answers as over all: none, where samples are no sentences.
 
     Seen on some of the samples. What a mask hides counts for nothing, whatever the weights: it holds for all of them.
@@ -75,16 +77,17 @@ def fewer_tokens(proto: bytes, name: str, dataset: Dataset) -> tuple[int, ...]:
     Raises:
         DataError: onnxruntime cannot load the network or run a sample, or gives a value that is not finite.
     """
-    lengths, found = dataset.lengths(), list[int]()
+    lengths, found, uncut = dataset.lengths(), list[int](), None
     for tokens in (dataset.tokens >> halvings for halvings in range(1, HALVINGS + 1)):
         held = np.flatnonzero(lengths <= tokens)
         if not tokens or not len(held):
             break
         by_length = held[np.argsort(lengths[held])]
         rows = by_length[np.linspace(0, len(held) - 1, min(TRIED, len(held))).astype(int)]
-        whole = Respondent(proto, name).answers(dataset, rows)
+        uncut = uncut or Respondent(model.apart, model.name)
+        whole = uncut.answers(dataset, rows)
         try:
-            cut = Respondent(proto, name, fewer=(tokens,)).answers(dataset, rows)
+            cut = Respondent(model.apart, model.name, fewer=(tokens,)).answers(dataset, rows)
         except DataError:  # its graph is of the length that it was made for
             break
         if cut.shape != whole.shape or np.abs(cut - whole).max() > SAME * np.abs(whole).max():
@@ -101,7 +104,7 @@ def labelled_by(model: Model, dataset: Dataset) -> Dataset:
     """
     fitted = dataset.named_for(model)
     fitted.check_runs(model)
-    outputs = Respondent(model.proto, model.name).answers(fitted)
+    outputs = Respondent(model.apart, model.name).answers(fitted)
     return replace(fitted, labels=outputs.argmax(axis=1) if dataset.kind == "classes" else pair_cosines(outputs))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -10,8 +11,13 @@ import onnxruntime
 from hwsparse.errors import DataError, one_line
 
 
-def session_of(proto: bytes, *, threads: int = 1, optimised: bool = True) -> onnxruntime.InferenceSession:
+def session_of(
+    proto: bytes, arrays: Mapping[str, np.ndarray] = MappingProxyType({}), *, threads: int = 1, optimised: bool = True
+) -> onnxruntime.InferenceSession:
     """A session of an ONNX model. On one thread, samples or layers are run side by side.
+
+    Args:
+        arrays: initializers that lie elsewhere, by name, as `Apart` has them; they must last as long as the session.
 
     It cannot be optimised if an output of it may be a constant: onnxruntime "attempts to replace the existing tensor".
 
@@ -22,6 +28,9 @@ def session_of(proto: bytes, *, threads: int = 1, optimised: bool = True) -> onn
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if arrays:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
     options.log_severity_level = 4  # what matters of its log is in the exception
     try:
         return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])

@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from hwsparse.errors import ModelError
+from hwsparse.model.apart import Apart, take_apart
 from hwsparse.model.quantised import stated_ranges
 from hwsparse.plan import Layer
 
@@ -62,6 +63,11 @@ class Model:
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """Between what tensors lie, by name, as a file stated that was quantised already; others state none."""
         return _ranges(self.proto)
+
+    @property
+    def apart(self) -> Apart:
+        """The graph, and the arrays that make up its size."""
+        return _apart(self.proto)
 
     def layer(self, name: str) -> Layer:
         """The prunable layer of that name.
@@ -149,6 +155,11 @@ def _initializers(proto: bytes) -> Mapping[str, np.ndarray]:
     for array in arrays.values():
         array.setflags(write=False)
     return MappingProxyType(arrays)
+
+
+@lru_cache(maxsize=2)
+def _apart(proto: bytes) -> Apart:
+    return take_apart(proto, _initializers(proto))
 
 
 @lru_cache(maxsize=2)

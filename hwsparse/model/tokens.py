@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 _SHAPED = ("Reshape", "Expand")  # by their second input
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Where")
@@ -32,6 +32,8 @@ def shortened(proto: bytes, made_for: int, tokens: int) -> bytes:
         if len(dims) == 2 and dims[1].dim_value == made_for:
             dims[1].dim_value = tokens
     for constant in graph.initializer:
+        if constant.data_location == TensorProto.EXTERNAL:  # a matrix, which nothing of this is
+            continue
         values = numpy_helper.to_array(constant)
         if readers[constant.name] <= {f"{kind}.1" for kind in _SHAPED}:
             values = values.copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from hwsparse.errors import ModelError, PatternError, PlanError
 from hwsparse.model import Model
+from hwsparse.model.apart import Apart
 from hwsparse.model.fold import infer
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
@@ -86,14 +87,31 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
         ModelError: a weight or constant is not of the model, or has not its shape.
         DataError: bytes cannot stand for a range.
     """
-    proto = onnx.load_from_string(model.proto)
+    return _pruned(model, weights, model.proto, ())[0]
+
+
+def pruned_apart(model: Model, weights: Mapping[str, np.ndarray]) -> Apart:
+    """The same network as `pruned_proto` gives, taken apart, with its errors."""
+    arrays = model.apart.arrays
+    graph, replaced = _pruned(model, weights, model.apart.graph, arrays)
+    return Apart(graph, {**arrays, **replaced})
+
+
+def _pruned(
+    model: Model, weights: Mapping[str, np.ndarray], graph: bytes, apart: Container[str]
+) -> tuple[bytes, dict[str, np.ndarray]]:
+    """A model's graph with weights replaced, and of what is kept apart from it what takes the place of it."""
+    proto = onnx.load_from_string(graph)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     plain, scales, pairs = split_weights(weights)
-    for name, values in model.replaced(plain).items():
-        stored[name].CopyFrom(numpy_helper.from_array(values, name))
+    replaced = model.replaced(plain)
+    for name, values in replaced.items():
+        if name not in apart:
+            stored[name].CopyFrom(numpy_helper.from_array(values, name))
     _round(proto.graph, scales, {layer.name for layer in model.layers})
     _round_to_bfloat16(proto.graph, pairs)
-    return bytes(proto.SerializeToString(deterministic=True))
+    kept = {name: values for name, values in replaced.items() if name in apart}
+    return bytes(proto.SerializeToString(deterministic=True)), kept
 
 
 def _round(graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collection[str]) -> None:

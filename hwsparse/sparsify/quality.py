@@ -15,7 +15,7 @@ import numpy as np
 from hwsparse.data import Dataset
 from hwsparse.data.answers import Respondent, fewer_tokens
 from hwsparse.model import Model
-from hwsparse.sparsify.apply import pruned_proto
+from hwsparse.sparsify.apply import pruned_apart
 from hwsparse.sparsify.scores import SCORERS
 
 RESAMPLES = 1000
@@ -165,8 +165,8 @@ class Evaluator:
         # Not SessionOptions.add_initializer: onnxruntime's layout optimiser keeps the weights that it
         # replaces, so that convolutions would silently be evaluated dense.
         if self._fewer is None:
-            self._fewer = fewer_tokens(self._model.proto, self._model.name, self.dataset)
-        return Respondent(pruned_proto(self._model, weights), self._model.name, self._threads, self._fewer)
+            self._fewer = fewer_tokens(self._model, self.dataset)
+        return Respondent(pruned_apart(self._model, weights), self._model.name, self._threads, self._fewer)
 
     def _scores(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         scorer = SCORERS[self.dataset.metric](outputs, self.dataset.labels[labels])

@@ -205,5 +205,5 @@ def _tokens_of(model: Model, dataset: Dataset, rows: Sequence[int]) -> int:
     other = any(values.shape[1:] != (dataset.tokens,) for values in dataset.inputs.values())
     if other or 2 * longest > dataset.tokens:
         return dataset.tokens
-    fewer = fewer_tokens(model.proto, model.name, dataset)
+    fewer = fewer_tokens(model, dataset)
     return min((tokens for tokens in fewer if tokens >= longest), default=dataset.tokens)

@@ -74,25 +74,25 @@ LENGTHS = [3, 4, 5, 8, 9, 16, 17, 32, 1, 2, 12, 30]
 
 def test_a_sentence_is_answered_over_no_more_than_holds_it() -> None:
     model, data = sentence_model(), sentences(LENGTHS)
-    fewer = fewer_tokens(model.proto, model.name, data)
+    fewer = fewer_tokens(model, data)
     assert fewer == (16, 8, 4)
-    found = Respondent(model.proto, model.name, 2, fewer).answers(data)
+    found = Respondent(model.apart, model.name, 2, fewer).answers(data)
     whole = session_of(model.proto)
     for row, answer in enumerate(found):
         (expected,) = whole.run(None, {name: values[row : row + 1] for name, values in data.inputs.items()})
         np.testing.assert_allclose(answer, expected.ravel(), rtol=1e-5, atol=1e-6)
     some = [7, 0, 10]
-    np.testing.assert_array_equal(Respondent(model.proto, model.name, 1, fewer).answers(data, some), found[some])
+    np.testing.assert_array_equal(Respondent(model.apart, model.name, 1, fewer).answers(data, some), found[some])
 
 
 def test_where_padding_counts_nothing_is_cut() -> None:
     model = sentence_model(masked=False)
-    assert fewer_tokens(model.proto, model.name, sentences(LENGTHS)) == ()
+    assert fewer_tokens(model, sentences(LENGTHS)) == ()
 
 
 def test_a_network_as_wide_as_it_is_long_is_answered_whole() -> None:
     model = sentence_model(width=TOKENS)  # nothing tells tokens from channels
-    assert fewer_tokens(model.proto, model.name, sentences(LENGTHS)) == ()
+    assert fewer_tokens(model, sentences(LENGTHS)) == ()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_network_as_wide_as_it_is_long_is_answered_whole() -> None:
 )
 def test_lengths_that_no_sentence_has_are_not_tried(lengths: list[int], fewer: tuple[int, ...]) -> None:
     model = sentence_model()
-    assert fewer_tokens(model.proto, model.name, sentences(lengths)) == fewer
+    assert fewer_tokens(model, sentences(lengths)) == fewer
 
 
 def test_what_is_no_sentence_is_answered_whole() -> None:
@@ -108,7 +108,7 @@ def test_what_is_no_sentence_is_answered_whole() -> None:
     assert data.tokens == 0
     assert not data.lengths().any()
     assert data.sample(2, 0)["x"].shape == (1, 3)
-    assert fewer_tokens(b"never read", "nothing", data) == ()
+    assert fewer_tokens(sentence_model(), data) == ()
 
 
 def test_a_mask_that_hides_all_leaves_a_row_whole() -> None:

@@ -63,7 +63,7 @@ def evaluator() -> Evaluator:
     """Four classes, of which the dense model gets all right but for every eighth sample."""
     x = np.random.default_rng(2).standard_normal((160, 16, 12, 12)).astype(np.float32)
     data = Dataset("own", {"x": x}, np.zeros(160, np.int64))
-    answers = Respondent(MODEL.proto, MODEL.name).answers(data).argmax(1)
+    answers = Respondent(MODEL.apart, MODEL.name).answers(data).argmax(1)
     return Evaluator(
         MODEL, replace(data, labels=np.where(np.arange(160) % 8, answers, (answers + 1) % 4)), "calibration"
     )
