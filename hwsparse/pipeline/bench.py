@@ -44,9 +44,9 @@ Clock = Callable[[], datetime]
 Steps = Callable[[int, int], None]  # steps done, steps in all
 
 # Whole networks are few, and their figures are the ones that users read: medians, to the precision of layers' times
-# where that is to be had within so many seconds.
+# where that is to be had within so many seconds; fewer where they only tell what to do next.
 NETWORK_SAMPLES, NETWORK_ROUNDS = 50, 10
-NETWORK_PATIENCE_S = 60.0
+NETWORK_PATIENCE_S, ROUGH_PATIENCE_S = 60.0, 15.0
 PASSES = 3  # over networks of which there are more than can take turns
 
 
@@ -95,10 +95,12 @@ class Bench:
         self.shares.append(report.cpu_share)
         return report
 
-    def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
+    def time_networks(
+        self, directories: Mapping[str, Path], patience_s: float = NETWORK_PATIENCE_S
+    ) -> dict[str, Measurement]:
         """Times whole networks in turns, A B C A B C: compiled libraries and onnxruntime models.
 
-        Turns go on until medians are known to 2 %, or for a minute. How well each is known is the reader's to see.
+        Turns go on until medians are known to 2 %, or patience ends. How well each is known is the reader's to see.
 
         Of more than can take turns, each is timed several times, minutes apart, and its quietest time counts: or
         those that met a busy minute would be told to be slower than others.
@@ -119,7 +121,7 @@ class Bench:
         )
         taken: dict[str, list[Measurement]] = {key: [] for key in directories}
         for _ in range(1 if len(directories) <= BATCH else PASSES):
-            for key, outcome in self.networks.run_many(directories, settings, patience_s=NETWORK_PATIENCE_S).items():
+            for key, outcome in self.networks.run_many(directories, settings, patience_s=patience_s).items():
                 if not isinstance(outcome, Measurement):
                     raise MeasureError(f"{key} could not be timed ({outcome.stage}): {outcome.reason}")
                 taken[key].append(outcome)

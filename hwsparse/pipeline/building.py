@@ -12,7 +12,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.codegen import Library, compile_model
 from hwsparse.errors import StorageError, writing
-from hwsparse.execution import Workers, as_done
+from hwsparse.execution import Shared, Workers, as_done
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.target import Target
@@ -22,8 +22,9 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOrder:
-    """A settled plan to be built as `compiler.build` does, into a directory that exists and is empty."""
+    """A settled plan of a model to be built as `compiler.build` does, into a directory that exists and is empty."""
 
+    model: Model
     plan: Plan
     weights: Mapping[str, np.ndarray]
     kernels: Mapping[str, str]
@@ -31,12 +32,12 @@ class NetworkOrder:
 
 
 def build_networks(
-    model: Model, target: Target, inputs: Mapping[str, np.ndarray], workers: Workers, orders: Iterable[NetworkOrder]
-) -> Iterator[tuple[Plan, Library]]:
-    """Each plan with its library, as soon as it is there.
+    target: Target, inputs: Mapping[str, np.ndarray], workers: Workers, orders: Iterable[NetworkOrder]
+) -> Iterator[tuple[NetworkOrder, Library]]:
+    """Each order with its library, as soon as it is there.
 
     Args:
-        inputs: a real sample: what is built must give what onnxruntime does.
+        inputs: a real sample, that all models take: what is built must give what onnxruntime does.
         orders: of different plans; the next is asked for when there is somebody to build it.
 
     Raises:
@@ -44,20 +45,22 @@ def build_networks(
         StorageError: there is no room for what is built.
         ExecutionError: workers were lost.
     """
-    shared = workers.share((model, target))
+    shared: dict[str, Shared[tuple[Model, Target]]] = {}
     begun: dict[Plan, NetworkOrder] = {}
 
     def calls() -> Iterator[tuple[object, ...]]:
         for order in orders:
             begun[order.plan] = order
-            yield shared, order.plan, dict(order.weights), dict(order.kernels)
+            if order.model.digest not in shared:
+                shared[order.model.digest] = workers.share((order.model, target))
+            yield shared[order.model.digest], order.plan, dict(order.weights), dict(order.kernels)
 
     for plan, files in as_done(workers, _compile, calls()):
         order = begun.pop(plan)
         for name, content in files.items():
             with writing(order.directory / name):
                 (order.directory / name).write_bytes(content)
-        yield plan, compiler.checked(model, plan, order.weights, target, inputs, order.directory)
+        yield order, compiler.checked(order.model, plan, order.weights, target, inputs, order.directory)
 
 
 def _compile(

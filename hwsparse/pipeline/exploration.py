@@ -12,7 +12,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Bench
+from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Bench
 from hwsparse.pipeline.building import NetworkOrder, build_networks
 from hwsparse.pipeline.choices import layer_choices
 from hwsparse.pipeline.outcome import Weights
@@ -98,14 +98,14 @@ def _built(
         for number, plan in enumerate(plans):
             directory = scratch / f"anchor{number}"
             directory.mkdir()
-            yield NetworkOrder(plan, weights(plan), costs.kernels(model, plan), directory)
+            yield NetworkOrder(model, plan, weights(plan), costs.kernels(model, plan), directory)
 
     on_stage("whole networks", 0, len(plans) + 1)
     directories = {}
-    for plan, library in build_networks(model, bench.target, inputs, bench.workers, orders()):
-        directories[plan.digest] = library.directory
+    for order, library in build_networks(bench.target, inputs, bench.workers, orders()):
+        directories[order.plan.digest] = library.directory
         on_stage("whole networks", len(directories), len(plans) + 1)
-    times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)
+    times, weighed = bench.time_networks(directories, ROUGH_PATIENCE_S), bench.weigh_networks(directories)
     tell = describe(bench.target)
     stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
     footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)

@@ -118,11 +118,11 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
         for plan in shipped:
             directory = shop.scratch / plan.digest[:16]
             directory.mkdir()
-            yield NetworkOrder(plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
+            yield NetworkOrder(model, plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
 
     libraries: dict[Plan, Library] = {}
-    for plan, library in build_networks(model, shop.target, shop.inputs, shop.bench.workers, orders()):
-        libraries[plan] = library
+    for order, library in build_networks(shop.target, shop.inputs, shop.bench.workers, orders()):
+        libraries[order.plan] = library
         on_step(len(libraries), len(shipped))
     for label, (plan, refused) in settled.items():
         chosen_by = shop.judges.choosing.evaluate(shop.weights(plan)) if shop.judges else None

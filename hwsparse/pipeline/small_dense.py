@@ -18,7 +18,8 @@ from hwsparse.codegen import Library
 from hwsparse.errors import CompileError, DataError, InputError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Steps
+from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Steps
+from hwsparse.pipeline.building import NetworkOrder, build_networks
 from hwsparse.pipeline.finals import DENSE, SMALL_DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import faster
@@ -27,10 +28,10 @@ from hwsparse.report.audit import SAME_LATENCY
 from hwsparse.report.files import write_whole
 from hwsparse.sparsify import Narrower, narrowed_shape
 
-SHARES = 3  # that are built and timed
+ROUNDS = 3  # of shares that are built and timed: two, then one at a time
 NEAR = 0.03  # of the latency that is wanted: near enough
 SMALLEST = 0.02
-STEPS = SHARES + 4
+STEPS = ROUNDS + 4
 
 Aim = Callable[[Mapping[str, Measurement]], str | None]  # times by label -> the label of the network to be as fast as
 # What narrows, the share it keeps, the fitted network -> that after training; itself if that made it no better.
@@ -82,7 +83,8 @@ def narrow_to(
     Raises:
         HwsparseError: the share cannot be written down.
     """
-    times = shop.bench.time_networks({label: each.library.directory for label, each in built.items()})
+    directories = {label: each.library.directory for label, each in built.items()}
+    times = shop.bench.time_networks(directories, ROUGH_PATIENCE_S)
     on_step(1, STEPS)
     label = aim(times)
     if label is None or not faster(times[label], times[DENSE]):
@@ -95,6 +97,15 @@ def narrow_to(
         return _fitted(shop, judges, share, on_step, lessons)
     except (ModelError, CompileError, MeasureError, TuningError, DataError) as error:
         return str(error)
+
+
+def first_shares(dense: float) -> list[float]:
+    """The shares to try first for a latency of 1, of a network that takes `dense`: the right one lies between them.
+
+    Work goes with the square of the share where what layers read is narrower as well, and with the share where it
+    is not; time with work, more or less.
+    """
+    return [max(share, SMALLEST) for share in (dense**-0.5, 1 / dense)]
 
 
 def next_share(tried: Mapping[float, float]) -> float:
@@ -136,23 +147,36 @@ def _share(shop: Workshop, library: Library, dense: float, begun: float | None, 
     Args:
         begun: a share that is taken if its network is still as fast as a fair comparison asks for.
     """
-    tried, shapes = {1.0: dense}, {_shape(shop.model)}
-    for number in range(SHARES):
-        share = next_share(tried) if number or begun is None else begun
-        narrow = narrowed_shape(shop.model, share)
-        if _shape(narrow) in shapes:
+    tried, shapes, share = {1.0: dense}, {_shape(shop.model)}, begun
+    for number in range(ROUNDS):
+        shares = [share] if share is not None else first_shares(dense)
+        narrow = {_shape(each): (share, each) for share in shares for each in [narrowed_shape(shop.model, share)]}
+        if not (new := narrow.keys() - shapes):
             break
-        shapes.add(_shape(narrow))
-        probe = _built(shop, narrow, {}, f"share{number}")
-        times = shop.bench.time_networks({"sparse": library.directory, SMALL_DENSE: probe.directory})
-        tried[share] = times[SMALL_DENSE].median_s / times["sparse"].median_s
+        shapes |= new
+        tried |= _timed(shop, library, dict(narrow[shape] for shape in new))
         on_step(2 + number, STEPS)
-        if share == begun and abs(tried[share] - 1) <= SAME_LATENCY:
-            return share
-        if abs(tried[share] - 1) <= NEAR:
+        if begun in tried and abs(tried[begun] - 1) <= SAME_LATENCY:
+            return begun
+        if min(abs(each - 1) for each in tried.values()) <= NEAR:
             break
+        share = next_share(tried)
     nearest = min(tried, key=lambda share: abs(tried[share] - 1))
     return nearest if nearest < 1 else None
+
+
+def _timed(shop: Workshop, library: Library, narrow: Mapping[float, Model]) -> dict[float, float]:
+    """Networks of these shares, built side by side: the latency of each, in that of a library."""
+    labels, orders = {}, []
+    for share, model in narrow.items():
+        labels[share] = f"{SMALL_DENSE} {share}"
+        directory = shop.scratch / labels[share]
+        directory.mkdir()
+        orders.append(NetworkOrder(model, Plan(model.digest), {}, {}, directory))
+    built = build_networks(shop.target, shop.inputs, shop.bench.workers, orders)
+    directories = {order.directory.name: probe.directory for order, probe in built} | {"sparse": library.directory}
+    times = shop.bench.time_networks(directories, ROUGH_PATIENCE_S)
+    return {share: times[label].median_s / times["sparse"].median_s for share, label in labels.items()}
 
 
 def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lessons: Lessons | None) -> Narrowed:

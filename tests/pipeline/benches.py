@@ -63,14 +63,13 @@ class ByWeight(Bench):
             report, table={workload: took(taken, kept_s(workload)) for workload, taken in report.table.items()}
         )
 
-    def time_networks(self, directories: Mapping[str, Path]) -> dict[str, Measurement]:
+    def time_networks(self, directories: Mapping[str, Path], patience_s: float = 0.0) -> dict[str, Measurement]:
         found = self.networks.run_many(directories, replace(self._shortly, tolerance=1e-4))
         taken = {key: each for key, each in found.items() if isinstance(each, Measurement)}
         assert taken.keys() == directories.keys(), found
         bytes_s = {key: BYTE_S * stored_bytes(directory) for key, directory in directories.items()}
-        if SMALL_DENSE in bytes_s:
-            bytes_s[SMALL_DENSE] *= self.small_dense_takes
-        return {key: took(each, bytes_s[key]) for key, each in taken.items()}
+        longer = {key: self.small_dense_takes if key.startswith(SMALL_DENSE) else 1.0 for key in taken}
+        return {key: took(each, bytes_s[key] * longer[key]) for key, each in taken.items()}
 
     @property
     def _shortly(self) -> RunSettings:

@@ -31,13 +31,13 @@ PLANS = [
 
 def order(plan: Plan, directory: Path, **kernels: str) -> NetworkOrder:
     directory.mkdir()
-    return NetworkOrder(plan, apply_plan(MODEL, plan), kernels, directory)
+    return NetworkOrder(MODEL, plan, apply_plan(MODEL, plan), kernels, directory)
 
 
 def test_several_networks_are_built_at_a_time(tmp_path: Path) -> None:
     orders = [order(plan, tmp_path / str(number)) for number, plan in enumerate(PLANS)]
     with open_workers(processes=2) as workers:
-        found = dict(build_networks(MODEL, TARGET, INPUTS, workers, orders))
+        found = {each.plan: library for each, library in build_networks(TARGET, INPUTS, workers, orders)}
     assert found.keys() == set(PLANS)
     for each in orders:
         library = found[each.plan]
@@ -55,7 +55,7 @@ def test_the_next_order_is_asked_for_when_somebody_can_build_it(tmp_path: Path) 
             asked.append(plan)
             yield order(plan, tmp_path / str(number))
 
-    built = build_networks(MODEL, TARGET, INPUTS, Here(), orders())
+    built = build_networks(TARGET, INPUTS, Here(), orders())
     next(built)
     assert asked == PLANS[:2]
     built.close()
@@ -64,7 +64,7 @@ def test_the_next_order_is_asked_for_when_somebody_can_build_it(tmp_path: Path) 
 def test_a_network_that_does_not_compile_is_told_as_it_is(tmp_path: Path) -> None:
     wrong = order(PLANS[0], tmp_path / "wrong", conv="no_such_kernel")
     with open_workers(processes=1) as workers, pytest.raises(CompileError, match="no_such_kernel"):
-        list(build_networks(MODEL, TARGET, INPUTS, workers, [wrong]))
+        list(build_networks(TARGET, INPUTS, workers, [wrong]))
 
 
 def test_what_there_is_no_room_for_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +75,10 @@ def test_what_there_is_no_room_for_is_told_as_it_is(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match=r"cannot write .*full.*: No space left .*; free room"):
-        list(build_networks(MODEL, TARGET, INPUTS, Here(), [ordered]))
+        list(build_networks(TARGET, INPUTS, Here(), [ordered]))
 
 
 def test_that_there_is_no_room_where_it_is_compiled_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(StorageError, match=r"cannot build in .*gone: No such file"):
-        list(build_networks(MODEL, TARGET, INPUTS, Here(), [order(PLANS[0], tmp_path / "there")]))
+        list(build_networks(TARGET, INPUTS, Here(), [order(PLANS[0], tmp_path / "there")]))

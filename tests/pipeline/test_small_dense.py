@@ -23,7 +23,7 @@ from hwsparse.pipeline import uniform_plan
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.finals import DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges, appoint_judges
-from hwsparse.pipeline.small_dense import SHARES, STEPS, Lessons, Narrowed, narrow_to, next_share
+from hwsparse.pipeline.small_dense import ROUNDS, STEPS, Lessons, Narrowed, first_shares, narrow_to, next_share
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import Narrower, apply_plan
 from hwsparse.target import load_target
@@ -118,8 +118,8 @@ def test_the_share_that_a_training_was_begun_with_is_kept_as_long_as_it_will_do(
 
     lessons = Lessons(train, begun)
     first = keeps(1.0, lessons)
-    assert keeps(1.08, None) != first  # nothing was begun: it would have been another
-    assert keeps(1.08, lessons) == first
+    assert keeps(1.05, None) != first  # nothing was begun: it would have been another
+    assert keeps(1.05, lessons) == first
     assert asked == [first, first]
     other = keeps(1.3, lessons)  # no longer about as fast
     assert other < first
@@ -168,11 +168,17 @@ def test_where_no_shape_is_nearer_the_dense_model_is_its_own_baseline(bench: Ben
 def test_shares_come_near_in_a_few_steps_where_latency_is_smooth(dense: float, rest: float, power: float) -> None:
     """Latency is a constant and a power of the share."""
     tried = {1.0: dense}
-    for _ in range(2 * SHARES):
+    for _ in range(2 * ROUNDS):
         share = next_share(tried)
         assert 0 < share < 1
         tried[share] = rest + (dense - rest) * share**power
     assert min(abs(latency - 1) for latency in tried.values()) < 0.03
+
+
+@given(st.floats(1.01, 20), st.floats(1, 2))
+def test_the_right_share_lies_between_the_first_ones(dense: float, power: float) -> None:
+    high, low = (dense * share**power for share in first_shares(dense))
+    assert low <= 1 + 1e-9 and high >= 1 - 1e-9
 
 
 def test_three_steps_are_enough_where_time_goes_with_the_square() -> None:
