@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -24,6 +25,9 @@ from hwsparse.model.tokens import shortened
 from hwsparse.plan import Layer
 from hwsparse.sparsify.parts import part_of, tensors_read
 from hwsparse.sparsify.statistics import patches_of
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 # Patches per sample: neighbours tell much the same.
 POSITIONS = 128
@@ -53,20 +57,20 @@ class SideBySide:
     ) -> None:
         """Starts them on at most `samples` of the data's samples, and on no more than memory is meant to hold.
 
-        Sentences are cut to as many tokens as hold the longest of them, where the dense network answers the same.
+        A sentence is cut to as many tokens as hold it, where the dense network answers the same over fewer.
 
         Raises:
             DataError: onnxruntime cannot run a sentence, or the answer to it is not finite.
         """
         samples = max(min(samples, MAX_BYTES // max(_most_kept(dense) + _most_kept(pruned), 1)), 1)
         rows = np.random.default_rng(seed).permutation(dataset.rows)[:samples].tolist()
-        tokens = _tokens_of(dense, dataset, rows)
+        cuts = dict(zip(rows, _tokens_of(dense, dataset, rows), strict=True))
         attended = [dataset.attended(row) for row in rows]
-        self._attended = [None if each is None else each[:tokens] for each in attended]
+        self._attended = [None if each is None else each[: cuts[row]] for row, each in zip(rows, attended, strict=True)]
         self._seed, self._threads = seed, threads
         self._limits = threadpool_limits(1)
         self._pool = ThreadPoolExecutor(threads)
-        self._dense, self._pruned = (_Walk(model, dataset, rows, tokens, self._pool) for model in (dense, pruned))
+        self._dense, self._pruned = (_Walk(model, dataset, cuts, self._pool) for model in (dense, pruned))
 
     def __enter__(self) -> SideBySide:
         return self
@@ -138,14 +142,19 @@ class SideBySide:
 class _Walk:
     """A network on its way over some samples, as far as some node."""
 
-    def __init__(
-        self, model: Model, dataset: Dataset, rows: Sequence[int], tokens: int, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, model: Model, dataset: Dataset, cuts: Mapping[int, int], pool: ThreadPoolExecutor) -> None:
+        """At its beginning, on rows of the data that are cut to so many tokens each."""
         self._model, self._dataset, self._pool = model, dataset, pool
-        proto = model.proto if tokens == dataset.tokens else shortened(model.proto, dataset.tokens, tokens)
-        self._proto = onnx.load_from_string(proto)
-        self._left = list(self._proto.graph.node)
-        self._kept: list[Tensors] = [dataset.sample(row, tokens) for row in rows]
+        self._kept: list[Tensors] = [dataset.sample(row, tokens) for row, tokens in cuts.items()]
+        self._cuts = list(cuts.values())
+        whole = model.apart.graph
+        self._protos = {
+            tokens: onnx.load_from_string(
+                whole if tokens == dataset.tokens else shortened(whole, dataset.tokens, tokens)
+            )
+            for tokens in set(self._cuts)
+        }
+        self._left = list(onnx.load_from_string(whole).graph.node)  # cut or not, they are the same
 
     def reach(self, constant: str, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Goes on up to the node that reads a constant, with these weights; what it reads first, sample by sample.
@@ -162,23 +171,29 @@ class _Walk:
 
     def _take(self, steps: Sequence[onnx.NodeProto], weights: Mapping[str, np.ndarray]) -> None:
         read, later = tensors_read(steps), tensors_read(self._left)
-        replaced = self._model.replaced(weights)
-        fed = {name: value for name, value in self._kept[0].items() if name in read}
+        arrays = {**self._model.apart.arrays, **self._model.replaced(weights)}
+        fed = [name for name in self._kept[0] if name in read]
         made = [name for node in steps for name in node.output if name in later]
-        session = session_of(part_of(self._proto, steps, fed, made, replaced).SerializeToString(), optimised=False)
 
-        def step(kept: Tensors) -> None:
-            found = run(session, made, {name: kept[name] for name in fed}, f"a sample of {self._dataset.name}")
+        def session(tokens: int) -> InferenceSession:
+            one = self._kept[self._cuts.index(tokens)]
+            part = part_of(self._protos[tokens], steps, {name: one[name] for name in fed}, made, arrays)
+            return session_of(part.SerializeToString(), optimised=False)
+
+        sessions = {tokens: session(tokens) for tokens in self._protos}
+
+        def step(kept: Tensors, tokens: int) -> None:
+            found = run(sessions[tokens], made, {name: kept[name] for name in fed}, f"a sample of {self._dataset.name}")
             kept.update(zip(made, found, strict=True))
             for name in kept.keys() - later:  # now, not when all samples are here: two steps of all would not fit
                 del kept[name]
 
-        list(self._pool.map(step, self._kept))  # for what it raises
+        list(self._pool.map(step, self._kept, self._cuts))  # for what it raises
 
 
 def _most_kept(model: Model) -> int:
     """Bytes at most that are kept of a sample: at a node with weights, what it and later ones read of those before."""
-    graph = onnx.load_from_string(model.proto).graph
+    graph = onnx.load_from_string(model.apart.graph).graph
     weights = {item.name for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT and item.dims}
     sizes = {item.name: _bytes(item) for item in (*graph.value_info, *graph.output)}
     last = {name: place for place, node in enumerate(graph.node) for name in node.input}
@@ -195,15 +210,15 @@ def _bytes(item: onnx.ValueInfoProto) -> int:
     return int(math.prod(static_shape(item) or ()) * kind.itemsize)
 
 
-def _tokens_of(model: Model, dataset: Dataset, rows: Sequence[int]) -> int:
-    """How many tokens hold all that is real of these rows, of those over which the network answers the same.
+def _tokens_of(model: Model, dataset: Dataset, rows: Sequence[int]) -> list[int]:
+    """How many tokens hold all that is real of each of these rows, of those over which the network answers the same.
 
     Raises:
         DataError: onnxruntime cannot run a sample, or gives a value that is not finite.
     """
-    longest = dataset.lengths()[rows].max()
+    lengths = dataset.lengths()[rows]
     other = any(values.shape[1:] != (dataset.tokens,) for values in dataset.inputs.values())
-    if other or 2 * longest > dataset.tokens:
-        return dataset.tokens
-    fewer = fewer_tokens(model, dataset)
-    return min((tokens for tokens in fewer if tokens >= longest), default=dataset.tokens)
+    if other or 2 * lengths.min() > dataset.tokens:
+        return [dataset.tokens] * len(rows)
+    fewer = [*fewer_tokens(model, dataset), dataset.tokens]
+    return [min(tokens for tokens in fewer if tokens >= length) for length in lengths]
