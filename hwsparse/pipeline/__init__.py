@@ -142,8 +142,11 @@ def optimize(
         plans = rounded | finalist_plans(candidates, goal.finalists, goal.max_drop, rounded.values())
         proven = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.cores, goal.seed)
-        corrected.begin((compiler.settle(model, plan, target, proven)[0] for plan in plans.values()), workers)
-        shop = Workshop(model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed)
+        settled = (compiler.settle(model, plan, target, proven)[0] for plan in plans.values())
+        corrected.begin(settled, workers, {candidate.plan: candidate.quality for candidate in candidates})
+        shop = Workshop(
+            model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed, corrected.worth
+        )
         limits = Limits(goal.max_drop, goal.bounds)
         verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(

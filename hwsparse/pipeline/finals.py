@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,8 @@ class Workshop:
     """Where finalists are made: all that building, timing and judging them takes.
 
     `weights` gives the pruned weights of any plan; `judges` is None without data: nothing is judged. `inputs` is one
-    real sample, with the batch axis: outputs on it must be onnxruntime's. Libraries go below `scratch`.
+    real sample, with the batch axis: outputs on it must be onnxruntime's. Libraries go below `scratch`. `worth` tells
+    what the choosing data find of a plan's weights, where whoever gives these has asked.
     """
 
     model: Model
@@ -89,6 +90,13 @@ class Workshop:
     inputs: Mapping[str, np.ndarray]
     scratch: Path
     seed: int
+    worth: Callable[[Plan], QualityReport] | None = None
+
+    def chosen_by(self, plan: Plan) -> QualityReport | None:
+        """What the choosing data find of a plan as it is built; None: there are none."""
+        if self.judges is None:
+            return None
+        return self.worth(plan) if self.worth else self.judges.choosing.evaluate(self.weights(plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +133,7 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
         libraries[order.plan] = library
         on_step(len(libraries), len(shipped))
     for label, (plan, refused) in settled.items():
-        chosen_by = shop.judges.choosing.evaluate(shop.weights(plan)) if shop.judges else None
-        found[label] = Built(asked[label], plan, refused, libraries[plan], chosen_by)
+        found[label] = Built(asked[label], plan, refused, libraries[plan], shop.chosen_by(plan))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
 from hwsparse.errors import PlanError
-from hwsparse.execution import open_workers
+from hwsparse.execution import Here, open_workers
 from hwsparse.pipeline import corrected
 from hwsparse.pipeline.compilation import Workspace, layer_database
 from hwsparse.pipeline.corrected import CorrectedWeights
@@ -52,8 +52,9 @@ def test_a_correction_that_makes_it_worse_is_left_out(
         return {name: np.where(each != 0, np.float32(factor), np.float32(0)) for name, each in weights.items()}
 
     monkeypatch.setattr(corrected, "correct", ruined)
-    found = CorrectedWeights(database, MODEL, judges, 1, 0)(PLAN)
-    np.testing.assert_array_equal(found["head"], database.weights(PLAN)["head"])
+    corrections = CorrectedWeights(database, MODEL, judges, 1, 0)
+    np.testing.assert_array_equal(corrections(PLAN)["head"], database.weights(PLAN)["head"])
+    assert corrections.worth(PLAN) == judges.choosing.evaluate(database.weights(PLAN))
 
 
 def test_a_correction_that_makes_it_better_is_taken(
@@ -63,7 +64,19 @@ def test_a_correction_that_makes_it_better_is_taken(
     worse = judges.choosing.evaluate(database.weights(PLAN)).value
     assert judges.choosing.evaluate(dense).value > worse
     monkeypatch.setattr(corrected, "correct", lambda *given, **more: dense)
-    assert CorrectedWeights(database, MODEL, judges, 1, 0)(PLAN) is dense
+    corrections = CorrectedWeights(database, MODEL, judges, 1, 0)
+    assert corrections(PLAN) is dense
+    assert corrections.worth(PLAN) == judges.choosing.evaluate(dense)
+
+
+def test_what_a_plan_is_worth_uncorrected_is_not_asked_again(
+    judges: Judges, database: LayerDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrected, "correct", lambda *given, **more: {"head": MODEL.weight("head")})
+    for worth, better in ((0.0, True), (2.0, False)):
+        corrections = CorrectedWeights(database, MODEL, judges, 1, 0)
+        corrections.begin([PLAN], Here(), {PLAN: worth, OTHER: 0.5})
+        assert np.array_equal(corrections(PLAN)["head"], MODEL.weight("head")) == better
 
 
 def test_workers_find_the_weights_that_this_process_does(
