@@ -56,7 +56,7 @@ class DeepSparse(Peer):
 class Int8(DeepSparse):
     """Quantised after training on the case's calibration inputs; the zeros of the weights stay.
 
-    Without VNNI the engine emulates its products of bytes, exactly unless NM_FAST_VNNI_EMULATION is set, and says so.
+    Without VNNI the engine emulates products of bytes, less exactly and faster where NM_FAST_VNNI_EMULATION is set.
     """
 
     def prepare(self, proto: onnx.ModelProto, threads: int) -> onnx.ModelProto:
