@@ -56,7 +56,10 @@ ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
         "deepsparse": Environment(
             "HWSPARSE_DEEPSPARSE",
             ("deepsparse",),
-            (Runtime("deepsparse", "benchmarks.peers.deepsparse:DeepSparse", "sparse", FLOAT32),),
+            (
+                Runtime("deepsparse", "benchmarks.peers.deepsparse:DeepSparse", "sparse", FLOAT32),
+                Runtime("deepsparse int8", "benchmarks.peers.deepsparse:Int8", "sparse", LOSSY),
+            ),
         ),
     }
 )

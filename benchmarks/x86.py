@@ -3,8 +3,9 @@
 Layers are calibrated first, as for any user: the kernels that are fastest alone make the networks.
 
 Dense: hwsparse, onnxruntime, and OpenVINO in float32, bfloat16 and int8 (quantised on random inputs: good for timing,
-not for quality). On the same weights, pruned by magnitude: hwsparse and DeepSparse. OpenVINO and DeepSparse run in
-environments of their own, whose Pythons are named; a peer without one, or that fails, is named and its key is nan.
+not for quality). On the same weights, pruned by magnitude: hwsparse, and DeepSparse in float32 and int8. OpenVINO and
+DeepSparse run in environments of their own, whose Pythons are named; a peer without one, or that fails, is named and
+its key is nan.
 
 Every runtime has a process of its own on the same CPUs; float32 outputs are compared with onnxruntime's on the same
 weights before anything is timed. A sample is one call as Python makes it; hwsparse's are taken by TVM's clock, which
@@ -61,6 +62,7 @@ RATIOS = {
     "ort_over_ours": (ONNXRUNTIME, SPARSE),
     "ort_over_ours_dense": (ONNXRUNTIME, DENSE),
     "deepsparse_over_ours": ("deepsparse", SPARSE),
+    "deepsparse_int8_over_ours": ("deepsparse int8", SPARSE),
     "openvino_f32_over_ours": ("openvino f32", SPARSE),
     "openvino_bf16_over_ours": ("openvino bf16", SPARSE),
     "openvino_int8_over_ours": ("openvino int8", SPARSE),

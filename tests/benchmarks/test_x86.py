@@ -19,9 +19,9 @@ from hwsparse.latency import MeasureFailure
 from tests.sparsify.networks import classifier
 
 KEYS = {
-    "ort_over_ours", "ort_over_ours_dense", "deepsparse_over_ours", "openvino_f32_over_ours", "openvino_bf16_over_ours",
-    "openvino_int8_over_ours", "openvino_int8_over_ours_dense", "ort_int8_over_ours", "scaling_2_threads",
-    "scaling_2_threads_reference", "compile_s", "weights_ratio", "max_rel_err",
+    "ort_over_ours", "ort_over_ours_dense", "ort_int8_over_ours", "deepsparse_over_ours", "deepsparse_int8_over_ours",
+    "openvino_f32_over_ours", "openvino_bf16_over_ours", "openvino_int8_over_ours", "openvino_int8_over_ours_dense",
+    "scaling_2_threads", "scaling_2_threads_reference", "compile_s", "weights_ratio", "max_rel_err",
 }  # fmt: skip
 Command = Callable[..., int]
 
@@ -56,14 +56,20 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Path) -> C
 def test_everybody_is_compared_and_a_crash_is_named(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(peers=(("deepsparse", "Honest"), ("openvino f32", "Crashing"))) == 0
+    assert command(peers=(("deepsparse", "Honest"), ("deepsparse int8", "Honest"), ("openvino f32", "Crashing"))) == 0
     output = capsys.readouterr().out
     figures = dict(pair.split("=") for pair in output.splitlines()[-1].split())
     assert set(figures) == KEYS
     assert "openvino f32 is left out: ended with exit status 3; it printed: no such instruction" in output
     missing = {key for key in KEYS if figures[key] == "nan"}
     assert {"openvino_f32_over_ours", "openvino_bf16_over_ours", "openvino_int8_over_ours"} <= missing
-    assert not missing & {"ort_over_ours", "ort_over_ours_dense", "deepsparse_over_ours", "compile_s"}
+    assert not missing & {
+        "ort_over_ours",
+        "ort_over_ours_dense",
+        "deepsparse_over_ours",
+        "deepsparse_int8_over_ours",
+        "compile_s",
+    }
     assert float(figures["max_rel_err"]) <= 1e-4 and float(figures["weights_ratio"]) > 0
     kept = json.loads((tmp_path / "f.json").read_text())
     assert kept["figures"]["openvino_f32_over_ours"] is None
