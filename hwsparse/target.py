@@ -382,9 +382,18 @@ def _directories() -> Iterator[Path]:
             if not Path(directory).is_dir():
                 raise TargetError(f"${PATH_VARIABLE} names {directory}, which is not a directory")
             yield Path(directory)
+    yield _shipped()
+
+
+def _shipped() -> Path:
+    """In a wheel the descriptors are package data; in a checkout they are beside the package."""
     package = Path(__file__).parent
-    # In a wheel the descriptors are package data; in a checkout they are beside the package.
-    yield package / "targets" if (package / "targets").is_dir() else package.parent / "targets"
+    return package / "targets" if (package / "targets").is_dir() else package.parent / "targets"
+
+
+def reference_directory() -> Path:
+    """Where published times of devices are, for estimates."""
+    return _shipped() / "reference"
 
 
 def _read(path: Path) -> Target:
