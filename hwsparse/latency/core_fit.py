@@ -1,8 +1,8 @@
 """The core model's figures, fitted to published times, and how far off it is where it was not fitted.
 
-Least squares of the logarithms of times, in which every runtime's times on a device weigh like the root of their number.
-How good a runtime's kernels are is a factor of its own, drawn to one: what is left to the core model is what runtimes
-have in common. Knows no target and no layer of ours.
+Least squares of the logarithms of times, in which a runtime's times on a device weigh like the root of their number. How
+good a runtime's kernels are is a factor of its own, drawn to one: what is left to the core model is what runtimes have
+in common. Knows no target and no layer of ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hwsparse.latency.reference import Sample, convolutions, networks
 # Where the search for figures begins: four instructions around a load, ten around a multiply-add of other kinds, memory
 # as its bandwidth says, ten microseconds for a call, a tenth lost to each further thread.
 START = Coefficients(4.0, 10.0, 4.0, 1.0, 1e-5, 0.1)
-# How strongly a runtime's factor, as a logarithm, is drawn to none: by as much as a sample that is off as far, times this.
+# How strongly a runtime's factor, as a logarithm, is drawn to none: as a sample is that is off as far, times this.
 TOWARDS_NONE = 0.3
 
 
@@ -38,7 +38,7 @@ class Fit:
         """(samples,): seconds; `anonymous`: as if by a runtime that was never seen."""
         batch, owner = _batch(samples)
         factors = np.array([1.0 if anonymous else self.runtimes.get(each.runtime, 1.0) for each in samples])
-        return _sums(batch, owner, len(samples), self.coefficients) * factors
+        return np.asarray(_sums(batch, owner, len(samples), self.coefficients) * factors)
 
 
 def fit(samples: Sequence[Sample]) -> Fit:
@@ -68,9 +68,7 @@ def fit(samples: Sequence[Sample]) -> Fit:
     return Fit(_coefficients(found), {name: float(factor) for name, factor in factors.items()})
 
 
-def left_out(
-    samples: Sequence[Sample], group: Callable[[Sample], object], *, anonymous: bool = False
-) -> np.ndarray:
+def left_out(samples: Sequence[Sample], group: Callable[[Sample], object], *, anonymous: bool = False) -> np.ndarray:
     """(samples,): what each is predicted to take by a fit to those of other groups.
 
     Raises:
@@ -102,8 +100,8 @@ def published() -> tuple[Fit, Widths]:
     """
     samples = [each for each in (*convolutions(), *networks()) if each.dtype == "float32"]
     dense, sparse = ([each for each in samples if (each.sparsity > 0) == wanted] for wanted in (False, True))
-    # Of dense layers there are times of many devices. Of sparse ones there are those of one: how they differ from device
-    # to device is not known, but as dense ones do, and beside that as from network to network.
+    # Of dense layers there are times of many devices, of sparse ones those of one: from device to device they are taken
+    # to be off as dense ones are, and beside that as from network to network.
     predicted = left_out(dense, lambda each: each.device, anonymous=True)
     by_device: dict[object, list[float]] = {}
     for each, told_s in zip(dense, predicted, strict=True):

@@ -1,9 +1,9 @@
 """How long a layer takes on a core, from what it does: instructions, and bytes that no cache holds.
 
-A core takes on so many instructions a cycle, and does so many multiply-adds of vectors; what takes longer sets the pace,
-and where both take about as long they are in each other's way. In order they add up. Beside multiply-adds there are loads,
-each with what it needs around it: `load_slots` instructions, the same on all cores. What the last cache does not hold comes
-from memory. Threads get in each other's way, and take time to wake.
+A core takes on so many instructions a cycle, and does so many multiply-adds of vectors; what takes longer sets the
+pace, and where both take about as long they are in each other's way. In order they add up. Beside multiply-adds there
+are loads, each with what it needs around it: `load_slots` instructions, the same on all cores. What the last cache does
+not hold comes from memory. Threads get in each other's way, and take time to wake.
 
 All of it is six figures that are fitted to published times (`core_fit`), and what a core is known to do in a cycle.
 Knows no layers, kernels or files.
@@ -66,9 +66,7 @@ class Batch:
 
     @classmethod
     def of(cls, asked: list[tuple[Counts, Place]]) -> Batch:
-        counts = [
-            (each.kind, each.multiply_adds, each.loads, each.bytes, each.accumulators) for each, _ in asked
-        ]
+        counts = [(each.kind, each.multiply_adds, each.loads, each.bytes, each.accumulators) for each, _ in asked]
         cores = [place.core for _, place in asked]
         return cls(
             np.array(counts, float).reshape(-1, 5),
@@ -80,7 +78,6 @@ class Batch:
             np.array([place.bandwidth_bytes_per_s for _, place in asked], float),
             np.array([place.threads for _, place in asked], float),
         )  # fmt: skip
-
 
 
 def seconds(batch: Batch, known: Coefficients) -> np.ndarray:

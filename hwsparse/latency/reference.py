@@ -1,8 +1,8 @@
 """Published times of real devices, as `targets/reference/` has them: small tables, each with its sources at its top.
 
-A published kernel is counted as one of ours would be that has as many registers: products keep sums of `TILE_ROWS` rows by
-`TILE_VECTORS` vectors, sparse ones of as many rows as share their zeros by `SPARSE_VECTORS`. How good it is beyond that is
-its runtime's, and what the fit tells apart.
+A published kernel is counted as one of ours would be with as many registers: products keep sums of `TILE_ROWS` rows
+by `TILE_VECTORS` vectors, sparse ones of as many rows as share their zeros by `SPARSE_VECTORS`. How good it is beyond
+that is its runtime's, and what the fit tells apart.
 """
 
 from __future__ import annotations

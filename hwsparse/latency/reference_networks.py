@@ -1,8 +1,8 @@
 """Layers of the networks whose published times the estimator is fitted to, in the order in which they run.
 
-MobileNets (Howard et al., MobileNets, 2017, table 1; Sandler et al., MobileNetV2, 2018, table 2), EfficientNet-B0 and B1
-(Tan and Le, EfficientNet, 2019, table 1) and ResNet-50 (He et al., 2016, table 1, with the stride in the 3x3 convolution).
-Knows nothing of times.
+MobileNets (Howard et al., MobileNets, 2017, table 1; Sandler et al., MobileNetV2, 2018, table 2), EfficientNet-B0 and
+B1 (Tan and Le, EfficientNet, 2019, table 1) and ResNet-50 (He et al., Deep Residual Learning, 2016, table 1, with the
+stride in the 3x3 convolution). Knows nothing of times.
 """
 
 from __future__ import annotations
