@@ -1,8 +1,8 @@
 """The core model's figures, fitted to published times, and how far off it is where it was not fitted.
 
-Least squares of the logarithms of times, in which a runtime's times on a device weigh like the root of their number. How
-good a runtime's kernels are is a factor of its own, drawn to one: what is left to the core model is what runtimes have
-in common. Knows no target and no layer of ours.
+Least squares of the logarithms of times, in which a runtime's times on a device weigh like the root of their number.
+How good a runtime's kernels are is a factor of its own, drawn to one: what is left to the core model is what runtimes
+have in common. Knows no target and no layer of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from hwsparse.errors import MeasureError
 from hwsparse.latency.core_model import Batch, Coefficients, seconds
 from hwsparse.latency.learned import conformal
-from hwsparse.latency.reference import Sample, convolutions, networks
+from hwsparse.latency.reference import Sample, convolutions, family_of, networks
 
 # Where the search for figures begins: four instructions around a load, ten around a multiply-add of other kinds, memory
 # as its bandwidth says, ten microseconds for a call, a tenth lost to each further thread.
@@ -114,10 +114,9 @@ def published() -> tuple[Fit, Widths]:
 
 def _sparse_left_out(samples: Sequence[Sample], sparse: Sequence[Sample]) -> np.ndarray:
     """(sparse,): sparse networks as predicted from all others, one family of them after the other left out."""
-    families = {each.name.partition("@")[0].removesuffix("-cache-aware") for each in sparse}
     found = {}
-    for family in families:
-        own = [each for each in sparse if each.name.startswith(family)]
+    for family in dict.fromkeys(map(family_of, sparse)):
+        own = [each for each in sparse if family_of(each) == family]
         told = fit([each for each in samples if each not in own]).predict(own)
         found.update({id(each): told_s for each, told_s in zip(own, told, strict=True)})
     return np.array([found[id(each)] for each in sparse])

@@ -62,10 +62,18 @@ def convolutions() -> tuple[Sample, ...]:
     Raises:
         InputError: the table is missing or malformed.
     """
+    return tuple(read_convolutions(reference_directory() / "convolutions.csv"))
+
+
+def read_convolutions(path: Path) -> Iterator[Sample]:
+    """Single float32 convolutions of a table in the form of ours.
+
+    Raises:
+        InputError: the table is missing or malformed.
+    """
     machines = _machines()
     sizes = ("channels", "height", "width", "outputs", "kernel_h", "kernel_w", "stride", "pad_h", "pad_w")
-    found = []
-    for where, row in _rows("convolutions.csv", ("template", *sizes, *_BIG_CORES)):
+    for where, row in _rows(path, ("template", *sizes, *_BIG_CORES)):
         template = row["template"]
         if template not in ("spatial_pack", "winograd", "depthwise"):
             raise InputError(f"{where}: unknown template {template!r}")
@@ -80,8 +88,7 @@ def convolutions() -> tuple[Sample, ...]:
         for device, threads in _BIG_CORES.items():
             place = Place(machines[device].core, machines[device].bandwidth_bytes_per_s, threads)
             taken_s = 1e-6 * _number(where, row, device, float)
-            found.append(Sample(TVM, device, layer.signature, "float32", 0.0, counts, place, taken_s))
-    return tuple(found)
+            yield Sample(TVM, device, layer.signature, "float32", 0.0, counts, place, taken_s)
 
 
 @lru_cache(maxsize=1)
@@ -94,7 +101,7 @@ def networks() -> tuple[Sample, ...]:
     machines = _machines()
     columns = ("runtime", "device", "threads", "network", "dtype", "sparsity", "block", "milliseconds")
     found = []
-    for where, row in _rows("networks.csv", columns):
+    for where, row in _rows(reference_directory() / "networks.csv", columns):
         if row["device"] not in machines:
             raise InputError(f"{where}: no device {row['device']!r} in devices.toml")
         machine = machines[row["device"]]
@@ -108,6 +115,14 @@ def networks() -> tuple[Sample, ...]:
             Sample(row["runtime"], row["device"], row["network"], row["dtype"], sparsity, counts, place, taken_s)
         )
     return tuple(found)
+
+
+def family_of(sample: Sample) -> str:
+    """What networks of one kind have in common: mobilenet-v2, of whatever width; efficientnet."""
+    name = sample.name.partition("@")[0]
+    return next(
+        (family for family in ("mobilenet-v1", "mobilenet-v2", "efficientnet") if name.startswith(family)), name
+    )
 
 
 def counts_of(layer: Layer, sparsity: float = 0.0, block: int = 1, rate: float = 1.0, number_bytes: int = 4) -> Counts:
@@ -193,14 +208,14 @@ def _machines() -> Mapping[str, _Machine]:
     return found
 
 
-def _rows(name: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a table whose header is exactly `columns`; lines that begin with # are about it."""
-    lines = [line for line in _text(reference_directory() / name).splitlines() if not line.startswith("#")]
+    lines = [line for line in _text(path).splitlines() if not line.startswith("#")]
     reader = csv.reader(lines, strict=True)
     if tuple(next(reader, ())) != columns:
-        raise InputError(f"{name}: its header must be {','.join(columns)}")
+        raise InputError(f"{path.name}: its header must be {','.join(columns)}")
     for cells in reader:
-        where = f"{name}: {','.join(cells)[:60]}"
+        where = f"{path.name}: {','.join(cells)[:60]}"
         if len(cells) != len(columns):
             raise InputError(f"{where}: not as many cells as the header has")
         yield where, dict(zip(columns, cells, strict=True))

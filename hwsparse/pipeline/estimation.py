@@ -38,7 +38,7 @@ def cost_table(
 ) -> dict[tuple[str, Choice], Prediction]:
     """Every layer of a model, by name, as the plain one and as each of some choices that it can be.
 
-    Each says whether it is measured or predicted. Kernels of a kind that nothing was published of are out of the domain.
+    Each says whether it is measured or predicted. What kernels do that nothing was published of is out of the domain.
 
     Raises:
         MeasureError: the costs are of another target.
