@@ -21,7 +21,7 @@ from benchmarks.machine_code import Schedule, busiest_loop, find_mca, loops, sch
 from hwsparse.codegen import kernels_for, layer_assembly
 from hwsparse.errors import InputError
 from hwsparse.latency.core_fit import fit, published
-from hwsparse.latency.reference import Sample, convolutions, family_of, networks, read_convolutions
+from hwsparse.latency.reference import Sample, chip_of, convolutions, family_of, networks, products, read_convolutions
 from hwsparse.latency.reference_networks import convolution
 from hwsparse.plan import Layer, parse_choice
 from hwsparse.target import load_target
@@ -77,20 +77,32 @@ def _judgements(
     samples: Sequence[Sample], judged: Sequence[Sample]
 ) -> Iterable[tuple[str, str, list[Sample], np.ndarray]]:
     """What is judged, what was left out, the published times, and what was predicted of them."""
-    yield "dense convolutions", "their device", list(judged), _without(samples, judged, lambda each: each.device)
+    yield "dense convolutions", "their device", list(judged), _without(samples, judged, chip_of)
     for device in dict.fromkeys(each.device for each in judged):
         own = [each for each in judged if each.device == device]
-        yield f"dense convolutions, {device}", "the device", own, _without(samples, own, lambda each: each.device)
+        yield f"dense convolutions, {device}", "the device", own, _without(samples, own, chip_of)
     sparse = [each for each in samples if each.sparsity > 0]
     yield "sparse networks", "the network", sparse, _without(samples, sparse, lambda each: each.name)
     yield "sparse networks by family", "its family", sparse, _without(samples, sparse, family_of_sparse)
-    yield "sparse networks by device", "all of its device", sparse, _without(samples, sparse, lambda each: each.device)
+    yield "sparse networks by device", "all of its device", sparse, _without(samples, sparse, chip_of)
     dense = [each for each in samples if len(each.counts) > 1 and not each.sparsity]
-    yield "dense networks", "their device", dense, _without(samples, dense, lambda each: each.device)
+    yield "dense networks", "their device", dense, _without(samples, dense, chip_of)
     whole = fit(samples)
     for dtype in ("float16", "int8"):
         own = [each for each in networks() if each.dtype == dtype]
         yield f"dense networks in {dtype}", "all of the type", own, whole.predict(own)
+    kinds = {
+        "dense int8 products": [each for each in products() if not each.sparsity and not each.name.endswith("x1")],
+        "dense int8 products with a vector": [
+            each for each in products() if not each.sparsity and each.name.endswith("x1")
+        ],
+        "sparse float32 products": [each for each in products() if each.sparsity and not each.name.endswith("x1")],
+        "sparse float32 products with a vector": [
+            each for each in products() if each.sparsity and each.name.endswith("x1")
+        ],
+    }
+    for name, own in kinds.items():
+        yield f"{name}, Cortex-A53", "all of the runtime", own, whole.predict(own)
 
 
 def family_of_sparse(sample: Sample) -> tuple[bool, str]:
@@ -128,7 +140,7 @@ def _gains(console: Console, samples: Sequence[Sample]) -> dict[str, float]:
     for sparse in (each for each in samples if each.sparsity):
         fitted = fit([each for each in samples if not (each.sparsity and each.name == sparse.name)])
         for dense in samples:
-            same_chip = dense.device in (sparse.device, "pixel-2") and dense.place.threads == 1
+            same_chip = chip_of(dense) == chip_of(sparse) and dense.place.threads == 1
             if dense.sparsity or dense.name != sparse.name or not same_chip:
                 continue
             clock = dense.place.core.clock_hz / sparse.place.core.clock_hz

@@ -18,7 +18,7 @@ import numpy as np
 from hwsparse.errors import MeasureError
 from hwsparse.latency.core_model import Batch, Coefficients, seconds
 from hwsparse.latency.learned import conformal
-from hwsparse.latency.reference import Sample, convolutions, family_of, networks
+from hwsparse.latency.reference import Sample, chip_of, convolutions, family_of, networks
 
 # Where the search for figures begins: four instructions around a load, ten around a multiply-add of other kinds, memory
 # as its bandwidth says, ten microseconds for a call, a tenth lost to each further thread.
@@ -102,7 +102,7 @@ def published() -> tuple[Fit, Widths]:
     dense, sparse = ([each for each in samples if (each.sparsity > 0) == wanted] for wanted in (False, True))
     # Of single layers there are times of several devices, of sparse ones those of networks on one: from device to
     # device they are taken to be off as dense layers are, and beside that as from network to network.
-    predicted = left_out(dense, lambda each: each.device, anonymous=True)
+    predicted = left_out(dense, chip_of, anonymous=True)
     by_device: dict[object, list[float]] = {}
     for each, told_s in zip(dense, predicted, strict=True):
         if len(each.counts) > 1:

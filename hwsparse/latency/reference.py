@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,36 @@ def networks() -> tuple[Sample, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1)
+def products() -> tuple[Sample, ...]:
+    """Products of matrices, dense and sparse, and of matrices with a vector.
+
+    Raises:
+        InputError: the table is missing or malformed.
+    """
+    columns = ("runtime", "device", "threads", "dtype", "rows", "columns", "inner", "sparsity", "milliseconds")
+    machines, found = _machines(), []
+    for where, row in _rows(reference_directory() / "products.csv", columns):
+        if row["device"] not in machines:
+            raise InputError(f"{where}: no device {row['device']!r} in devices.toml")
+        machine = machines[row["device"]]
+        threads, rows, wide, inner = (_number(where, row, key, int) for key in ("threads", "rows", "columns", "inner"))
+        sparsity = _number(where, row, "sparsity", float)
+        rate, number_bytes = _rate(row["dtype"], machine.core, where)
+        place = Place(machine.core, machine.bandwidth_bytes_per_s, threads)
+        counts = counts_of(convolution(inner, (1, wide), rows, (1, 1)), sparsity, 1, rate, number_bytes)
+        if wide == 1:  # what a vector is multiplied by is loaded for it alone
+            counts = replace(counts, loads=2 * counts.multiply_adds, accumulators=TILE_ROWS)
+        name, taken_s = f"{rows}x{inner}x{wide}", 1e-3 * _number(where, row, "milliseconds", float)
+        found.append(Sample(row["runtime"], row["device"], name, row["dtype"], sparsity, (counts,), place, taken_s))
+    return tuple(found)
+
+
+def chip_of(sample: Sample) -> str:
+    """The chip of a device: two of them have the same one."""
+    return "snapdragon-835" if sample.device == "pixel-2" else sample.device
+
+
 def family_of(sample: Sample) -> str:
     """What networks of one kind have in common: mobilenet-v2, of whatever width; efficientnet."""
     name = sample.name.partition("@")[0]
@@ -149,10 +179,7 @@ def _winograd(layer: Layer, rate: float = 1.0, number_bytes: int = 4) -> Counts:
 
 
 def _of_network(name: str, dtype: str, sparsity: float, block: int, core: Core, where: str) -> tuple[Counts, ...]:
-    rates = {"float32": (1.0, 4), "float16": (core.float16_rate, 2), "int8": (core.int8_rate, 1)}
-    if dtype not in rates:
-        raise InputError(f"{where}: {stricttoml.known(dtype, rates)}")
-    rate, number_bytes = rates[dtype]
+    rate, number_bytes = _rate(dtype, core, where)
     layers = network(name)
     last = [at for at, layer in enumerate(layers) if _pointwise(layer)][-_BLOCKED.get(name.partition("@")[0], 0) :]
     found = []
@@ -167,6 +194,14 @@ def _of_network(name: str, dtype: str, sparsity: float, block: int, core: Core, 
         else:
             found.append(counts_of(layer, rate=rate, number_bytes=number_bytes))
     return (*found, _between(layers)) if name.startswith("efficientnet") else tuple(found)
+
+
+def _rate(dtype: str, core: Core, where: str) -> tuple[float, int]:
+    """Multiply-adds of a type for one of float32, and bytes of a number."""
+    rates = {"float32": (1.0, 4), "float16": (core.float16_rate, 2), "int8": (core.int8_rate, 1)}
+    if dtype not in rates:
+        raise InputError(f"{where}: {stricttoml.known(dtype, rates)}")
+    return rates[dtype]
 
 
 # How many of the 1x1 convolutions at the end have zeros in blocks: MobileNetV1's last block, MobileNetV2's from the

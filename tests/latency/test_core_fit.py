@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from hwsparse.errors import MeasureError
 from hwsparse.latency.core_fit import Fit, fit, left_out, published
 from hwsparse.latency.core_model import Coefficients
-from hwsparse.latency.reference import Sample, convolutions, networks
+from hwsparse.latency.reference import Sample, chip_of, convolutions, networks
 
 TRUE = Coefficients(2.5, 7.0, 4.5, 1.5, 2e-5, 0.2)
 FLOAT32 = tuple(each for each in (*convolutions(), *networks()) if each.dtype == "float32")
@@ -53,7 +53,7 @@ def _errors(samples: list[Sample], told: np.ndarray) -> tuple[float, float]:
 
 
 def test_convolutions_of_devices_left_out_are_told() -> None:
-    told = left_out(FLOAT32, lambda each: each.device)
+    told = left_out(FLOAT32, chip_of)
     own = [at for at, each in enumerate(FLOAT32) if each.runtime == "tvm"]
     error, rank = _errors([FLOAT32[at] for at in own], told[own])
     assert error <= 0.20 and rank >= 0.95

@@ -9,7 +9,7 @@ import pytest
 from hwsparse.errors import InputError
 from hwsparse.latency import reference
 from hwsparse.latency.core_model import DEPTHWISE, ELEMENTWISE, PRODUCT, WINOGRAD
-from hwsparse.latency.reference import convolutions, counts_of, family_of, networks, read_convolutions
+from hwsparse.latency.reference import convolutions, counts_of, family_of, networks, products, read_convolutions
 from hwsparse.latency.reference_networks import convolution, network
 from hwsparse.target import reference_directory
 
@@ -55,6 +55,16 @@ def test_the_tables_have_what_was_published() -> None:
         # No core does more than its pipes.
         core, floats = each.place.core, sum(4 * counts.multiply_adds for counts in each.counts)
         assert floats / each.seconds < 4 * core.fma_pipes * core.clock_hz * each.place.threads
+
+
+def test_products_are_counted_as_layers() -> None:
+    times = {(each.runtime, each.name, each.sparsity): each for each in products()}
+    assert len(times) == len(products()) == 21
+    dense, vector = times["gemmlowp", "3072x1024x1500", 0.0], times["gemmlowp", "3072x1024x1", 0.0]
+    assert dense.counts[0].multiply_adds == 3072 * 1024 * 1500 / 4
+    assert dense.counts[0].bytes == 3072 * 1024 + 1024 * 1500 + 3072 * 1500
+    assert vector.counts[0].loads == 2 * vector.counts[0].multiply_adds
+    assert times["eigen", "7680x2560x1500", 0.95].seconds == pytest.approx(15.21207)
 
 
 def test_what_is_sparse_and_shares_its_zeros() -> None:
