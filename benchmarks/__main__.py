@@ -14,7 +14,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import cluster, database, kernels, latency, precision, quality, quickstart, search, tuning, x86
+from benchmarks import (
+    cluster,
+    database,
+    estimates,
+    kernels,
+    latency,
+    precision,
+    quality,
+    quickstart,
+    search,
+    tuning,
+    x86,
+)
 from hwsparse.compiler import toolchain
 from hwsparse.errors import HwsparseError, InputError
 from hwsparse.latency import Device
@@ -42,6 +54,9 @@ BENCHMARKS = {
     ),
     "tuning": Benchmark("what training under a mask recovers, on CIFAR-10", tuning.run, tuning.options),
     "latency": Benchmark("how far predicted latencies of layers and networks are off", latency.run, latency.options),
+    "estimates": Benchmark(
+        "how far estimates for Arm cores are off, without a device", estimates.run, estimates.options
+    ),
     "search": Benchmark("who finds the better front with as many trials", search.run, search.options),
     "precision": Benchmark(
         "whether int8 and zeros together beat either alone, by fronts of both", precision.run, precision.options

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from hwsparse import stricttoml
+from hwsparse.core import Core, format_core, read_core
 from hwsparse.errors import InputError, TargetError, UnsupportedError
 from hwsparse.pattern import parse_pattern
 from hwsparse.plan import Choice
 from hwsparse.probe import ALLOWED_CPUS, cpu_flags, machine, probe_hardware
 
 KINDS = ("cpu", "gpu", "fpga")
-# How code on a target is timed; this version can do those in CAN_TIME.
-RUNNERS = ("local", "rpc", "cuda", "simulator")
+# How code on a target is timed; this version can do those in CAN_TIME. Of an "estimator" there is no device: what it
+# would take is predicted from its [core].
+RUNNERS = ("local", "rpc", "cuda", "simulator", "estimator")
 CAN_TIME = ("local", "rpc")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 MAX_DESCRIPTOR_BYTES = 1 << 20
@@ -81,6 +83,7 @@ class Target:
     l2_bytes: int = 0
     isa: tuple[str, ...] = ()  # CPU flags that its code needs, as /proc/cpuinfo names them
     pipelined: bool = False  # layers work side by side on one sample after the other: the slowest sets the pace
+    core: Core | None = None  # CPUs: what times are estimated from, where there is no device
 
     def __post_init__(self) -> None:
         # The name is a file's name too, in target directories and in records.
@@ -102,6 +105,10 @@ class Target:
                 raise TargetError(f"{field} must be {least} to {most:g}, not {getattr(self, field)}")
         if self.threads > self.cores:
             raise TargetError(f"threads must not be more than the {self.cores} cores, not {self.threads}")
+        if self.core is not None and self.kind != "cpu":
+            raise TargetError(f"a {self.kind} has no [core], which is a CPU's")
+        if self.runner == "estimator" and self.core is None:
+            raise TargetError("the runner estimator needs a [core] to estimate times from")
         if self.kind == "cpu" and (self.vector_bits not in (128, 256, 512) or self.vector_registers not in (16, 32)):
             raise TargetError("a CPU has vector_registers 16 or 32 of vector_bits 128, 256 or 512")
         if not all(re.fullmatch(r"\w+", flag, re.ASCII) for flag in self.isa):
@@ -148,6 +155,8 @@ class Target:
             UnsupportedError: no runner for it in this version, its code is not this machine's, or it runs with
                 more threads than this process may use CPUs.
         """
+        if self.runner == "estimator":
+            raise UnsupportedError(f"target {self.name} has no device to be timed on; its times are estimated only")
         if self.runner not in CAN_TIME:
             names = ", ".join(target.name for target in _sound_targets() if target.runner in CAN_TIME)
             raise UnsupportedError(
@@ -265,12 +274,14 @@ def format_target(target: Target) -> str:
         "[supported]",
         *(f"{dtype} = {toml(patterns)}" for dtype, patterns in by_dtype.items()),
     ]
+    if target.core is not None:
+        lines += ["", "[core]", *format_core(target.core)]
     return "\n".join(lines) + "\n"
 
 
 def _target(data: Mapping[str, Any]) -> Target:
     value, only = stricttoml.value, stricttoml.only
-    only(data, ("name", "kind", "description", "compile", "run", "hardware", "supported"))
+    only(data, ("name", "kind", "description", "compile", "run", "hardware", "core", "supported"))
     run = value(data, "run", dict)
     only(run, ("runner", "threads", "pipelined"), "[run] ")
     runner = value(run, "runner", str, "[run] ")
@@ -294,6 +305,7 @@ def _target(data: Mapping[str, Any]) -> Target:
         threads=threads,
         pipelined="pipelined" in run and value(run, "pipelined", bool, "[run] "),
         isa=tuple(value(code, "isa", list, "[compile] ")) if "isa" in code else (),
+        core=read_core(value(data, "core", dict)) if "core" in data else None,
         **figures,
     )
 
@@ -370,9 +382,18 @@ def _directories() -> Iterator[Path]:
             if not Path(directory).is_dir():
                 raise TargetError(f"${PATH_VARIABLE} names {directory}, which is not a directory")
             yield Path(directory)
+    yield _shipped()
+
+
+def _shipped() -> Path:
+    """In a wheel the descriptors are package data; in a checkout they are beside the package."""
     package = Path(__file__).parent
-    # In a wheel the descriptors are package data; in a checkout they are beside the package.
-    yield package / "targets" if (package / "targets").is_dir() else package.parent / "targets"
+    return package / "targets" if (package / "targets").is_dir() else package.parent / "targets"
+
+
+def reference_directory() -> Path:
+    """Where published times of devices are, for estimates."""
+    return _shipped() / "reference"
 
 
 def _read(path: Path) -> Target:

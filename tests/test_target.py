@@ -16,7 +16,11 @@ from hwsparse.errors import TargetError, UnsupportedError
 from hwsparse.plan import parse_choice
 from hwsparse.target import Target, format_target, list_targets, load_target, parse_target
 
-SHIPPED = ("ampere-a100", "arm-cortex-a76", "fpga-sim", "x86-avx2", "x86-avx512", "x86-local")
+ARM = (
+    "apple-m1", "arm-cortex-a55", "arm-cortex-a76", "arm-cortex-a78", "arm-cortex-x1", "arm-neoverse-n1",
+    "arm-neoverse-v2",
+)  # fmt: skip
+SHIPPED = (*ARM, "ampere-a100", "fpga-sim", "x86-avx2", "x86-avx512", "x86-local")
 # What TVM takes beside a kind: texts, integers, truth values, lists of them, a host's table.
 KEYS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8).filter(lambda key: key != "mtriple")
 OPTIONS: st.SearchStrategy[object] = st.recursive(
@@ -106,6 +110,27 @@ def test_a_fault_is_named_with_file_and_key(old: str, new: str, said: str) -> No
     with pytest.raises(TargetError, match=rf"^here\.toml.*{said}") as caught:
         parse_target(text.replace(old, new, 1), "here.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ARM)
+def test_a_peak_is_what_the_cores_do_in_a_cycle(name: str) -> None:
+    target = load_target(name)
+    assert target.core is not None
+    flops_a_cycle = 2 * target.core.fma_pipes * target.vector_bits / 32
+    assert target.peak_flops == pytest.approx(target.cores * target.core.clock_hz * flops_a_cycle)
+
+
+def test_without_a_device_there_is_a_core_to_estimate_from() -> None:
+    text = text_of("apple-m1")
+    with pytest.raises(UnsupportedError, match="apple-m1 has no device to be timed on; its times are estimated only"):
+        load_target("apple-m1").require_timing()
+    with pytest.raises(TargetError, match=r"here: target apple-m1: the runner estimator needs a \[core\]"):
+        parse_target(text[: text.index("[core]")], "here")
+    with pytest.raises(TargetError, match=r"here: \[core\] issue_width must be 1 to 64"):
+        parse_target(text.replace("issue_width = 8", "issue_width = 800"), "here")
+    gpu = text_of("ampere-a100") + text[text.index("[core]") :]
+    with pytest.raises(TargetError, match=r"here: target ampere-a100: a gpu has no \[core\]"):
+        parse_target(gpu, "here")
 
 
 def test_every_target_runs_dense_layers() -> None:

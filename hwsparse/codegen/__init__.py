@@ -6,7 +6,7 @@ from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
 from hwsparse.codegen.cpu.work import work
 from hwsparse.codegen.library import Library, random_inputs, relative_error
 from hwsparse.codegen.lowering import require_compilable
-from hwsparse.codegen.single import build_layer
+from hwsparse.codegen.single import build_layer, layer_assembly
 
 # Measurements made with another version of the kernels are not used: raise it when their code changes.
 KERNEL_VERSION = "8"
@@ -18,6 +18,7 @@ __all__ = [
     "build_model",
     "compile_model",
     "kernels_for",
+    "layer_assembly",
     "plain_kernel",
     "random_inputs",
     "refusal",

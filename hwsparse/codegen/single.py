@@ -53,6 +53,31 @@ def build_layer(
         CompileError: TVM or the linker refused the program, or there is no such kernel.
         PatternError: the choice cannot be applied to the layer.
     """
+    program, lowered, model, inputs, outputs = _drawn(layer, choice, target, kernel, seed)
+    (directory / LIBRARY).write_bytes(_code(program))
+    write_parameters(lowered, model, directory)
+    reference = {f"in/{name}": value for name, value in inputs.items()}
+    reference |= {f"out/{name}": value for name, value in outputs.items()}
+    with writing(directory / REFERENCE):
+        save_file(reference, directory / REFERENCE)
+
+
+def layer_assembly(layer: Layer, choice: Choice, target: Target, kernel: str | None = None) -> str:
+    """The machine code of a layer that `build_layer` builds, as text: for who looks at what a compiler made of it.
+
+    Raises:
+        CompileError: TVM refused the program, or there is no such kernel.
+        PatternError: the choice cannot be applied to the layer.
+    """
+    program, *_ = _drawn(layer, choice, target, kernel, 0)
+    (code,) = (each for each in compile_module(program.module, target).mod.imports if each.kind == "llvm")
+    return str(code.inspect_source("asm"))
+
+
+def _drawn(
+    layer: Layer, choice: Choice, target: Target, kernel: str | None, seed: int
+) -> tuple[_Program, Lowered, Model, _Arrays, _Arrays]:
+    """A layer's program with weights that are drawn, what it was lowered to, and inputs with the outputs due."""
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal(layer.weight_shape).astype(np.float32)
     # Away from zero, so that no kept weight vanishes.
@@ -66,12 +91,7 @@ def build_layer(
     alone = _bytes if choice.dtype == "int8" else _floats
     lowered, model, inputs, outputs = alone(_Wanted(anonymous, choice, kernel, weight, bias), target, rng)
     program = _Program(anonymous, lowered.kernels["layer"], target, lowered.module)
-    (directory / LIBRARY).write_bytes(_code(program))
-    write_parameters(lowered, model, directory)
-    reference = {f"in/{name}": value for name, value in inputs.items()}
-    reference |= {f"out/{name}": value for name, value in outputs.items()}
-    with writing(directory / REFERENCE):
-        save_file(reference, directory / REFERENCE)
+    return program, lowered, model, inputs, outputs
 
 
 _Arrays = dict[str, np.ndarray]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hwsparse.errors import MeasureError, PlanError
 from hwsparse.latency.drift import at_usual_clock, usual_reference
-from hwsparse.latency.learned import Describe, Known, Learned, kernel_of
+from hwsparse.latency.learned import Describe, Foreknowledge, Known, Learned, kernel_of
 from hwsparse.latency.measurement import Measurement
 from hwsparse.latency.network import Residual, fit_residual
 from hwsparse.latency.workload import Curve, Workload, curve_of
@@ -61,17 +61,17 @@ class CostModel:
     _known: Mapping[str, tuple[Known, ...]]  # the same, by layer signature
     _reference_s: float | None = None  # what the reference kernel usually took
     residuals: Mapping[str, Residual] = field(default_factory=lambda: MappingProxyType({}))  # by model digest
-    learned: Learned | None = None
+    learned: Foreknowledge | None = None
     pipelined: bool = False
 
     @classmethod
     def fit(
-        cls, table: Mapping[Workload, Measurement], learned: Learned | None = None, *, pipelined: bool = False
+        cls, table: Mapping[Workload, Measurement], learned: Foreknowledge | None = None, *, pipelined: bool = False
     ) -> CostModel:
         """A model of everything in a table of measurements: of quiet times, as they are at the device's usual clock.
 
         Args:
-            learned: from measurements on the same target, as another cost model learned it.
+            learned: from measurements on the same target, as another cost model learned it, or an estimator of it.
             pipelined: whether a network's pace is that of its slowest layer, and not of all together.
 
         Raises:
@@ -99,6 +99,14 @@ class CostModel:
             target_name, threads, MappingProxyType(ordered), _by_signature(ordered), reference_s, learned=learned,
             pipelined=pipelined,
         )  # fmt: skip
+
+    @classmethod
+    def unmeasured(cls, target: Target, learned: Foreknowledge) -> CostModel:
+        """A model of a target on which nothing was measured yet: all that it tells is predicted."""
+        empty: Mapping[Curve, tuple[_Point, ...]] = MappingProxyType({})
+        return cls(
+            target.name, target.threads, empty, MappingProxyType({}), learned=learned, pipelined=target.pipelined
+        )
 
     def learn(self, describe: Describe) -> CostModel:
         """This cost model, able to predict what was not measured.
@@ -158,7 +166,7 @@ class CostModel:
             return Prediction(nearest.latency_s, nearest.interval_s, False, "predicted")
         return _between(points[above - 1], points[above], choice.ratio)
 
-    def _guess(self, learned: Learned, workload: Workload) -> Prediction:
+    def _guess(self, learned: Foreknowledge, workload: Workload) -> Prediction:
         guess = learned.guess(workload.signature, workload.choice, self.known(workload.signature))
         if guess is None:
             raise MeasureError(f"{workload.key}: no kernel serves it")

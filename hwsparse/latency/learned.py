@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -47,6 +48,24 @@ class Guess:
     in_domain: bool
 
 
+class Foreknowledge(Protocol):
+    """What tells a cost model of layers and choices that were not measured: `Learned`, or an `Estimator`."""
+
+    @property
+    def imported(self) -> bool:
+        """Whether it rests on measurements that others took."""
+
+    @property
+    def basis(self) -> str:
+        """Whence it knows, for a report: goes on after "layers measured, or "."""
+
+    def guess(self, signature: str, choice: Choice, known: Sequence[Known]) -> Guess | None:
+        """A layer's time under a choice, with what was measured of the layer; None: no kernel serves it."""
+
+    def wanted(self, signature: str, choices: Sequence[Choice], known: Sequence[Known], within: float) -> list[Choice]:
+        """Of a layer's choices those to measure, for what is known of all others to be within so much, relative."""
+
+
 @dataclass(frozen=True, slots=True)
 class Learned:
     """A predictor of layers, and the field of what it is off by over a layer's choices."""
@@ -56,6 +75,11 @@ class Learned:
     describe: Describe
     widths: Mapping[tuple[bool, int], float]  # see `_widths`
     imported: bool = False  # from measurements that others took
+
+    @property
+    def basis(self) -> str:
+        """As `Foreknowledge.basis`."""
+        return f"predicted from {'imported measurements of ' * self.imported}others"
 
     @classmethod
     def fit(cls, layers: Mapping[str, Sequence[Known]], describe: Describe, *, imported: bool = False) -> Learned:

@@ -227,7 +227,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     else:
         layers = "measured layers"
         if (learned := outcome.costs.learned) is not None:
-            layers = f"layers measured or predicted from {'imported measurements of ' * learned.imported}others"
+            layers = f"layers measured or {learned.basis}"
         notes = [
             f"Trials: latency predicted from {layers}, quality on calibration data. Finalists and baselines: {timed}",
             "Pruned after training, in one shot: mask and weights of each layer found together (ALPS, rows regrouped) "

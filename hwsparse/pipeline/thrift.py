@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from hwsparse.codegen import kernels_for, refusal, work
 from hwsparse.errors import MeasureError
 from hwsparse.latency import CalibrationReport, CostModel, Measurement, RunSettings, Workload, layer_settings
-from hwsparse.latency.learned import Describe, Learned
+from hwsparse.latency.learned import Describe, Foreknowledge
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.plan import Choice, Layer, Plan, parse_signature
@@ -32,7 +32,7 @@ class LayerTimes:
     asked: Mapping[str, Sequence[Choice]]  # by layer name, beside dense
     report: CalibrationReport
     table: Mapping[Workload, Measurement]
-    learned: Learned | None
+    learned: Foreknowledge | None
     pipelined: bool
 
     @property
@@ -148,7 +148,7 @@ def wanted(
     return {layer.name: chosen[layer.signature] for layer in model.layers}
 
 
-def untaught_note(within: float | None, learned: Learned | None) -> str:
+def untaught_note(within: float | None, learned: Foreknowledge | None) -> str:
     """Why nothing was predicted where it was to be, as a sentence; empty where it was, or was not to be."""
     if within is None or learned is not None:
         return ""
@@ -188,7 +188,7 @@ def _together(first: CalibrationReport, second: CalibrationReport) -> Calibratio
     return CalibrationReport(table, failures, first.fresh | second.fresh)
 
 
-def _learned(bench: Bench, settings: RunSettings, enough: int) -> Learned | None:
+def _learned(bench: Bench, settings: RunSettings, enough: int) -> Foreknowledge | None:
     """From what is on record of the target, or else from what was imported; None: that is too little.
 
     Args:
