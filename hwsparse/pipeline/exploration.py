@@ -102,7 +102,7 @@ def _built(
 
     on_stage("whole networks", 0, len(plans) + 1)
     directories = {}
-    for plan, library in build_networks(model, bench.target, inputs, bench.workers, orders()):
+    for plan, library in build_networks(model, bench.target, inputs, bench.workers, orders(), bench.answer):
         directories[plan.digest] = library.directory
         on_stage("whole networks", len(directories), len(plans) + 1)
     times, weighed = bench.time_networks(directories), bench.weigh_networks(directories)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsparse import compiler, strictjson
-from hwsparse.codegen import Library
 from hwsparse.errors import CompileError, DataError, InputError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
+from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Steps
 from hwsparse.pipeline.finals import DENSE, SMALL_DENSE, Built, Workshop
@@ -63,7 +63,7 @@ class Narrowed:
     model: Model
     keep: float
     trained: bool
-    library: Library
+    library: Compiled
 
 
 def narrow_to(
@@ -130,7 +130,7 @@ def _begun(path: Path) -> float | None:
         raise TuningError(f"{path}: does not tell a share of channels: remove it ({error})") from None
 
 
-def _share(shop: Workshop, library: Library, dense: float, begun: float | None, on_step: Steps) -> float | None:
+def _share(shop: Workshop, library: Compiled, dense: float, begun: float | None, on_step: Steps) -> float | None:
     """The share whose network takes about as long as a library, of those tried; None: that of the dense model.
 
     Args:
@@ -160,7 +160,7 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lesson
         return lambda done, total: on_step(step, STEPS)
 
     narrower = Narrower(
-        shop.model, judges.fitting, threads=shop.target.cores, seed=shop.seed, progress=tick(STEPS - 3)
+        shop.model, judges.fitting, threads=shop.target.host_cores, seed=shop.seed, progress=tick(STEPS - 3)
     )  # fmt: skip
     fitted = narrower.narrow(share, tick(STEPS - 2))
     model = fitted
@@ -173,10 +173,12 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lesson
     return Narrowed(model, share, model is not fitted, library)
 
 
-def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Library:
+def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Compiled:
     directory = shop.scratch / name
     directory.mkdir()
-    return compiler.build(model, Plan(model.digest), {}, shop.target, kernels, shop.inputs, directory)
+    return compiler.build(
+        model, Plan(model.digest), {}, shop.target, kernels, shop.inputs, directory, shop.bench.answer
+    )
 
 
 def _shape(model: Model) -> tuple[tuple[int, ...], ...]:

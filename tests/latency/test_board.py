@@ -24,7 +24,9 @@ from tvm import rpc
 from hwsparse.codegen import build_layer
 from hwsparse.codegen.library import REFERENCE
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Address, BoardRunner, Device, MeasureFailure, Measurement, RunSettings
+from hwsparse.latency import Address, BoardRunner, MeasureFailure, Measurement, RunSettings
+from hwsparse.latency.cores import usable_cpus
+from hwsparse.latency.presence import Presence
 from hwsparse.latency.process import Worker
 from hwsparse.plan import Choice
 from hwsparse.target import load_target
@@ -35,6 +37,7 @@ KEY = "test-board"
 STARTING = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hwsparse.cli import main; main()"
 )
+HERE = Presence.here(usable_cpus())
 QUICK = RunSettings(threads=1, samples=12, rounds=3, warmup_s=0.0)
 
 
@@ -102,10 +105,10 @@ def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, 
     with board(tracker), runner(tracker, reference=library) as timed:
         found = timed.run_many({"right": library, "wrong": wrong, "none": tmp_path / "none"}, QUICK)
         cold = timed.run("cold", library, RunSettings(threads=1, samples=12, rounds=3, warmup_s=0.0, cache="cold"))
-        assert timed.device == Device.probe()
+        assert timed.device == HERE.device
     right = found["right"]
     assert isinstance(right, Measurement)
-    assert (right.device, len(right.samples_s), right.cpu_share) == (Device.probe(), 12, 1.0)
+    assert (right.device, len(right.samples_s), right.cpu_share) == (HERE.device, 12, 1.0)
     assert right.reference_s is not None and right.reference_s > 0
     assert isinstance(found["wrong"], MeasureFailure) and found["wrong"].stage == "check"
     assert isinstance(found["none"], MeasureFailure) and found["none"].stage == "load"
@@ -239,7 +242,7 @@ def pending(tracker: str) -> int:
 
 def test_another_device_under_the_same_key_is_refused(tracker: str, library: Path) -> None:
     with board(tracker), runner(tracker) as timed:
-        timed._device = replace(Device.probe(), cpu="another")
+        timed._presence = replace(HERE, device=replace(HERE.device, cpu="another"))
         with pytest.raises(MeasureError, match="board 'test-board' is another device than before"):
             timed.run("a", library, QUICK)
 

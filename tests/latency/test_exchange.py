@@ -47,7 +47,7 @@ def line(**changed: Any) -> str:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"format": 1}, "has the format 1; this hwsparse reads 2"),
+        ({"format": 1}, "has the format 1; this hwsparse reads 3"),
         ({"samples_s": [1.0] * 5}, "5 samples; at least 6"),
         ({"samples_s": [1.0] * 5 + [-1.0]}, "not a positive number"),
         ({"samples_s": "fast"}, "samples_s"),
