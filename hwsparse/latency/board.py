@@ -115,7 +115,7 @@ class Board:
         try:
             return dict(self._ask("presence"))
         except Exception as error:
-            if "Cannot find function" in str(error) or isinstance(error, ValueError | TypeError):
+            if "no function" in str(error) or isinstance(error, ValueError | TypeError):
                 raise MeasureError(
                     f"what is registered as {self.address.key!r} does not run `hwsparse device serve` of this version: "
                     "install the same hwsparse there, and start it again"
