@@ -6,6 +6,7 @@ Knows directories that hold libraries, not what they compute.
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ ASK_TIMEOUT_S = 30.0
 FREED_S = 10.0
 # Where a library sits that answers, and is not timed.
 ANSWER_SLOT = -2
+# How often to look how hot a board is while it is timed: some have a hundred sensors to read.
+HEAT_EVERY_S = 1.0
 # How often to look whether a hot board has cooled down, and for how long at a time; one that has not by then is not
 # waited for again until it has been seen to be cool.
 COOL_EVERY_S, COOL_S = 2.0, 90.0
@@ -69,7 +72,7 @@ class BoardRunner(ProcessRunner):
         self._needs, self._sleep = needs, sleep
         self._presence: Presence | None = None
         self._ended = ""  # what became of the session before, as far as the board told
-        self._patient = True
+        self._patient, self._looked = True, -math.inf  # at how hot it is, by the monotonic clock
         self._held_until = 0.0
 
     @property
@@ -112,7 +115,7 @@ class BoardRunner(ProcessRunner):
             )
         if self._needs is not None and (why := self._needs.unmet(now)):
             raise MeasureError(f"{board} {why}")
-        self._ended = now.how_ended(before) if before is not None else ""
+        self._looked, self._ended = -math.inf, now.how_ended(before) if before is not None else ""
         if self._ended:
             _log.warning("a session with %s was lost: %s; what was being timed is timed again", board, self._ended)
         self._presence = now
@@ -121,7 +124,10 @@ class BoardRunner(ProcessRunner):
         return f"{loss.reason}; the time before, {self._ended}" if self._ended else loss.reason
 
     def rest(self, worker: Worker) -> float:
-        began, trouble = time.monotonic(), self._trouble(worker)
+        began = time.monotonic()
+        if began - self._looked < HEAT_EVERY_S:
+            return 0.0
+        self._looked, trouble = began, self._trouble(worker)
         if trouble is None:
             self._patient = True
             return 0.0

@@ -1,7 +1,6 @@
 """What runs on a board: TVM's RPC server, and what sessions ask of the board beside running code.
 
-Knows no targets and no measurements. Needs TVM's runtime, numpy and safetensors, and neither torch nor onnxruntime: a
-board is small.
+Knows no targets and no measurements, and imports no torch: a board is small.
 """
 
 from __future__ import annotations

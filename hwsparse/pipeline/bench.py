@@ -50,7 +50,7 @@ Steps = Callable[[int, int], None]  # steps done, steps in all
 # where that is to be had within so many seconds.
 NETWORK_SAMPLES, NETWORK_ROUNDS = 50, 10
 NETWORK_PATIENCE_S = 60.0
-NETWORK_TIMEOUT_S = 120.0  # of a step: a large network has a long way to a board
+STEP_S, SENDING_S = 60.0, 180.0  # that one step may take: a large network has a long way to a board
 PASSES = 3  # over networks of which there are more than can take turns
 
 
@@ -72,6 +72,10 @@ class Bench:
     def cpu_share(self) -> float:
         """The least share of its CPU that anything timed had; less than 1 on a machine under load."""
         return min(self.shares, default=1.0)
+
+    @property
+    def _step_s(self) -> float:
+        return STEP_S if self.answer is None else SENDING_S
 
     def calibrate(
         self,
@@ -120,7 +124,7 @@ class Bench:
             rounds=NETWORK_ROUNDS,
             precision=NOISY,
             warmup_s=0.2,
-            timeout_s=NETWORK_TIMEOUT_S,
+            timeout_s=self._step_s,
             tolerance=1e-4,
         )
         taken: dict[str, list[Measurement]] = {key: [] for key in directories}
@@ -143,7 +147,7 @@ class Bench:
         Args:
             directories: of the networks, by a key of the caller's.
         """
-        settings, found = RunSettings(threads=self.target.threads, timeout_s=NETWORK_TIMEOUT_S), {}
+        settings, found = RunSettings(threads=self.target.threads, timeout_s=self._step_s), {}
         for key, directory in directories.items():
             files = sum((directory / name).stat().st_size for name in (LIBRARY, WEIGHTS, DESCRIPTION))
             memory = self.networks.peak_memory(key, directory, settings)
@@ -176,7 +180,7 @@ def open_bench(
             networks: ProcessRunner = LocalRunner(toolchain, clock, layers.device, LOADER, reference, lock)
         else:
             onboard = layers = networks = BoardRunner(toolchain, clock, board, reference, Needs.of(target, toolchain))
-            settings = RunSettings(threads=target.threads, timeout_s=NETWORK_TIMEOUT_S)
+            settings = RunSettings(threads=target.threads, timeout_s=SENDING_S)
             answer = partial(onboard.answers, settings=settings)
         stack.enter_context(layers)
         stack.enter_context(networks)

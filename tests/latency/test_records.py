@@ -374,6 +374,19 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     assert found == [("measurements_known_by",)]
 
 
+def test_records_of_before_there_were_boards_are_of_the_same_device(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    change(path, "UPDATE measurements SET device = json_remove(device, '$.used')")
+    change(path, "UPDATE hwsparse_records SET version = 6")
+    with opened(path) as records:
+        records.add(MOST, measurement(MOST, 1.0))
+        assert set(table(records)) == {HALF, MOST}
+        (group,) = records.groups()  # told by the same text
+        assert group.device == DEVICE and group.measurements == 2
+
+
 def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "r.db"
     with opened(path) as records:
