@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hwsparse import strictjson
 from hwsparse.errors import InputError, MeasureError, one_line
@@ -26,6 +26,30 @@ from hwsparse.latency.presence import Presence
 # Ports that a board may listen on, and how long to wait before it is started again.
 PORTS = range(9091, 9200)
 AGAIN_S = 1.0
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a board tells of itself, and remembers."""
+
+    presence: Presence
+    trouble: str = ""  # why the server ended the last time
+
+    def answer(self, question: str) -> str:
+        """To sessions, each of which knows what was known when it began."""
+        if question == "presence":
+            return strictjson.dumps(self.presence)
+        if question == "heat":
+            return strictjson.dumps(read_heat(self.presence.cpus))
+        return json.dumps(available_memory() if question == "room" else held_memory())
+
+    def remember(self, failure: threading.ExceptHookArgs) -> None:
+        """Of a server that ended, why: a session's process crashed, or there is no tracker."""
+        self.trouble = str(failure.exc_value)
+        if crash := re.search(r"exited unsuccessfully with error code (-?\d+)", self.trouble):
+            how = death(int(crash[1]))
+            self.trouble = f"a session's process was {how}"
+            self.presence = replace(self.presence, crashes=self.presence.crashes + 1, last_crash=how)
 
 
 def serve_board(
@@ -55,25 +79,9 @@ def serve_board(
     import tvm_ffi
     from tvm.rpc.server import PopenRPCServerState
 
-    presence, trouble = Presence.here(used), ""
-
-    def answer(question: str) -> str:
-        """To sessions; a session knows what was known here when it began."""
-        if question == "presence":
-            return strictjson.dumps(presence)
-        if question == "heat":
-            return strictjson.dumps(read_heat(used))
-        return json.dumps(available_memory() if question == "room" else held_memory())
-
-    def remember(failure: threading.ExceptHookArgs) -> None:
-        nonlocal presence, trouble
-        trouble = str(failure.exc_value)
-        if crash := re.search(r"exited unsuccessfully with error code (-?\d+)", trouble):
-            trouble = death(int(crash[1]))
-            presence = replace(presence, crashes=presence.crashes + 1, last_crash=trouble)
-
-    tvm_ffi.register_global_func(ASK, answer, override=True)
-    threading.excepthook = remember
+    told = _Told(Presence.here(used))
+    tvm_ffi.register_global_func(ASK, told.answer, override=True)
+    threading.excepthook = told.remember
     if slow := read_heat(used).trouble:
         say(f"this board does not run at its full clock now: {slow}")
     home, ports = os.getcwd(), (PORTS.start, PORTS.stop) if port is None else (port, port + 1)
@@ -92,7 +100,7 @@ def serve_board(
         server.thread.join()
         server.sock.close()
         os.chdir(home)  # a session that crashed leaves this process in its directory, which is gone
-        say(f"starting again, for {trouble or 'the server ended'}")
+        say(f"{told.trouble or 'the server ended'}: starting again")
         time.sleep(AGAIN_S)
 
 
