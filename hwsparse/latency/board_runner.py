@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -120,8 +121,14 @@ class BoardRunner(ProcessRunner):
             _log.warning("a session with %s was lost: %s; what was being timed is timed again", board, self._ended)
         self._presence = now
 
+    def was_killed(self, loss: LostError, threads: int) -> bool:
+        if loss.stage != "run":  # what hangs was not killed, and may hold the board
+            return False
+        self._empty_worker(threads)  # the board tells in the next session
+        return signal.SIGKILL.name in self._ended
+
     def reason(self, loss: LostError) -> str:
-        return f"{loss.reason}; the time before, {self._ended}" if self._ended else loss.reason
+        return f"{loss.reason}; the board tells: {self._ended}" if self._ended and loss.stage == "run" else loss.reason
 
     def rest(self, worker: Worker) -> float:
         began = time.monotonic()

@@ -193,6 +193,17 @@ class ProcessRunner(ABC):
         """
         return 0.0
 
+    def was_killed(self, loss: LostError, threads: int) -> bool:
+        """Whether what ran the libraries was killed from outside, perhaps for the sake of all that it had loaded.
+
+        Args:
+            threads: of the worker that is needed next.
+
+        Raises:
+            MeasureError: there can be no other worker to tell.
+        """
+        return loss.killed
+
     def reason(self, loss: LostError) -> str:
         """Why a worker was lost, as far as it is known."""
         return loss.reason
@@ -247,7 +258,7 @@ class ProcessRunner(ABC):
             share = left_to_us()
             found = failures | {key: self._outcome(key, turns[key], goal, share) for key in finished}
             left = [key for key in libraries if key not in found]
-            if (over or loss.killed) and len(left) > 1:
+            if len(left) > 1 and (over or self.was_killed(loss, settings.threads)):
                 half = {key: libraries[key] for key in left[: len(left) // 2]}
                 return found | self._attempt(half, settings, lost, patience_s)
             lost[at] += 1
