@@ -120,6 +120,7 @@ def _calibrated(finalist: Finalist) -> float:
 def _row(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> dict[str, float]:
     baselines = outcome.baselines
     assert baselines.quality is not None and finalist.quality is not None
+    assert baselines.onnxruntime is not None
     return {
         "ort_over_ours": baselines.onnxruntime.median_s / finalist.latency.median_s,
         "ort_over_ours_dense": baselines.onnxruntime.median_s / baselines.dense.median_s,
@@ -131,6 +132,7 @@ def _row(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> dict[str, fl
 
 
 def _cells(outcome: Outcome, finalist: Finalist, row: dict[str, float]) -> tuple[float, ...]:
+    assert outcome.baselines.onnxruntime is not None
     times = (outcome.baselines.onnxruntime, outcome.baselines.dense, finalist.latency)
     keys = ("ort_over_ours_dense", "ort_over_ours", "quality_dense", "quality_sparse", "max_rel_err")
     return (row["minutes"], *(time.median_s * 1e3 for time in times), *(row[key] for key in keys))
@@ -150,6 +152,7 @@ def _worst_error(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> floa
 
 def _details(outcome: Outcome, finalist: Finalist) -> dict[str, object]:
     baselines = outcome.baselines
+    assert baselines.onnxruntime is not None
     return {
         "plan": finalist.plan.to_json(),
         "onnxruntime_s": baselines.onnxruntime.samples_s,

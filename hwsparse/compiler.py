@@ -11,7 +11,7 @@ Timing whole networks is the business of `latency`; figures come in as arguments
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -37,7 +37,6 @@ from hwsparse.artifact import (
 from hwsparse.codegen import (
     KERNEL_VERSION,
     Library,
-    build_model,
     compile_model,
     plain_kernel,
     refusal,
@@ -47,6 +46,7 @@ from hwsparse.codegen.exact import float64_answers
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, REFERENCE, WEIGHTS
 from hwsparse.errors import CompileError, MeasureError
 from hwsparse.latency import CostModel, Measurement, Workload
+from hwsparse.latency.sent import Compiled, Sent
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan
 from hwsparse.quantise import split_weights
@@ -61,6 +61,8 @@ TIPPED = 0.1
 # Weights are disturbed by some sixteen roundings of a float32, so many times: a sum of hundreds is known as well.
 DISTURBED, DISTURBANCES = 1e-6, 8
 PLAIN = "plain"
+# What a compiled library, given by its directory, answers to inputs where its target is, by name.
+Answer = Callable[[Path, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 TOOLS = ("hwsparse", "apache-tvm", "onnx", "onnxruntime", "torch", "numpy")
 
 
@@ -78,7 +80,7 @@ class Figures:
 
     latency: Measurement
     dense_latency: Measurement
-    onnxruntime_latency: Measurement
+    onnxruntime_latency: Measurement | None  # None: it does not run where the target is
     quality: QualityReport | None
     dense_quality: QualityReport | None
 
@@ -123,14 +125,15 @@ def build(
     kernels: Mapping[str, str],
     inputs: Mapping[str, np.ndarray],
     directory: Path,
-) -> Library:
+    answer: Answer | None = None,
+) -> Compiled:
     """Builds a settled plan into `directory` and checks it: `compile_model`, then `checked`, with their errors.
 
     Args:
         kernels: by layer name, those that were measured (`CostModel.kernels`).
     """
     compile_model(model, plan, weights, target, directory, kernels)
-    return checked(model, plan, weights, target, inputs, directory)
+    return checked(model, plan, weights, target, inputs, directory, answer)
 
 
 def checked(
@@ -140,8 +143,9 @@ def checked(
     target: Target,
     inputs: Mapping[str, np.ndarray],
     directory: Path,
-) -> Library:
-    """Loads what a settled plan was compiled to and checks it against onnxruntime on the same weights.
+    answer: Answer | None = None,
+) -> Compiled:
+    """Runs what a settled plan was compiled to and checks it against onnxruntime on the same weights.
 
     A network that makes too much of the rounding of fast kernels is built again, of plain ones, further down in
     `directory`: a library that is loaded must not be written over.
@@ -149,16 +153,23 @@ def checked(
     Args:
         weights: canonical pruned weights of the plan's layers, and constants by their names.
         inputs: one real sample per model input, with the batch axis.
+        answer: runs it where the target is; None: that is here.
 
     Raises:
         CompileError: its outputs are wrong, or it does not compile of plain kernels.
+        MeasureError: it does not run where the target is.
     """
 
-    def attempt(library: Library) -> tuple[Library, dict[str, np.ndarray], str | None]:
-        outputs = library.run(inputs)
+    def attempt(built: Path) -> tuple[Compiled, dict[str, np.ndarray], str | None]:
+        library: Compiled
+        if answer is None:
+            library = here = Library.load(built, target.threads)
+            outputs = here.run(inputs)
+        else:
+            library, outputs = Sent.read(built), answer(built, inputs)
         return library, outputs, _difference(model, weights, inputs, outputs)
 
-    library, outputs, wrong = attempt(Library.load(directory, target.threads))
+    library, outputs, wrong = attempt(directory)
     if wrong is not None:
         layers = {layer.name: layer for layer in model.layers}
         plain = {
@@ -167,7 +178,8 @@ def checked(
         }
         if plain != library.kernels:
             (directory / PLAIN).mkdir()
-            library, outputs, wrong = attempt(build_model(model, plan, weights, target, directory / PLAIN, plain))
+            compile_model(model, plan, weights, target, directory / PLAIN, plain)
+            library, outputs, wrong = attempt(directory / PLAIN)
     if wrong is not None:
         raise CompileError(f"{model.name} compiled for {target.name}: {wrong}")
     # What was found right here is what a process that times the library must get too.
@@ -262,7 +274,7 @@ def package(
     model: Model,
     plan: Plan,
     refused: Mapping[str, Refusal],
-    library: Library,
+    library: Compiled,
     target: Target,
     costs: CostModel,
     figures: Figures,
@@ -274,11 +286,12 @@ def package(
     Raises:
         ArtifactError: the directory is taken or cannot be written.
     """
-    measured = library.kernels | costs.kernels(model, plan)
+    measured = {**library.kernels, **costs.kernels(model, plan)}
     proofs = tuple(
         _proof(layer, plan, refused, library.kernels[layer.name], measured[layer.name], target, costs)
         for layer in model.layers
     )
+    theirs = figures.onnxruntime_latency
     manifest = Manifest(
         model=ModelInfo(model.name, model.digest),
         plan=plan,
@@ -287,7 +300,7 @@ def package(
         outputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in model.outputs),
         latency=latency_figure(figures.latency),
         dense_latency=latency_figure(figures.dense_latency),
-        onnxruntime_latency=latency_figure(figures.onnxruntime_latency),
+        onnxruntime_latency=None if theirs is None else latency_figure(theirs),
         quality=quality_figure(figures.quality),
         dense_quality=quality_figure(figures.dense_quality),
         layers=proofs,

@@ -12,6 +12,7 @@
     ├── CompileError           TVM or the linker refused a program
     ├── StorageError           a file that cannot be written: no room, or no permission
     ├── MeasureError           the device could not be timed
+    │   └── NoRoomError        it has no memory left for what is to be timed
     ├── ExecutionError         workers that cannot be had, or were lost
     ├── StudyError             a search that cannot be opened, resumed or continued
     ├── TuningError            a training that diverges, or cannot go on
@@ -80,6 +81,10 @@ class StorageError(HwsparseError):
 
 class MeasureError(HwsparseError):
     """The device could not be timed."""
+
+
+class NoRoomError(MeasureError):
+    """The device has no memory left for what is to be timed."""
 
 
 class ExecutionError(HwsparseError):

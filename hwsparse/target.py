@@ -167,8 +167,8 @@ class Target:
             raise UnsupportedError(
                 f"target {self.name} is timed here, and needs no tracker"
                 if board
-                else f"target {self.name} is timed on a board: only `hwsparse calibrate --tracker HOST:PORT` can, "
-                "layer by layer; searches and artifacts for boards are not there yet"
+                else f"target {self.name} is timed on a board: tell `hwsparse calibrate`, `compile` or `optimize` by "
+                "--tracker HOST:PORT where boards are registered"
             )
         if board:
             return
@@ -181,6 +181,11 @@ class Target:
             raise UnsupportedError(
                 f"target {self.name} runs with {self.threads} threads; this process may use {len(ALLOWED_CPUS)} CPUs"
             )
+
+    @property
+    def host_cores(self) -> int:
+        """CPUs that prune, fit and judge for it: its own, or of a board those of this machine."""
+        return len(ALLOWED_CPUS) if self.runner == "rpc" else self.cores
 
     def with_threads(self, threads: int) -> Target:
         """The same device used with another number of threads.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +168,30 @@ def test_a_library_that_computes_something_else_is_an_error(
     with pytest.raises(CompileError, match=r"classifier compiled for test-cpu: output 'y' differs"):
         checked(model, plan, apply_plan(model, plan), TARGET, random_inputs(model.inputs), compiled)
     assert not (compiled / REFERENCE).exists()
+
+
+def test_code_of_another_machine_is_run_there_and_checked_from_here(
+    compiled: Path,
+    model: Model,
+    library: Library,
+    settled: tuple[Plan, dict[str, Refusal]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights, inputs = apply_plan(model, settled[0]), random_inputs(model.inputs, 1)
+    right, asked = library.run(inputs), list[Path]()
+
+    def answer(directory: Path, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        asked.append(directory)
+        assert given is inputs
+        return {name: value + (len(asked) > 1) for name, value in right.items()}
+
+    monkeypatch.setattr(Library, "load", None)  # it could not be
+    found = checked(model, settled[0], weights, TARGET, inputs, compiled, answer)
+    assert (found.directory, found.kernels) == (compiled, library.kernels)
+    np.testing.assert_array_equal(load_file(compiled / REFERENCE)["out/y"], right["y"])
+    with pytest.raises(CompileError, match="output 'y' differs"):
+        checked(model, settled[0], weights, TARGET, inputs, compiled, answer)
+    assert asked[:2] == [compiled, compiled]
 
 
 def test_where_rounding_decides_being_as_near_to_float64_as_onnxruntime_is_enough(

@@ -15,7 +15,7 @@ from rich.table import Table
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Address, CostModel, Prediction, Workload
+from hwsparse.latency import CostModel, Prediction, Workload
 from hwsparse.latency.load import load_note
 from hwsparse.plan import Choice, Layer
 
@@ -45,8 +45,8 @@ def calibrate(
     ),
     threads: int | None = options.THREADS,
     shape: list[str] = options.SHAPE,
-    tracker: str | None = typer.Option(None, help="HOST:PORT where boards of the device are registered."),
-    priority: int = typer.Option(1, help="Before others who wait for a board: the higher, the earlier."),
+    tracker: str | None = options.TRACKER,
+    priority: int = options.PRIORITY,
     records: Path = options.RECORDS,
 ) -> None:
     """Measures what every pattern and ratio of zeros costs each layer of a model on a device.
@@ -61,9 +61,7 @@ def calibrate(
     from hwsparse.pipeline.calibration import calibrate_model
     from hwsparse.pipeline.thrift import untaught_note
 
-    device = options.device(target, threads)
-    board = Address.parse(tracker, device.name, priority) if tracker else None
-    device.require_timing(board=board is not None)
+    device, board = options.timed_place(target, threads, tracker, priority)
     if not all(0 < each < 1 for each in ratio):
         raise InputError(f"--ratio: shares of zeros lie between 0 and 1, not {ratio}")
     network = import_onnx(model, shapes=options.shapes(shape))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Address
+from hwsparse.errors import MeasureError
+from hwsparse.latency.board import Address
+from hwsparse.latency.cores import parse_cores, usable_cpus
 
 app = typer.Typer(
     help="Boards: devices that others reach over the network to have code timed.\n\n"
@@ -25,18 +25,21 @@ def serve(
     tracker: str = typer.Option(help="HOST:PORT of the tracker to register at."),
     key: str = typer.Option(help="What this board is: the name of its target."),
     host: str = HOST,
-    cpu: list[int] = typer.Option([], help="Only these CPUs, as a phone's big cores; may be repeated."),
+    cores: str | None = typer.Option(
+        None,
+        help="Run code on these CPUs only: numbers as 4-7 or 0,2, or big (the fastest kind that there is) or little "
+        "(the slowest). What is measured on others counts as another device's.",
+    ),
+    port: int | None = typer.Option(
+        None, min=1, max=65535, help="Port to listen on; by default the first that is free from 9091 on."
+    ),
 ) -> None:
     """Offers this machine as a board, until it is stopped: one user at a time, in a process of its own."""
-    from hwsparse.latency.board import serve_board
-
     address = Address.parse(tracker, key)
-    if cpu:
-        try:
-            os.sched_setaffinity(0, cpu)
-        except (OSError, AttributeError) as error:
-            raise InputError(f"--cpu: this process cannot run on {cpu}: {error}") from None
-    serve_board(address, host, lambda line: Console().print(escape(line)))
+    cpus = () if cores is None else parse_cores(cores, usable_cpus())
+    from hwsparse.latency.onboard import serve_board  # it takes a while
+
+    serve_board(address, host, lambda line: Console().print(escape(line)), cpus, port)
 
 
 @app.command()

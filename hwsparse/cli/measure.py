@@ -1,4 +1,4 @@
-"""`hwsparse measure`: whole networks, timed side by side on this machine."""
+"""`hwsparse measure`: whole networks, timed side by side on this machine or on a board."""
 
 from __future__ import annotations
 
@@ -20,9 +20,20 @@ from hwsparse.artifact import Artifact, LatencyFigure
 from hwsparse.artifact.manifest import NOISY, noise_note
 from hwsparse.cli import options
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import Device, LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
+from hwsparse.latency import (
+    Address,
+    BoardRunner,
+    Device,
+    LocalRunner,
+    MeasureFailure,
+    Measurement,
+    RunSettings,
+    Toolchain,
+)
 from hwsparse.latency.load import load_note
 from hwsparse.latency.measurement import MIN_SAMPLES
+from hwsparse.latency.presence import Needs
+from hwsparse.latency.runner import ProcessRunner
 
 # Calls of a network in one turn at most: however many are asked for, a turn is over before it seems to hang.
 TURN = 5
@@ -71,17 +82,18 @@ def measure(
         60, min=MIN_SAMPLES, max=10_000, help="Calls that are timed of each at least; five times as many at most."
     ),
     shape: list[str] = options.SHAPE,
+    tracker: str | None = options.TRACKER,
+    priority: int = options.PRIORITY,
     json: bool = typer.Option(False, "--json", help="Print everything as JSON, raw samples included."),
 ) -> None:
     """Times networks side by side, in turns: artifacts, and ONNX files in onnxruntime.
+
+    With --tracker artifacts are timed on a board, registered there under the name of their target.
 
     Turns go on until every median is known to 2 %, or for a minute; where that does not do, it says so.
     Beside latency: samples in a second, the most memory that a network takes beyond its runtime, and the size of what
     is deployed. More samples in a call are asked for by the shapes that a model is compiled for.
     """
-    from hwsparse.codegen import KERNEL_VERSION
-    from hwsparse.latency.alone import timing_lock
-    from hwsparse.latency.contender import LOADER
     from hwsparse.pipeline.bench import NETWORK_PATIENCE_S
 
     if len(set(networks)) < len(networks):
@@ -90,10 +102,7 @@ def measure(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-measure-")))
         found = {str(path): _network(path, scratch / str(at), shape) for at, path in enumerate(networks)}
-        toolchain = Toolchain(KERNEL_VERSION, "", "")
-        runner = stack.enter_context(
-            LocalRunner(toolchain, partial(datetime.now, timezone.utc), loader=LOADER, lock=timing_lock())
-        )
+        runner = stack.enter_context(_runner(networks, threads, tracker, priority))
         memory = {name: runner.peak_memory(name, network.directory, settings) for name, network in found.items()}
         directories = {name: network.directory for name, network in found.items()}
         times = runner.run_many(directories, settings, patience_s=NETWORK_PATIENCE_S)
@@ -130,6 +139,32 @@ def show(report: Report, console: Console) -> None:
         console.print(note)
 
 
+def _runner(networks: list[Path], threads: int, tracker: str | None, priority: int) -> ProcessRunner:
+    """What times the networks, on this machine or on a board.
+
+    Raises:
+        InputError: not all of them are artifacts of one target, which boards run only.
+        ArtifactError: one is not whole.
+    """
+    from hwsparse.codegen import KERNEL_VERSION
+    from hwsparse.latency.alone import timing_lock
+    from hwsparse.latency.contender import LOADER
+
+    clock = partial(datetime.now, timezone.utc)
+    if tracker is None:
+        return LocalRunner(Toolchain(KERNEL_VERSION, "", ""), clock, loader=LOADER, lock=timing_lock())
+    if foreign := [path for path in networks if not path.is_dir()]:
+        raise InputError(f"{foreign[0]}: there is no onnxruntime on a board; name artifacts' directories only")
+    manifests = [Artifact.load(path).manifest for path in networks]
+    targets = {manifest.target.name: manifest for manifest in manifests}
+    if len(targets) > 1:
+        raise InputError(f"artifacts for {' and '.join(sorted(targets))}: boards of one target are timed at a time")
+    ((name, manifest),) = targets.items()
+    tvm = dict(manifest.toolchain).get("apache-tvm", "")
+    needs = Needs.of_code(name, manifest.target.tvm_target, (), threads, tvm)
+    return BoardRunner(Toolchain(KERNEL_VERSION, tvm, ""), clock, Address.parse(tracker, name, priority), needs=needs)
+
+
 def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:
     """An artifact, verified; or a model made ready for onnxruntime in `scratch`.
 
@@ -153,9 +188,11 @@ def _network(path: Path, scratch: Path, shape: list[str]) -> _Network:
 
 
 def _table(report: Report) -> Table:
+    device, threads = report.device, report.settings.threads
+    board = f" of {device.cpu or device.machine}, CPUs {device.used}" if device.used else ""
     table = Table(
         "network", "runtime", "median", "95 % interval", "fastest tenth", "samples/s", "memory", "files",
-        title=f"{report.settings.threads} thread{'s' if report.settings.threads > 1 else ''}",
+        title=escape(f"{threads} thread{'s' if threads > 1 else ''}{board}"),
     )  # fmt: skip
     for each in report.networks:
         low, high = (1e3 * bound for bound in each.interval_s)

@@ -48,6 +48,8 @@ def optimize(
     robustness: bool = options.ROBUSTNESS,
     records: Path = options.RECORDS,
     ray: str | None = options.RAY,
+    tracker: str | None = options.TRACKER,
+    priority: int = options.PRIORITY,
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Say what was found, and nothing on the way."),
     study: str | None = typer.Option(
         None,
@@ -63,7 +65,7 @@ def optimize(
     Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
     model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json, layers.json
     (what each layer's choices take and harm), study.sqlite. Stopped in the middle, the same command goes on where it
-    was.
+    was. With --tracker, layers and networks are timed on a board of the device, and all else is done here.
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline import Goal, Workspace
@@ -71,7 +73,7 @@ def optimize(
     from hwsparse.pipeline.thrift import untaught_note
     from hwsparse.search.database import Place
 
-    device = options.timed_device(target, threads)
+    device, board = options.timed_place(target, threads, tracker, priority)
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
@@ -93,7 +95,9 @@ def optimize(
     console = Console()
     workspace = Workspace(out, records, shared)
     with open_workers(ray) as workers, StageProgress(console, max_drop, quiet) as progress:
-        outcome = run(network, dataset, device, goal, workspace, progress, corrupted=corrupted, workers=workers)
+        outcome = run(
+            network, dataset, device, goal, workspace, progress, corrupted=corrupted, workers=workers, board=board
+        )
     present(outcome, dataset.name, out, console, quiet)
     if note := untaught_note(within, outcome.costs.learned):
         console.print(note)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hwsparse.errors import InputError, PlanError
+from hwsparse.latency.board import Address
 from hwsparse.metric import METRICS
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cache_directory
@@ -87,6 +88,10 @@ RAY: Any = typer.Option(
     "one that runs here) or local (one started here); takes `pip install 'hwsparse[ray]'`. What is timed is timed by "
     "this host. Without it, processes of this machine do the work.",
 )
+TRACKER: Any = typer.Option(
+    None, metavar="HOST:PORT", help="Where boards of the device are registered, for a target that is timed on boards."
+)
+PRIORITY: Any = typer.Option(1, help="Before others who wait for a board: the higher, the earlier.")
 RECORDS: Any = typer.Option(CACHE / "records.sqlite", help="Where measurements are kept, so that none is made twice.")
 
 
@@ -105,6 +110,19 @@ def timed_device(name: str, threads: int | None) -> Target:
     target = device(name, threads)
     target.require_timing()
     return target
+
+
+def timed_place(name: str, threads: int | None, tracker: str | None, priority: int) -> tuple[Target, Address | None]:
+    """The target asked for, and where to find a board of it, if it is timed on boards.
+
+    Raises:
+        InputError: the tracker's address is none.
+        UnsupportedError: it cannot be timed so.
+    """
+    target = device(name, threads)
+    board = Address.parse(tracker, target.name, priority) if tracker is not None else None
+    target.require_timing(board=board is not None)
+    return target, board
 
 
 def shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

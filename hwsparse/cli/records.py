@@ -57,10 +57,10 @@ def _measured(records: Path, target: str | None) -> Table:
             table.add_row(
                 _target(group.target_name, group.threads),
                 f"{'imported' if group.imported else group.source}, {group.cache}",
-                shown(group.device.cpu),
+                shown(_device(group.device)),
                 shown(group.toolchain.kernels),
                 str(group.workloads), str(group.measurements), f"{group.last:%Y-%m-%d}",
-                ("teaches" if group.imported else "yes") if _usable(group) else "no",
+                _use(group),
             )  # fmt: skip
     return table
 
@@ -74,10 +74,21 @@ def _failed(records: Path, target: str | None) -> Table:
         workload, failure = each.workload, each.failure
         table.add_row(
             _target(workload.target_name, workload.threads),
-            *map(shown, (each.device.cpu, each.toolchain.kernels, workload.signature, str(workload.choice))),
+            *map(shown, (_device(each.device), each.toolchain.kernels, workload.signature, str(workload.choice))),
             failure.stage, shown(failure.reason), f"{each.taken_at:%Y-%m-%d}", "yes" if each.measured_since else "no",
         )  # fmt: skip
     return table
+
+
+def _device(device: Device) -> str:
+    return device.cpu + (f", CPUs {device.used}" if device.used else "")
+
+
+def _use(group: RecordGroup) -> str:
+    """Whether a group is counted on."""
+    if group.device.used:  # only the board itself can tell whether it is still the same
+        return "on its board" if _current(group) and not group.imported else "no"
+    return ("teaches" if group.imported else "yes") if _usable(group) else "no"
 
 
 def _target(name: str, threads: int) -> str:
@@ -174,10 +185,15 @@ def _existing(path: Path) -> Path:
 
 def _usable(group: RecordGroup) -> bool:
     """Whether a group was measured on this device, by kernels as they are installed here."""
+    return group.device.digest == Device.probe().digest and _current(group)
+
+
+def _current(group: RecordGroup) -> bool:
+    """Whether a group was measured by kernels as they are installed here."""
     from hwsparse.codegen import KERNEL_VERSION
 
     try:
         current = Toolchain.of(load_target(group.target_name), KERNEL_VERSION)
     except TargetError:  # a user's target that is no longer there
         return False
-    return group.device.digest == Device.probe().digest and group.toolchain == current
+    return group.toolchain == current

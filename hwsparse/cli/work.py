@@ -70,6 +70,8 @@ def compile_(
     robustness: bool = options.ROBUSTNESS,
     ranges: str = options.RANGES,
     records: Path = options.RECORDS,
+    tracker: str | None = options.TRACKER,
+    priority: int = options.PRIORITY,
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
     from hwsparse.model import import_onnx
@@ -82,7 +84,7 @@ def compile_(
             "--tokenizer, --image, --limit, --metric, --robustness and --ranges are about --data: give that too, or "
             "none of them"
         )
-    device = options.timed_device(target, threads)
+    device, board = options.timed_place(target, threads, tracker, priority)
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = asked if isinstance(asked, Plan) else uniform_plan(network, asked)
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
@@ -93,7 +95,7 @@ def compile_(
     with StageProgress(console) as progress:
         outcome = compile_plan(
             network, wanted, device, Workspace(out, records), dataset, seed, progress,
-            corrupted=corrupted, ranges=ranges,
+            corrupted=corrupted, ranges=ranges, board=board,
         )  # fmt: skip
     show_artifact(outcome.finalists[0].artifact, console)
     for note in robustness_notes(outcome):

@@ -1,6 +1,7 @@
 """Latency: how long layers and networks take on a device, measured once, kept, and predicted from there."""
 
 from hwsparse.latency.board import Address
+from hwsparse.latency.board_runner import BoardRunner
 from hwsparse.latency.builders import Crew
 from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate, layer_settings
 from hwsparse.latency.cost_model import CostModel, Prediction
@@ -9,7 +10,7 @@ from hwsparse.latency.footprint import Footprint, Footprints, stored_bytes
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
 from hwsparse.latency.network import Residual
 from hwsparse.latency.records import Records
-from hwsparse.latency.runner import BoardRunner, Clock, LocalRunner, Outcome, Progress, Runner
+from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runner
 from hwsparse.latency.workload import REFERENCE, Workload
 
 __all__ = [

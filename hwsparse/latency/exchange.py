@@ -18,7 +18,7 @@ from hwsparse.latency.measurement import Measurement, RunSettings, Source
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice, parse_signature
 
-FORMAT = 2
+FORMAT = 3
 MAX_LINE_BYTES, MAX_LINES = 1 << 20, 100_000
 
 
@@ -75,7 +75,7 @@ def read_lines(path: Path) -> Iterator[tuple[Workload, Measurement]]:
                     limit = f"{MAX_LINE_BYTES} bytes a line, {MAX_LINES} lines a file"
                     raise InputError(f"{where}: more than measurements take: {limit}")
                 if line.strip():
-                    yield _measurement(strictjson.loads(_Line, line, where), where)
+                    yield _measurement(strictjson.decode(_Line, _updated(strictjson.parse(line, where)), where), where)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -89,6 +89,13 @@ def count_lines(path: Path) -> int:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is read twice, to check it and to take it in; give a file, and no pipe or directory")
     return sum(1 for _ in read_lines(path))
+
+
+def _updated(data: object) -> object:
+    """A line as it is written now: those of format 2 knew no boards that run on some of their CPUs only."""
+    if not isinstance(data, dict) or data.get("format") != 2 or not isinstance(device := data.get("device"), dict):
+        return data
+    return data | {"format": FORMAT, "device": {"used": ""} | device}
 
 
 def _measurement(line: _Line, where: str) -> tuple[Workload, Measurement]:

@@ -9,11 +9,12 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsparse import strictjson
+from hwsparse.latency.cores import used_cpus
 from hwsparse.probe import CACHES, read_caches
 from hwsparse.target import Target
 
@@ -29,16 +30,26 @@ class Device:
     caches: tuple[str, ...]  # of one core: "L1 Data 48K"
     clock: str  # who sets it, and whether it may exceed the nominal: "performance, boost 1"
     system: str  # operating system and kernel
+    used: str = ""  # of a board, the CPUs that run code, and how fast they may be: "4-7 at 2400 MHz"
 
     @property
     def digest(self) -> str:
         """Of the hardware alone: a kernel update does not make another device."""
-        return hashlib.sha256(strictjson.dumps(replace(self, system="")).encode()).hexdigest()
+        told = strictjson.encode(replace(self, system=""))
+        if not self.used:  # as machines were known before there were boards
+            del told["used"]
+        return hashlib.sha256(strictjson.canonical(told).encode()).hexdigest()
 
     @classmethod
-    def probe(cls, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Device:
-        """Describes this machine; where the system does not tell (no /proc, no /sys), fields stay empty."""
-        info = _cpuinfo(proc / "cpuinfo")
+    def probe(cls, proc: Path = Path("/proc"), sys: Path = Path("/sys"), cpus: Collection[int] = frozenset()) -> Device:
+        """Describes this machine; where the system does not tell (no /proc, no /sys), fields stay empty.
+
+        Args:
+            cpus: those that run code, of a machine whose CPUs are of several kinds, or which runs on some only. It is
+                described by the first of them; without them by the first of all.
+        """
+        first = min(cpus, default=0)
+        info = _cpuinfo(proc / "cpuinfo", first if cpus else None)
         named = (
             "model name",
             "cpu family",
@@ -54,9 +65,13 @@ class Device:
             cpu=" ".join(info[name] for name in named if name in info) or platform.processor(),
             cores=os.cpu_count() or 1,
             isa=hashlib.sha256(" ".join(flags).encode()).hexdigest()[:16] if flags else "",
-            caches=tuple(f"L{level} {kind} {size}" for level, kind, size in read_caches(sys / CACHES)),
-            clock=_clock_policy(sys / "devices/system/cpu"),
+            caches=tuple(
+                f"L{level} {kind} {size}"
+                for level, kind, size in read_caches(sys / CACHES.replace("cpu0", f"cpu{first}"))
+            ),
+            clock=_clock_policy(sys / "devices/system/cpu", first),
             system=f"{platform.system()} {platform.release()}",
+            used=used_cpus(cpus, sys) if cpus else "",
         )
 
 
@@ -89,9 +104,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _clock_policy(cpus: Path) -> str:
-    """Empty where the system does not tell, as in most virtual machines."""
-    governor = _text(cpus / "cpu0/cpufreq/scaling_governor")
+def _clock_policy(cpus: Path, number: int = 0) -> str:
+    """Of one CPU; empty where the system does not tell, as in most virtual machines."""
+    governor = _text(cpus / f"cpu{number}/cpufreq/scaling_governor")
     boost = _text(cpus / "cpufreq/boost")
     no_turbo = _text(cpus / "intel_pstate/no_turbo")
     if not boost and no_turbo:
@@ -106,11 +121,16 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _cpuinfo(path: Path) -> Mapping[str, str]:
-    """The first processor's entries of /proc/cpuinfo."""
+def _cpuinfo(path: Path, number: int | None = None) -> Mapping[str, str]:
+    """A processor's entries of /proc/cpuinfo: the first one's, or those of the number, where it is told of."""
     try:
-        first = path.read_text(errors="replace").split("\n\n")[0]
+        parts = path.read_text(errors="replace").split("\n\n")
     except OSError:
         return {}
-    pairs = (line.partition(":") for line in first.splitlines())
+    each = [_entries(part) for part in parts]
+    return next((info for info in each if number is not None and info.get("processor") == str(number)), each[0])
+
+
+def _entries(text: str) -> Mapping[str, str]:
+    pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}

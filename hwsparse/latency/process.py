@@ -44,7 +44,11 @@ class LostError(Exception):
 
 
 class RefusedError(Exception):
-    """The worker lives and answered that it could not do what was asked."""
+    """The worker lives and answered that it could not do what was asked; perhaps because there was no memory left."""
+
+    def __init__(self, reason: str, *, full: bool = False) -> None:
+        super().__init__(reason)
+        self.full = full
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class Worker:
         if answer.get("id") != self._asked:
             raise self._lost("run", "answered another request")
         if "failed" in answer:
-            raise RefusedError(str(answer["failed"]))
+            raise RefusedError(str(answer["failed"]), full=bool(answer.get("full")))
         return answer
 
     def pause(self) -> None:

@@ -22,7 +22,7 @@ from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, Run
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 6
+VERSION = 7
 # What a measurement is known by, and its samples: two with all of that in common are one. The first four are those
 # that tables are asked for by.
 KNOWN_BY = ("target", "threads", "device_digest", "toolchain", "workload", "taken_at")
@@ -53,6 +53,11 @@ UPDATES = (
     ),
     # Did not say of failures in what state the caches were.
     ("ALTER TABLE failures ADD COLUMN cache VARCHAR NOT NULL DEFAULT 'warm'",),
+    # Knew no boards that run on some of their CPUs only.
+    tuple(
+        f"UPDATE {table} SET device = json_set(device, '$.used', '') WHERE json_valid(device)"
+        for table in ("measurements", "failures")
+    ),
 )
 
 

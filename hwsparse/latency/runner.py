@@ -1,4 +1,4 @@
-"""Times compiled libraries in a process of their own: on this machine, or from it on a board.
+"""Times compiled libraries in a process of their own: on this machine here, on boards in `board_runner.py`.
 
 Knows directories that hold libraries, not what they compute.
 """
@@ -14,32 +14,28 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar, final
 
-from hwsparse import strictjson
-from hwsparse.errors import InputError, MeasureError
+from hwsparse.errors import MeasureError
 from hwsparse.latency.alone import alone
-from hwsparse.latency.board import LOADER, Address
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.load import Bystanders, taken_by_others
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage, quiet
 from hwsparse.latency.process import PINNABLE_CPUS, LostError, RefusedError, Worker
-from hwsparse.latency.turns import ClockError, Goal, Reference, Turns, prepare
+from hwsparse.latency.turns import ClockError, Goal, NoRoom, Reference, Turns, prepare
 
 # Libraries that are in memory together, and take turns.
 BATCH = 16
-UNLOAD_TIMEOUT_S, ASK_TIMEOUT_S = 10.0, 30.0
+UNLOAD_TIMEOUT_S = 10.0
 # What the reference kernel is called beside them.
 REFERENCE = ""
 # So much of a session's time, and what ends is the session: when it began is known roughly.
 NEARLY = 0.95
-# How long after its session's end a board is free again at most.
-FREED_S = 10.0
 
 Outcome = Measurement | MeasureFailure
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -177,7 +173,7 @@ class ProcessRunner(ABC):
         except RefusedError as refused:
             return MeasureFailure(key, stage, str(refused))
         except LostError as lost:
-            return MeasureFailure(key, lost.stage, lost.reason)
+            return MeasureFailure(key, lost.stage, self.reason(lost))
         finally:
             worker.close()
 
@@ -189,13 +185,37 @@ class ProcessRunner(ABC):
         """From now on: what tells the share of the device's CPUs that nobody took but the worker and this process."""
         return lambda: 1.0
 
+    def rest(self, worker: Worker) -> float:
+        """Before a turn: lets the device cool down, if it is too hot to be timed; gives the seconds that it took.
+
+        Raises:
+            LostError: the worker's.
+        """
+        return 0.0
+
+    def was_killed(self, loss: LostError, threads: int) -> bool:
+        """Whether what ran the libraries was killed from outside, perhaps for the sake of all that it had loaded.
+
+        Args:
+            threads: of the worker that is needed next.
+
+        Raises:
+            MeasureError: there can be no other worker to tell.
+        """
+        return loss.killed
+
+    def reason(self, loss: LostError) -> str:
+        """Why a worker was lost, as far as it is known."""
+        return loss.reason
+
     def _attempt(
         self, libraries: Mapping[str, Path], settings: RunSettings, lost: Counter[str], patience_s: float | None
     ) -> dict[str, Outcome]:
         """Times a batch; when the worker is lost, gives what failed or was finished until then and no more.
 
         Where its time was over, or it was killed from outside, nobody is to blame, as long as there are several: half
-        of what is left is timed in the next one.
+        of what is left is timed in the next one. Where the device has no room for all of them, so are those that are
+        not loaded yet.
 
         Args:
             lost: how often that happened while a library was at it; counts on.
@@ -209,7 +229,12 @@ class ProcessRunner(ABC):
         try:
             reference = None if self._reference is None else Reference(worker, settings, self._reference)
             for slot, (at, directory) in enumerate(libraries.items()):
-                number = prepare(worker, settings, at, slot, directory)
+                try:
+                    number = prepare(worker, settings, at, slot, directory)
+                except NoRoom as full:
+                    if turns:
+                        break
+                    number = full.failure
                 if isinstance(number, MeasureFailure):
                     failures[at] = number
                 else:
@@ -217,6 +242,7 @@ class ProcessRunner(ABC):
             goal, left_to_us = Goal.of(settings, patience_s), self.watch(worker)  # loading takes none of the time
             while waiting := [key for key in turns if key not in failures and not goal.reached(turns[key])]:
                 for key in waiting:
+                    goal = replace(goal, until_s=goal.until_s + self.rest(worker))
                     if reference is not None:
                         at = REFERENCE
                         reference.take(beside=turns[key])
@@ -232,15 +258,17 @@ class ProcessRunner(ABC):
             share = left_to_us()
             found = failures | {key: self._outcome(key, turns[key], goal, share) for key in finished}
             left = [key for key in libraries if key not in found]
-            if (over or loss.killed) and len(left) > 1:
+            if len(left) > 1 and (over or self.was_killed(loss, settings.threads)):
                 half = {key: libraries[key] for key in left[: len(left) // 2]}
                 return found | self._attempt(half, settings, lost, patience_s)
             lost[at] += 1
             if lost[at] < self.chances:
                 return found
             if at == REFERENCE:
-                raise MeasureError(f"the reference kernel cannot be timed ({loss.stage}): {loss.reason}") from None
-            return {**found, at: MeasureFailure(at, loss.stage, loss.reason)}
+                raise MeasureError(
+                    f"the reference kernel cannot be timed ({loss.stage}): {self.reason(loss)}"
+                ) from None
+            return {**found, at: MeasureFailure(at, loss.stage, self.reason(loss))}
         except BaseException:  # Ctrl-C
             self.close()
             raise
@@ -334,53 +362,3 @@ class LocalRunner(ProcessRunner):
 
     def start(self, threads: int) -> Worker:
         return Worker(self._loader, threads)
-
-
-@final
-class BoardRunner(ProcessRunner):
-    """Times libraries on a board that is reached over the network.
-
-    A board that vanishes is waited for, and so is one that a lost session of ours still holds. The library that was at
-    it has a second chance, in a new session: a kernel that crashes or hangs takes its session down as well.
-    """
-
-    chances = 2
-
-    def __init__(self, toolchain: Toolchain, clock: Clock, address: Address, reference: Path | None = None) -> None:
-        """Starts nothing yet; arguments are those of `ProcessRunner`, and the board's address."""
-        super().__init__(toolchain, clock, reference, address.session_s)
-        self.address = address
-        self._device: Device | None = None
-        self._held_until = 0.0
-
-    @property
-    def device(self) -> Device:
-        if self._device is None:
-            self._empty_worker(threads=1)
-        assert self._device is not None
-        return self._device
-
-    def start(self, threads: int) -> Worker:
-        held_s = max(0.0, self._held_until - time.monotonic())
-        start_s = max(self.address.wait_s, held_s) + ASK_TIMEOUT_S
-        told_where = asdict(self.address) | {"held_s": held_s}
-        worker = Worker(LOADER, threads, pinned=False, options=told_where, start_s=start_s)
-        try:
-            told = worker.ask(ASK_TIMEOUT_S, do="describe")["device"]
-            device = strictjson.decode(Device, told, "the board's device")
-        except (LostError, RefusedError, InputError) as error:
-            worker.close()
-            raise MeasureError(f"board {self.address.key!r} does not say what it is: {error}") from None
-        if self._device is not None and device.digest != self._device.digest:
-            worker.close()
-            raise MeasureError(
-                f"board {self.address.key!r} is another device than before, {device.cpu or device.machine}; boards "
-                "under one key must be alike: give this one a key, and a target, of its own"
-            )
-        self._device = device
-        return worker
-
-    def _lose(self) -> None:
-        # Where nobody told the board that the session is over, or a kernel hangs, it goes on there.
-        self._held_until = self._started + self._session_s + FREED_S
-        super()._lose()

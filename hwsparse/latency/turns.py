@@ -98,6 +98,14 @@ class ClockError(Exception):
     """A time is no time."""
 
 
+class NoRoom(Exception):  # a state of the device, and not of what is asked
+    """The device has no memory left for one library more."""
+
+    def __init__(self, failure: MeasureFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
 class Reference:
     """The reference kernel in a worker, to be timed before each turn of others: several calls, of which but the first
     find their caches warm, whatever those of others are.
@@ -111,7 +119,10 @@ class Reference:
             MeasureError: it does not run.
         """
         self._worker, self._settings = worker, replace(settings, min_sample_s=REFERENCE_S, cache="warm")
-        number = prepare(worker, self._settings, "reference", REFERENCE_SLOT, directory)
+        try:
+            number = prepare(worker, self._settings, "reference", REFERENCE_SLOT, directory)
+        except NoRoom as full:
+            number = full.failure
         if isinstance(number, MeasureFailure):
             raise MeasureError(f"the reference kernel cannot be timed ({number.stage}): {number.reason}")
         self._turns = Turns(REFERENCE_SLOT, number)
@@ -128,7 +139,12 @@ class Reference:
 
 
 def prepare(worker: Worker, settings: RunSettings, key: str, slot: int, directory: Path) -> int | MeasureFailure:
-    """Loads, checks and warms a library up: how many calls make a sample long enough to time."""
+    """Loads, checks and warms a library up: how many calls make a sample long enough to time.
+
+    Raises:
+        LostError: the worker's.
+        NoRoom: it does not fit beside what is loaded.
+    """
     stage: Stage = "load"
     try:
         worker.ask(settings.timeout_s, do="load", slot=slot, directory=str(directory.absolute()))
@@ -139,5 +155,8 @@ def prepare(worker: Worker, settings: RunSettings, key: str, slot: int, director
             return MeasureFailure(key, "check", reason)
         call_s: float = worker.ask(settings.timeout_s, do="warm", slot=slot, seconds=settings.warmup_s)["seconds"]
     except RefusedError as refused:
-        return MeasureFailure(key, stage, str(refused))
+        failure = MeasureFailure(key, stage, str(refused))
+        if refused.full:
+            raise NoRoom(failure) from None
+        return failure
     return max(1, math.ceil(settings.min_sample_s / call_s))

@@ -21,8 +21,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from hwsparse.errors import HwsparseError, one_line
+from hwsparse.errors import HwsparseError, NoRoomError, one_line
 from hwsparse.execution.child import end_with_parent
+from hwsparse.execution.memory import held_memory
 
 MIN_WARM_CALLS = 3
 # Relative difference between one stretch of warming up and the next; how often longer than asked for it may take.
@@ -56,7 +57,7 @@ def main() -> int:
         try:
             reply = ACTIONS[request["do"]](libraries, request, loader, arguments.threads)
         except Exception as error:  # whatever a library raises
-            reply = {"failed": f"{type(error).__name__}: {one_line(error)}"}
+            reply = {"failed": f"{type(error).__name__}: {one_line(error)}", "full": isinstance(error, NoRoomError)}
         _answer(answers, {"id": request["id"], **reply})
     return 0
 
@@ -101,21 +102,22 @@ def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
 
 
 def _describe(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    return {"device": loader.describe()}
+    return {"presence": loader.describe()}
 
 
 def _memory(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
-    """Bytes of memory that the process holds, and the most that it held since it was last asked; Linux tells."""
-    try:
-        with open("/proc/self/status") as status:
-            sizes = {
-                name: text.split()[0] for name, _, text in (line.partition(":") for line in status) if text.split()
-            }
-        with open("/proc/self/clear_refs", "w") as forget:
-            forget.write("5")
-        return {"held": int(sizes["VmRSS"]) << 10, "most": int(sizes["VmHWM"]) << 10}
-    except (OSError, KeyError, ValueError) as error:
-        raise OSError(f"this system does not tell how much memory a process holds ({error})") from None
+    """Bytes that whatever runs the libraries holds, and the most that it held since it was last asked."""
+    held, most = getattr(loader, "held_memory", held_memory)()
+    return {"held": held, "most": most}
+
+
+def _answer_to(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    libraries[request["slot"]].answer(Path(request["inputs"]), Path(request["outputs"]))
+    return {}
+
+
+def _heat(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
+    return {"heat": loader.heat()}
 
 
 def _clear(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:
@@ -130,6 +132,8 @@ ACTIONS: dict[str, Action] = {
     "warm": _warm,
     "time": _time,
     "memory": _memory,
+    "answer": _answer_to,
+    "heat": _heat,
     "describe": _describe,
     "clear": _clear,
 }

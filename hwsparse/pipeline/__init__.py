@@ -33,6 +33,7 @@ from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.execution import Workers, open_workers
+from hwsparse.latency import Address
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import open_bench
@@ -87,13 +88,15 @@ def optimize(
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
     workers: Workers | None = None,
+    board: Address | None = None,
 ) -> Outcome:
     """Finds the model's front on the target and packages the finalists.
 
     The data are split three ways by the goal's seed: a sixth fits weights, a third chooses, and half is only
     ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
     them too, and nothing is fitted to them or chosen by them. `workers` prune layers, evaluate plans and
-    build libraries; by default processes of this machine do.
+    build libraries; by default processes of this machine do. `board` is where to find one, of a target that is timed on
+    boards: layers and networks are timed there, and all else is done here.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
@@ -105,7 +108,7 @@ def optimize(
         StudyError: the study cannot be used: said before anything is measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
-    require_work(model, target)
+    require_work(model, target, board=board is not None)
     if target.pipelined:
         raise UnsupportedError(
             f"target {target.name} is pipelined, and searches go by the sum of layers' times: compile plans for it"
@@ -130,7 +133,7 @@ def optimize(
         stack.enter_context(workspace.taken())
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         workers = workers or stack.enter_context(open_workers())
-        bench = stack.enter_context(open_bench(target, workspace.records, clock, workers=workers))
+        bench = stack.enter_context(open_bench(target, workspace.records, clock, board, workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed, workers, goal.ranges)
         found = find_candidates(
@@ -141,7 +144,7 @@ def optimize(
         rounded = rounded_plans(explored.space)
         plans = rounded | finalist_plans(candidates, goal.finalists, goal.max_drop, rounded.values())
         proven = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
-        corrected = CorrectedWeights(database, model, judges, target.cores, goal.seed)
+        corrected = CorrectedWeights(database, model, judges, target.host_cores, goal.seed)
         settled = (compiler.settle(model, plan, target, proven)[0] for plan in plans.values())
         corrected.begin(settled, workers, {candidate.plan: candidate.quality for candidate in candidates})
         shop = Workshop(

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from hwsparse import codegen
 from hwsparse.artifact.manifest import NOISY
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, WEIGHTS
+from hwsparse.compiler import Answer
 from hwsparse.errors import MeasureError
 from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import (
@@ -35,6 +37,7 @@ from hwsparse.latency import (
 from hwsparse.latency.alone import timing_lock
 from hwsparse.latency.contender import LOADER
 from hwsparse.latency.drift import slowness, usual_reference
+from hwsparse.latency.presence import Needs
 from hwsparse.latency.runner import BATCH, ProcessRunner
 from hwsparse.model import Model
 from hwsparse.plan import Choice
@@ -47,6 +50,7 @@ Steps = Callable[[int, int], None]  # steps done, steps in all
 # where that is to be had within so many seconds; fewer where they only tell what to do next.
 NETWORK_SAMPLES, NETWORK_ROUNDS = 50, 10
 NETWORK_PATIENCE_S, ROUGH_PATIENCE_S = 60.0, 15.0
+STEP_S, SENDING_S = 60.0, 180.0  # that one step may take: a large network has a long way to a board
 PASSES = 3  # over networks of which there are more than can take turns
 
 
@@ -61,12 +65,17 @@ class Bench:
     networks: ProcessRunner
     clock: Clock
     workers: Workers  # build what is timed
+    answer: Answer | None = None  # runs a library on a board; None: they are run here
     shares: list[float] = field(default_factory=list)  # of its CPU, that timings of the job had
 
     @property
     def cpu_share(self) -> float:
         """The least share of its CPU that anything timed had; less than 1 on a machine under load."""
         return min(self.shares, default=1.0)
+
+    @property
+    def _step_s(self) -> float:
+        return STEP_S if self.answer is None else SENDING_S
 
     def calibrate(
         self,
@@ -117,6 +126,7 @@ class Bench:
             rounds=NETWORK_ROUNDS,
             precision=NOISY,
             warmup_s=0.2,
+            timeout_s=self._step_s,
             tolerance=1e-4,
         )
         taken: dict[str, list[Measurement]] = {key: [] for key in directories}
@@ -139,7 +149,7 @@ class Bench:
         Args:
             directories: of the networks, by a key of the caller's.
         """
-        settings, found = RunSettings(threads=self.target.threads), {}
+        settings, found = RunSettings(threads=self.target.threads, timeout_s=self._step_s), {}
         for key, directory in directories.items():
             files = sum((directory / name).stat().st_size for name in (LIBRARY, WEIGHTS, DESCRIPTION))
             memory = self.networks.peak_memory(key, directory, settings)
@@ -161,7 +171,7 @@ def open_bench(
         MeasureError: the records cannot be opened, or there is no such board.
     """
     target.require_timing(board=board is not None)
-    toolchain = Toolchain.of(target, codegen.KERNEL_VERSION)
+    toolchain, answer = Toolchain.of(target, codegen.KERNEL_VERSION), None
     with ExitStack() as stack:
         reference = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-reference-")))
         codegen.build_layer(REFERENCE, Choice(), target, reference)
@@ -171,9 +181,11 @@ def open_bench(
             layers = LocalRunner(toolchain, clock, reference=reference, lock=lock)
             networks: ProcessRunner = LocalRunner(toolchain, clock, layers.device, LOADER, reference, lock)
         else:
-            layers = networks = BoardRunner(toolchain, clock, board, reference)
+            onboard = layers = networks = BoardRunner(toolchain, clock, board, reference, Needs.of(target, toolchain))
+            settings = RunSettings(threads=target.threads, timeout_s=SENDING_S)
+            answer = partial(onboard.answers, settings=settings)
         stack.enter_context(layers)
         stack.enter_context(networks)
         kept = stack.enter_context(Records(records, layers.device, toolchain))
         workers = workers or stack.enter_context(open_workers())
-        yield Bench(target, kept, Crew(workers), layers, networks, clock, workers)
+        yield Bench(target, kept, Crew(workers), layers, networks, clock, workers, answer)

@@ -1,4 +1,4 @@
-"""Networks compiled by workers, several at a time, wherever they are; checked here, where they are timed."""
+"""Networks compiled by workers, several at a time, wherever they are; checked from here, where they are timed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.codegen import Library, compile_model
+from hwsparse.codegen import compile_model
+from hwsparse.compiler import Answer
 from hwsparse.errors import StorageError, writing
 from hwsparse.execution import Shared, Workers, as_done
+from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.target import Target
@@ -32,16 +34,22 @@ class NetworkOrder:
 
 
 def build_networks(
-    target: Target, inputs: Mapping[str, np.ndarray], workers: Workers, orders: Iterable[NetworkOrder]
-) -> Iterator[tuple[NetworkOrder, Library]]:
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    workers: Workers,
+    orders: Iterable[NetworkOrder],
+    answer: Answer | None = None,
+) -> Iterator[tuple[NetworkOrder, Compiled]]:
     """Each order with its library, as soon as it is there.
 
     Args:
         inputs: a real sample, that all models take: what is built must give what onnxruntime does.
         orders: of different plans; the next is asked for when there is somebody to build it.
+        answer: runs what is built where the target is; None: that is here.
 
     Raises:
         CompileError: a plan does not compile, or its outputs are wrong.
+        MeasureError: it does not run where the target is.
         StorageError: there is no room for what is built.
         ExecutionError: workers were lost.
     """
@@ -60,7 +68,7 @@ def build_networks(
         for name, content in files.items():
             with writing(order.directory / name):
                 (order.directory / name).write_bytes(content)
-        yield order, compiler.checked(order.model, plan, order.weights, target, inputs, order.directory)
+        yield order, compiler.checked(order.model, plan, order.weights, target, inputs, order.directory, answer)
 
 
 def _compile(

@@ -17,7 +17,7 @@ from hwsparse.codegen import random_inputs, refusal, require_compilable
 from hwsparse.data import Dataset
 from hwsparse.errors import DataError, MeasureError, ModelError, PlanError, StorageError
 from hwsparse.execution import Workers, open_workers
-from hwsparse.latency import CalibrationReport, CostModel, Workload
+from hwsparse.latency import Address, CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, open_bench
 from hwsparse.pipeline.corrected import CorrectedWeights
@@ -117,13 +117,14 @@ def compile_plan(
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     corrupted: Iterable[Dataset] = (),
     ranges: str = DEFAULT_METHOD,
+    board: Address | None = None,
 ) -> Outcome:
     """Compiles one plan, without a search: measures its layers, refuses those that do not pay, packages.
 
     With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
     are pruned by magnitude alone, and int8 layers go by the ranges that a quantised model states. `corrupted` are the
     data under one corruption each, as `optimize` takes them; `ranges` is the method that tells, on data, between what
-    lies what int8 layers read.
+    lies what int8 layers read; `board` is where to find one, of a target that is timed on boards.
 
     Raises:
         InputError: there is no such method, or no layer is int8 for it.
@@ -134,7 +135,7 @@ def compile_plan(
         StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
-    require_work(model, target)
+    require_work(model, target, board=board is not None)
     for _, choice in plan.choices:
         target.require(choice)
     require_use(ranges, (choice.dtype for _, choice in plan.choices))
@@ -154,8 +155,8 @@ def compile_plan(
         if judges is not None:
             database = layer_database(workspace, model, judges, target, seed, workers, ranges)
             database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
-            weights = CorrectedWeights(database, model, judges, target.cores, seed)
-        with measured(model, plan, target, workspace, on_progress, clock, workers) as (bench, costs):
+            weights = CorrectedWeights(database, model, judges, target.host_cores, seed)
+        with measured(model, plan, target, workspace, on_progress, clock, workers, board) as (bench, costs):
             return built_alone(
                 model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
             )  # fmt: skip
@@ -174,6 +175,7 @@ def measured(
     on_progress: OnProgress,
     clock: Callable[[], datetime],
     workers: Workers,
+    board: Address | None = None,
 ) -> Iterator[tuple[Bench, CostModel]]:
     """The target's bench, and what each layer of a plan costs there, dense and as the plan says.
 
@@ -181,7 +183,7 @@ def measured(
         MeasureError: a layer that has a kernel could not be measured.
     """
     options = {name: [choice] for name, choice in plan.choices}
-    with open_bench(target, workspace.records, clock, workers=workers) as bench:
+    with open_bench(target, workspace.records, clock, board, workers) as bench:
         report = bench.calibrate(model, options, lambda done, total: on_progress("layers", done, total, ()))
         _require_measured(model, plan, target, report)
         yield bench, CostModel.fit(report.table)
@@ -242,7 +244,7 @@ def layer_database(
     """
     return LayerDatabase(
         workspace.pruned, model, judges.fitting,
-        pruner=PRUNER, seed=seed, threads=target.cores, workers=workers, ranges=ranges,
+        pruner=PRUNER, seed=seed, threads=target.host_cores, workers=workers, ranges=ranges,
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def _built(
 
     on_stage("whole networks", 0, len(plans) + 1)
     directories = {}
-    for order, library in build_networks(bench.target, inputs, bench.workers, orders()):
+    for order, library in build_networks(bench.target, inputs, bench.workers, orders(), bench.answer):
         directories[order.plan.digest] = library.directory
         on_stage("whole networks", len(directories), len(plans) + 1)
     times, weighed = bench.time_networks(directories, ROUGH_PATIENCE_S), bench.weigh_networks(directories)

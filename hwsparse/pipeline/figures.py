@@ -44,7 +44,8 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest), footprint=baselines.footprint)
         points.append(_point(DENSE, "dense", baselines.dense, baselines.quality, dense))
         dense = replace(dense, plan=None, footprint=None)
-        points.append(_point(ONNXRUNTIME, "external", baselines.onnxruntime, baselines.quality, dense))
+        if baselines.onnxruntime is not None:
+            points.append(_point(ONNXRUNTIME, "external", baselines.onnxruntime, baselines.quality, dense))
     rivals = outcome.rivals
     if rivals is not None and isinstance(rivals.small_dense, SmallDense):
         small = rivals.small_dense
@@ -214,10 +215,24 @@ def _residual_note(outcome: Outcome) -> tuple[str, ...]:
 def _noise_notes(outcome: Outcome) -> tuple[str, ...]:
     """That times are uncertain, and that other work ran; nothing of what is not so."""
     baselines, rivals = outcome.baselines, outcome.rivals
-    timed = [baselines.dense, baselines.onnxruntime, *(finalist.latency for finalist in outcome.finalists)]
+    timed = [baselines.dense, *(finalist.latency for finalist in outcome.finalists)]
+    if baselines.onnxruntime is not None:
+        timed.append(baselines.onnxruntime)
     if rivals is not None and isinstance(rivals.small_dense, SmallDense):
         timed.append(rivals.small_dense.latency)
     return tuple(filter(None, (noise_note(map(latency_figure, timed)), load_note(outcome.cpu_share))))
+
+
+def _board_note(outcome: Outcome) -> tuple[str, ...]:
+    """Where a board was timed: which, and what is not there."""
+    if outcome.target.runner != "rpc":
+        return ()
+    device = outcome.baselines.dense.device
+    return (
+        f"Timed on a board, reached over the network: {device.cpu or device.machine}, CPUs {device.used} "
+        f"({device.system}). There is no onnxruntime on it: speed is over the dense network of our own runtime. "
+        "Quality was judged on this machine.",
+    )
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
@@ -235,7 +250,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             "reads then. Nothing was trained end to end.",
             *_residual_note(outcome),
         ]
-    notes += [*_noise_notes(outcome), *_missing(outcome.rivals)]
+    notes += [*_board_note(outcome), *_noise_notes(outcome), *_missing(outcome.rivals)]
     if outcome.fitted_on < FEW:
         notes.append(f"Weights were fitted on {outcome.fitted_on} samples only: with more, plans lose less.")
     if outcome.winner is None:

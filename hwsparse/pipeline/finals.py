@@ -12,11 +12,11 @@ import numpy as np
 
 from hwsparse import compiler
 from hwsparse.artifact import replace_artifact
-from hwsparse.codegen import Library
 from hwsparse.compiler import Figures, Refusal
 from hwsparse.errors import StudyError
 from hwsparse.latency import CostModel, Footprint, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
+from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Bench, Steps
 from hwsparse.pipeline.building import NetworkOrder, build_networks
@@ -106,7 +106,7 @@ class Built:
     asked: Plan
     plan: Plan
     refused: Mapping[str, Refusal]
-    library: Library
+    library: Compiled
     chosen_by: QualityReport | None
 
 
@@ -128,8 +128,8 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
             directory.mkdir()
             yield NetworkOrder(model, plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
 
-    libraries: dict[Plan, Library] = {}
-    for order, library in build_networks(shop.target, shop.inputs, shop.bench.workers, orders()):
+    libraries: dict[Plan, Compiled] = {}
+    for order, library in build_networks(shop.target, shop.inputs, shop.bench.workers, orders(), shop.bench.answer):
         libraries[order.plan] = library
         on_step(len(libraries), len(shipped))
     for label, (plan, refused) in settled.items():
@@ -138,18 +138,21 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
 
 
 def time_side_by_side(
-    shop: Workshop, built: Mapping[str, Built], besides: Mapping[str, Library]
+    shop: Workshop, built: Mapping[str, Built], besides: Mapping[str, Compiled]
 ) -> dict[str, Measurement]:
     """Times all that was built, other libraries, and the dense model in onnxruntime, called ONNXRUNTIME, in turns.
+
+    On a board there is no onnxruntime, and it is left out.
 
     Raises:
         MeasureError: a network was not timed.
     """
     libraries = {label: each.library for label, each in built.items()} | dict(besides)
     directories = {label: library.directory for label, library in libraries.items()}
-    directories[ONNXRUNTIME] = shop.scratch / ONNXRUNTIME
-    directories[ONNXRUNTIME].mkdir()
-    write_onnxruntime_contender(shop.model, directories[ONNXRUNTIME])
+    if shop.bench.answer is None:
+        directories[ONNXRUNTIME] = shop.scratch / ONNXRUNTIME
+        directories[ONNXRUNTIME].mkdir()
+        write_onnxruntime_contender(shop.model, directories[ONNXRUNTIME])
     return shop.bench.time_networks(directories)
 
 
@@ -168,7 +171,7 @@ def package_finalists(
     """Judges what was built on held-out data, and packages it.
 
     Args:
-        times: of all of them, and of onnxruntime, from one run.
+        times: of all of them, and of onnxruntime where it runs, from one run.
         weighed: what `weigh` gives of them.
         artifacts: a directory that receives one artifact per plan; it takes the place of an older one of the plan.
 
@@ -181,7 +184,7 @@ def package_finalists(
     judges = shop.judges
     baselines = Baselines(
         times[DENSE],
-        times[ONNXRUNTIME],
+        times.get(ONNXRUNTIME),
         judges.reporting.evaluate({}) if judges else None,
         judges.robustness({}) if judges else None,
         weighed[DENSE],
@@ -191,7 +194,7 @@ def package_finalists(
         if label == DENSE:
             continue
         quality = judges.reporting.evaluate(shop.weights(each.plan)) if judges else None
-        figures = Figures(times[label], times[DENSE], times[ONNXRUNTIME], quality, baselines.quality)
+        figures = Figures(times[label], times[DENSE], times.get(ONNXRUNTIME), quality, baselines.quality)
         package = partial(
             compiler.package, shop.model, each.plan, each.refused, each.library, shop.target, shop.costs, figures,
             now=shop.bench.clock(),

@@ -71,10 +71,10 @@ def appoint_judges(
     fitting, choosing = dataset.subset(chooses).split(FITTING_SHARE, seed)
     return Judges(
         fitting,
-        Evaluator(model, choosing, "calibration", target.cores, seed),
-        Evaluator(model, dataset.subset(reports), "held-out", target.cores, seed),
+        Evaluator(model, choosing, "calibration", target.host_cores, seed),
+        Evaluator(model, dataset.subset(reports), "held-out", target.host_cores, seed),
         tuple(
-            Evaluator(model, of_the_same(dataset, each).subset(reports), "held-out", target.cores, seed)
+            Evaluator(model, of_the_same(dataset, each).subset(reports), "held-out", target.host_cores, seed)
             for each in corrupted
         ),
     )

@@ -120,7 +120,7 @@ class Baselines:
     """The dense model, timed in the same run as the finalists, and judged on held-out data."""
 
     dense: Measurement
-    onnxruntime: Measurement
+    onnxruntime: Measurement | None  # None: on a board there is none
     quality: QualityReport | None
     robustness: Robustness | None = None
     footprint: Footprint | None = None  # of ours

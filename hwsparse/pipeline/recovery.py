@@ -126,7 +126,7 @@ def recover(
         paying = _paying(model, plan, target, costs)
         database.build({name: [choice] for name, choice in paying.choices}, on_stage)
         _require_weights_back(module, model, judges.sample)
-        pruned = CorrectedWeights(database, model, judges, target.cores, settings.seed)
+        pruned = CorrectedWeights(database, model, judges, target.host_cores, settings.seed)
         school = School(module, model, training, judges, settings, workspace.directory, device, on_stage)
         recovery, shipped = school.recover(paying, pruned(paying), on_epoch)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsparse import compiler, strictjson
-from hwsparse.codegen import Library
 from hwsparse.errors import CompileError, DataError, InputError, MeasureError, ModelError, TuningError
 from hwsparse.latency import CostModel, Measurement
+from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Steps
 from hwsparse.pipeline.building import NetworkOrder, build_networks
@@ -64,7 +64,7 @@ class Narrowed:
     model: Model
     keep: float
     trained: bool
-    library: Library
+    library: Compiled
 
 
 def narrow_to(
@@ -141,7 +141,7 @@ def _begun(path: Path) -> float | None:
         raise TuningError(f"{path}: does not tell a share of channels: remove it ({error})") from None
 
 
-def _share(shop: Workshop, library: Library, dense: float, begun: float | None, on_step: Steps) -> float | None:
+def _share(shop: Workshop, library: Compiled, dense: float, begun: float | None, on_step: Steps) -> float | None:
     """The share whose network takes about as long as a library, of those tried; None: that of the dense model.
 
     Args:
@@ -165,7 +165,7 @@ def _share(shop: Workshop, library: Library, dense: float, begun: float | None, 
     return nearest if nearest < 1 else None
 
 
-def _timed(shop: Workshop, library: Library, narrow: Mapping[float, Model]) -> dict[float, float]:
+def _timed(shop: Workshop, library: Compiled, narrow: Mapping[float, Model]) -> dict[float, float]:
     """Networks of these shares, built side by side: the latency of each, in that of a library."""
     labels, orders = {}, []
     for share, model in narrow.items():
@@ -173,7 +173,7 @@ def _timed(shop: Workshop, library: Library, narrow: Mapping[float, Model]) -> d
         directory = shop.scratch / labels[share]
         directory.mkdir()
         orders.append(NetworkOrder(model, Plan(model.digest), {}, {}, directory))
-    built = build_networks(shop.target, shop.inputs, shop.bench.workers, orders)
+    built = build_networks(shop.target, shop.inputs, shop.bench.workers, orders, shop.bench.answer)
     directories = {order.directory.name: probe.directory for order, probe in built} | {"sparse": library.directory}
     times = shop.bench.time_networks(directories, ROUGH_PATIENCE_S)
     return {share: times[label].median_s / times["sparse"].median_s for share, label in labels.items()}
@@ -184,7 +184,7 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lesson
         return lambda done, total: on_step(step, STEPS)
 
     narrower = Narrower(
-        shop.model, judges.fitting, threads=shop.target.cores, seed=shop.seed, progress=tick(STEPS - 3)
+        shop.model, judges.fitting, threads=shop.target.host_cores, seed=shop.seed, progress=tick(STEPS - 3)
     )  # fmt: skip
     fitted = narrower.narrow(share, tick(STEPS - 2))
     model = fitted
@@ -197,10 +197,12 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lesson
     return Narrowed(model, share, model is not fitted, library)
 
 
-def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Library:
+def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Compiled:
     directory = shop.scratch / name
     directory.mkdir()
-    return compiler.build(model, Plan(model.digest), {}, shop.target, kernels, shop.inputs, directory)
+    return compiler.build(
+        model, Plan(model.digest), {}, shop.target, kernels, shop.inputs, directory, shop.bench.answer
+    )
 
 
 def _shape(model: Model) -> tuple[tuple[int, ...], ...]:

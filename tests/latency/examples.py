@@ -66,7 +66,7 @@ def measurement(workload: Workload, *samples_s: float, **changed: object) -> Mea
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" "), max_size=20)
 seconds = st.floats(min_value=1e-12, max_value=1e6)
 caches = st.lists(texts, max_size=4).map(tuple)
-devices = st.builds(Device, texts, texts, st.integers(1, 4096), texts, caches, texts, texts)
+devices = st.builds(Device, texts, texts, st.integers(1, 4096), texts, caches, texts, texts, texts)
 toolchains = st.builds(Toolchain, texts, texts, texts)
 settings = st.builds(
     RunSettings,

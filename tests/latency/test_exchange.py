@@ -38,6 +38,13 @@ def test_what_is_written_is_read_again(taken: list[tuple[Workload, Measurement]]
         assert list(read_lines(path)) == taken
 
 
+def test_lines_of_before_there_were_boards_are_read(tmp_path: Path) -> None:
+    old = json.loads(line(format=2))
+    del old["device"]["used"]
+    (tmp_path / "r.jsonl").write_text(json.dumps(old))
+    assert list(read_lines(tmp_path / "r.jsonl")) == [(HALF, measurement(HALF, 1.0))]
+
+
 def line(**changed: Any) -> str:
     file = io.BytesIO()
     write_lines([(HALF, measurement(HALF, 1.0))], file)
@@ -47,7 +54,7 @@ def line(**changed: Any) -> str:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"format": 1}, "has the format 1; this hwsparse reads 2"),
+        ({"format": 1}, "has the format 1; this hwsparse reads 3"),
         ({"samples_s": [1.0] * 5}, "5 samples; at least 6"),
         ({"samples_s": [1.0] * 5 + [-1.0]}, "not a positive number"),
         ({"samples_s": "fast"}, "samples_s"),

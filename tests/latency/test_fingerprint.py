@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hwsparse import strictjson
 from hwsparse.latency import Device, Toolchain
 from tests.latency.examples import DEVICE, TARGET
 
@@ -53,6 +55,39 @@ def test_the_clock_of_the_moment_is_not_the_device_and_its_flags_are(tmp_path: P
     assert described(tmp_path, X86.replace("2595", "3100")).digest == device.digest
     assert described(tmp_path, X86.replace("sse avx2", "avx2 sse")).digest == device.digest
     assert described(tmp_path, X86.replace("avx2", "avx512f")).digest != device.digest
+
+
+BIG_LITTLE = """processor\t: 0
+Features\t: fp asimd
+CPU implementer\t: 0x41
+CPU part\t: 0xd05
+
+processor\t: 4
+Features\t: fp asimd
+CPU implementer\t: 0x41
+CPU part\t: 0xd0b
+"""
+
+
+def test_other_cpus_of_a_machine_and_other_clocks_are_another_device(tmp_path: Path) -> None:
+    little = described(tmp_path, BIG_LITTLE)
+    cpufreq = tmp_path / "devices/system/cpu/cpu4/cpufreq"
+    cpufreq.mkdir(parents=True)
+    (cpufreq / "scaling_max_freq").write_text("2400000\n")
+    (cpufreq / "scaling_governor").write_text("performance\n")
+    big = Device.probe(tmp_path, tmp_path, (4,))
+    assert (little.cpu, little.used) == ("0x41 0xd05", "")
+    assert (big.cpu, big.used, big.clock) == ("0x41 0xd0b", "4 at 2400 MHz", "performance")
+    (cpufreq / "scaling_max_freq").write_text("1800000\n")
+    slower = Device.probe(tmp_path, tmp_path, (4,))
+    assert len({little.digest, big.digest, slower.digest}) == 3
+
+
+def test_machines_are_known_by_the_digest_that_they_had_before_there_were_boards() -> None:
+    """Or all that was measured on them would count no more."""
+    told = {name: getattr(DEVICE, name) for name in ("machine", "cpu", "cores", "isa", "caches", "clock")}
+    text = strictjson.canonical({**told, "caches": list(DEVICE.caches), "system": ""})
+    assert DEVICE.digest == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_system_that_tells_nothing_is_still_a_device(tmp_path: Path) -> None:

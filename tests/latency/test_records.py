@@ -340,7 +340,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 6"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 7"):
         opened(tmp_path / "r.db")
 
 
@@ -356,7 +356,7 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
         '"tolerance": 0.001}'
     )
     change(path, "UPDATE measurements SET settings = ?", settings)
-    change(path, "UPDATE measurements SET device = json_remove(device, '$.clock')")
+    change(path, "UPDATE measurements SET device = json_remove(device, '$.clock', '$.used')")
     change(path, "DROP INDEX measurements_known_by")
     change(path, "CREATE INDEX measurements_of_target ON measurements (target, threads, device_digest, toolchain)")
     change(path, "UPDATE hwsparse_records SET version = 1")
@@ -372,6 +372,19 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
     connection.close()
     assert found == [("measurements_known_by",)]
+
+
+def test_records_of_before_there_were_boards_are_of_the_same_device(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with opened(path) as records:
+        records.add(HALF, measurement(HALF, 1.0))
+    change(path, "UPDATE measurements SET device = json_remove(device, '$.used')")
+    change(path, "UPDATE hwsparse_records SET version = 6")
+    with opened(path) as records:
+        records.add(MOST, measurement(MOST, 1.0))
+        assert set(table(records)) == {HALF, MOST}
+        (group,) = records.groups()  # told by the same text
+        assert group.device == DEVICE and group.measurements == 2
 
 
 def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:
