@@ -184,8 +184,8 @@ class Target:
 
     @property
     def host_cores(self) -> int:
-        """CPUs that prune, fit and judge for it: its own, or of a board those of this machine."""
-        return len(ALLOWED_CPUS) if self.runner == "rpc" else self.cores
+        """CPUs that prune, fit and judge for it: its own, or those of this machine where it is another."""
+        return self.cores if self.runner == "local" else len(ALLOWED_CPUS)
 
     def with_threads(self, threads: int) -> Target:
         """The same device used with another number of threads.
