@@ -219,11 +219,19 @@ def test_a_byte_that_tips_may_move_the_answers_of_a_deep_network(
     inputs = random_inputs(model.inputs, 11)
     expected = onnxruntime_answers(model, weights, inputs)[at]
     floats = onnxruntime_answers(model, split_weights(weights).plain, inputs)[at]
-    # Weights that float32 can hardly tell from these make another program that is right, and some bytes tip over.
-    near = {
-        name: (value * (1 + 1e-7)).astype(np.float32) for name, value in weights.items() if name in dict(plan.choices)
-    }
-    right = onnxruntime_answers(model, {**weights, **near}, inputs)[at]
+    # Weights that float32 can hardly tell from these make other programs that are right, and in some a byte tips over:
+    # in which of them, sums in the order of this machine decide.
+    own = {name: value for name, value in weights.items() if name in dict(plan.choices)}
+
+    def near(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        others = {
+            name: (value * (1 + 2e-7 * rng.standard_normal(value.shape))).astype(np.float32)
+            for name, value in own.items()
+        }
+        return onnxruntime_answers(model, {**weights, **others}, inputs)[at]
+
+    right = max((near(seed) for seed in range(12)), key=lambda answers: relative_error(answers, expected))
     assert relative_error(right, expected) > max(compiler.TOLERANCE, relative_error(floats, expected) / 2)
     wrong = right + 0.06 * np.abs(right).max() * np.sign(np.random.default_rng(0).standard_normal(right.shape))
     build(model, plan, weights, TARGET, {}, inputs, tmp_path)

@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+from hwsparse.errors import ExecutionError
 from hwsparse.execution.task import Shared
 
 __all__ = ["Here", "Shared", "Workers", "as_done", "open_workers"]
@@ -95,23 +96,35 @@ def open_workers(ray: str | None = None, processes: int | None = None) -> Abstra
     return RayWorkers(ray)
 
 
-def as_done(workers: Workers, task: Callable[..., R], calls: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+def as_done(
+    workers: Workers,
+    task: Callable[..., R],
+    calls: Iterable[tuple[Any, ...]],
+    what: Callable[..., str] = lambda *call: "working",
+) -> Iterator[R]:
     """The results of many calls of a task, each as soon as it is there.
 
     No more calls are made ahead than keep all workers busy. What a call raises ends it, and no others are begun then.
+
+    Args:
+        what: says of a call what it does, for whoever reads that workers were lost in the middle of it.
     """
     waiting = iter(calls)
-    under_way: set[Future[R]] = set()
+    under_way: dict[Future[R], tuple[Any, ...]] = {}
     try:
         while True:
             while len(under_way) < AHEAD * workers.parallel and (call := next(waiting, None)) is not None:
-                under_way.add(workers.submit(task, *call))
+                under_way[workers.submit(task, *call)] = call
             if not under_way:
                 return
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
-                under_way.remove(future)
-                yield future.result()
+                call = under_way.pop(future)
+                try:
+                    result = future.result()
+                except ExecutionError as lost:
+                    raise ExecutionError(f"{what(*call)}: {lost}") from None
+                yield result
     finally:
         for future in under_way:
             future.cancel()

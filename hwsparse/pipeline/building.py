@@ -63,12 +63,16 @@ def build_networks(
                 shared[order.model.digest] = workers.share((order.model, target))
             yield shared[order.model.digest], order.plan, dict(order.weights), dict(order.kernels)
 
-    for plan, files in as_done(workers, _compile, calls()):
+    for plan, files in as_done(workers, _compile, calls(), _compiling):
         order = begun.pop(plan)
         for name, content in files.items():
             with writing(order.directory / name):
                 (order.directory / name).write_bytes(content)
         yield order, compiler.checked(order.model, plan, order.weights, target, inputs, order.directory, answer)
+
+
+def _compiling(known: object, plan: Plan, *rest: object) -> str:
+    return f"compiling plan {plan.digest[:12]}"
 
 
 def _compile(

@@ -271,7 +271,7 @@ class LayerDatabase:
             # Patterns at one ratio have a part of the work in common (`regroup`).
             for _, choices in groupby(sorted(missing[layer.name], key=_ratio), _ratio)
         ]
-        for made in as_done(self._workers, _prune, calls):
+        for made in as_done(self._workers, _prune, calls, _pruning):
             yield from made
 
     @cached_property
@@ -365,6 +365,10 @@ def _prune(
             weight = rounded(pruned, choice.dtype)
             found.append((layer, choice, pruned, output_error(dense, weight, statistics), sensitivity.harm(weight)))
     return found
+
+
+def _pruning(model: object, tried_on: object, layer: Layer, *rest: object) -> str:
+    return f"pruning layer {layer.name!r}"
 
 
 @lru_cache(maxsize=1)

@@ -84,6 +84,13 @@ def test_the_first_error_ends_all_calls(workers: Workers) -> None:
     assert len(begun) <= 2 * workers.parallel
 
 
+def test_of_a_call_that_workers_are_lost_in_it_is_said_what_it_does(apart: Workers) -> None:
+    lost = as_done(apart, tasks.die, [()], lambda: "pruning layer 'fc'")
+    with pytest.raises(ExecutionError, match=r"^pruning layer 'fc': .*(lost|could not do it)"):
+        list(lost)
+    assert apart.submit(tasks.double, 1).result() == 2
+
+
 def test_an_error_of_ours_comes_as_it_was_raised(workers: Workers) -> None:
     error = workers.submit(tasks.refuse, "sample 3 is bad").exception()
     assert type(error) is DataError and str(error) == "sample 3 is bad"
