@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import cluster, database, kernels, latency, precision, quality, quickstart, search, tuning, x86
+from benchmarks import arm, cluster, database, kernels, latency, precision, quality, quickstart, search, tuning, x86
 from hwsparse.compiler import toolchain
 from hwsparse.errors import HwsparseError, InputError
 from hwsparse.latency import Device
@@ -49,6 +49,7 @@ BENCHMARKS = {
     "cluster": Benchmark(
         "what a Ray cluster gains, and what a worker that is killed costs", cluster.run, cluster.options
     ),
+    "arm": Benchmark("whether code for Arm computes what it should, under emulation", arm.run, arm.options),
     "kernels": Benchmark(
         "every layer shape of the networks, against this machine's limit", kernels.run, kernels.options
     ),
