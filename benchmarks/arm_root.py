@@ -50,7 +50,7 @@ def is_complete(root: Path) -> bool:
 
 
 def make_root(root: Path) -> None:
-    """Makes a root, in place of what is at `root`, which must be one or nothing.
+    """Makes a root, in place of what is at `root`, which must be one or nothing, when it is whole.
 
     Raises:
         InputError: `root` holds something else.
@@ -58,7 +58,17 @@ def make_root(root: Path) -> None:
     """
     if root.exists() and any(root.iterdir()) and not (root / PROGRAM).is_dir():
         raise InputError(f"{root}: holds something else than an arm64 root; name another directory")
-    shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        _fill(fresh)
+        shutil.rmtree(root, ignore_errors=True)
+        fresh.rename(root)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fill(root: Path) -> None:
     (root / PROGRAM).mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
         for package in _debian_packages(Path(scratch)):
