@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import (
+    arm,
     cluster,
     database,
     estimates,
@@ -64,6 +65,7 @@ BENCHMARKS = {
     "cluster": Benchmark(
         "what a Ray cluster gains, and what a worker that is killed costs", cluster.run, cluster.options
     ),
+    "arm": Benchmark("whether code for Arm computes what it should, under emulation", arm.run, arm.options),
     "kernels": Benchmark(
         "every layer shape of the networks, against this machine's limit", kernels.run, kernels.options
     ),

@@ -16,6 +16,7 @@ from rich.text import Text
 import hwsparse
 from hwsparse.cli import device, interrupt, records, targets
 from hwsparse.cli.audit import audit
+from hwsparse.cli.bundle import bundle
 from hwsparse.cli.calibrate import calibrate
 from hwsparse.cli.front import front
 from hwsparse.cli.measure import measure
@@ -43,8 +44,8 @@ app.add_typer(targets.app, name="targets")
 app.add_typer(records.app, name="records")
 app.add_typer(device.app, name="device")
 COMMANDS = (
-    quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, front, audit, verify, serve, request,
-    download,
+    quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, front, audit, verify, bundle, serve,
+    request, download,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(name=command.__name__.rstrip("_"))(command)

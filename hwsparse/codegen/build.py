@@ -163,6 +163,7 @@ def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
         "outputs": [_port(spec) for spec in model.outputs],
         "parameters": list(lowered.parameters),
         "kernels": lowered.kernels,
+        "tvm": tvm.__version__,
     }
     with writing(directory / DESCRIPTION):
         (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from tvm import relax
 
+from hwsparse.elf import read_shared_library
 from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec
-from hwsparse.probe import last_cache_bytes
+from hwsparse.probe import last_cache_bytes, machine
 
 # Otherwise TVM pins whichever thread loads a library to the machine's first CPU, and all that it starts later.
 os.environ.setdefault("TVM_BIND_THREADS", "0")
@@ -34,7 +36,9 @@ LIBRARY, WEIGHTS, DESCRIPTION, REFERENCE = (
     "library.json",
     "reference.safetensors",
 )
-
+# What a runtime says to code that another version of TVM compiled.
+OTHER_TVM = ("version ==", "Cannot find ffi::Function", "undefined symbol: TVM")
+_HELP = "install the same apache-tvm on both sides, or compile it anew"
 
 EVICT = "hwsparse.evict"
 
@@ -72,19 +76,23 @@ class Library:
         """Loads a library from its directory; use `Library.load`."""
         self._session = session
         self._device = tvm.cpu() if session is None else session.cpu()
+        if session is None:
+            _require_loadable(directory)
+        made_by = ""
         try:
             description = json.loads((directory / DESCRIPTION).read_text())
             self.inputs = tuple(_spec(item) for item in description["inputs"])
             self.outputs = tuple(_spec(item) for item in description["outputs"])
             self.kernels: dict[str, str] = description["kernels"]
+            made_by = str(description.get("tvm", ""))
             parameters = [_tensor(directory / WEIGHTS, name, self._device) for name in description["parameters"]]
             module = _module(directory / LIBRARY, session)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ArtifactError(f"{directory} is not a compiled library: {one_line(error)}") from None
-        find = tvm.get_global_func if session is None else session.get_function
-        find("runtime.config_threadpool")(1, threads)
+            find = tvm.get_global_func if session is None else session.get_function
+            find("runtime.config_threadpool")(1, threads)
+            self._machine = relax.VirtualMachine(module, self._device)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+            raise ArtifactError(_trouble(directory, error, made_by, session)) from None
         self.directory = directory
-        self._machine = relax.VirtualMachine(module, self._device)
         self._parameters = parameters
 
     @classmethod
@@ -149,7 +157,7 @@ class Library:
             return None
         stored = load_file(self.directory / REFERENCE)
         outputs = self.run({spec.name: stored[f"in/{spec.name}"] for spec in self.inputs})
-        return max(_error(outputs[spec.name], stored[f"out/{spec.name}"]) for spec in self.outputs)
+        return max(output_error(outputs[spec.name], stored[f"out/{spec.name}"]) for spec in self.outputs)
 
     def _tensors(self, inputs: Mapping[str, np.ndarray]) -> list[Any]:
         if set(inputs) != {spec.name for spec in self.inputs}:
@@ -181,12 +189,50 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
     return difference / max(scale, 1e-30) if np.isfinite(difference) else float("inf")
 
 
-def _error(value: np.ndarray, reference: np.ndarray) -> float:
+def output_error(value: np.ndarray, reference: np.ndarray) -> float:
     """The relative error of an output; bytes may be one apart, for sums can lie on either side of a half."""
     if value.dtype == np.uint8:
         near = np.clip(value, np.maximum(reference, 1) - 1, np.minimum(reference, 254) + 1)
         return relative_error(value.astype(np.float64) - near + reference, reference)
     return relative_error(value, reference)
+
+
+def _require_loadable(directory: Path) -> None:
+    """Refuses code of another machine's, of which the system's loader says that there is no such file.
+
+    Raises:
+        ArtifactError: so it is.
+    """
+    try:
+        found = read_shared_library(directory / LIBRARY)
+    except ArtifactError:  # what else is wrong is told by whoever loads it
+        return
+    made_for, here = _kind(found.machine, found.of_android), _kind(machine(), hasattr(sys, "getandroidapilevel"))
+    if found.machine != machine() or (found.of_android and made_for != here):
+        raise ArtifactError(
+            f"{directory} is compiled for {made_for}, and this machine is {here}: `hwsparse bundle` gathers what such "
+            "a device needs to run it; to run it here, compile it for a target of this machine's"
+        )
+
+
+def _kind(machine: str, android: bool) -> str:
+    return f"{machine} with Android" if android else machine
+
+
+def _trouble(directory: Path, error: Exception, made_by: str, session: Any) -> str:
+    """Why a library cannot be loaded, and what may help."""
+    said = one_line(error)
+    if session is not None:
+        if "cannot open shared object" in said or "wrong ELF" in said:
+            return (
+                f"the board cannot load what was compiled for it: {said}; is it of the architecture and the system "
+                "that its target's mtriple names?"
+            )
+        if any(sign in said for sign in OTHER_TVM):
+            return f"the board runs another TVM than {made_by}, by which {directory} was compiled: {said}; {_HELP}"
+    elif made_by and (made_by != tvm.__version__ or any(sign in said for sign in OTHER_TVM)):
+        return f"{directory} was compiled by TVM {made_by}, and this is {tvm.__version__}: {said}; {_HELP}"
+    return f"{directory} is not a compiled library: {said}"
 
 
 def _tensor(path: Path, name: str, device: Any) -> Any:

@@ -85,6 +85,28 @@ def test_a_library_is_checked_and_timed_on_a_board(tracker: str, library: Path, 
     assert isinstance(cold, Measurement)
 
 
+def test_code_that_a_board_cannot_load_is_told(tracker: str, library: Path, tmp_path: Path) -> None:
+    changes = {"other": (slice(18, 20), b"\x2a\x00"), "newer": (None, b"0.14")}
+    for name, (place, value) in changes.items():
+        (tmp_path / name).mkdir()
+        for path in library.iterdir():
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+        data = bytearray((library / "library.so").read_bytes())
+        if place is None:  # the form of the virtual machine's code: TVM's VM_VERSION
+            data = data.replace(value, b"9.99")
+        else:  # ELF's number of a machine: SuperH
+            data[place] = value
+        (tmp_path / name / "library.so").write_bytes(data)
+    with board(tracker), runner(tracker) as timed:
+        found = timed.run_many({name: tmp_path / name for name in changes}, QUICK)
+    other, newer = found["other"], found["newer"]
+    assert isinstance(other, MeasureFailure) and isinstance(newer, MeasureFailure)
+    assert (other.stage, newer.stage) == ("load", "load")
+    assert "the board cannot load what was compiled for it" in other.reason and "mtriple" in other.reason
+    assert "the board runs another TVM than 0." in newer.reason
+    assert "install the same apache-tvm on both sides, or compile it anew" in newer.reason
+
+
 LONG = RunSettings(threads=1, samples=40, rounds=40, warmup_s=0.0, min_sample_s=0.05)
 
 
