@@ -17,8 +17,8 @@ from hwsparse.plan import parse_choice
 from hwsparse.target import Target, format_target, list_targets, load_target, parse_target
 
 ARM = (
-    "apple-m1", "arm-cortex-a55", "arm-cortex-a76", "arm-cortex-a78", "arm-cortex-x1", "arm-cortex-x1-android", "arm-neoverse-n1",
-    "arm-neoverse-v2",
+    "apple-m1", "arm-cortex-a55", "arm-cortex-a76", "arm-cortex-a78", "arm-cortex-x1",
+    "arm-cortex-x1-android", "arm-neoverse-n1", "arm-neoverse-v2",
 )  # fmt: skip
 SHIPPED = (*ARM, "ampere-a100", "fpga-sim", "x86-avx2", "x86-avx512", "x86-local")
 # What TVM takes beside a kind: texts, integers, truth values, lists of them, a host's table.
