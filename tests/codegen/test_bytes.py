@@ -292,6 +292,17 @@ def test_what_multiplies_bytes_follows_from_flags(isa: str, vector_bits: int, do
     assert arithmetic_on("int8", tuple(isa.split()), vector_bits).dot == dot
 
 
+@pytest.mark.parametrize(("shared", "vectors"), [(1, 15), (2, 9), (4, 5), (8, 2), (16, 1)])
+def test_on_arm_weights_take_registers_beside_sums(shared: int, vectors: int) -> None:
+    own = arithmetic_on("int8", ("asimddp",), 128).most_vectors(shared, 32)
+    assert own == vectors
+    assert own == 1 or shared * own + own + shared < 32  # sums, values and weights
+    assert arithmetic_on("int8", ("avx512_vnni", "avx512vl"), 512).most_vectors(shared, 32) == 32
+    choice = Choice(parse_pattern(f"block{shared}x4"), 0.5, "int8")
+    made = kernels_for(conv(1, 64, (14, 14), 32, (1, 1)), choice, load_target("arm-cortex-a76"))
+    assert all(int(re.search(r"r(\d+)v(\d+)", name)[2]) <= own for name in made)
+
+
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:
     as_bytes = Choice(dtype="int8")
     depthwise = conv(1, 8, (9, 9), 8, (3, 3), groups=8)

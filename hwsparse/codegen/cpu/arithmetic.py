@@ -11,7 +11,7 @@ channels: what copies floats copies words. Sums of bytes are exact, whatever mul
     vpmaddwd   x86 with AVX2: sums of two products of 16 bits, once of a word's even bytes and once of its odd ones.
                Values are taken apart once for all rows that share them, weights when they are packed.
     usdot      Arm with i8mm: all of it at once
-    sdot       Arm with dotprod: of signed bytes, which values are once they count 128 less
+    sdot       Arm with dotprod: of signed bytes, which values become as they are copied: they count 128 less
 
 vpmaddubsw multiplies bytes as they are, but cuts sums of two products off at 16 bits. Weights that may pass that could
 be halved and listed twice; of the blocks that pruning leaves a third to a half would have to be.
@@ -119,13 +119,22 @@ class Arithmetic:
         """By how much less than they are values count in sums."""
         return 128 if self.dot == "sdot" else 0
 
+    def most_vectors(self, shared_rows: int, registers: int) -> int:
+        """Position vectors that a tile may have for what its rows are multiplied by to stay in registers as well.
+
+        Arm's products of bytes take both operands from registers, a word of weights spread over all of one: a tile of
+        8 rows by 3 vectors, which would do for floats, spilled.
+        """
+        apart = self.dot in ("sdot", "usdot")
+        return max(1, (registers - shared_rows - 1) // (shared_rows + 1)) if apart else registers
+
     @property
     def zero(self) -> Any:
         """Of sums."""
         return tirx.const(0, self.summed)
 
     def multiply_add(self, total: Any, weights: Sequence[Any], values: Any, lanes: int) -> Any:
-        """The new sums, of vectors; of weights there are as many as `parts`."""
+        """The new sums, of vectors; of weights there are as many as `parts`, values are as `multiplied` gives them."""
         if self.of == "float32":
             return total + weights[0] * values
         bits = 32 * lanes
@@ -143,8 +152,7 @@ class Arithmetic:
             case "usdot":
                 return _dot("llvm.aarch64.neon.usdot.v4i32.v16i8", total, values, weights[0], lanes)
             case "sdot":
-                signed = values ^ T.Broadcast(T.int32(-0x7F7F7F80), lanes)  # 0x80808080: every highest bit
-                return _dot("llvm.aarch64.neon.sdot.v4i32.v16i8", total, signed, weights[0], lanes)
+                return _dot("llvm.aarch64.neon.sdot.v4i32.v16i8", total, values, weights[0], lanes)
         if not self.is_bytes:
             for left, right in zip(_floats(values, lanes), _floats(weights[0], lanes), strict=True):
                 total = total + left * right
@@ -157,7 +165,7 @@ class Arithmetic:
         return total
 
     def word_of(self, parts: Sequence[Any], lanes: int) -> Any:
-        """Words of inputs, in vectors of `lanes`: the first of each, the second ones, and so on."""
+        """Words of inputs as they are `multiplied`, in vectors of `lanes`: the first of each, the second, and so on."""
         if self.is_bytes:
             parts = [tirx.Cast(_of("int32", lanes), part) for part in parts]
         elif self.dot == "vdpbf16ps" and lanes in _WIDTHS:
@@ -169,7 +177,11 @@ class Arithmetic:
         shifted = [part << _whole(bits * at, lanes) for at, part in enumerate(parts)]
         while len(shifted) > 1:
             shifted = [shifted[at] | shifted[at + 1] for at in range(0, len(shifted), 2)]
-        return shifted[0]
+        return self.multiplied(shifted[0], lanes)
+
+    def multiplied(self, words: Any, lanes: int) -> Any:
+        """Words of what is read, as they are multiplied: each byte by `less` less than it is."""
+        return words ^ _whole(-0x7F7F7F80, lanes) if self.less else words  # 0x80808080: every highest bit
 
 
 def _dot(name: str, total: Any, left: Any, right: Any, lanes: int) -> Any:

@@ -37,7 +37,8 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
     def accumulate(acc: Any, place: int, values: Any, item: Any, value: Any) -> None:
         every = T.Ramp(0, 1, lanes)
         weights = [values[item, T.Ramp(part * lanes, 1, lanes)] for part in range(arithmetic.parts)]
-        total = arithmetic.multiply_add(acc[place, every], weights, T.Broadcast(value, lanes), lanes)
+        spread = T.Broadcast(arithmetic.multiplied(value, 1), lanes)
+        total = arithmetic.multiply_add(acc[place, every], weights, spread, lanes)
         T.buffer_store(acc, total, [place, every])
 
     @T.inline

@@ -134,11 +134,12 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
+    most = arithmetic.most_vectors(shared, target.vector_registers)
     found: dict[str, Callable[[Epilogue], _Made]] = {
         f"{prefix or 'shared_index_'}r{shared}{variant}": partial(
             _shared_index, words, shared, variant, target, arithmetic
         )
-        for variant in variants(words, shared, target)
+        for variant in variants(words, shared, target, most)
     }
     if choice.dtype != "float32":
         return found
@@ -210,7 +211,7 @@ def _pack(
     lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets)
     if arithmetic.parts > 1:
         lists = replace(lists, values=halves_of(lists.values))
-    blank = np.full(WORD, scale.zero, np.uint8).view(np.int32)
+    blank = np.full(WORD, (scale.zero - arithmetic.less) % 256, np.uint8).view(np.int32)
     moved_by = offsets_of(signed, scale.zero - arithmetic.less)
     return *lists.arrays(), blank, moved_by, scales * np.float32(scale.scale)
 

@@ -29,6 +29,7 @@ def shared_index_tokens(
     column_block, pitch, uneven = tiling.panel.channels, tiling.panel.pitch, int(tiling.tile != tiling.last)
     blocks = -(-column_count // column_block)
     dtype, summed, zero, out_type = arithmetic.dtype, arithmetic.summed, arithmetic.zero, epilogue.stored
+    multiplied = arithmetic.multiplied
     added_type = epilogue.added if epilogue.residual else out_type
 
     def tile_of(tile: Tile) -> Any:
@@ -39,7 +40,7 @@ def shared_index_tokens(
 
         def turn_in(panel: Any, to: Any, x: Any, start: Any) -> None:
             for i, column in enumerate(load_transposed(x, start, column_count, lanes)):
-                T.buffer_store(panel, column, [T.Ramp(to + i * pitch, 1, lanes)])
+                T.buffer_store(panel, multiplied(column, lanes), [T.Ramp(to + i * pitch, 1, lanes)])
 
         def turn_out(ends: Ends, token: Any, row: Any, lines: Any, start: Any) -> None:
             for i, sums in enumerate(load_transposed(lines, start, size, lanes)):
@@ -56,10 +57,14 @@ def shared_index_tokens(
                     turn_in(panel, c * lanes * pitch + p * lanes, x, start + p * lanes * column_count + c * lanes)
             for p in range(wide - wide % lanes):
                 for c in range(here % lanes):
-                    panel[(here - here % lanes + c) * pitch + p] = x[start + p * column_count + here - here % lanes + c]
+                    panel[(here - here % lanes + c) * pitch + p] = multiplied(
+                        x[start + p * column_count + here - here % lanes + c], 1
+                    )
             for p in range(wide % lanes):
                 for c in range(here):
-                    panel[c * pitch + wide - wide % lanes + p] = x[start + (wide - wide % lanes + p) * column_count + c]
+                    panel[c * pitch + wide - wide % lanes + p] = multiplied(
+                        x[start + (wide - wide % lanes + p) * column_count + c], 1
+                    )
 
         @T.inline
         def finish_token(ends, token, p, lines, first):
