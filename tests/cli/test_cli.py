@@ -94,7 +94,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
 
 BAD = [
     ("optimize model.onnx --data data.npz --target x86-locl", 2, "did you mean x86-local?"),
-    ("optimize model.onnx --data data.npz --target arm-cortex-a76", 1, "arm-cortex-a76 is timed on a board"),
+    ("compile model.onnx --choice 2:4 --target arm-cortex-a76", 1, "arm-cortex-a76 is timed on a board"),
+    (
+        "optimize model.onnx --data data.npz --target arm-cortex-a76 --max-file-mb 1",
+        2,
+        "nothing is weighed without a device",
+    ),
     ("optimize model.onnx --data data.npz --target ampere-a100", 1, "ampere-a100"),
     ("optimize nothing.onnx --data data.npz", 2, "nothing.onnx"),
     ("optimize truncated.onnx --data data.npz", 2, "truncated.onnx"),
