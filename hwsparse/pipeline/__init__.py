@@ -49,7 +49,7 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.corrected import CorrectedWeights
-from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards
+from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards, require_no_device
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
 from hwsparse.pipeline.goal import DTYPES, Goal
@@ -105,7 +105,8 @@ def optimize(
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
-        InputError: no plan can keep to the goal's bounds; it says what can be had.
+        InputError: no plan can keep to the goal's bounds; it says what can be had. Or it asks what only a device
+            can tell, and there is none.
         StorageError: the workspace cannot be written to, or another job is writing there.
         ExecutionError: workers were lost.
         StudyError: the study cannot be used: said before anything is measured; or too many trials failed in a row.
@@ -113,6 +114,8 @@ def optimize(
     """
     estimated = board is None and target.estimable
     require_work(model, target, board=board is not None, by_estimates=estimated)
+    if estimated:
+        require_no_device(goal, target)
     if target.pipelined:
         raise UnsupportedError(
             f"target {target.name} is pipelined, and searches go by the sum of layers' times: compile plans for it"

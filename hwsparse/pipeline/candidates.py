@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsparse.errors import InputError
 from hwsparse.execution import Workers
 from hwsparse.latency import CostModel
 from hwsparse.model import Model
@@ -79,16 +78,9 @@ def find_estimated(
     """Prunes layers, and tries plans of them, as `find_candidates`; what layers cost is given, and nothing measured.
 
     Raises:
-        InputError: bytes are bounded, or layers are to be measured; or no plan can keep to the goal's bounds.
+        InputError: no plan can keep to the goal's bounds; it says what can be had.
         ModelError, MeasureError, StudyError, ExecutionError, StorageError: as their names say.
     """
-    if goal.bounds.max_file_bytes is not None or goal.bounds.max_memory_bytes is not None:
-        raise InputError(
-            f"files and memory: nothing is weighed without a device; leave these bounds out for {target.name}, or name "
-            "a board by --tracker HOST:PORT"
-        )
-    if goal.within is not None:
-        raise InputError(f"within: nothing is measured without a device; leave it out for {target.name}")
     settled = None if (beginning := study.beginning) is None else beginning.choices
     explored = explore_estimates(model, database, choices, settled, target, costs, on_stage)
     found = try_plans(model, judges, database, explored, target, goal, study, workers, on_stage, on_known)

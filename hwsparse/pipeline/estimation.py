@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwsparse.codegen import KERNEL_VERSION, refusal
+from hwsparse.errors import InputError
 from hwsparse.latency import (
     CostModel,
     Estimate,
@@ -22,6 +23,7 @@ from hwsparse.latency import (
 from hwsparse.latency.estimator import Estimator
 from hwsparse.latency.records import RecordsFile
 from hwsparse.model import Model
+from hwsparse.pipeline.goal import Goal
 from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Choice, Plan
 from hwsparse.sparsify import applicable
@@ -60,6 +62,21 @@ def cost_table(
             if applicable(layer, choice.pattern) is None and refusal(layer, choice) is None:
                 found[layer.name, choice] = costs.predict(Workload.of(layer, choice, target))
     return found
+
+
+def require_no_device(goal: Goal, target: Target) -> None:
+    """Refuses what only a device can tell.
+
+    Raises:
+        InputError: bytes are bounded, or layers are to be measured.
+    """
+    if goal.bounds.max_file_bytes is not None or goal.bounds.max_memory_bytes is not None:
+        raise InputError(
+            f"files and memory: nothing is weighed without a device; leave these bounds out for {target.name}, or name "
+            "a board by --tracker HOST:PORT"
+        )
+    if goal.within is not None:
+        raise InputError(f"within: nothing is measured without a device; leave it out for {target.name}")
 
 
 def measured_on_boards(records: Path, target: Target) -> dict[Workload, Measurement]:
