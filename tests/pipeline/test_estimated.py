@@ -163,3 +163,37 @@ def test_a_device_without_a_core_needs_a_board(data: Dataset, tmp_path: Path) ->
     with pytest.raises(UnsupportedError, match=r"by --tracker HOST:PORT where"):
         optimize(MODEL, data, target, GOAL, Workspace(tmp_path / "out", tmp_path / "r.db"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_goes_by_what_a_board_was_calibrated_with(data: Dataset, tmp_path: Path) -> None:
+    layer, fast = MODEL.layers[0], parse_choice("block4x1@0.9")
+    toolchain = Toolchain.of(TARGET, KERNEL_VERSION)
+    for choice, seconds in ((Choice(), 1e-3), (fast, 3e-4), (parse_choice("block4x1@0.7"), 2e-3)):
+        workload = Workload.of(layer, choice, TARGET)
+        taken = replace(measurement(workload, seconds), toolchain=toolchain)
+        with Records(tmp_path / "r.db", taken.device, toolchain) as file:
+            file.add(workload, taken)
+    workspace = Workspace(tmp_path / "out", tmp_path / "r.db")
+    outcome = optimize(MODEL, data, TARGET, replace(GOAL, trials=3, ratios=(0.7, 0.9)), workspace)
+    assert outcome.choices is not None and outcome.winner is not None
+    told = {each.choice: each for each in outcome.choices.choices if each.layer == layer.name}
+    assert {told[text].source for text in ("dense", str(fast))} == {"measured"}
+    assert "not faster than dense" in (told["block4x1@0.7"].refused or "")
+    assert outcome.winner.plan == Plan.of(MODEL.digest, {layer.name: fast})
+    manifest = outcome.winner.artifact.manifest
+    assert (
+        manifest.latency is not None and manifest.latency.source == "predicted"
+    )  # of layers, not all of them measured
+    proof = next(proof for proof in manifest.layers if proof.name == layer.name)
+    assert (proof.dense_s, proof.sparse_s) == (pytest.approx(1e-3), pytest.approx(3e-4))
+    assert "layers measured or estimated" in front_report(outcome, "own").notes[0]
+
+
+def test_where_nothing_pays_the_dense_network_is_all_that_is_built(data: Dataset, tmp_path: Path) -> None:
+    goal = replace(GOAL, trials=2, ratios=(0.1,))
+    outcome = optimize(MODEL, data, TARGET, goal, Workspace(tmp_path / "out", tmp_path / "r.db"))
+    assert outcome.finalists == () and outcome.winner is None
+    report = front_report(outcome, "own")
+    assert {point.kind for point in report.points} == {"dense"}
+    assert any("nothing is gained" in note for note in report.notes)
+    assert headline(report) == "Predictions only: nothing was timed yet"
