@@ -521,3 +521,22 @@ def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_step() -> None:
     finally:
         interrupt._asked.clear()
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_search_without_a_device_says_that_all_is_predicted(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "wide.onnx").write_bytes(classifier(256).proto)
+    asked = ("--target", "arm-cortex-a76", "--pattern", "block4x1", "--trials", "3", "--max-drop", "1", "--out", "out")
+    code, told, _ = run(
+        monkeypatch, capsys, "optimize", "wide.onnx", "--data", "data.npz", *asked, "--records", "records.sqlite"
+    )  # fmt: skip
+    assert code == 0
+    assert "Latencies are predicted: nothing ran on the device." in told
+    report = read_report(home / "out" / "front.json")
+    assert {point.latency_source for point in report.points} == {"predicted"}
+    assert "Predicted latency of one inference (ms)" in (home / "out" / "front.html").read_text()
+    built = [point.artifact for point in report.points if point.artifact is not None]
+    assert built and not (home / "records.sqlite").exists()
+    code, told, _ = run(monkeypatch, capsys, "verify", str(home / "out" / built[0].directory))
+    assert code == 0 and "its outputs were not checked there" in told

@@ -20,6 +20,7 @@ from hwsparse.pipeline import Goal, Outcome, Workspace, front_report, optimize
 from hwsparse.pipeline.estimation import estimated_costs, estimates, measured_on_boards
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.report import parse_report, words
+from hwsparse.report.terms import terms
 from hwsparse.report.view import headline, view
 from hwsparse.search.bounds import Bounds
 from hwsparse.target import load_target
@@ -62,6 +63,7 @@ def test_a_search_without_a_device_predicts_every_latency_and_says_so(outcome: O
     notes = " ".join(report.notes)
     for told in ("No network was timed", "outputs were not checked", "estimated by a core model", "no small dense"):
         assert told in notes
+    assert "of latency as it is predicted" in dict(terms(report))["Intervals"]
     assert "timed in turns" not in notes and "quiet machine" not in notes
     assert not (outcome.directory.parent / "records.sqlite").exists()  # nothing predicted is on record
 
