@@ -176,7 +176,8 @@ def headline(report: FrontReport) -> str:
     for other in report.points:
         if other.kind == "external" and winner.latency_source in TIMED:
             parts.append(f"{words.ratio(other.latency_s / winner.latency_s)} as fast as {other.label}")
-    parts.append(words.milliseconds(winner.latency_s))
+    known = "" if winner.latency_source in TIMED else f", {winner.latency_source}"
+    parts.append(f"{words.milliseconds(winner.latency_s)}{known}")
     if dense is not None:
         parts.append(f"{words.metric_name(report.metric)} {words.quality_change(report, winner)}")
     return " · ".join(parts)

@@ -90,7 +90,7 @@ def test_its_front_is_of_points_judged_alike(outcome: Outcome) -> None:
     names = {group.name for group in shown.groups}
     assert "trials of the search" in names
     assert sum(len(group.points) for group in shown.groups if group.name == "dense") == 1
-    assert "as fast as dense" in headline(report)
+    assert "as fast as dense" in headline(report) and " ms, predicted" in headline(report)
 
 
 def test_gains_are_known_better_than_times(outcome: Outcome) -> None:
