@@ -27,6 +27,7 @@ from hwsparse.codegen import Library, relative_error
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.data import Dataset
 from hwsparse.errors import HwsparseError
+from hwsparse.latency import Measurement
 from hwsparse.model import Model
 from hwsparse.pipeline import Finalist, Goal, Outcome, Workspace, optimize
 from hwsparse.search.database import Place
@@ -153,6 +154,7 @@ def _worst_error(outcome: Outcome, finalist: Finalist, dataset: Dataset) -> floa
 def _details(outcome: Outcome, finalist: Finalist) -> dict[str, object]:
     baselines = outcome.baselines
     assert baselines.onnxruntime is not None
+    assert isinstance(baselines.dense, Measurement) and isinstance(finalist.latency, Measurement)
     return {
         "plan": finalist.plan.to_json(),
         "onnxruntime_s": baselines.onnxruntime.samples_s,

@@ -45,7 +45,7 @@ from hwsparse.codegen import (
 from hwsparse.codegen.exact import float64_answers
 from hwsparse.codegen.library import DESCRIPTION, LIBRARY, REFERENCE, WEIGHTS
 from hwsparse.errors import CompileError, MeasureError
-from hwsparse.latency import CostModel, Measurement, Workload
+from hwsparse.latency import CostModel, Estimate, Latency, Measurement, Workload
 from hwsparse.latency.sent import Compiled, Sent
 from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan
@@ -76,19 +76,22 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of a candidate and of the dense model, in one run and on the same data."""
+    """What was measured of a candidate and of the dense model, in one run and on the same data, or predicted."""
 
-    latency: Measurement
-    dense_latency: Measurement
+    latency: Latency
+    dense_latency: Latency
     onnxruntime_latency: Measurement | None  # None: it does not run where the target is
     quality: QualityReport | None
     dense_quality: QualityReport | None
 
 
-def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[Plan, dict[str, Refusal]]:
+def settle(
+    model: Model, plan: Plan, target: Target, costs: CostModel, *, by_estimates: bool = False
+) -> tuple[Plan, dict[str, Refusal]]:
     """The plan that ships, and why layers were left dense, by name.
 
-    A layer whose times, sparse and dense, are not both measured stays dense: what is predicted does not ship.
+    A layer whose times, sparse and dense, are not both measured stays dense: what is predicted does not ship, but for
+    a device that is not there, `by_estimates`.
 
     Raises:
         MeasureError: nothing was measured of a layer under its choice's pattern, nor learned.
@@ -96,7 +99,7 @@ def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[
     choices, refused = {}, {}
     for name, choice in plan.choices:
         layer = model.layer(name)
-        reason = refusal(layer, choice) or _not_faster(layer, choice, target, costs)
+        reason = refusal(layer, choice) or _not_faster(layer, choice, target, costs, by_estimates)
         if reason is None:
             choices[name] = choice
         else:
@@ -104,9 +107,9 @@ def settle(model: Model, plan: Plan, target: Target, costs: CostModel) -> tuple[
     return Plan.of(model.digest, choices), refused
 
 
-def _not_faster(layer: Layer, choice: Choice, target: Target, costs: CostModel) -> str | None:
-    known = {each: costs.predict(Workload.of(layer, each, target)) for each in (Choice(), choice)}
-    if any(took.source == "predicted" for took in known.values()):
+def _not_faster(layer: Layer, choice: Choice, target: Target, costs: CostModel, by_estimates: bool) -> str | None:
+    known = dict(zip((Choice(), choice), costs.compared(layer, choice, target), strict=True))
+    if not by_estimates and any(took.source == "predicted" for took in known.values()):
         return f"could not be measured on {target.name}"
     if costs.pays(layer, choice, target):
         return None
@@ -350,8 +353,11 @@ def _known_s(costs: CostModel, workload: Workload) -> float | None:
     return None if known.source == "predicted" else known.latency_s
 
 
-def latency_figure(measurement: Measurement) -> LatencyFigure:
-    """A measurement as a manifest states it."""
+def latency_figure(latency: Latency) -> LatencyFigure:
+    """A measurement, or what stands for one, as a manifest states it."""
+    if isinstance(latency, Estimate):
+        return LatencyFigure(latency.median_s, latency.interval_s, latency.source, 0)
+    measurement = latency
     return LatencyFigure(measurement.median_s, measurement.interval_s, measurement.source, len(measurement.samples_s))
 
 

@@ -183,6 +183,11 @@ class Target:
             )
 
     @property
+    def estimable(self) -> bool:
+        """Whether what it would take can be estimated where there is no board of it."""
+        return self.runner in ("rpc", "estimator") and self.core is not None and self.vector_bits == 128
+
+    @property
     def host_cores(self) -> int:
         """CPUs that prune, fit and judge for it: its own, or those of this machine where it is another."""
         return self.cores if self.runner == "local" else len(ALLOWED_CPUS)

@@ -92,7 +92,7 @@ class LatencyFigure:
     """Seconds for one inference, and how they are known; a prediction has no samples."""
 
     median_s: float
-    interval_s: tuple[float, float]  # 95 % of the median
+    interval_s: tuple[float, float]  # 95 % of the median; where it is predicted, 90 %
     source: Literal["measured", "simulated", "predicted"]
     samples: int
 
@@ -110,8 +110,8 @@ class LatencyFigure:
 
 
 def noise_note(figures: Iterable[LatencyFigure | None]) -> str:
-    """A sentence about times of which one is not known well; empty if all are."""
-    worst = max((figure.known_to for figure in figures if figure is not None), default=0.0)
+    """A sentence about times of which one is not known well; empty if all are, or were never taken."""
+    worst = max((each.known_to for each in figures if each is not None and each.source != "predicted"), default=0.0)
     if worst <= NOISY:
         return ""
     return f"Times are known to {worst:.1%} only, not to {NOISY:.0%}: time them anew on a quiet machine."
@@ -176,7 +176,8 @@ class Manifest:
     """Everything an artifact says about itself.
 
     The latencies were taken on one device in one run: of this artifact, of the dense model compiled the
-    same way, and of the dense model in onnxruntime. `plan` is what ships; `layers` has every prunable
+    same way, and of the dense model in onnxruntime. Where they are predicted, it ran on no such device, and its outputs
+    were not checked. `plan` is what ships; `layers` has every prunable
     layer, in graph order. `write_artifact` fills in `files`.
     """
 

@@ -65,7 +65,8 @@ def optimize(
     Measures what sparsity costs each layer there, searches, builds the best and times them beside the dense
     model. Writes into --out: artifacts/ (what to deploy), front.html and front.png (pictures), front.json, layers.json
     (what each layer's choices take and harm), study.sqlite. Stopped in the middle, the same command goes on where it
-    was. With --tracker, layers and networks are timed on a board of the device, and all else is done here.
+    was. With --tracker, layers and networks are timed on a board of the device, and all else is done here. Without one,
+    of a device whose descriptor has a [core], times are predicted, but for layers that --records has of a board.
     """
     from hwsparse.model import import_onnx
     from hwsparse.pipeline import Goal, Workspace
@@ -73,7 +74,7 @@ def optimize(
     from hwsparse.pipeline.thrift import untaught_note
     from hwsparse.search.database import Place
 
-    device, board = options.timed_place(target, threads, tracker, priority)
+    device, board = options.timed_place(target, threads, tracker, priority, estimates=True)
     network = import_onnx(model, shapes=options.shapes(shape))
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric)
     corrupted = options.corrupted(dataset, data, network, tokenizer, image, limit, seed) if robustness else ()
@@ -99,6 +100,8 @@ def optimize(
             network, dataset, device, goal, workspace, progress, corrupted=corrupted, workers=workers, board=board
         )
     present(outcome, dataset.name, out, console, quiet)
+    if device.estimable and board is None:
+        console.print("Latencies are predicted: nothing ran on the device.")
     if note := untaught_note(within, outcome.costs.learned):
         console.print(note)
     if outcome.winner is None:

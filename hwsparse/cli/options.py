@@ -112,8 +112,13 @@ def timed_device(name: str, threads: int | None) -> Target:
     return target
 
 
-def timed_place(name: str, threads: int | None, tracker: str | None, priority: int) -> tuple[Target, Address | None]:
+def timed_place(
+    name: str, threads: int | None, tracker: str | None, priority: int, *, estimates: bool = False
+) -> tuple[Target, Address | None]:
     """The target asked for, and where to find a board of it, if it is timed on boards.
+
+    Args:
+        estimates: serve too, where there is no tracker and the target can be estimated.
 
     Raises:
         InputError: the tracker's address is none.
@@ -121,7 +126,8 @@ def timed_place(name: str, threads: int | None, tracker: str | None, priority: i
     """
     target = device(name, threads)
     board = Address.parse(tracker, target.name, priority) if tracker is not None else None
-    target.require_timing(board=board is not None)
+    if not (estimates and board is None and target.estimable):
+        target.require_timing(board=board is not None)
     return target, board
 
 

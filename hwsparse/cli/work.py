@@ -133,6 +133,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
             )
     if note := noise_note(figure for _, figure in figures):
         console.print(f"  {note}")
+    if manifest.latency is not None and manifest.latency.source == "predicted":
+        console.print("  predicted: it ran on no such device, and its outputs were not checked there")
     if manifest.quality is not None and manifest.dense_quality is not None:
         quality, dense = manifest.quality, manifest.dense_quality
         console.print(f"{quality.metric} on {quality.samples} {quality.split} samples of {escape(quality.dataset)}")

@@ -5,6 +5,7 @@ from hwsparse.latency.board_runner import BoardRunner
 from hwsparse.latency.builders import Crew
 from hwsparse.latency.calibrate import CalibrationReport, Codegen, calibrate, layer_settings
 from hwsparse.latency.cost_model import CostModel, Prediction
+from hwsparse.latency.estimate import Estimate, Latency
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.footprint import Footprint, Footprints, stored_bytes
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
@@ -23,8 +24,10 @@ __all__ = [
     "CostModel",
     "Crew",
     "Device",
+    "Estimate",
     "Footprint",
     "Footprints",
+    "Latency",
     "LocalRunner",
     "MeasureFailure",
     "Measurement",

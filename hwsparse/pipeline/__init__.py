@@ -8,6 +8,7 @@
     finals.py   the best plans built, timed end to end beside dense and onnxruntime, judged on held-out data
     small_dense.py, ceiling.py   what the winner is held to: a narrower dense network as fast; zeros anywhere
     forecast.py what a plan should take, and whether any can keep to the goal
+    estimation.py   what a device that is not there should take
     verdict.py  finalists and what they are held to side by side, and the winner
     judges.py   the data in three parts: to fit weights, to choose, to report
     bench.py    where all of that is measured; building.py: what is timed, built by workers
@@ -36,8 +37,8 @@ from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import Address
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import open_bench
-from hwsparse.pipeline.candidates import find_candidates
+from hwsparse.pipeline.bench import Desk, Place, open_bench
+from hwsparse.pipeline.candidates import find_candidates, find_estimated
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -48,6 +49,7 @@ from hwsparse.pipeline.compilation import (
     uniform_plan,
 )
 from hwsparse.pipeline.corrected import CorrectedWeights
+from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards, require_no_device
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
 from hwsparse.pipeline.goal import DTYPES, Goal
@@ -55,7 +57,7 @@ from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense
 from hwsparse.pipeline.survey import choices_of
 from hwsparse.pipeline.thrift import measure_plans
-from hwsparse.pipeline.verdict import reach_verdict
+from hwsparse.pipeline.verdict import estimated_verdict, reach_verdict
 from hwsparse.plan import Choice
 from hwsparse.search import Candidate
 from hwsparse.search.database import StudyIdentity, opened_study
@@ -96,19 +98,24 @@ def optimize(
     ever reported on. `corrupted` are the data under one corruption each: finalists are judged on the held-out half of
     them too, and nothing is fitted to them or chosen by them. `workers` prune layers, evaluate plans and
     build libraries; by default processes of this machine do. `board` is where to find one, of a target that is timed on
-    boards: layers and networks are timed there, and all else is done here.
+    boards: layers and networks are timed there, and all else is done here. Without one, of a target that has a [core],
+    times are estimated, but for layers that are on record of a board; finalists are compiled, and run nowhere.
 
     Raises:
         UnsupportedError: the target cannot be timed from here, is pipelined, or lacks a pattern that the goal names.
         ModelError: the model has no prunable layers.
         DataError: the data do not fit the model.
-        InputError: no plan can keep to the goal's bounds; it says what can be had.
+        InputError: no plan can keep to the goal's bounds; it says what can be had. Or it asks what only a device
+            can tell, and there is none.
         StorageError: the workspace cannot be written to, or another job is writing there.
         ExecutionError: workers were lost.
         StudyError: the study cannot be used: said before anything is measured; or too many trials failed in a row.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
-    require_work(model, target, board=board is not None)
+    estimated = board is None and target.estimable
+    require_work(model, target, board=board is not None, by_estimates=estimated)
+    if estimated:
+        require_no_device(goal, target)
     if target.pipelined:
         raise UnsupportedError(
             f"target {target.name} is pipelined, and searches go by the sum of layers' times: compile plans for it"
@@ -133,29 +140,44 @@ def optimize(
         stack.enter_context(workspace.taken())
         study = stack.enter_context(opened_study(workspace.study, f"{model.name} on {target.name}", identity))
         workers = workers or stack.enter_context(open_workers())
-        bench = stack.enter_context(open_bench(target, workspace.records, clock, board, workers))
+        bench = None if estimated else stack.enter_context(open_bench(target, workspace.records, clock, board, workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed, workers, goal.ranges)
-        found = find_candidates(
-            model, judges, database, choices, goal, study, bench, workers, scratch, on_stage, on_known
-        )  # fmt: skip
+        if bench is None:
+            costs = estimated_costs(target, measured_on_boards(workspace.records, target))
+            found = find_estimated(
+                model, judges, database, choices, goal, study, target, costs, workers, on_stage, on_known
+            )  # fmt: skip
+        else:
+            found = find_candidates(
+                model, judges, database, choices, goal, study, bench, workers, scratch, on_stage, on_known
+            )  # fmt: skip
         explored, candidates = found.explored, found.candidates
         known = candidates
         rounded = rounded_plans(explored.space)
         plans = rounded | finalist_plans(candidates, goal.finalists, goal.max_drop, rounded.values())
-        proven = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
+        proven = explored.costs
+        if bench is not None:
+            proven = measure_plans(bench, model, plans.values(), proven, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.host_cores, goal.seed)
-        settled = (compiler.settle(model, plan, target, proven)[0] for plan in plans.values())
+        settled = (compiler.settle(model, plan, target, proven, by_estimates=estimated)[0] for plan in plans.values())
         corrected.begin(settled, workers, {candidate.plan: candidate.quality for candidate in candidates})
-        shop = Workshop(
-            model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed, corrected.worth
-        )
         limits = Limits(goal.max_drop, goal.bounds)
-        verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
+        if bench is None:
+            desk: Workshop[Place] = Workshop(
+                model, target, corrected, proven, Desk(target, clock, workers), judges, judges.sample, scratch,
+                goal.seed, corrected.worth, by_estimates=True,
+            )  # fmt: skip
+            verdict = estimated_verdict(desk, judges, plans, limits, database, workspace.artifacts, on_stage)
+        else:
+            shop = Workshop(
+                model, target, corrected, proven, bench, judges, judges.sample, scratch, goal.seed, corrected.worth
+            )
+            verdict = reach_verdict(shop, judges, plans, limits, database, workspace.artifacts, on_stage)
     return Outcome(
         model, target, verdict.baselines, verdict.finalists, verdict.winner, candidates, explored.space, explored.costs,
         corrected, workspace.directory, goal.seed, fitted_on(judges), verdict.rivals, footprints=explored.footprints,
-        limits=limits, cpu_share=bench.cpu_share, choices=explored.choices,
+        limits=limits, cpu_share=1.0 if bench is None else bench.cpu_share, choices=explored.choices,
     )  # fmt: skip
 
 

@@ -6,12 +6,15 @@ Knows nothing of data, quality or searches.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from hwsparse import codegen
 from hwsparse.artifact.manifest import NOISY
@@ -39,7 +42,9 @@ from hwsparse.latency.contender import LOADER
 from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.presence import Needs
 from hwsparse.latency.runner import BATCH, ProcessRunner
+from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
+from hwsparse.pipeline.building import NetworkOrder, build_networks, compile_networks
 from hwsparse.plan import Choice
 from hwsparse.target import Target
 
@@ -52,6 +57,32 @@ NETWORK_SAMPLES, NETWORK_ROUNDS = 50, 10
 NETWORK_PATIENCE_S, ROUGH_PATIENCE_S = 60.0, 15.0
 STEP_S, SENDING_S = 60.0, 180.0  # that one step may take: a large network has a long way to a board
 PASSES = 3  # over networks of which there are more than can take turns
+
+
+class Place(Protocol):
+    """Where networks are built: a `Bench`, or a `Desk` where there is nothing to time them on."""
+
+    @property
+    def clock(self) -> Clock: ...
+    def build(
+        self, inputs: Mapping[str, np.ndarray], orders: Iterable[NetworkOrder]
+    ) -> Iterator[tuple[NetworkOrder, Compiled]]:
+        """Each order with its library, as soon as it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where there is no device: networks are compiled for it, and can neither be run nor checked."""
+
+    target: Target
+    clock: Clock
+    workers: Workers
+
+    def build(
+        self, inputs: Mapping[str, np.ndarray], orders: Iterable[NetworkOrder]
+    ) -> Iterator[tuple[NetworkOrder, Compiled]]:
+        """As `compile_networks`; the inputs are of no use."""
+        return compile_networks(self.target, self.workers, orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +135,12 @@ class Bench:
         self.shares.append(report.cpu_share)
         return report
 
+    def build(
+        self, inputs: Mapping[str, np.ndarray], orders: Iterable[NetworkOrder]
+    ) -> Iterator[tuple[NetworkOrder, Compiled]]:
+        """As `build_networks`: what is built is checked on the inputs."""
+        return build_networks(self.target, inputs, self.workers, orders, self.answer)
+
     def time_networks(
         self, directories: Mapping[str, Path], patience_s: float = NETWORK_PATIENCE_S
     ) -> dict[str, Measurement]:
@@ -151,10 +188,14 @@ class Bench:
         """
         settings, found = RunSettings(threads=self.target.threads, timeout_s=self._step_s), {}
         for key, directory in directories.items():
-            files = sum((directory / name).stat().st_size for name in (LIBRARY, WEIGHTS, DESCRIPTION))
             memory = self.networks.peak_memory(key, directory, settings)
-            found[key] = Footprint(files, None if isinstance(memory, MeasureFailure) else memory)
+            found[key] = Footprint(file_bytes(directory), None if isinstance(memory, MeasureFailure) else memory)
         return found
+
+
+def file_bytes(directory: Path) -> int:
+    """Of a compiled library what is deployed."""
+    return sum((directory / name).stat().st_size for name in (LIBRARY, WEIGHTS, DESCRIPTION))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hwsparse.codegen import compile_model
 from hwsparse.compiler import Answer
 from hwsparse.errors import StorageError, writing
 from hwsparse.execution import Shared, Workers, as_done
-from hwsparse.latency.sent import Compiled
+from hwsparse.latency.sent import Compiled, Sent
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.target import Target
@@ -53,6 +53,24 @@ def build_networks(
         StorageError: there is no room for what is built.
         ExecutionError: workers were lost.
     """
+    for order, directory in _compiled(target, workers, orders):
+        yield order, compiler.checked(order.model, order.plan, order.weights, target, inputs, directory, answer)
+
+
+def compile_networks(
+    target: Target, workers: Workers, orders: Iterable[NetworkOrder]
+) -> Iterator[tuple[NetworkOrder, Compiled]]:
+    """Each order with its library, as soon as it is there; it was run nowhere, and nothing is known of its outputs.
+
+    Raises:
+        CompileError, StorageError, ExecutionError: as `build_networks`.
+    """
+    for order, directory in _compiled(target, workers, orders):
+        yield order, Sent.read(directory)
+
+
+def _compiled(target: Target, workers: Workers, orders: Iterable[NetworkOrder]) -> Iterator[tuple[NetworkOrder, Path]]:
+    """Each order, once its library is in its directory."""
     shared: dict[str, Shared[tuple[Model, Target]]] = {}
     begun: dict[Plan, NetworkOrder] = {}
 
@@ -68,7 +86,7 @@ def build_networks(
         for name, content in files.items():
             with writing(order.directory / name):
                 (order.directory / name).write_bytes(content)
-        yield order, compiler.checked(order.model, plan, order.weights, target, inputs, order.directory, answer)
+        yield order, order.directory
 
 
 def _compiling(known: object, plan: Plan, *rest: object) -> str:

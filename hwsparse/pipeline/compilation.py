@@ -261,9 +261,10 @@ def uniform_plan(model: Model, choice: Choice) -> Plan:
     return Plan.uniform(model.digest, layers, choice)
 
 
-def require_work(model: Model, target: Target, *, board: bool = False) -> None:
+def require_work(model: Model, target: Target, *, board: bool = False, by_estimates: bool = False) -> None:
     """Refuses, before anything is written, a target that cannot be timed and a model with nothing to prune."""
-    target.require_timing(board=board)
+    if not by_estimates:
+        target.require_timing(board=board)
     if not model.layers:
         raise ModelError(f"model {model.name} has no prunable layers: no convolution or product with constant weights")
     require_compilable(model)

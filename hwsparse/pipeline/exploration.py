@@ -13,15 +13,16 @@ from hwsparse import compiler
 from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Bench
-from hwsparse.pipeline.building import NetworkOrder, build_networks
+from hwsparse.pipeline.building import NetworkOrder
 from hwsparse.pipeline.choices import layer_choices
 from hwsparse.pipeline.outcome import Weights
-from hwsparse.pipeline.survey import OnStage, survey
+from hwsparse.pipeline.survey import OnStage, estimated_offers, survey, with_errors
 from hwsparse.pipeline.thrift import describe, measure_plans
 from hwsparse.plan import Choice, Plan
 from hwsparse.report.choices import LayerChoices
 from hwsparse.search import SearchSpace, SettledChoices, build_space, surrogate_plans
 from hwsparse.sparsify import LayerDatabase
+from hwsparse.target import Target
 
 # What is shown as the baseline that needs no search: the same choice for every layer that can have it.
 UNIFORM = (
@@ -36,7 +37,7 @@ class Explored:
 
     space: SearchSpace
     costs: CostModel
-    footprints: Footprints
+    footprints: Footprints | None  # None: nothing was weighed
     choices: LayerChoices  # what was looked at, chosen from or not
 
 
@@ -75,6 +76,30 @@ def explore(
     return Explored(space, costs.fit_network(model, times), footprints, looked_at)
 
 
+def explore_estimates(
+    model: Model,
+    database: LayerDatabase,
+    choices: Sequence[Choice],
+    settled: SettledChoices | None,
+    target: Target,
+    costs: CostModel,
+    on_stage: OnStage,
+) -> Explored:
+    """Prunes layers, and takes what they should cost from `costs`: nothing is measured, and nothing weighed.
+
+    Args:
+        database: receives every layer as every choice that should pay, and as all that are settled.
+        choices: what layers may become; `settled` those that a study has begun with.
+
+    Raises:
+        MeasureError: the costs are of another target.
+    """
+    offers = with_errors(estimated_offers(model, target, choices, settled, costs), database, on_stage)
+    uniform = [choice for choice in choices if str(choice) in UNIFORM]
+    space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
+    return Explored(space, costs, None, layer_choices(model, target, offers, space, database.entries(), costs))
+
+
 def _anchors(model: Model, space: SearchSpace) -> list[Plan]:
     """Plans from dense to the sparsest: what lies between layers is told by them."""
     front = surrogate_plans(space)
@@ -102,7 +127,7 @@ def _built(
 
     on_stage("whole networks", 0, len(plans) + 1)
     directories = {}
-    for order, library in build_networks(bench.target, inputs, bench.workers, orders(), bench.answer):
+    for order, library in bench.build(inputs, orders()):
         directories[order.plan.digest] = library.directory
         on_stage("whole networks", len(directories), len(plans) + 1)
     times, weighed = bench.time_networks(directories, ROUGH_PATIENCE_S), bench.weigh_networks(directories)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from hwsparse.artifact.manifest import noise_note
 from hwsparse.compiler import latency_figure
-from hwsparse.latency import Footprint, Measurement, stored_bytes
+from hwsparse.latency import Estimate, Footprint, Latency, stored_bytes
 from hwsparse.latency.load import load_note
 from hwsparse.pipeline.finals import DENSE, ONNXRUNTIME, ROUNDED, SMALL_DENSE, UNIFORM
 from hwsparse.pipeline.outcome import Finalist, Outcome, Recovery, Rivals, SmallDense
+from hwsparse.pipeline.places import place_notes
 from hwsparse.pipeline.thrift import describe
 from hwsparse.plan import Plan
 from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoint, FrontReport, Method, words
@@ -25,6 +26,7 @@ AS_ROUNDED = Method("rounded, corrected as a whole", "never", "dense")
 TUNED = Method("ALPS, rows regrouped, corrected, then trained under the mask", "after", "dense-to-sparse")
 GROWN = Method("gradual magnitude pruning", "during", "dense-to-sparse", "dynamic")
 NOTHING = Budget(0)
+TRIED_ON = "calibration"  # the part of the data that trials are judged on
 # With fewer samples than this to fit weights on, a report says so.
 FEW = 32
 
@@ -134,7 +136,7 @@ def _predicted(candidate: Candidate, sizes: Sizes, budget: Budget, footprint: Fo
     return replace(point, macs=size.macs, parameters=size.parameters, method=method, budget=spent)
 
 
-def _point(label: str, kind: PointKind, latency: Measurement, quality: QualityReport, row: _Row) -> FrontPoint:
+def _point(label: str, kind: PointKind, latency: Latency, quality: QualityReport, row: _Row) -> FrontPoint:
     point = FrontPoint(
         label=label,
         kind=kind,
@@ -165,7 +167,8 @@ def _robustness(outcome: Outcome) -> dict[str, Robustness]:
 
 
 def _with_robustness(point: FrontPoint, outcome: Outcome) -> FrontPoint:
-    robustness = _robustness(outcome).get(point.label) if point.latency_source != "predicted" else None
+    # A trial is not judged under corruption, whatever it is called.
+    robustness = _robustness(outcome).get(point.label) if point.split != TRIED_ON else None
     return point if robustness is None else replace(point, robustness=robustness.value)
 
 
@@ -223,20 +226,11 @@ def _noise_notes(outcome: Outcome) -> tuple[str, ...]:
     return tuple(filter(None, (noise_note(map(latency_figure, timed)), load_note(outcome.cpu_share))))
 
 
-def _board_note(outcome: Outcome) -> tuple[str, ...]:
-    """Where a board was timed: which, and what is not there."""
-    if outcome.target.runner != "rpc":
-        return ()
-    device = outcome.baselines.dense.device
-    return (
-        f"Timed on a board, reached over the network: {device.cpu or device.machine}, CPUs {device.used} "
-        f"({device.system}). There is no onnxruntime on it: speed is over the dense network of our own runtime. "
-        "Quality was judged on this machine.",
-    )
-
-
 def _notes(outcome: Outcome) -> tuple[str, ...]:
-    timed = "timed in turns in one run, quality on held-out data."
+    estimated = isinstance(outcome.baselines.dense, Estimate)
+    timed = (
+        f"{'latency predicted like theirs' if estimated else 'timed in turns in one run'}, quality on held-out data."
+    )
     if outcome.recovery is not None:
         notes = [f"All of it {timed}", _recovery_note(outcome.recovery), *_rivals_note(outcome)]
     else:
@@ -250,7 +244,7 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             "reads then. Nothing was trained end to end.",
             *_residual_note(outcome),
         ]
-    notes += [*_board_note(outcome), *_noise_notes(outcome), *_missing(outcome.rivals)]
+    notes += [*place_notes(outcome), *_noise_notes(outcome), *_missing(outcome.rivals)]
     if outcome.fitted_on < FEW:
         notes.append(f"Weights were fitted on {outcome.fitted_on} samples only: with more, plans lose less.")
     if outcome.winner is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from hwsparse import compiler
 from hwsparse.artifact import replace_artifact
 from hwsparse.compiler import Figures, Refusal
 from hwsparse.errors import StudyError
-from hwsparse.latency import CostModel, Footprint, Measurement
+from hwsparse.latency import CostModel, Footprint, Latency, Measurement
 from hwsparse.latency.contender import write_onnxruntime_contender
 from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Bench, Steps
-from hwsparse.pipeline.building import NetworkOrder, build_networks
+from hwsparse.pipeline.bench import Bench, Place, Steps
+from hwsparse.pipeline.building import NetworkOrder
 from hwsparse.pipeline.goal import shown_drop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
@@ -31,6 +31,8 @@ from hwsparse.target import Target
 
 DENSE, ONNXRUNTIME, UNIFORM, SMALL_DENSE = "dense", "onnxruntime", "uniform", "small dense"
 ROUNDED = f"{DENSE} "  # and a type
+
+B = TypeVar("B", bound=Place, covariant=True)
 
 
 def rounded_plans(space: SearchSpace) -> dict[str, Plan]:
@@ -73,24 +75,26 @@ def finalist_plans(
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class Workshop(Generic[B]):
     """Where finalists are made: all that building, timing and judging them takes.
 
     `weights` gives the pruned weights of any plan; `judges` is None without data: nothing is judged. `inputs` is one
     real sample, with the batch axis: outputs on it must be onnxruntime's. Libraries go below `scratch`. `worth` tells
-    what the choosing data find of a plan's weights, where whoever gives these has asked.
+    what the choosing data find of a plan's weights, where whoever gives these has asked. What layers should take is
+    enough to ship them only `by_estimates`, where there is no device.
     """
 
     model: Model
     target: Target
     weights: Weights
     costs: CostModel
-    bench: Bench
+    bench: B
     judges: Judges | None
     inputs: Mapping[str, np.ndarray]
     scratch: Path
     seed: int
     worth: Callable[[Plan], QualityReport] | None = None
+    by_estimates: bool = False
 
     def chosen_by(self, plan: Plan) -> QualityReport | None:
         """What the choosing data find of a plan as it is built; None: there are none."""
@@ -110,7 +114,7 @@ class Built:
     chosen_by: QualityReport | None
 
 
-def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -> dict[str, Built]:
+def build_finalists(shop: Workshop[Place], plans: Mapping[str, Plan], on_step: Steps) -> dict[str, Built]:
     """Builds plans by their labels, and the dense model, called DENSE, after them.
 
     Raises:
@@ -119,7 +123,10 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
     """
     model, found = shop.model, dict[str, Built]()
     asked = {**plans, DENSE: Plan(model.digest)}
-    settled = {label: compiler.settle(model, plan, shop.target, shop.costs) for label, plan in asked.items()}
+    settled = {
+        label: compiler.settle(model, plan, shop.target, shop.costs, by_estimates=shop.by_estimates)
+        for label, plan in asked.items()
+    }
     shipped = dict.fromkeys(plan for plan, _ in settled.values())
 
     def orders() -> Iterator[NetworkOrder]:
@@ -129,7 +136,7 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
             yield NetworkOrder(model, plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
 
     libraries: dict[Plan, Compiled] = {}
-    for order, library in build_networks(shop.target, shop.inputs, shop.bench.workers, orders(), shop.bench.answer):
+    for order, library in shop.bench.build(shop.inputs, orders()):
         libraries[order.plan] = library
         on_step(len(libraries), len(shipped))
     for label, (plan, refused) in settled.items():
@@ -138,7 +145,7 @@ def build_finalists(shop: Workshop, plans: Mapping[str, Plan], on_step: Steps) -
 
 
 def time_side_by_side(
-    shop: Workshop, built: Mapping[str, Built], besides: Mapping[str, Compiled]
+    shop: Workshop[Bench], built: Mapping[str, Built], besides: Mapping[str, Compiled]
 ) -> dict[str, Measurement]:
     """Times all that was built, other libraries, and the dense model in onnxruntime, called ONNXRUNTIME, in turns.
 
@@ -156,22 +163,22 @@ def time_side_by_side(
     return shop.bench.time_networks(directories)
 
 
-def weigh(shop: Workshop, built: Mapping[str, Built]) -> dict[str, Footprint]:
+def weigh(shop: Workshop[Bench], built: Mapping[str, Built]) -> dict[str, Footprint]:
     """Bytes of everything that was built."""
     return shop.bench.weigh_networks({label: each.library.directory for label, each in built.items()})
 
 
 def package_finalists(
-    shop: Workshop,
+    shop: Workshop[Place],
     built: Mapping[str, Built],
-    times: Mapping[str, Measurement],
+    times: Mapping[str, Latency],
     weighed: Mapping[str, Footprint],
     artifacts: Path,
 ) -> tuple[Baselines, tuple[Finalist, ...]]:
     """Judges what was built on held-out data, and packages it.
 
     Args:
-        times: of all of them, and of onnxruntime where it runs, from one run.
+        times: of all of them, and of onnxruntime where it runs, from one run; or estimates.
         weighed: what `weigh` gives of them.
         artifacts: a directory that receives one artifact per plan; it takes the place of an older one of the plan.
 
@@ -181,10 +188,11 @@ def package_finalists(
     Raises:
         ArtifactError: an artifact cannot be written.
     """
-    judges = shop.judges
+    judges, theirs = shop.judges, times.get(ONNXRUNTIME)
+    onnxruntime = theirs if isinstance(theirs, Measurement) else None  # nothing is estimated of it
     baselines = Baselines(
         times[DENSE],
-        times.get(ONNXRUNTIME),
+        onnxruntime,
         judges.reporting.evaluate({}) if judges else None,
         judges.robustness({}) if judges else None,
         weighed[DENSE],
@@ -194,7 +202,7 @@ def package_finalists(
         if label == DENSE:
             continue
         quality = judges.reporting.evaluate(shop.weights(each.plan)) if judges else None
-        figures = Figures(times[label], times[DENSE], times.get(ONNXRUNTIME), quality, baselines.quality)
+        figures = Figures(times[label], times[DENSE], onnxruntime, quality, baselines.quality)
         package = partial(
             compiler.package, shop.model, each.plan, each.refused, each.library, shop.target, shop.costs, figures,
             now=shop.bench.clock(),
@@ -215,7 +223,7 @@ class Hopeful:
     """What is to be a finalist, as timed before all are timed side by side."""
 
     label: str
-    latency: Measurement
+    latency: Latency
     chosen_by: QualityReport | None
     footprint: Footprint
 
@@ -223,7 +231,7 @@ class Hopeful:
 E = TypeVar("E", bound=Entrant)
 
 
-def pick_winner(finalists: Sequence[E], dense: Measurement, limits: Limits) -> E | None:
+def pick_winner(finalists: Sequence[E], dense: Latency, limits: Limits) -> E | None:
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none."""
     eligible = [each for each in finalists if limits.refusal(each, dense) is None]
     return min(eligible, key=lambda finalist: finalist.latency.median_s, default=None)

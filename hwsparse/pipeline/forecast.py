@@ -30,7 +30,7 @@ class Forecast:
     model: Model
     target: Target
     costs: CostModel
-    footprints: Footprints
+    footprints: Footprints | None  # None: nothing was weighed
 
     def latency(self, plan: Plan) -> Prediction:
         """Of the whole network."""
@@ -40,9 +40,11 @@ class Forecast:
         """Bytes that prunable layers keep."""
         return stored_bytes(self.model, plan, self.costs.kernels(self.model, plan), describe(self.target))
 
-    def size(self, plan: Plan) -> Footprint:
-        """Of files, and of memory."""
-        return self.footprints.predict(self.stored(plan))
+    @property
+    def size(self) -> Callable[[Plan], Footprint] | None:
+        """What tells of a plan's files and memory; None: nothing does."""
+        footprints = self.footprints
+        return None if footprints is None else lambda plan: footprints.predict(self.stored(plan))
 
     def fastest(self, space: SearchSpace) -> Plan:
         """What takes each layer the least time."""
@@ -79,7 +81,7 @@ def require_possible(space: SearchSpace, told: Forecast, evaluator: Evaluator, b
                 f"{told.target.name}; the fastest of all, whatever it is worth, should take "
                 f"{words.milliseconds(fastest.latency_s)}"
             )
-    smallest = told.size(told.smallest(space))
+    smallest = Footprint(0, None) if told.size is None else told.size(told.smallest(space))
     for what, least, limit in (
         ("files", smallest.file_bytes, bounds.max_file_bytes),
         ("memory", smallest.memory_bytes, bounds.max_memory_bytes),

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwsparse.artifact import Artifact
 from hwsparse.compiler import Refusal
-from hwsparse.latency import CostModel, Footprint, Footprints, Measurement
+from hwsparse.latency import CostModel, Estimate, Footprint, Footprints, Latency, Measurement
 from hwsparse.model import Model
 from hwsparse.plan import Plan
 from hwsparse.report import words
@@ -34,7 +34,7 @@ Weights = Callable[[Plan], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A plan that was built, timed end to end and judged on held-out data, and its artifact.
+    """A plan that was built, timed end to end, or estimated, and judged on held-out data, and its artifact.
 
     `chosen_by` is the quality on calibration data, by which the winner is picked; `quality` is held out.
     Both are None when there are no data.
@@ -44,21 +44,23 @@ class Finalist:
     asked: Plan
     plan: Plan  # as it ships
     refused: Mapping[str, Refusal]
-    latency: Measurement
+    latency: Latency
     chosen_by: QualityReport | None
     quality: QualityReport | None
     artifact: Artifact
     robustness: Robustness | None = None  # on the held-out samples, corrupted; None if that was not asked for
     footprint: Footprint | None = None
 
-    def faster_than(self, other: Measurement) -> bool:
+    def faster_than(self, dense: Latency) -> bool:
         """Whether it is faster beyond noise."""
-        return faster(self.latency, other)
+        return faster(self.latency, dense)
 
 
-def faster(one: Measurement, other: Measurement) -> bool:
-    """Whether it is faster beyond noise: the intervals do not touch."""
-    return one.interval_s[1] < other.interval_s[0]
+def faster(one: Latency, dense: Latency) -> bool:
+    """Whether it is faster beyond noise: the intervals do not touch, of estimates those beside each other."""
+    if isinstance(one, Estimate) and isinstance(dense, Estimate):
+        return one.beside_s[1] < dense.beside_s[0]
+    return one.interval_s[1] < dense.interval_s[0]
 
 
 class Entrant(Protocol):
@@ -67,7 +69,7 @@ class Entrant(Protocol):
     @property
     def label(self) -> str: ...
     @property
-    def latency(self) -> Measurement: ...
+    def latency(self) -> Latency: ...
     @property
     def chosen_by(self) -> QualityReport | None: ...
     @property
@@ -81,7 +83,7 @@ class Limits:
     max_drop: float = math.inf
     bounds: Bounds = UNBOUNDED
 
-    def refusal(self, entrant: Entrant, dense: Measurement) -> str | None:
+    def refusal(self, entrant: Entrant, dense: Latency) -> str | None:
         """Why it cannot win, as the end of a sentence; None: it can.
 
         Held-out data report and do not choose: what counts is quality on calibration data, and a drop with one
@@ -117,9 +119,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """The dense model, timed in the same run as the finalists, and judged on held-out data."""
+    """The dense model, timed in the same run as the finalists, or estimated like them, and judged on held-out data."""
 
-    dense: Measurement
+    dense: Latency
     onnxruntime: Measurement | None  # None: on a board there is none
     quality: QualityReport | None
     robustness: Robustness | None = None

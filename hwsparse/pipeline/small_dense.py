@@ -18,8 +18,8 @@ from hwsparse.errors import CompileError, DataError, InputError, MeasureError, M
 from hwsparse.latency import CostModel, Measurement
 from hwsparse.latency.sent import Compiled
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Steps
-from hwsparse.pipeline.building import NetworkOrder, build_networks
+from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Bench, Steps
+from hwsparse.pipeline.building import NetworkOrder
 from hwsparse.pipeline.finals import DENSE, SMALL_DENSE, Built, Workshop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import faster
@@ -68,7 +68,7 @@ class Narrowed:
 
 
 def narrow_to(
-    shop: Workshop,
+    shop: Workshop[Bench],
     judges: Judges,
     built: Mapping[str, Built],
     aim: Aim,
@@ -141,7 +141,7 @@ def _begun(path: Path) -> float | None:
         raise TuningError(f"{path}: does not tell a share of channels: remove it ({error})") from None
 
 
-def _share(shop: Workshop, library: Compiled, dense: float, begun: float | None, on_step: Steps) -> float | None:
+def _share(shop: Workshop[Bench], library: Compiled, dense: float, begun: float | None, on_step: Steps) -> float | None:
     """The share whose network takes about as long as a library, of those tried; None: that of the dense model.
 
     Args:
@@ -165,7 +165,7 @@ def _share(shop: Workshop, library: Compiled, dense: float, begun: float | None,
     return nearest if nearest < 1 else None
 
 
-def _timed(shop: Workshop, library: Compiled, narrow: Mapping[float, Model]) -> dict[float, float]:
+def _timed(shop: Workshop[Bench], library: Compiled, narrow: Mapping[float, Model]) -> dict[float, float]:
     """Networks of these shares, built side by side: the latency of each, in that of a library."""
     labels, orders = {}, []
     for share, model in narrow.items():
@@ -173,13 +173,13 @@ def _timed(shop: Workshop, library: Compiled, narrow: Mapping[float, Model]) -> 
         directory = shop.scratch / labels[share]
         directory.mkdir()
         orders.append(NetworkOrder(model, Plan(model.digest), {}, {}, directory))
-    built = build_networks(shop.target, shop.inputs, shop.bench.workers, orders, shop.bench.answer)
+    built = shop.bench.build(shop.inputs, orders)
     directories = {order.directory.name: probe.directory for order, probe in built} | {"sparse": library.directory}
     times = shop.bench.time_networks(directories, ROUGH_PATIENCE_S)
     return {share: times[label].median_s / times["sparse"].median_s for share, label in labels.items()}
 
 
-def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lessons: Lessons | None) -> Narrowed:
+def _fitted(shop: Workshop[Bench], judges: Judges, share: float, on_step: Steps, lessons: Lessons | None) -> Narrowed:
     def tick(step: int) -> Steps:
         return lambda done, total: on_step(step, STEPS)
 
@@ -197,7 +197,7 @@ def _fitted(shop: Workshop, judges: Judges, share: float, on_step: Steps, lesson
     return Narrowed(model, share, model is not fitted, library)
 
 
-def _built(shop: Workshop, model: Model, kernels: Mapping[str, str], name: str) -> Compiled:
+def _built(shop: Workshop[Bench], model: Model, kernels: Mapping[str, str], name: str) -> Compiled:
     directory = shop.scratch / name
     directory.mkdir()
     return compiler.build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from hwsparse.codegen import refusal
@@ -81,14 +81,7 @@ def survey(
     """
     dense = bench.calibrate(model, {}, lambda done, total: on_stage("dense layers", done, total))
     dense_s = _dense_times(model, target, dense)
-    total_s = sum(dense_s.values())
-    small = {name: time / total_s for name, time in dense_s.items() if time < MIN_SHARE * total_s}
-    asked = dict.fromkeys(dense_s, choices)
-    if settled is not None:
-        small, asked = {}, {name: settled.sparse(name) for name in dense_s}
-    refused = {
-        layer.name: {choice: _refusal(layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
-    }
+    refused = _refused(model, dense_s, choices, settled)
     wanted = {
         name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
     }
@@ -110,10 +103,59 @@ def survey(
     }
     if settled is None:
         offers = {name: [dense, *(_if_paid(each, dense) for each in rest)] for name, (dense, *rest) in offers.items()}
-    return _with_errors(offers, database, on_stage), costs
+    return with_errors(offers, database, on_stage), costs
 
 
-def _with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_stage: OnStage) -> dict[str, list[Offer]]:
+def estimated_offers(
+    model: Model, target: Target, choices: Sequence[Choice], settled: SettledChoices | None, costs: CostModel
+) -> dict[str, list[Offer]]:
+    """Offers as `survey` gives them, of a device that is not there: as if no choice harmed anything.
+
+    What pays is told by what the choice gains, not by either time: that is known far better.
+
+    Args:
+        choices: what every layer may become, where it is large enough; `settled` those of a study that goes on.
+
+    Raises:
+        MeasureError: the costs are of another target.
+    """
+
+    def offered(layer: Layer, choice: Choice, reason: str | None, dense: Offer) -> Offer:
+        if reason is not None:
+            return Offer(choice, refused=reason)
+        beside, known = costs.compared(layer, choice, target)
+        if not known.in_domain:
+            return Offer(choice, refused="nothing like it was published, to estimate its time from")
+        offer = Offer(choice, known.latency_s, known.interval_s, error=0.0)
+        return _if_paid(offer, replace(dense, interval_s=beside.interval_s)) if settled is None else offer
+
+    plain = {layer.name: costs.predict(Workload.of(layer, Choice(), target)) for layer in model.layers}
+    refused = _refused(model, {name: known.latency_s for name, known in plain.items()}, choices, settled)
+    offers = {}
+    for layer in model.layers:
+        # All its choices were told to pay, or not: here the dense layer's time has no interval any more.
+        dense = Offer(Choice(), plain[layer.name].latency_s, (plain[layer.name].latency_s,) * 2, error=0.0)
+        offers[layer.name] = [
+            dense, *(offered(layer, choice, reason, dense) for choice, reason in refused[layer.name].items())
+        ]  # fmt: skip
+    return offers
+
+
+def _refused(
+    model: Model, dense_s: Mapping[str, float], choices: Sequence[Choice], settled: SettledChoices | None
+) -> dict[str, dict[Choice, str | None]]:
+    """By layer name the choices to look at, each with why the layer cannot have it; None: it can."""
+    total_s = sum(dense_s.values())
+    small = {name: time / total_s for name, time in dense_s.items() if time < MIN_SHARE * total_s}
+    asked = dict.fromkeys(dense_s, choices)
+    if settled is not None:
+        small, asked = {}, {name: settled.sparse(name) for name in dense_s}
+    return {
+        layer.name: {choice: _refusal(layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
+    }
+
+
+def with_errors(offers: dict[str, list[Offer]], database: LayerDatabase, on_stage: OnStage) -> dict[str, list[Offer]]:
     """The offers with what each does to its layer's output: layers are pruned to find out."""
     wanted = {
         name: [each.choice for each in offered if each.refused is None and not each.choice.is_plain]

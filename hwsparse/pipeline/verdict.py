@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from hwsparse.errors import DataError
-from hwsparse.latency import Measurement
+from hwsparse.latency import Footprint, Measurement
+from hwsparse.pipeline.bench import Bench, Place, file_bytes
 from hwsparse.pipeline.ceiling import find_ceiling
+from hwsparse.pipeline.estimation import estimates
 from hwsparse.pipeline.finals import (
     DENSE,
     SMALL_DENSE,
@@ -40,7 +42,7 @@ class Verdict:
 
 
 def reach_verdict(
-    shop: Workshop,
+    shop: Workshop[Bench],
     judges: Judges,
     plans: Mapping[str, Plan],
     limits: Limits,
@@ -81,6 +83,34 @@ def reach_verdict(
         return Verdict(baselines, finalists, winner, None)
     small = narrowed if isinstance(narrowed, str) else _judged(narrowed, times[SMALL_DENSE], judges)
     ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
+    return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))
+
+
+def estimated_verdict(
+    shop: Workshop[Place],
+    judges: Judges,
+    plans: Mapping[str, Plan],
+    limits: Limits,
+    database: LayerDatabase,
+    artifacts: Path,
+    on_stage: Callable[[str, int, int], None],
+) -> Verdict:
+    """Builds plans by label, estimates them, packages, and picks the winner: what `reach_verdict` does on a device.
+
+    Raises:
+        CompileError, ArtifactError: as `build_finalists`, `package_finalists`.
+        DataError: onnxruntime cannot run a sample.
+    """
+    built = build_finalists(shop, plans, partial(on_stage, "finalists"))
+    weighed = {label: Footprint(file_bytes(each.library.directory), None) for label, each in built.items()}
+    times = estimates(shop.model, {label: each.plan for label, each in built.items()}, shop.target, shop.costs)
+    baselines, finalists = package_finalists(shop, built, times, weighed, artifacts)
+    winner = pick_winner(finalists, baselines.dense, limits)
+    subject = subject_of(finalists, winner)
+    if subject is None:
+        return Verdict(baselines, finalists, winner, None)
+    ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
+    small = "nothing can be timed without a device, to make it as fast"
     return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))
 
 

@@ -127,7 +127,7 @@ def _layout(report: FrontReport, shown: View) -> dict[str, Any]:
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": "#0f172a", "bordercolor": "#475569", "align": "left"},
         "legend": {"orientation": "h", "y": -0.16, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"},
-        "xaxis": {**axis, "title": {"text": "Latency of one inference (ms)"}, "range": list(shown.x_range)},
+        "xaxis": {**axis, "title": {"text": words.latency_axis(report)}, "range": list(shown.x_range)},
         "yaxis": {
             **axis,
             "title": {"text": _safe(words.metric_name(report.metric))},

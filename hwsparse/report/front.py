@@ -51,7 +51,7 @@ class ArtifactPlace:
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
-    """One plan, or one baseline, with what it costs and what it is worth; intervals are 95 %.
+    """One plan, or one baseline, with what it costs and what it is worth; intervals are 95 %, if predicted 90 %.
 
     `split` is the part of the data that quality was measured on: qualities on different parts do not
     compare to the last digit. A plan that was predicted and then measured is two points. `drop_interval` is of what
@@ -161,12 +161,19 @@ class FrontReport:
 
     def front(self, *sources: Source) -> tuple[FrontPoint, ...]:
         """The front among our own points with these sources, from the fastest to the best."""
-        return pareto_front([p for p in self.points if p.latency_source in sources and p.kind != "external"])
+        return pareto_front([p for p in self._own if p.latency_source in sources])
+
+    @property
+    def _own(self) -> list[FrontPoint]:
+        """Our own points, or of those that are predicted the ones judged like what was built, if that is too."""
+        own = [p for p in self.points if p.kind != "external"]
+        judged = {p.split for p in own if p.artifact is not None and p.latency_source == "predicted"}
+        return [p for p in own if not judged or p.latency_source != "predicted" or p.split in judged]
 
     @property
     def unbeaten(self) -> tuple[FrontPoint, ...]:
         """The front among our own points, and what is not beaten beyond the noise, of each source by itself."""
-        own = [p for p in self.points if p.kind != "external"]
+        own = self._own
         return tuple(p for source in self.sources for p in unbeaten([p for p in own if p.latency_source == source]))
 
     @property
@@ -175,7 +182,8 @@ class FrontReport:
         chosen = {id(point): point for point in self.front(*self.sources)}
         for point in self.points:
             timed = point.latency_source in TIMED
-            if timed or (self.sources == ("predicted",) and point.kind in ("dense", "uniform")):
+            beside = point.kind in ("dense", "uniform") or point.artifact is not None
+            if timed or (self.sources == ("predicted",) and beside and any(point is own for own in self._own)):
                 chosen[id(point)] = point
         return tuple(sorted(chosen.values(), key=lambda point: (point.latency_s, -point.quality)))
 
@@ -218,7 +226,7 @@ class FrontReport:
         """
         own = [point for point in self.points if point.kind != "external"]
         timed = [point for point in own if point.latency_source in TIMED]
-        own = timed if any(map(is_sparse, timed)) else own
+        own = timed if any(map(is_sparse, timed)) else self._own
 
         def lost(point: FrontPoint) -> float:
             dense = self.dense_beside(point)

@@ -60,7 +60,7 @@ def front_png(report: FrontReport, path: Path) -> None:
 def _frame(axes: Axes, report: FrontReport, shown: View) -> None:
     axes.set_xlim(*shown.x_range)
     axes.set_ylim(*shown.y_range)
-    axes.set_xlabel("Latency of one inference (ms)", color=INK, labelpad=5)
+    axes.set_xlabel(words.latency_axis(report), color=INK, labelpad=5)
     name = words.metric_name(report.metric)
     axes.annotate(name, (0, 1), xytext=(-40, 9), textcoords="offset points", xycoords="axes fraction", color=INK)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.axis_quality(report.metric, value)))

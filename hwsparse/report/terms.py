@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hwsparse.report import words
 from hwsparse.report.comparison import Budget
-from hwsparse.report.front import FrontPoint, FrontReport
+from hwsparse.report.front import TIMED, FrontPoint, FrontReport
 
 
 def terms(report: FrontReport) -> tuple[tuple[str, str], ...]:
@@ -64,9 +64,10 @@ def _seeds(report: FrontReport) -> str:
 
 def _intervals(report: FrontReport) -> str:
     over = report.comparison is not None and len(report.comparison.seeds) > 1
+    timed = any(point.latency_source in TIMED for point in report.points)
+    latency = "over calls in turns" if timed else "as it is predicted"
     return (
-        "95 %, of quality over the samples it is judged on, of latency over calls in turns"
-        f"{'' if over else '; not over seeds'}"
+        f"95 %, of quality over the samples it is judged on, of latency {latency}{'' if over else '; not over seeds'}"
     )
 
 

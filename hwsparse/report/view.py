@@ -55,7 +55,7 @@ class Group:
     @property
     def tried(self) -> bool:
         """Whether these are the many trials of the search, which stay in the background."""
-        return self.style is OURS and not self.timed
+        return self.style is OURS and not self.timed and all(point.artifact is None for point in self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,20 @@ def view(report: FrontReport) -> View:
 
 
 def _groups(report: FrontReport, source: Source, winner: FrontPoint | None) -> list[Group]:
+    # Of dense models that which is judged like what was built.
     dense_timed = any(point.kind == "dense" and point.latency_source in TIMED for point in report.points)
+    built = [point for point in report.points if point.artifact is not None and point.latency_source == "predicted"]
+    judged = {point.split for point in built}
     families: dict[str, list[FrontPoint]] = {}
     for point in report.points:
-        superseded = point.kind == "dense" and source == "predicted" and dense_timed
+        superseded = (
+            point.kind == "dense"
+            and source == "predicted"
+            and (dense_timed or (bool(built) and point.split not in judged))
+        )
         if point.latency_source == source and point is not winner and not superseded:
-            families.setdefault("ours" if is_sparse(point) else point.kind, []).append(point)
+            ours = "built" if any(point is each for each in built) else "ours"
+            families.setdefault(ours if is_sparse(point) else point.kind, []).append(point)
     found = []
     for kind, points in families.items():
         style = STYLES.get(kind, OURS)
@@ -168,7 +176,8 @@ def headline(report: FrontReport) -> str:
     for other in report.points:
         if other.kind == "external" and winner.latency_source in TIMED:
             parts.append(f"{words.ratio(other.latency_s / winner.latency_s)} as fast as {other.label}")
-    parts.append(words.milliseconds(winner.latency_s))
+    known = "" if winner.latency_source in TIMED else f", {winner.latency_source}"
+    parts.append(f"{words.milliseconds(winner.latency_s)}{known}")
     if dense is not None:
         parts.append(f"{words.metric_name(report.metric)} {words.quality_change(report, winner)}")
     return " · ".join(parts)

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from hwsparse.metric import METRICS
 from hwsparse.plan import Choice, Plan
-from hwsparse.report.front import FrontPoint, FrontReport
+from hwsparse.report.front import TIMED, FrontPoint, FrontReport
 
 TIMES, DASH, MINUS = "\u00d7", "\u2013", "\u2212"  # as typeset: escaped, since they look like ASCII in code
 
@@ -22,6 +22,12 @@ def metric_name(metric: str) -> str:
 def short_metric_name(metric: str) -> str:
     """As over a column: `Top-1`."""
     return METRICS[metric].short if metric in METRICS else metric
+
+
+def latency_axis(report: FrontReport) -> str:
+    """As on an axis; it says so where nothing was timed."""
+    timed = any(point.latency_source in TIMED for point in report.points)
+    return f"{'Latency' if timed else 'Predicted latency'} of one inference (ms)"
 
 
 def milliseconds(seconds: float) -> str:

@@ -9,7 +9,8 @@ import hwsparse.latency
 def test_the_public_names() -> None:
     assert sorted(hwsparse.latency.__all__) == [
         "Address", "BoardRunner", "CalibrationReport", "Clock", "Codegen", "CostModel", "Crew", "Device",
-        "Footprint", "Footprints", "LocalRunner", "MeasureFailure", "Measurement", "Outcome", "Prediction",
+        "Estimate", "Footprint", "Footprints", "Latency", "LocalRunner", "MeasureFailure", "Measurement", "Outcome",
+        "Prediction",
         "Progress", "REFERENCE", "Records", "Residual", "RunSettings", "Runner", "Toolchain", "Workload",
         "calibrate", "layer_settings", "median_interval", "stored_bytes",
     ]  # fmt: skip
