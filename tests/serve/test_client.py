@@ -26,6 +26,7 @@ from hwsparse.serve.jobfiles import read_request
 from hwsparse.serve.operation import Budget, OperationState
 from hwsparse.serve.server import Server
 from hwsparse.serve.v1 import artifacts_pb2, artifacts_pb2_grpc
+from hwsparse.target import load_target
 from tests.example_artifact import MODEL_DIGEST, example_artifact
 from tests.serve.conftest import TARGETS, StartServer
 from tests.serve.fake_worker import REPORT, front
@@ -363,6 +364,18 @@ def test_threads_are_those_asked_for(client: Client, upload: UploadModel, datase
     ):
         with pytest.raises(InputError, match="target tiny has 2 cores; 3 threads cannot be used"):
             refused()
+
+
+def test_a_search_for_a_device_that_is_not_here_goes_by_estimates(start_server: StartServer, tmp_path: Path) -> None:
+    phone = load_target("arm-cortex-a76")
+    with Client(start_server(targets=(phone,)).address) as client:
+        (tmp_path / "late-crash.onnx").write_bytes(b"model")
+        (tmp_path / "data.npz").write_bytes(b"arrays")
+        model = client.upload_model(tmp_path / "late-crash.onnx")
+        handle = client.optimize(model, phone.name, client.upload_dataset(tmp_path / "data.npz"), Budget(1))
+        assert read_request(tmp_path / "state" / "jobs" / handle.name).target == phone.name
+        with pytest.raises(UnsupportedError, match="target arm-cortex-a76 is timed on a board"):
+            client.compile(model, phone.name, DENSE)
 
 
 def test_types_are_those_asked_for(start_server: StartServer, tmp_path: Path) -> None:
