@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from hwsparse.execution import local
 from hwsparse.latency import LocalRunner, Measurement, Outcome, RunSettings, process
 from hwsparse.latency.runner import ProcessRunner
 
@@ -58,6 +59,8 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
+        # Each process that works takes seconds to start, and tests have a process for each CPU already.
+        patch.setattr(local, "MOST_PROCESSES", 1)
         # More threads than there are CPUs are refused as ever.
         patch.setattr(process, "choose_cpus", lambda threads: choose_cpus(threads)[:0])
         yield

@@ -173,7 +173,7 @@ def check(layer: Layer, choice: Choice, target: Target, zero: int, seed: int, ex
     np.testing.assert_array_equal(out, np.maximum(expected, -1e4))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases(), st.sampled_from(TARGETS), st.sampled_from((0, 3, 128, 255)), st.integers(0, 99), st.booleans())
 def test_sums_of_bytes_are_exact(
     case: tuple[Layer, Choice], target: Target, zero: int, seed: int, extreme: bool

@@ -95,7 +95,7 @@ EPILOGUES = st.sampled_from(
 targets = st.sampled_from(TARGETS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_convolutions(data: st.DataObject) -> None:
     layer = data.draw(convs())

@@ -315,7 +315,7 @@ def test_a_stopped_small_dense_network_goes_on_with_its_share(
         go_on(stop)
     kept = set(own.directory.glob("training-*"))
     first = list[tuple[int, int]]()
-    with times_by_weight(small_dense_takes=1.05):
+    with times_by_weight(small_dense_takes=1.02):
         again = go_on(lambda stage, *steps: first.append(steps[:2]) if stage == "training small dense" else None)
     assert first[0][0] == 3
     assert len(kept) == 2 and len(set(own.directory.glob("training-*")) - kept) == 1  # the ceiling's
