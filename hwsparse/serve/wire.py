@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hwsparse.artifact import LatencyFigure, Manifest, QualityFigure
+from hwsparse.core import Core
 from hwsparse.errors import InputError
 from hwsparse.plan import Plan
 from hwsparse.serve.operation import (
@@ -99,6 +101,7 @@ def to_target(target: Target) -> targets_pb2.Target:
         l2_bytes=target.l2_bytes,
         isa=target.isa,
         pipelined=target.pipelined,
+        core=None if target.core is None else targets_pb2.Core(**asdict(target.core)),
     )
 
 
@@ -122,7 +125,12 @@ def from_target(message: targets_pb2.Target) -> Target:
         l2_bytes=message.l2_bytes,
         isa=tuple(message.isa),
         pipelined=message.pipelined,
+        core=_core(message.core) if message.HasField("core") else None,
     )
+
+
+def _core(message: targets_pb2.Core) -> Core:
+    return Core(**{field.name: getattr(message, field.name) for field in fields(Core)})
 
 
 def to_latency(figure: LatencyFigure | None) -> figures_pb2.Latency | None:

@@ -126,8 +126,8 @@ def test_a_job_s_error_keeps_its_type() -> None:
 
 
 def test_every_error_type_has_a_status_or_is_kept_inside() -> None:
-    inside = {"HwsparseError", "CompileError", "StorageError", "MeasureError", "StudyError", "ArtifactError",
-              "TuningError", "ExecutionError"}  # fmt: skip
+    inside = {"HwsparseError", "CompileError", "StorageError", "MeasureError", "NoRoomError", "StudyError",
+              "ArtifactError", "TuningError", "ExecutionError"}  # fmt: skip
     told = (InputError, UnsupportedError, ServiceError, Cancelled)
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, HwsparseError):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.artifact import LatencyFigure, QualityFigure
+from hwsparse.core import Core
 from hwsparse.errors import HwsparseError, InputError
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.serve import wire
@@ -26,6 +27,7 @@ from hwsparse.serve.v1 import (
     targets_pb2,
     uploads_pb2,
 )
+from hwsparse.target import load_target
 from tests.example_artifact import example_manifest
 from tests.serve.conftest import TARGETS
 
@@ -93,7 +95,7 @@ def test_a_succeeded_operation_has_a_response_even_without_artifacts() -> None:
         assert wire.from_operation(message) == operation
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, load_target("arm-cortex-a76")])
 def test_targets_survive_the_wire(target: object) -> None:
     assert wire.from_target(wire.to_target(target)) == target  # type: ignore[arg-type]
 
@@ -101,6 +103,7 @@ def test_targets_survive_the_wire(target: object) -> None:
 def test_every_field_of_a_target_is_on_the_wire() -> None:
     names = {field.name for field in targets_pb2.Target.DESCRIPTOR.fields}
     assert names == set(type(TARGETS[0]).__dataclass_fields__)
+    assert {field.name for field in targets_pb2.Core.DESCRIPTOR.fields} == set(Core.__dataclass_fields__)
 
 
 @given(

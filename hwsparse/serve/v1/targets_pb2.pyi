@@ -90,6 +90,7 @@ class Target(_message.Message):
     L2_BYTES_FIELD_NUMBER: _builtins.int
     ISA_FIELD_NUMBER: _builtins.int
     PIPELINED_FIELD_NUMBER: _builtins.int
+    CORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What requests call it, such as "x86-avx512"."""
     kind: Global___TargetKind.ValueType
@@ -98,7 +99,7 @@ class Target(_message.Message):
     tvm_target: _builtins.str
     """The compiler's own description, JSON text."""
     runner: _builtins.str
-    """How code is timed on it: "local", "rpc", "cuda" or "simulator"."""
+    """How code is timed on it: "local", "rpc", "cuda", "simulator", or "estimator" where it is only estimated."""
     threads: _builtins.int
     """Threads that inference runs with."""
     cores: _builtins.int
@@ -121,6 +122,10 @@ class Target(_message.Message):
     def isa(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CPUs: instruction set flags that code for it needs, such as "avx512f"."""
 
+    @_builtins.property
+    def core(self) -> Global___Core:
+        """CPUs: what times are estimated from where there is no device; absent if nothing is."""
+
     def __init__(
         self,
         *,
@@ -141,14 +146,64 @@ class Target(_message.Message):
         l2_bytes: _builtins.int = ...,
         isa: _abc.Iterable[_builtins.str] | None = ...,
         pipelined: _builtins.bool = ...,
+        core: Global___Core | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["core", b"core"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "pipelined", b"pipelined", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "core", b"core", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "pipelined", b"pipelined", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Target: _TypeAlias = Target  # noqa: Y015
+
+@_typing.final
+class Core(_message.Message):
+    """What one core does in a cycle, in vectors of 128 bits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CLOCK_HZ_FIELD_NUMBER: _builtins.int
+    ISSUE_WIDTH_FIELD_NUMBER: _builtins.int
+    IN_ORDER_FIELD_NUMBER: _builtins.int
+    FMA_PIPES_FIELD_NUMBER: _builtins.int
+    FMA_LATENCY_CYCLES_FIELD_NUMBER: _builtins.int
+    LOAD_PIPES_FIELD_NUMBER: _builtins.int
+    LAST_LEVEL_BYTES_FIELD_NUMBER: _builtins.int
+    FLOAT16_RATE_FIELD_NUMBER: _builtins.int
+    INT8_RATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    clock_hz: _builtins.float
+    issue_width: _builtins.int
+    in_order: _builtins.bool
+    fma_pipes: _builtins.float
+    fma_latency_cycles: _builtins.int
+    load_pipes: _builtins.float
+    last_level_bytes: _builtins.int
+    float16_rate: _builtins.float
+    """How many times as many operations it does in these types as in float32."""
+    int8_rate: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        clock_hz: _builtins.float = ...,
+        issue_width: _builtins.int = ...,
+        in_order: _builtins.bool = ...,
+        fma_pipes: _builtins.float = ...,
+        fma_latency_cycles: _builtins.int = ...,
+        load_pipes: _builtins.float = ...,
+        last_level_bytes: _builtins.int = ...,
+        float16_rate: _builtins.float = ...,
+        int8_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "float16_rate", b"float16_rate", "fma_latency_cycles", b"fma_latency_cycles", "fma_pipes", b"fma_pipes", "in_order", b"in_order", "int8_rate", b"int8_rate", "issue_width", b"issue_width", "last_level_bytes", b"last_level_bytes", "load_pipes", b"load_pipes", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Core: _TypeAlias = Core  # noqa: Y015
 
 @_typing.final
 class ListTargetsRequest(_message.Message):
