@@ -44,7 +44,7 @@ def read_shared_library(path: Path) -> SharedLibrary:
         return _parsed(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror or error}") from None
-    except (struct.error, ValueError, IndexError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         raise ArtifactError(f"{path}: not a 64-bit ELF library") from None
 
 
