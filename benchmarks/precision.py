@@ -40,6 +40,7 @@ from hwsparse.pipeline.bench import open_bench
 from hwsparse.pipeline.candidates import find_candidates
 from hwsparse.pipeline.compilation import layer_database
 from hwsparse.pipeline.corrected import CorrectedWeights
+from hwsparse.pipeline.exploration import explore
 from hwsparse.pipeline.finals import (
     DENSE,
     ONNXRUNTIME,
@@ -181,15 +182,13 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
             here = scratch / str(number)
             here.mkdir()
             with opened_study(place, name, identity) as study:
-                found = find_candidates(
-                    model, judges, database, choices, goal, study, bench, workers, here, on_stage
-                )  # fmt: skip
-            rounded = rounded_plans(found.explored.space)
-            own = finalist_plans(found.candidates, FINALISTS, goal.max_drop, rounded.values())
+                settled = None if study.beginning is None else study.beginning.choices
+                explored = explore(model, database, choices, settled, bench, judges.sample, here, goal.within, on_stage)
+                candidates = find_candidates(model, judges, database, explored, target, goal, study, workers, on_stage)
+            rounded = rounded_plans(explored.space)
+            own = finalist_plans(candidates, FINALISTS, goal.max_drop, rounded.values())
             plans |= {f"{searched}: {label}": plan for label, plan in own.items()} | rounded
-        costs = measure_plans(
-            bench, model, plans.values(), found.explored.costs, partial(on_stage, "finalists' layers")
-        )
+        costs = measure_plans(bench, model, plans.values(), explored.costs, partial(on_stage, "finalists' layers"))
         weights = CorrectedWeights(database, model, judges, target.cores, arguments.seed)
         weights.begin((compiler.settle(model, plan, target, costs)[0] for plan in plans.values()), workers)
         shop = Workshop(model, target, weights, costs, bench, judges, judges.sample, scratch, arguments.seed)

@@ -38,7 +38,7 @@ from hwsparse.latency import Address
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Desk, Place, open_bench
-from hwsparse.pipeline.candidates import find_candidates, find_estimated
+from hwsparse.pipeline.candidates import find_candidates
 from hwsparse.pipeline.compilation import (
     PRUNER,
     OnProgress,
@@ -50,6 +50,7 @@ from hwsparse.pipeline.compilation import (
 )
 from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards, require_no_device
+from hwsparse.pipeline.exploration import explore, explore_estimates
 from hwsparse.pipeline.figures import front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
 from hwsparse.pipeline.goal import DTYPES, Goal
@@ -143,16 +144,15 @@ def optimize(
         bench = None if estimated else stack.enter_context(open_bench(target, workspace.records, clock, board, workers))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
         database = layer_database(workspace, model, judges, target, goal.seed, workers, goal.ranges)
+        settled = None if study.beginning is None else study.beginning.choices
         if bench is None:
             costs = estimated_costs(target, measured_on_boards(workspace.records, target))
-            found = find_estimated(
-                model, judges, database, choices, goal, study, target, costs, workers, on_stage, on_known
-            )  # fmt: skip
+            explored = explore_estimates(model, database, choices, settled, target, costs, on_stage)
         else:
-            found = find_candidates(
-                model, judges, database, choices, goal, study, bench, workers, scratch, on_stage, on_known
-            )  # fmt: skip
-        explored, candidates = found.explored, found.candidates
+            explored = explore(model, database, choices, settled, bench, judges.sample, scratch, goal.within, on_stage)
+        candidates = find_candidates(
+            model, judges, database, explored, target, goal, study, workers, on_stage, on_known
+        )  # fmt: skip
         known = candidates
         rounded = rounded_plans(explored.space)
         plans = rounded | finalist_plans(candidates, goal.finalists, goal.max_drop, rounded.values())
@@ -160,8 +160,8 @@ def optimize(
         if bench is not None:
             proven = measure_plans(bench, model, plans.values(), proven, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.host_cores, goal.seed)
-        settled = (compiler.settle(model, plan, target, proven, by_estimates=estimated)[0] for plan in plans.values())
-        corrected.begin(settled, workers, {candidate.plan: candidate.quality for candidate in candidates})
+        shipped = (compiler.settle(model, plan, target, proven, by_estimates=estimated)[0] for plan in plans.values())
+        corrected.begin(shipped, workers, {candidate.plan: candidate.quality for candidate in candidates})
         limits = Limits(goal.max_drop, goal.bounds)
         if bench is None:
             desk: Workshop[Place] = Workshop(
