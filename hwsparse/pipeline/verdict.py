@@ -75,15 +75,13 @@ def reach_verdict(
     besides = {} if isinstance(narrowed, str) else {SMALL_DENSE: narrowed.library}
     on_stage("side by side", 0, 1)
     times = time_side_by_side(shop, built, besides)
-    baselines, finalists = package_finalists(shop, built, times, weighed, artifacts)
+    packaged = package_finalists(shop, built, times, weighed, artifacts)
     on_stage("side by side", 1, 1)
-    winner = pick_winner(finalists, baselines.dense, limits)
-    subject = subject_of(finalists, winner)
-    if subject is None:
-        return Verdict(baselines, finalists, winner, None)
-    small = narrowed if isinstance(narrowed, str) else _judged(narrowed, times[SMALL_DENSE], judges)
-    ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
-    return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))
+
+    def small_dense() -> SmallDense | str:
+        return narrowed if isinstance(narrowed, str) else _judged(narrowed, times[SMALL_DENSE], judges)
+
+    return _decided(shop, judges, packaged, limits, database, small_dense, on_stage)
 
 
 def estimated_verdict(
@@ -104,13 +102,28 @@ def estimated_verdict(
     built = build_finalists(shop, plans, partial(on_stage, "finalists"))
     weighed = {label: Footprint(file_bytes(each.library.directory), None) for label, each in built.items()}
     times = estimates(shop.model, {label: each.plan for label, each in built.items()}, shop.target, shop.costs)
-    baselines, finalists = package_finalists(shop, built, times, weighed, artifacts)
+    packaged = package_finalists(shop, built, times, weighed, artifacts)
+    small = "nothing can be timed without a device, to make it as fast"
+    return _decided(shop, judges, packaged, limits, database, lambda: small, on_stage)
+
+
+def _decided(
+    shop: Workshop[Place],
+    judges: Judges,
+    packaged: tuple[Baselines, tuple[Finalist, ...]],
+    limits: Limits,
+    database: LayerDatabase,
+    small_dense: Callable[[], SmallDense | str],
+    on_stage: Callable[[str, int, int], None],
+) -> Verdict:
+    """Who won of what was packaged, and what that is worth beside a small dense network and the unstructured ceiling."""
+    baselines, finalists = packaged
     winner = pick_winner(finalists, baselines.dense, limits)
     subject = subject_of(finalists, winner)
     if subject is None:
         return Verdict(baselines, finalists, winner, None)
+    small = small_dense()
     ceiling = find_ceiling(subject.plan, database, shop.weights, judges, partial(on_stage, "ceiling"))
-    small = "nothing can be timed without a device, to make it as fast"
     return Verdict(baselines, finalists, winner, Rivals(subject.label, small, ceiling))
 
 

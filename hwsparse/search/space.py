@@ -5,6 +5,9 @@ for the layer's shape), when it is not faster than the dense layer beyond the no
 when another option of the layer is at least as fast and at least as accurate. Options that uniform plans
 are to be made of are spared the last rule: uniform sparsity is a baseline, and is to be what its name says.
 
+No layer's choice binds another's: a layer with the `channel` pattern leaves channels uncomputed, and hands on as many
+as before. Channels that go through residuals together are `sparsify.narrow`'s, which removes them from all it couples.
+
 Built from plain figures: knows no device, no weights, no Optuna.
 """
 
