@@ -177,7 +177,7 @@ def _rows(name: str, target: Target, arguments: argparse.Namespace, console: Con
             choices = choices_of(target, patterns, arguments.ratios, dtypes)
             texts = tuple(sorted(map(str, choices)))
             place = Place(workspace.directory / f"study-{hashlib.sha256(repr(texts).encode()).hexdigest()[:12]}.sqlite")
-            fixed = judges.choosing.dataset.digest, target.name, target.threads
+            fixed = judges.choosing.dataset.digest, target.name, "", target.threads
             identity = StudyIdentity(model.digest, *fixed, "precision", texts)
             here = scratch / str(number)
             here.mkdir()

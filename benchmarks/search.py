@@ -195,7 +195,7 @@ class _Task:
         """What a method tried."""
         bar = self.progress.add_task(f"{self.name}: {method}, seed {seed}", total=self.trials)
         if method in get_args(SamplerName):
-            identity = StudyIdentity(self.model.digest, "", self.bench.target.name, 1, method, (str(seed),))
+            identity = StudyIdentity(self.model.digest, "", self.bench.target.name, "", 1, method, (str(seed),))
             settings = SearchSettings(self.trials, seed, cast(SamplerName, method))
             if method != OURS:  # from the first trial on
                 settings = replace(settings, seed_share=0.0)
@@ -347,7 +347,7 @@ def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> float
     def quality(plan: Plan) -> _Value:
         return _Value(math.exp(-float(additive.errors(additive.row(texts(plan))[None]).sum()) / 10))
 
-    identity = StudyIdentity(model, "", "", 1, "", ())
+    identity = StudyIdentity(model, "", "", "", 1, "", ())
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-"))
         study = stack.enter_context(opened_study(Place(Path(scratch, "study.sqlite")), "overhead", identity))

@@ -188,6 +188,12 @@ class Target:
         return self.runner in ("rpc", "estimator") and self.core is not None and self.vector_bits == 128
 
     @property
+    def compiled_for(self) -> str:
+        """What decides what its code is, as text: no figure that was measured."""
+        told = (self.kind, self.tvm_target, self.isa, self.cores, self.vector_bits, self.vector_registers)
+        return repr((*told, self.l1d_bytes, self.l2_bytes))
+
+    @property
     def host_cores(self) -> int:
         """CPUs that prune, fit and judge for it: its own, or those of this machine where it is another."""
         return self.cores if self.runner == "local" else len(ALLOWED_CPUS)

@@ -13,6 +13,7 @@ from hwsparse.latency.board import Address
 from hwsparse.latency.cores import parse_cores, usable_cpus
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     help="Boards: devices that others reach over the network to have code timed.\n\n"
     "Whoever reaches a board or its tracker can run any code on it: keep both in a network of your own.",
     no_args_is_help=True,

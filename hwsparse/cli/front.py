@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hwsparse.errors import StorageError
+from hwsparse.cli.options import bounds
+from hwsparse.errors import InputError, StorageError
 from hwsparse.report import FrontReport, read_report, words, write_report
 from hwsparse.report.choices import FILE as CHOICES
 from hwsparse.report.choices import choices_table, read_choices, write_choices
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 def front(
     report: Path = typer.Argument(help="A front.json that `optimize`, `tune` or `quickstart` wrote."),
     max_drop: float | None = typer.Option(
-        None, help="Name the fastest point that loses at most this much of the dense model's quality."
+        None,
+        help="Name the fastest point that loses at most this much of the dense model's quality, with a standard error.",
     ),
     max_latency_ms: float | None = typer.Option(None, help="Name the best point that takes at most this long."),
+    knee: bool = typer.Option(False, "--knee", help="Name the point past which quality falls faster than time."),
     csv: Path | None = typer.Option(None, help="Write every point as a row of this CSV file."),
     layers: bool = typer.Option(
         False, "--layers", help="Show instead what each layer's choices take and harm, as a search found."
@@ -35,8 +38,12 @@ def front(
 ) -> None:
     """Shows a Pareto front that was found before.
 
-    With --max-drop, --max-latency-ms or both, it names the point that serves best within them.
+    With --max-drop, --max-latency-ms or both, it names the point that serves best within them; with --knee the one
+    where the front bends.
     """
+    bounds(max_latency_ms, None, None, None)
+    if max_drop is not None and not max_drop >= 0:
+        raise InputError(f"--max-drop: {max_drop} is no loss; 0 is the least")
     found = read_report(report)
     if csv is not None:
         write_whole(csv, front_csv(found).encode())
@@ -44,10 +51,14 @@ def front(
     if layers:
         console.print(choices_table(read_choices(report.parent)))
         return
-    if max_drop is None and max_latency_ms is None:
+    if max_drop is None and max_latency_ms is None and not knee:
         show_front(found, console)
         return
-    point = found.serving(max_drop, None if max_latency_ms is None else max_latency_ms / 1e3)
+    if knee and (max_drop, max_latency_ms) != (None, None):
+        raise InputError("--knee: goes with no limits")
+    point = found.knee if knee else found.serving(max_drop, None if max_latency_ms is None else max_latency_ms / 1e3)
+    if point is None:
+        raise InputError(f"{report}: there is no front")
     console.print(escape(words.point_in_words(found, point)), highlight=False)
     if point.artifact is not None:
         console.print(escape(f"artifact {report.parent / point.artifact.directory}"), highlight=False)

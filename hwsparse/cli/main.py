@@ -32,6 +32,7 @@ from hwsparse.errors import HwsparseError, InputError
 RESUMED = ("quickstart", "optimize", "compile", "tune", "calibrate")
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     name="hwsparse",
     help="This model, faster, on that device, with proof.\n\n"
     "Start with `hwsparse quickstart`, or `hwsparse optimize model.onnx --data data.npz`.",

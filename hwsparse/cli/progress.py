@@ -30,21 +30,29 @@ WIDE = 120  # a terminal that has room for all that can be told
 class StageProgress:
     """Shows stages as `pipeline.OnProgress` reports them; a context manager."""
 
-    def __init__(self, console: Console, max_drop: float | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        max_drop: float | None = None,
+        quiet: bool = False,
+        max_latency_s: float | None = None,
+    ) -> None:
         """Shows nothing yet.
 
         Args:
             console: where to.
             max_drop: of what a search has found, the fastest plan is named that loses no more.
             quiet: nothing is shown at all.
+            max_latency_s: of the plan that is named; None: as long as it takes.
         """
         self._console, self._max_drop, self._quiet = console, max_drop, quiet
+        self._max_latency_s = max_latency_s
         self._bars = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=30 if console.width >= WIDE else 12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            *([TimeRemainingColumn()] if console.width >= WIDE else []),
+            *([TimeElapsedColumn()] if console.width >= WIDE else []),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
             disable=quiet or not console.is_terminal,
@@ -73,11 +81,12 @@ class StageProgress:
             self._finish()
             self._stage, self._started, self._lines = stage, time.monotonic(), 0
             self._task = self._bars.add_task(stage, total=total, note="")
-        note = search_note(known, self._max_drop) if known else ""
+        note = search_note(known, self._max_drop, self._max_latency_s) if known else ""
         self._bars.update(self._task, completed=done, total=total, note=note)
         if stage == SEARCH and note and done * LINES >= (self._lines + 1) * total and done < total:
             self._lines = done * LINES // total
-            self._print(f"{stage}: {done} of {total}, {note}")
+            left_s = (time.monotonic() - self._started) / done * (total - done)
+            self._print(f"{stage}: {done} of {total}, {note}, about {left_s:.0f} s left")
 
     def _finish(self) -> None:
         if not self._stage:
@@ -90,8 +99,8 @@ class StageProgress:
             self._console.print(line, highlight=False, soft_wrap=True)
 
 
-def search_note(known: tuple[Candidate, ...], max_drop: float | None) -> str:
-    """How good the front is by now: its size, its hypervolume, and the fastest plan within the budget.
+def search_note(known: tuple[Candidate, ...], max_drop: float | None, max_latency_s: float | None = None) -> str:
+    """How good the front is by now: its size, its hypervolume, and the fastest plan within the budget, if there is one.
 
     The hypervolume is in shares of the rectangle between nothing and the dense model.
     """
@@ -105,6 +114,12 @@ def search_note(known: tuple[Candidate, ...], max_drop: float | None) -> str:
         parts.append(f"hypervolume {area:.3f}")
     good = [candidate for candidate in front if candidate.quality >= dense.quality - max_drop - ROUNDING]
     fastest = min(good, key=lambda candidate: candidate.latency_s, default=dense)
-    speed = words.ratio(dense.latency_s / fastest.latency_s)
-    parts.append(f"within {max_drop:g}: {words.milliseconds(fastest.latency_s)}, {speed}")
+    budget, fits = f"within {max_drop:g}", max_latency_s is None or fastest.latency_s <= max_latency_s
+    if max_latency_s is not None:
+        budget += f" and {words.milliseconds(max_latency_s)}"
+    if fits:
+        speed = words.ratio(dense.latency_s / fastest.latency_s)
+        parts.append(f"{budget}: {words.milliseconds(fastest.latency_s)}, {speed}")
+    else:
+        parts.append(f"nothing yet {budget}")
     return ", ".join(parts)

@@ -19,6 +19,7 @@ from hwsparse.latency.records import RecordGroup, RecordsFile
 from hwsparse.target import load_target
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     help="Measurements: list them, write them out, take others' in, remove old ones.\n\n"
     "Every measurement is kept with its raw samples, its device and what built the code. Only those of this device, "
     "made with the kernels that are installed, are counted on.",

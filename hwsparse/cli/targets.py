@@ -17,6 +17,7 @@ from hwsparse.probe import probe_hardware
 from hwsparse.target import PATH_VARIABLE, Target, format_target, load_target, target_names
 
 app = typer.Typer(
+    rich_markup_mode="markdown",
     help=f"Devices: list them, show one, describe this machine.\n\n"
     f"A device is a TOML file. Those that ship with hwsparse are known by name, and so are yours in the "
     f"directories that ${PATH_VARIABLE} names; anywhere else, give the path.",

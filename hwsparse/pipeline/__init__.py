@@ -23,6 +23,7 @@ Knows neither the command line nor the service.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -34,7 +35,7 @@ from hwsparse import compiler
 from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.execution import Workers, open_workers
-from hwsparse.latency import Address
+from hwsparse.latency import Address, Device
 from hwsparse.metric import METRICS
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import Desk, Place, open_bench
@@ -185,8 +186,9 @@ def _identity(
     model: Model, judges: Judges, target: Target, choices: Iterable[Choice], ranges: str
 ) -> StudyIdentity:  # fmt: skip
     """What a study must have in common with a job to go on with it; ranges, where layers may be int8."""
-    texts = tuple(sorted(map(str, choices)))
+    texts, timed_here = tuple(sorted(map(str, choices))), target.runner == "local"
+    device = hashlib.sha256(f"{target.compiled_for} {Device.probe().digest if timed_here else ''}".encode()).hexdigest()
     pruner = f"{PRUNER}, {ranges} ranges" if any(choice.dtype == "int8" for choice in choices) else PRUNER
     return StudyIdentity(
-        model.digest, judges.choosing.dataset.digest, target.name, target.threads, pruner, texts
+        model.digest, judges.choosing.dataset.digest, target.name, device, target.threads, pruner, texts
     )  # fmt: skip

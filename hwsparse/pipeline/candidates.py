@@ -12,7 +12,7 @@ from hwsparse.pipeline.goal import Goal, shown_drop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.search import Candidate
-from hwsparse.search.database import OpenStudy
+from hwsparse.search.open_study import OpenStudy
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from hwsparse.sparsify import LayerDatabase
 from hwsparse.target import Target
@@ -42,13 +42,10 @@ def find_candidates(
     """
     told = Forecast(model, target, explored.costs, explored.footprints)
     require_possible(explored.space, told, judges.choosing, goal.bounds)
-    done = 0
 
     def on_trial(trial: TrialOutcome) -> None:
-        nonlocal done
-        done = trial.done
         on_known(trial.known)
-        on_stage("search", done, trial.asked)
+        on_stage("search", trial.done, trial.asked)
 
     return run_search(
         study,
@@ -65,5 +62,5 @@ def find_candidates(
         ),
         predict_size=told.size,
         on_trial=on_trial,
-        on_wait=lambda: on_stage("search", done, goal.trials),
+        on_wait=lambda done: on_stage("search", done, goal.trials),
     )

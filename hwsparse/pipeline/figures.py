@@ -41,7 +41,10 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
     sizes, budget = Sizes(model), Budget(outcome.fitted_on)
     _, spent = _terms(outcome)
     weigh = _scales(outcome)
-    points = [_predicted(candidate, sizes, budget, weigh(candidate.plan)) for candidate in outcome.candidates]
+    tried_dense = next((candidate for candidate in outcome.candidates if not candidate.plan.choices), None)
+    points = [
+        _predicted(candidate, tried_dense, sizes, budget, weigh(candidate.plan)) for candidate in outcome.candidates
+    ]
     if baselines.quality is not None:
         dense = _Row(sizes.of_weights({}), AS_TRAINED, NOTHING, Plan(model.digest), footprint=baselines.footprint)
         points.append(_point(DENSE, "dense", baselines.dense, baselines.quality, dense))
@@ -129,10 +132,12 @@ def _weighed(point: FrontPoint, footprint: Footprint | None) -> FrontPoint:
     return replace(point, file_bytes=round(footprint.file_bytes), memory_bytes=memory)
 
 
-def _predicted(candidate: Candidate, sizes: Sizes, budget: Budget, footprint: Footprint | None) -> FrontPoint:
+def _predicted(
+    candidate: Candidate, dense: Candidate | None, sizes: Sizes, budget: Budget, footprint: Footprint | None
+) -> FrontPoint:
     size = sizes.of_plan(candidate.plan)
     method, spent = (TRIED, budget) if candidate.plan.choices else (AS_TRAINED, NOTHING)
-    point = _weighed(FrontPoint.of(candidate), footprint)
+    point = _weighed(FrontPoint.of(candidate, dense=dense), footprint)
     return replace(point, macs=size.macs, parameters=size.parameters, method=method, budget=spent)
 
 

@@ -116,7 +116,7 @@ def _decided(
     small_dense: Callable[[], SmallDense | str],
     on_stage: Callable[[str, int, int], None],
 ) -> Verdict:
-    """Who won of what was packaged, and what that is worth beside a small dense network and the unstructured ceiling."""
+    """Who won of what was packaged, and what that is held to: a small dense network, and the unstructured ceiling."""
     baselines, finalists = packaged
     winner = pick_winner(finalists, baselines.dense, limits)
     subject = subject_of(finalists, winner)

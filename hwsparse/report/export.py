@@ -12,7 +12,7 @@ from hwsparse.report import words
 from hwsparse.report.front import FrontPoint, FrontReport
 
 COLUMNS = (
-    "label", "kind", "on_front", "winner", "latency_ms", "latency_low_ms", "latency_high_ms", "latency_source",
+    "label", "kind", "on_front", "winner", "knee", "latency_ms", "latency_low_ms", "latency_high_ms", "latency_source",
     "speedup", "metric", "quality", "quality_low", "quality_high", "split", "lost_low", "lost_high", "robustness",
     "macs", "parameters", "file_bytes", "memory_bytes", "category", "artifact", "plan",
 )  # fmt: skip
@@ -40,7 +40,7 @@ def _row(report: FrontReport, point: FrontPoint, on_front: str) -> tuple[object,
     low_s, high_s = point.latency_interval_s
     dense = report.dense_beside(point)
     return (
-        point.label, point.kind, on_front, "yes" if point is report.winning_point else "",
+        point.label, point.kind, on_front, "yes" if point is report.winning_point else "", "yes" if point is report.knee else "",
         1e3 * point.latency_s, 1e3 * low_s, 1e3 * high_s, point.latency_source,
         "" if dense is None else dense.latency_s / point.latency_s,
         report.metric, point.quality, *point.quality_interval, point.split, *(point.drop_interval or ("", "")),

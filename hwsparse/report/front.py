@@ -19,7 +19,7 @@ from hwsparse.plan import Plan
 from hwsparse.report.comparison import Budget, Comparison, Method, Structure, structure
 from hwsparse.report.files import write_whole
 from hwsparse.search.candidate import Candidate, Source
-from hwsparse.search.pareto import pareto_front, unbeaten
+from hwsparse.search.pareto import knee_point, pareto_front, unbeaten
 
 FORMAT = 3  # of the JSON; raised when an older reader would be misled
 MAX_FILE_BYTES = 256 << 20
@@ -98,6 +98,14 @@ class FrontPoint:
         return self.drop_interval if self.drop_interval is not None else self.quality_interval
 
     @property
+    def drop_error(self) -> float:
+        """The standard error of what is lost; 0 where that was not worked out, and of the dense model itself."""
+        if self.drop_interval is None or self.kind == "dense":
+            return 0.0
+        low, high = self.drop_interval
+        return (high - low) / (2 * 1.96)
+
+    @property
     def structure(self) -> Structure | None:
         """What its zeros are; None: not known."""
         if self.plan is not None:
@@ -112,8 +120,17 @@ class FrontPoint:
         return self.kind not in ("dense", "external") and (self.method is None or self.method.when != "never")
 
     @classmethod
-    def of(cls, candidate: Candidate, *, split: str = "calibration", label: str | None = None) -> FrontPoint:
-        """The point of a candidate, labelled by its trial if not otherwise."""
+    def of(
+        cls,
+        candidate: Candidate,
+        *,
+        split: str = "calibration",
+        label: str | None = None,
+        dense: Candidate | None = None,
+    ) -> FrontPoint:
+        """The point of a candidate, labelled by its trial if not otherwise; what it loses is told against the dense."""
+        drop = None if dense is None else dense.quality - candidate.quality
+        low, high = candidate.loss_interval
         if label is None:
             label = "dense" if candidate.kind == "dense" else f"trial {candidate.trial}"
         return cls(
@@ -126,6 +143,7 @@ class FrontPoint:
             quality_interval=candidate.quality_interval,
             split=split,
             plan=candidate.plan,
+            drop_interval=None if drop is None else (drop + low, drop + high),
         )
 
 
@@ -177,6 +195,12 @@ class FrontReport:
         return tuple(p for source in self.sources for p in unbeaten([p for p in own if p.latency_source == source]))
 
     @property
+    def knee(self) -> FrontPoint | None:
+        """Of the front: past it, quality falls faster for each second gained; None: there are no points of ours."""
+        front = self.front(*self.sources)
+        return knee_point(front) if front else None
+
+    @property
     def shortlist(self) -> tuple[FrontPoint, ...]:
         """What a table shows, from the fastest to the slowest: the front, and every baseline and timed point."""
         chosen = {id(point): point for point in self.front(*self.sources)}
@@ -219,7 +243,8 @@ class FrontReport:
     def serving(self, max_drop: float | None, max_latency_s: float | None) -> FrontPoint:
         """The fastest of our own points that loses at most so much; without a limit to that, the best in that time.
 
-        Points that were timed, if any sparse one was; what is lost is told against the dense model beside them.
+        Points that were timed, if any sparse one was; what is lost is told against the dense model beside them, with
+        one standard error of it, as winners are chosen: of many points, the best looking are those that were lucky.
 
         Raises:
             InputError: there is no such point: it says what can be had.
@@ -230,7 +255,7 @@ class FrontReport:
 
         def lost(point: FrontPoint) -> float:
             dense = self.dense_beside(point)
-            return math.inf if dense is None else dense.quality - point.quality
+            return math.inf if dense is None else dense.quality - point.quality + point.drop_error
 
         good = [point for point in own if max_drop is None or lost(point) <= max_drop + ROUNDING]
         fast = [point for point in good if max_latency_s is None or point.latency_s <= max_latency_s]
@@ -242,7 +267,8 @@ class FrontReport:
             quickest = min(point.latency_s for point in good)
             raise InputError(f"no such point takes less than {1e3 * quickest:.4g} ms")
         least = min(map(lost, own), default=math.inf)
-        raise InputError(f"no point loses less than {least:.4g}" if math.isfinite(least) else "there is no dense model")
+        surely = f"no point loses less than {least:.4g}, with one standard error of it"
+        raise InputError(surely if math.isfinite(least) else "there is no dense model")
 
     @property
     def text(self) -> str:

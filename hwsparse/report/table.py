@@ -20,13 +20,13 @@ def front_table(report: FrontReport) -> Table:
     """The points worth a line, from the fastest to the slowest; fits 80 columns.
 
     A dot marks the front among our own points, a ring what no point of its kind beats beyond the noise, a star the
-    winner, whose artifact is named under the table.
+    winner, whose artifact is named under the table, and a diamond the front's knee, if another point has won.
     Below a plan stands the category of its method, below a figure its 95 % interval, and below a latency how it is
     known; FLOPs and, below them, parameters are those that are left; speed-up and change are against our own dense
     model.
     """
     winner = report.winning_point
-    key = "● front  ○ not beaten beyond the noise  ★ winner"
+    key = "● front  ◆ its knee  ○ not beaten beyond the noise\n★ winner"
     if winner is not None and winner.artifact is not None:
         key += f": {winner.artifact.directory}"
     table = Table(
@@ -42,9 +42,10 @@ def front_table(report: FrontReport) -> Table:
     for header in ("Latency", "FLOPs\npar.", "Speed", metric, "Change", *["Robust"] * judged):
         table.add_column(header, justify="right", no_wrap=True)
     front = {id(point) for point in report.front(*report.sources)}
-    unbeaten = {id(point) for point in report.unbeaten}
+    knee, unbeaten = report.knee, {id(point) for point in report.unbeaten}
     for point in report.shortlist:
-        mark = "★" if point is winner else "●" if id(point) in front else "○" if id(point) in unbeaten else " "
+        marks = {"★": point is winner, "◆": point is knee, "●": id(point) in front, "○": id(point) in unbeaten}
+        mark = next((mark for mark, holds in marks.items() if holds), " ")
         summary = words.plan_summary(point.plan)
         table.add_row(
             Text(mark, style="green" if point is winner else "blue"),

@@ -2,10 +2,9 @@
 
 A study belongs to one model, data set, target, pruner and list of choices. Its name ends with a digest of them, so that
 a job of anything else has a study of its own in the same database; under a name that a user chose, a job of anything
-else is refused. Several processes may work on one study: what they must not do at once they do in turns (locks.py).
+else is refused. What is done with a study that is open is open_study.py's.
 
-An SQLite file serves the processes of one machine, a PostgreSQL server those of many. Of trials' content it knows whose
-they are, and no more.
+An SQLite file serves the processes of one machine, a PostgreSQL server those of many. Knows nothing of trials.
 """
 
 from __future__ import annotations
@@ -14,35 +13,28 @@ import hashlib
 import logging
 import re
 import sqlite3
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from copy import copy
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import distribution_to_json
-from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hwsparse import strictjson
-from hwsparse.errors import HwsparseError, InputError, PlanError, StudyError, one_line
+from hwsparse.errors import InputError, StudyError, one_line
 from hwsparse.search.locks import FileLocks, Locks, PostgresLocks
-from hwsparse.search.space import Beginning
-from hwsparse.search.trials import INSTEAD_KEY, OWNER_KEY
+from hwsparse.search.open_study import WAY_OUT, OpenStudy, translated
 
-FORMAT = 4  # of what a study's attributes hold; raised when an older reader would be misled
+FORMAT = 5  # of what a study's attributes hold; raised when an older reader would be misled
 LOCK_TIMEOUT_S = 10.0  # how long SQLite waits for another process's write
 PATIENCE_S = 60.0  # how long a server may be away
-PAUSE_S = 1.0
 
 DRIVER = "postgresql+psycopg"
 # A host that is cut off is noticed in half a minute: by this end, and by the server, which then lets go of its locks.
@@ -53,29 +45,18 @@ _CONNECT = {
     "options": " ".join(f"-c tcp_keepalives_{name}={value}" for name, value in _ALIVE.items()),
 }  # fmt: skip
 IDENTITY_KEY = "hwsparse"
-_BEGINNING_KEY = "choices"
 _DIFFERENCES = {
     "model_digest": "the model",
     "dataset_digest": "the data that choose",
     "target": "the target",
+    "device": "the device or how it is described:",
     "threads": "threads:",
     "pruner": "the pruner",
 }
 _DIGEST = re.compile("[0-9a-f]{64}")
-_WAY_OUT = "remove that study or choose another place for it"
-_DAMAGE = (PlanError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]  # latency in seconds, quality
 
-# Optuna writes parameters one by one, looking for each of them first, and reads all of a trial to tell its number: a
-# millisecond for every layer. These are its tables.
-_PARAMETERS = sqlalchemy.table(
-    "trial_params", *map(sqlalchemy.column, ("trial_id", "param_name", "param_value", "distribution_json"))
-)
-
-_TRIALS = sqlalchemy.table("trials", *map(sqlalchemy.column, ("trial_id", "number")))
-
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +66,7 @@ class StudyIdentity:
     model_digest: str
     dataset_digest: str  # of the samples and labels that quality is measured on
     target: str  # name
+    device: str  # digest of what the target is, and of the machine where it is timed there
     threads: int
     pruner: str
     asked: tuple[str, ...]  # every choice that a layer may get, if it pays there
@@ -137,221 +119,6 @@ class Place:
         return self.at.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A trial of this process, as the database knows it."""
-
-    number: int
-    trial_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStudy:
-    """A study that this process works on, others perhaps too."""
-
-    where: str  # without passwords
-    optuna: optuna.Study
-    locks: Locks
-    storage: RDBStorage
-    patience_s: float
-
-    @property
-    def beginning(self) -> Beginning | None:
-        """What it chooses from, and tries first; None until its search begins.
-
-        Raises:
-            StudyError: the database cannot be read, or what it holds is none.
-        """
-        text = self.patiently(lambda: self.optuna.user_attrs.get(_BEGINNING_KEY))
-        if text is None:
-            return None
-        try:
-            return strictjson.loads(Beginning, str(text), "its choices")
-        except HwsparseError as error:
-            raise StudyError(f"{self.where}: the study's database cannot be used: {error}; {_WAY_OUT}") from None
-
-    def begin(self, beginning: Beginning) -> Beginning:
-        """Keeps what the study chooses from, for all searches of it; the one that was kept first is returned.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-        with self.turn():
-            there = self.beginning
-            if there is None:
-                self.patiently(lambda: self.optuna.set_user_attr(_BEGINNING_KEY, strictjson.dumps(beginning)))
-        return beginning if there is None else there
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """No other process adds to the study meanwhile.
-
-        Raises:
-            StudyError: the database cannot be used, or another process has the turn for too long.
-        """
-        with ExitStack() as stack:
-            self.patiently(lambda: stack.enter_context(self.locks.turn()))
-            yield
-
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; not to be changed.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-        return self.patiently(lambda: self.optuna.get_trials(deepcopy=False))
-
-    def add(self, trial: FrozenTrial) -> Entry:
-        """Adds a trial that is under way, with everything that it holds, or nothing of it.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-
-        def added() -> Entry:
-            study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
-            # Nobody runs it, nor takes it for a trial, until all of it is there.
-            bare = copy(trial)
-            bare.params, bare.distributions, bare.state, bare.datetime_start = {}, {}, TrialState.WAITING, None
-            trial_id = self.storage.create_new_trial(study_id, bare)
-            rows = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": distribution.to_internal_repr(trial.params[name]),
-                    "distribution_json": distribution_to_json(distribution),
-                }
-                for name, distribution in trial.distributions.items()
-            ]
-            with self.storage.engine.begin() as connection:
-                if rows:
-                    connection.execute(_PARAMETERS.insert(), rows)
-                number = connection.scalar(sqlalchemy.select(_TRIALS.c.number).where(_TRIALS.c.trial_id == trial_id))
-            if number is None:
-                raise LookupError(f"trial {trial_id} is gone")
-            self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-            return Entry(number, trial_id)
-
-        return self.patiently(added)
-
-    def live_trials(self) -> list[FrozenTrial]:
-        """All trials, of which none is under way that nobody runs any more: those are ended.
-
-        In a turn only: what was not added whole is ended too.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-        trials = self.trials()
-        owners = {
-            trial.number: trial.user_attrs.get(OWNER_KEY) for trial in trials if trial.state == TrialState.RUNNING
-        }
-        alive = {owner: self._alive(owner) for owner in owners.values()}
-        nobodys = [number for number, owner in owners.items() if not alive[owner]]
-        nobodys += [each.number for each in trials if each.state == TrialState.WAITING and OWNER_KEY in each.user_attrs]
-        for number in nobodys:
-            self.end(Entry(number, self._trial_id(number)))
-        return self.trials() if nobodys else trials
-
-    def end(self, entry: Entry, patience_s: float | None = None) -> None:
-        """Ends a trial that found nothing, unless it has ended; its plan is to be tried again.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-
-        def ended() -> None:
-            with suppress(UpdateFinishedTrialError):
-                self.storage.set_trial_state_values(entry.trial_id, TrialState.FAIL)
-
-        self.patiently(ended, patience_s)
-
-    def tell(
-        self,
-        entry: Entry,
-        state: TrialState,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> bool:
-        """Ends a trial of this process, with all that is to be kept of it.
-
-        Returns:
-            Whether it is that trial which has it all: one that another process ended, which took this one for dead
-            while a server was away, stays so, and a new trial has it.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-
-        def told() -> bool:
-            try:
-                for key, value in attributes.items():
-                    self.storage.set_trial_user_attr(entry.trial_id, key, value)
-                if constraints:
-                    trial = Trial(self.optuna, entry.trial_id)
-                    for name in constraints.keys() - trial.constraints.keys():
-                        trial.set_constraint(name, constraints[name])
-                self.storage.set_trial_state_values(entry.trial_id, state, values)
-            except UpdateFinishedTrialError:
-                trials = self.optuna.get_trials(deepcopy=False)
-                there = trials[entry.number]
-                if there.state == state and attributes.items() <= there.user_attrs.items():
-                    return True  # told at the first attempt
-                if not any(each.user_attrs.get(INSTEAD_KEY) == entry.number for each in trials):
-                    self.optuna.add_trial(
-                        create_trial(
-                            state=state, values=values, params=there.params, distributions=there.distributions,
-                            user_attrs={**there.user_attrs, **attributes, INSTEAD_KEY: entry.number},
-                            system_attrs=there.system_attrs, constraints=dict(constraints),
-                        )
-                    )  # fmt: skip
-                return False
-            return True
-
-        return self.patiently(told)
-
-    def _trial_id(self, number: int) -> int:
-        study_id = self.storage.get_study_id_from_name(self.optuna.study_name)
-        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-    def _alive(self, owner: Any) -> bool:
-        """Whether a process of this sign works on the study; what is no sign is nobody's."""
-        return isinstance(owner, int) and owner > 0 and self.patiently(partial(self.locks.alive, owner))
-
-    def patiently(self, call: Callable[[], T], patience_s: float | None = None) -> T:
-        """What a call of Optuna gives; while a server is away it is made again, for a minute unless told otherwise.
-
-        Raises:
-            StudyError: the database cannot be used.
-        """
-        end = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
-        said = False
-        with translated(self.where):
-            while True:
-                try:
-                    return call()
-                except (StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-                    if time.monotonic() > end or not _is_away(error):
-                        raise
-                    if not said:
-                        log.warning("%s: the study's database does not answer; asking again", self.where)
-                    said = True
-                    time.sleep(PAUSE_S)
-        raise AssertionError  # translated() lets nothing through
-
-
-def _is_away(error: BaseException | None) -> bool:
-    """Whether a server did not answer, or is about to go: not that it refused."""
-    while error is not None:
-        original = getattr(error, "orig", None)
-        if original is not None:
-            state = getattr(original, "sqlstate", None)
-            return state is None or state[:2] in ("08", "57")  # connections; an operator's intervention
-        error = error.__cause__
-    return False
-
-
 @contextmanager
 def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[OpenStudy]:
     """The study of this identity, made if there is none.
@@ -364,7 +131,7 @@ def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[O
         StudyError: the database cannot be used, what it holds is not what this version writes, or the study of the
             place's name is of something else: it says of what.
     """
-    name = f"{name}, {identity.digest[:12]}" if place.name is None else place.name
+    title, name = name, f"{name}, {identity.digest[:12]}" if place.name is None else place.name
     own = {"format": FORMAT, **strictjson.encode(identity)}
     where = str(place)
     with ExitStack() as stack:
@@ -374,7 +141,7 @@ def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[O
             try:
                 storage = stack.enter_context(_database(place))
             except RuntimeError as error:  # of tables that another Optuna made
-                raise StudyError(f"{where}: {one_line(error)}; {_WAY_OUT}") from None
+                raise StudyError(f"{where}: {one_line(error)}; {WAY_OUT}") from None
             study = optuna.create_study(
                 storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True,
                 sampler=RandomSampler(),  # nothing is drawn by it: plans are proposed elsewhere (mirror.py)
@@ -383,8 +150,10 @@ def opened_study(place: Place, name: str, identity: StudyIdentity) -> Iterator[O
             fresh = not attributes and study.directions == _DIRECTIONS and not study.get_trials(deepcopy=False)
             if fresh:
                 _introduce(study, own)
+                if place.name is None:
+                    _say_why(study, title, own, where)
         if not fresh and (found := attributes.get(IDENTITY_KEY)) != own:
-            raise StudyError(f"{where}: study {name!r} {_difference(found, own)}; {_WAY_OUT}")
+            raise StudyError(f"{where}: study {name!r} {_difference(found, own)}; {WAY_OUT}")
         patience_s = 0.0 if isinstance(place.at, Path) else PATIENCE_S
         yield OpenStudy(where, study, locks, storage, patience_s)
 
@@ -396,20 +165,13 @@ def _introduce(study: optuna.Study, own: dict[str, Any]) -> None:
     study.set_user_attr(IDENTITY_KEY, own)
 
 
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turns what the database raises into a StudyError of one line; holds nothing but calls of Optuna.
-
-    A damaged database also comes as the error of whatever stumbles over its content.
-    """
-    try:
-        yield
-    except (OptunaError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, *_DAMAGE) as error:
-        innermost: BaseException = error
-        while innermost.__cause__ is not None:
-            innermost = innermost.__cause__
-        reason = " ".join(str(innermost).split())
-        raise StudyError(f"{where}: the study's database cannot be used: {reason}") from None
+def _say_why(study: optuna.Study, title: str, own: dict[str, Any], where: str) -> None:
+    """Tells who may have meant to go on with a study under the same title that this is another one, and why."""
+    names = optuna.get_all_study_names(study._storage)
+    others = [name for name in names if name.startswith(f"{title}, ") and name != study.study_name]
+    if others:
+        found = optuna.load_study(study_name=others[-1], storage=study._storage).user_attrs.get(IDENTITY_KEY)
+        log.warning("%s: a new study is begun: %r %s", where, others[-1], _difference(found, own))
 
 
 @contextmanager

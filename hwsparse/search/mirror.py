@@ -8,13 +8,13 @@ Knows no plans: a trial is a text for each of the names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 
 class Mirror:
@@ -29,17 +29,25 @@ class Mirror:
         self._unfinished: dict[int, int] = {}  # their ids here, by the study's number
         self._seen: set[int] = set()
 
-    def follow(self, trials: Sequence[FrozenTrial]) -> None:
-        """Takes over what is new of the study's trials."""
+    def follow(
+        self, trials: Sequence[FrozenTrial], seen: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial
+    ) -> None:
+        """Takes over what is new of the study's trials; of one that waits to be run there is nothing yet.
+
+        Args:
+            seen: what samplers are to see of a trial; its number may be another.
+        """
         for trial in trials:
             number = trial.number
+            if trial.state == TrialState.WAITING:
+                continue
             if number not in self._seen:
                 self._seen.add(number)
-                copied = self._storage.create_new_trial(self._study_id, trial)
+                copied = self._storage.create_new_trial(self._study_id, seen(trial))
                 if not trial.state.is_finished():
                     self._unfinished[number] = copied
             elif trial.state.is_finished() and number in self._unfinished:
-                self._finish(self._unfinished.pop(number), trial)
+                self._finish(self._unfinished.pop(number), seen(trial))
 
     def propose(self, sampler: BaseSampler, given: Mapping[str, str] | None = None) -> FrozenTrial:
         """A trial that the study does not have yet (see `adopt`); what is not given is the sampler's choice."""
@@ -57,6 +65,10 @@ class Mirror:
         """Takes note that the study has what was proposed last, under this number."""
         self._seen.add(number)
         self._unfinished[number] = self._id_here(proposed.number)
+
+    def withdraw(self, proposed: FrozenTrial) -> None:
+        """Takes note that the study will not have what was proposed last."""
+        self._storage.set_trial_state_values(self._id_here(proposed.number), TrialState.FAIL)
 
     def _id_here(self, number_here: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number_here)

@@ -29,10 +29,10 @@ from hwsparse.plan import Plan
 from hwsparse.search.additive import Additive
 from hwsparse.search.bounds import UNBOUNDED, Bounds, Size
 from hwsparse.search.candidate import Candidate, Kind, Source
-from hwsparse.search.database import Entry, OpenStudy, translated
 from hwsparse.search.evaluation import Evaluate, Hopeless, Latency, Quality
 from hwsparse.search.front_sampler import Aims
 from hwsparse.search.mirror import Mirror
+from hwsparse.search.open_study import Entry, OpenStudy, translated
 from hwsparse.search.samplers import SamplerName, make_sampler
 from hwsparse.search.seeds import seed_plans
 from hwsparse.search.space import Beginning, SearchSpace, SettledChoices
@@ -44,10 +44,12 @@ from hwsparse.search.trials import (
     OWNER_KEY,
     PLAN_KEY,
     candidate_of,
+    constrained,
     count_answered,
     figures_of,
     hopeless_of,
     is_ended,
+    quality_of,
 )
 
 # No fault of a plan's: they stop the search, and its trials are there to go on with.
@@ -107,7 +109,7 @@ def run_search(
     *,
     predict_size: Callable[[Plan], Size] | None = None,
     on_trial: Callable[[TrialOutcome], None] = lambda outcome: None,
-    on_wait: Callable[[], None] = lambda: None,
+    on_wait: Callable[[int], None] = lambda done: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Candidate, ...]:
     """Searches until the study has the trials asked for; goes on with a study that was stopped.
@@ -119,8 +121,8 @@ def run_search(
         predict_latency: on the target, of every plan in the space.
         predict_size: of every plan; None: bounds say nothing of bytes.
         on_trial: called after each trial of this process; what it raises stops the search.
-        on_wait: called several times a second while evaluations are under way elsewhere, or other processes have the
-            last trials; what it raises stops the search.
+        on_wait: called several times a second with the trials that are done, while evaluations are under way elsewhere
+            or other processes have the last trials; what it raises stops the search.
         clock: seconds, for the time that a trial took.
 
     Returns:
@@ -137,9 +139,18 @@ def run_search(
     if unknown := {name for name, _ in beginning.choices.layers} - layers:
         raise StudyError(f"{study.where}: the study has choices for {min(unknown)!r}, which is no layer of the model")
     search = _Search(
-        study, beginning, space, Additive(space), Mirror(beginning.choices.layers, study.optuna.directions),
-        told, evaluate_quality, settings, on_trial, on_wait, clock,
-    )  # fmt: skip
+        study=study,
+        beginning=beginning,
+        space=space,
+        additive=Additive(space),
+        mirror=Mirror(beginning.choices.layers, study.optuna.directions),
+        told=told,
+        evaluate_quality=evaluate_quality,
+        settings=settings,
+        on_trial=on_trial,
+        on_wait=on_wait,
+        clock=clock,
+    )
     try:
         search.run()
     except BaseException:
@@ -194,7 +205,7 @@ class _Running:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Search:
     study: OpenStudy
     beginning: Beginning
@@ -205,7 +216,7 @@ class _Search:
     evaluate_quality: Evaluate
     settings: SearchSettings
     on_trial: Callable[[TrialOutcome], None]
-    on_wait: Callable[[], None]
+    on_wait: Callable[[int], None]
     clock: Callable[[], float]
     own: dict[int, Entry] = field(default_factory=dict)  # under way, by number
     running: dict[Future[Any], _Running] = field(default_factory=dict)
@@ -228,7 +239,7 @@ class _Search:
                 self._end(self.running.pop(oldest), oldest)
                 continue
             self.study.locks.renew()
-            self.on_wait()
+            self.on_wait(len(self.answered))
             if oldest is None:  # other processes have the last trials
                 time.sleep(WAIT_S)
 
@@ -237,7 +248,7 @@ class _Search:
         for future in self.running:
             future.cancel()
         for entry in self.own.values():
-            self.study.end(entry, patience_s=0.0)
+            self.study.end(entry, "the search was stopped", patience_s=0.0)
 
     def _start(self) -> bool:
         """Begins another trial; False: as many as were asked for are done, or under way."""
@@ -248,7 +259,7 @@ class _Search:
             if count_answered(trials) + under_way >= self.settings.trials:
                 return False
             self._take_over(trials)
-            self.mirror.follow(trials)
+            self.mirror.follow(trials, self._bound)
             proposed = self._proposed(trials)
             plan = self.additive.plan(self.additive.row(proposed.params))
             # Where a choice cannot be had here, what is tried is dense, and that is what is kept.
@@ -256,6 +267,7 @@ class _Search:
             kind = cast(Kind, proposed.user_attrs.setdefault(KIND_KEY, "search"))
             proposed.user_attrs |= {OWNER_KEY: self.study.locks.sign, PLAN_KEY: plan.to_json()}
             if not self.study.locks.keeps_turn():
+                self.mirror.withdraw(proposed)
                 return True  # what others did meanwhile is not known: from the beginning
             entry = self.study.add(proposed)
             self.mirror.adopt(proposed, entry.number)
@@ -367,6 +379,17 @@ class _Search:
             if self.space.allows(candidate.plan):
                 timed = _timed(candidate, self.told.predict_latency(candidate.plan))
                 self.known.setdefault(candidate.plan.to_json(), timed)
+
+    def _bound(self, trial: FrozenTrial) -> FrozenTrial:
+        """An answered trial under the bounds of this search: the one that made it may have had others."""
+        if trial.state not in ANSWERED:
+            return trial
+        with translated(self.study.where):
+            plan, quality = Plan.from_json(trial.user_attrs[PLAN_KEY]), quality_of(trial)
+        if not self.space.allows(plan):
+            return trial
+        excess = self.told.excess(plan, self.told.predict_latency(plan)) | self.settings.bounds.lack(quality)
+        return constrained(trial, excess)
 
     def _proposed(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """What is to be tried next: what was interrupted, what the search begins with, or what the sampler makes."""

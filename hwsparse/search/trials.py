@@ -5,19 +5,21 @@ Knows no study.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hwsparse.plan import Plan
 from hwsparse.search.candidate import Candidate
 from hwsparse.search.evaluation import Hopeless
 
-# What a trial's user attributes are called: who runs it; its plan, and of which kind that is; why it failed, which a
-# trial that was interrupted has not; its figures, without those that it was told.
+# What a trial's user attributes are called: who runs it; its plan, and of which kind that is; why it failed, or else
+# was interrupted; its figures, without those that it was told.
 OWNER_KEY, KIND_KEY, PLAN_KEY, FAILURE_KEY, FIGURES_KEY = "owner", "kind", "plan", "failure", "figures"
+INTERRUPTED_KEY = "interrupted"
 INSTEAD_KEY = "instead_of"  # the number of a trial that was taken for nobody's while it was under way
+_CONSTRAINTS = "constraints"  # what the names of attributes begin with where Optuna keeps them
 ANSWERED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -82,3 +84,12 @@ def quality_of(trial: FrozenTrial) -> float:
     """
     found: float = trial.values[1] if trial.state == TrialState.COMPLETE else hopeless_of(trial).quality
     return found
+
+
+def constrained(trial: FrozenTrial, constraints: Mapping[str, float]) -> FrozenTrial:
+    """A trial that has ended with these constraints instead of its own."""
+    others = {key: value for key, value in trial.system_attrs.items() if not key.startswith(_CONSTRAINTS)}
+    return create_trial(
+        state=trial.state, values=trial.values, params=trial.params, distributions=trial.distributions,
+        user_attrs=trial.user_attrs, system_attrs=others, constraints=dict(constraints),
+    )  # fmt: skip

@@ -25,6 +25,11 @@ def commands(group: TyperGroup, path: str = "") -> Iterator[tuple[str, TyperGrou
 EVERY = dict(commands(typer.main.get_command(importlib.import_module("hwsparse.cli.main").app)))  # type: ignore[arg-type]
 
 
+def plain(text: str) -> str:
+    """As it is read: what is code is shown in another colour."""
+    return " ".join(text.replace("`", "").split())
+
+
 @pytest.mark.parametrize("path", EVERY)
 def test_help_teaches(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "400")
@@ -33,11 +38,11 @@ def test_help_teaches(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     said, command = " ".join(out.split()), EVERY[path]
     what = (command.help or "").split("\n\n")[0].strip()
     assert len(what.split()) >= 4 and what.endswith(".")
-    assert " ".join(what.split())[:40] in said
+    assert plain(what) in said
     for parameter in command.params:
         sentence = getattr(parameter, "help", None) or ""
         assert len(sentence.split()) >= 2, f"{parameter.name} is not explained"
-        assert " ".join(sentence.split())[:30] in said
+        assert plain(sentence) in said
 
 
 def test_every_command_is_looked_at() -> None:

@@ -59,6 +59,12 @@ def test_any_report_is_a_table(found: list[FrontPoint], metric: str) -> None:
     assert {len(row) for row in table} == {len(COLUMNS)}
 
 
+def error(point: FrontPoint) -> float:
+    """The standard error of what it lost, of its interval of 95 %."""
+    low, high = point.drop_interval or (0.0, 0.0)
+    return 0.0 if point.kind == "dense" else (high - low) / 3.92
+
+
 def brute_force(report: FrontReport, max_drop: float | None, max_latency_s: float | None) -> FrontPoint | None:
     """Of the points that were timed, by trying all."""
     timed = [p for p in report.points if p.latency_source in TIMED and p.kind != "external"]
@@ -66,7 +72,7 @@ def brute_force(report: FrontReport, max_drop: float | None, max_latency_s: floa
     within = [
         p
         for p in timed
-        if (max_drop is None or dense.quality - p.quality <= max_drop)
+        if (max_drop is None or dense.quality - p.quality + error(p) <= max_drop)
         and (max_latency_s is None or p.latency_s <= max_latency_s)
     ]
     if max_drop is None:

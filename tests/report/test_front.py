@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsparse.errors import HwsparseError, InputError
+from hwsparse.plan import Plan
 from hwsparse.report import (
     ArtifactPlace,
     Comparison,
@@ -247,3 +248,24 @@ def test_reading_a_front_loads_nothing_heavy() -> None:
     code = "import sys, hwsparse.report.table, hwsparse.search; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"optuna", "torch", "tvm", "onnxruntime", "plotly", "matplotlib"} & set(loaded)
+
+
+def test_of_a_candidate_what_it_loses_is_told_against_the_dense_one() -> None:
+    dense = Candidate(Plan(MODEL), 1.0, (1.0, 1.0), "predicted", 0.9, (0.8, 1.0), 0.0, "dense")
+    sparse = replace(dense, latency_s=0.5, quality=0.89, drop_error=0.01, kind="search")
+    made = FrontPoint.of(sparse, dense=dense)
+    assert made.drop_interval == pytest.approx((0.01 - 0.0196, 0.01 + 0.0196))
+    assert made.drop_error == pytest.approx(0.01)
+    assert FrontPoint.of(dense, dense=dense).drop_error == FrontPoint.of(sparse).drop_error == 0.0
+
+
+def test_of_two_points_within_the_noise_of_their_losses_both_are_unbeaten() -> None:
+    """The qualities' own intervals, which overlap by far, would make all four so."""
+    dense = Candidate(Plan(MODEL), 1.0, (1.0, 1.0), "predicted", 0.9, (0.8, 1.0), 0.0, "dense")
+    tried = [
+        replace(dense, latency_s=0.5, quality=quality, drop_error=0.01, kind="search") for quality in (0.88, 0.87, 0.8)
+    ]
+    points = tuple(FrontPoint.of(each, dense=dense, label=str(each.quality)) for each in (dense, *tried))
+    report = FrontReport("t", "m", "d", "data", "top1", points)
+    assert {point.label for point in report.unbeaten} == {"0.88", "0.87", "0.9"}
+    assert report.knee is not None and report.knee.label in ("0.88", "0.9")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -17,15 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from hwsparse.errors import InputError, StudyError
 from hwsparse.plan import Plan
-from hwsparse.search import Candidate, locks
+from hwsparse.search import Candidate, locks, open_study
 from hwsparse.search import database as databases
 from hwsparse.search.bounds import Bounds
 from hwsparse.search.database import Place, opened_study
-from hwsparse.search.study import SearchSettings
+from hwsparse.search.evaluation import evaluated_here
+from hwsparse.search.study import SearchSettings, run_search
 from tests.search import postgres, toy
 from tests.search.test_study import after, search
 
@@ -189,6 +193,11 @@ def test_all_choose_from_what_the_first_chose_from(place: str) -> None:
         ("model_digest", "ef" * 32, "the model abababababababab, this search has efefefefefefefef"),
         ("dataset_digest", "ef" * 32, "the data that choose cdcdcdcdcdcdcdcd, this search has efefefefefefefef"),
         ("target", "arm", "the target toy, this search has arm"),
+        (
+            "device",
+            "ef" * 32,
+            "the device or how it is described: aaaaaaaaaaaaaaaa, this search has efefefefefefefef",
+        ),
         ("threads", 2, "threads: 1, this search has 2"),
         ("pruner", "obs", "the pruner magnitude, this search has obs"),
         (
@@ -214,7 +223,7 @@ def test_a_server_that_goes_away_and_comes_back(
 ) -> None:
     """In mid-evaluation, so that what was found meets a server that is not there."""
     url = server.database(uuid.uuid4().hex)
-    monkeypatch.setattr(databases, "PAUSE_S", 0.05)
+    monkeypatch.setattr(open_study, "PAUSE_S", 0.05)
     calls = itertools.count()
     back = threading.Event()
 
@@ -234,7 +243,7 @@ def test_a_server_that_goes_away_and_comes_back(
     assert states(url) == {TrialState.COMPLETE: 16}
 
 
-def test_who_was_taken_for_dead_loses_nothing(server: postgres.Server) -> None:
+def test_who_was_taken_for_dead_loses_nothing(server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that was away holds nobody's sign: another process may ask before this one is back."""
     url = server.database(uuid.uuid4().hex)
     calls = itertools.count()
@@ -243,10 +252,11 @@ def test_who_was_taken_for_dead_loses_nothing(server: postgres.Server) -> None:
         if next(calls) == 6:
             server.stop()
             server.start()
+            monkeypatch.setattr(locks, "GRACE_S", math.inf)
             with opened_study(Place.parse(url), "toy", toy.IDENTITY) as other, other.turn():
                 under_way = [trial for trial in other.live_trials() if trial.state == TrialState.RUNNING]
                 assert len(under_way) == 1  # not yet: who was there before may not be back
-                time.sleep(2 * locks.GRACE_S)
+                monkeypatch.setattr(locks, "GRACE_S", 0.0)
                 assert [trial for trial in other.live_trials() if trial.state == TrialState.RUNNING] == []
         return toy.evaluate(plan)
 
@@ -257,6 +267,50 @@ def test_who_was_taken_for_dead_loses_nothing(server: postgres.Server) -> None:
     with opened_study(Place.parse(url), "toy", toy.IDENTITY) as study:
         (added,) = (trial for trial in study.trials() if "instead_of" in trial.user_attrs)
     assert added.constraints == {"latency": added.values[0] - 1}
+
+
+def test_who_was_taken_for_dead_adds_nothing_that_another_tries_again(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is tried by the other one until it has its figures, before this one has told its own."""
+    calls = itertools.count()
+
+    def evaluate(plan: Plan) -> toy.ToyQuality:
+        if next(calls) == 6:
+            with monkeypatch.context() as patch, opened_study(Place.parse(place), "toy", toy.IDENTITY) as other:
+                patch.setattr(type(other.locks), "alive", lambda locks, sign: sign == locks.sign)
+                again = toy.toy_space(), evaluated_here(lambda plan, at_least: toy.evaluate(plan)), toy.predict
+                run_search(other, *again, replace(SETTINGS, trials=9))
+        return toy.evaluate(plan)
+
+    search(Place.parse(place), SETTINGS, evaluate_quality=evaluate)
+    with opened_study(Place.parse(place), "toy", toy.IDENTITY) as study:
+        trials = study.trials()
+    complete = [trial.user_attrs["plan"] for trial in trials if trial.state == TrialState.COMPLETE]
+    (interrupted,) = (trial for trial in trials if trial.state == TrialState.FAIL)
+    assert interrupted.user_attrs["interrupted"] == "who ran it is gone"
+    assert len(complete) == 16 and complete.count(interrupted.user_attrs["plan"]) == 1
+
+
+def test_an_answer_that_was_lost_makes_no_second_trial(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server did what it was asked for, and went away before it said so."""
+    begin = RDBStorage.set_trial_state_values
+    lost = iter([True])
+
+    def cut_off(storage: RDBStorage, trial_id: int, state: TrialState, values: object = None) -> bool:
+        done = begin(storage, trial_id, state, values)
+        if state == TrialState.RUNNING and next(lost, False):
+            raise OperationalError("begin", {}, ConnectionError("the server went away"))
+        return done
+
+    monkeypatch.setattr(open_study, "PAUSE_S", 0.0)
+    monkeypatch.setattr(databases, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", cut_off)
+    with opened_study(Place.parse(place), "toy", toy.IDENTITY) as study:
+        patient = replace(study, patience_s=60.0)  # a file is always there
+        evaluated = evaluated_here(lambda plan, at_least: toy.evaluate(plan))
+        run_search(patient, toy.toy_space(), evaluated, toy.predict, SETTINGS)
+    assert states(place) == {TrialState.COMPLETE: 16}
 
 
 def test_a_turn_that_was_lost_is_noticed(server: postgres.Server) -> None:
@@ -289,7 +343,7 @@ def test_two_jobs_make_one_database(server: postgres.Server, tmp_path: Path) -> 
 
 def test_a_server_that_stays_away_is_an_error(server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.database(uuid.uuid4().hex)
-    monkeypatch.setattr(databases, "PAUSE_S", 0.01)
+    monkeypatch.setattr(open_study, "PAUSE_S", 0.01)
     monkeypatch.setattr(databases, "PATIENCE_S", 0.1)
 
     def evaluate(plan: Plan) -> toy.ToyQuality:

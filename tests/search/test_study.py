@@ -22,8 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hwsparse.errors import Cancelled, CompileError, ExecutionError, StudyError
 from hwsparse.plan import Choice, Plan
 from hwsparse.search import Candidate, SettledChoices, build_space, pareto_front
-from hwsparse.search.database import OpenStudy, Place, StudyIdentity, opened_study
+from hwsparse.search.database import Place, StudyIdentity, opened_study
 from hwsparse.search.evaluation import Hopeless, evaluated_here
+from hwsparse.search.open_study import OpenStudy
 from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
 from tests.search import toy
 

@@ -10,7 +10,9 @@ from hwsparse.search.database import StudyIdentity
 
 MODEL = "ab" * 32
 TEXTS = ("block4x1@0.5", "block4x1@0.7", "block4x1@0.9", "unstructured@0.8", "2:4")
-IDENTITY = StudyIdentity(MODEL, dataset_digest="cd" * 32, target="toy", threads=1, pruner="magnitude", asked=TEXTS)
+IDENTITY = StudyIdentity(
+    MODEL, dataset_digest="cd" * 32, target="toy", device="aa" * 32, threads=1, pruner="magnitude", asked=TEXTS
+)
 SENSITIVITY = (2.0, 0.2, 0.5, 1.5)  # of the quality to a layer's error, which no surrogate knows
 
 
