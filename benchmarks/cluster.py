@@ -1,8 +1,8 @@
 """What a Ray cluster gains where evaluating plans is all the work, and what it costs when a worker is killed.
 
-Plans of a CIFAR-10 ResNet are evaluated, as a search does, by a cluster of one host and of two, with a CPU each and all
-on this machine, and by processes without Ray. Then once more by two hosts: when a third of the plans is done, a worker
-is killed. Nothing that was done may be lost or done again; what the worker was doing is done again.
+A CIFAR-10 ResNet is searched, by plans drawn at random, with workers of a cluster of one host and of two, of a CPU
+each and all on this machine, and with processes without Ray. Then once more with two hosts: when a third of the trials
+is done, a worker is killed. Nothing that was done may be lost or done again; what the worker was doing is done again.
 
 Figures hold on a machine that has nothing else to do, with at least as many cores as hosts.
 """
@@ -15,22 +15,31 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tasks import cifar10, data_option
+from hwsparse.data import Dataset
 from hwsparse.errors import ExecutionError
 from hwsparse.execution import Workers, as_done, open_workers
 from hwsparse.model import Model
 from hwsparse.pattern import Unstructured
+from hwsparse.pipeline.trials import evaluated_by
 from hwsparse.plan import Choice, Plan
-from hwsparse.sparsify import Evaluator, applicable, apply_plan
+from hwsparse.search import Offer, SearchSpace, build_space
+from hwsparse.search.database import Place, StudyIdentity, opened_study
+from hwsparse.search.study import SearchSettings, TrialOutcome, run_search
+from hwsparse.search.trials import PLAN_KEY
+from hwsparse.sparsify import Evaluator, QualityReport, applicable, apply_plan
 
 LEAST_SPEEDUP = 1.6
 HOSTS = 2
@@ -47,102 +56,153 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of evaluating all plans: qualities by plan, and how often an evaluation was begun."""
+    """What came of a search: qualities by plan, trials that are in the study, and evaluations that were begun."""
 
     seconds: float
-    qualities: Mapping[int, float]
+    qualities: Mapping[str, float]
+    trials: int
     begun: int
 
 
+@dataclass(frozen=True, slots=True)
+class Noting:
+    """An evaluator that writes down, of each plan, that a process has begun with it."""
+
+    evaluator: Evaluator
+    begun: Path
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.evaluator.dataset
+
+    def on_one_thread(self) -> Noting:
+        return replace(self, evaluator=self.evaluator.on_one_thread())
+
+    def evaluate(self, weights: Mapping[str, np.ndarray], at_least: float = -np.inf) -> QualityReport:
+        if weights:
+            with open(self.begun, "a") as file:
+                file.write(f"{os.getpid()}\n")
+        return self.evaluator.evaluate(weights)
+
+
 def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
-    """Evaluates the same plans by one host, by two, by processes, and by two of which one loses its worker."""
+    """Searches by one host, by two, by processes, and by two of which one loses its worker."""
     if importlib.util.find_spec("ray") is None:
         raise ExecutionError("this takes Ray, which is not installed: pip install 'hwsparse[ray]'")
     console = Console()
     task = cifar10(arguments.layers)(arguments.data, arguments.seed)
     evaluator = Evaluator(task.model, task.held_out.subset(range(arguments.samples)), "held-out", seed=arguments.seed)
-    plans = [apply_plan(task.model, plan) for plan in random_plans(task.model, arguments.plans, arguments.seed)]
+    count, seed = arguments.plans, arguments.seed
     found: dict[str, Run] = {}
     for hosts in range(1, HOSTS + 1):
         with _cluster(hosts) as address, open_workers(address) as workers:
-            found[f"Ray, {hosts} host{'s' if hosts > 1 else ''}"] = evaluate(workers, evaluator, plans)
+            found[f"Ray, {hosts} host{'s' if hosts > 1 else ''}"] = search(workers, task.model, evaluator, count, seed)
             if hosts == HOSTS:
-                found["Ray, a worker killed"] = evaluate(workers, evaluator, plans, kill_after=len(plans) // 3)
+                found["Ray, a worker killed"] = search(
+                    workers, task.model, evaluator, count, seed, kill_after=count // 3
+                )
     with open_workers(processes=HOSTS) as workers:
-        found[f"{HOSTS} processes"] = evaluate(workers, evaluator, plans)
+        found[f"{HOSTS} processes"] = search(workers, task.model, evaluator, count, seed)
     one, many, killed, _ = found.values()
     speedup, lost = one.seconds / many.seconds, len(lost_plans(killed, one))
-    again = killed.begun - len(plans)
-    table = Table("", "plans/s", title=f"{task.model.name}: {len(plans)} plans on {arguments.samples} samples each")
+    again, doubled = killed.begun - one.begun, killed.trials - one.trials
+    table = Table("", "trials/s", title=f"{task.model.name}: {count} trials on {arguments.samples} samples each")
     for name, each in found.items():
-        table.add_row(name, f"{len(plans) / each.seconds:.2f}")
+        table.add_row(name, f"{each.trials / each.seconds:.2f}")
     console.print(table)
     floors = Table("", "", "holds", title="floors")
     for what, figure, holds in (
         (f"{HOSTS} hosts against one, at least {LEAST_SPEEDUP:g}x", f"{speedup:.2f}x", speedup >= LEAST_SPEEDUP),
         ("plans lost of a killed worker, none", f"{lost}", not lost),
+        ("trials that it has doubled, none", f"{doubled}", not doubled),
         ("evaluations made again, at most one", f"{again}", again <= 1),
     ):
         floors.add_row(what, figure, "yes" if holds else "[bold red]NO")
     console.print(floors)
     figures = {name.replace(", ", "_").replace(" ", "_") + "_s": each.seconds for name, each in found.items()}
     details = {name: {"seconds": each.seconds, "begun": each.begun} for name, each in found.items()}
-    return {**figures, "speedup": speedup, "lost": float(lost), "again": float(again)}, details
+    counts = {"lost": float(lost), "doubled": float(doubled), "again": float(again)}
+    return {**figures, "speedup": speedup, **counts}, details
 
 
-def random_plans(model: Model, count: int, seed: int) -> list[Plan]:
-    """Plans with every layer that can have zeros anywhere at a ratio drawn for it."""
-    rng = np.random.default_rng(seed)
-    names = [layer.name for layer in model.layers if applicable(layer, Unstructured()) is None]
-    return [
-        Plan.of(model.digest, {name: Choice(Unstructured(), float(rng.choice(RATIOS))) for name in names})
-        for _ in range(count)
-    ]
-
-
-def evaluate(
-    workers: Workers,
-    evaluator: Evaluator,
-    plans: Sequence[Mapping[str, np.ndarray]],
-    kill_after: int | None = None,
+def search(
+    workers: Workers, model: Model, evaluator: Evaluator, count: int, seed: int, kill_after: int | None = None
 ) -> Run:
-    """Evaluates plans, given as their weights; workers have started before the clock does.
+    """Searches by plans that are drawn at random; workers have started before the clock does.
 
     Args:
-        kill_after: when so many plans are done, a worker is killed that is in the middle of one.
+        count: trials.
+        kill_after: when so many trials are done, a worker is killed that is in the middle of one.
     """
-    shared = workers.share(evaluator)
-    with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
-        begun, warm = Path(scratch) / "begun", Path(scratch) / "warm"
-        list(as_done(workers, _quality, [(shared, {}, str(warm), 0)] * (4 * workers.parallel)))
-        calls = [(shared, weights, str(begun), number) for number, weights in enumerate(plans)]
-        qualities: dict[int, float] = {}
-        started = time.perf_counter()
-        for number, quality in as_done(workers, _quality, calls):
-            qualities[number] = quality
-            if kill_after is not None and len(qualities) >= kill_after and (busy := _busy(begun, qualities)):
-                os.kill(busy[0], signal.SIGKILL)
-                kill_after = None
-        seconds = time.perf_counter() - started
-        return Run(seconds, qualities, len(begun.read_text().splitlines()))
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-")))
+        identity = StudyIdentity(model.digest, evaluator.dataset.digest, "", "", 1, "cluster", ())
+        study = stack.enter_context(opened_study(Place(scratch / "study.sqlite"), "cluster", identity))
+        begun, left = scratch / "begun", kill_after
+        begun.touch()
+        list(as_done(workers, _started, [(number,) for number in range(4 * workers.parallel)]))
+        evaluate = evaluated_by(
+            workers, cast(Evaluator, Noting(evaluator, begun)), lambda plan: apply_plan(model, plan)
+        )
+
+        def on_trial(trial: TrialOutcome) -> None:
+            nonlocal left
+            if left is not None and trial.done >= left and (busy := _busy(begun)):
+                os.kill(busy, signal.SIGKILL)
+                left = None
+
+        settings = SearchSettings(count, seed, "random", seed_share=0.0, parallel=workers.parallel)
+        began = time.perf_counter()
+        run_search(study, _space(model), evaluate, partial(_work, model), settings, on_trial=on_trial)
+        seconds = time.perf_counter() - began
+        complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+        qualities = {trial.user_attrs[PLAN_KEY]: trial.values[1] for trial in complete}
+        return Run(seconds, qualities, len(complete), len(begun.read_text().splitlines()))
 
 
-def lost_plans(run: Run, sound: Run) -> set[int]:
+def lost_plans(run: Run, sound: Run) -> set[str]:
     """Plans that a run did not evaluate, or not as a sound one did."""
-    return {number for number, quality in sound.qualities.items() if run.qualities.get(number) != quality}
+    return {plan for plan, quality in sound.qualities.items() if run.qualities.get(plan) != quality}
 
 
-def _quality(evaluator: Evaluator, weights: Mapping[str, np.ndarray], begun: str, number: int) -> tuple[int, float]:
-    """The task: writes down that it has begun, and where."""
-    with open(begun, "a") as file:
-        file.write(f"{number} {os.getpid()}\n")
-    return number, evaluator.evaluate(weights).value
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a search takes for latency here, where none is measured: the share of multiply-adds that are left."""
+
+    latency_s: float
+    source: str = "predicted"
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        return self.latency_s, self.latency_s
 
 
-def _busy(begun: Path, done: Container[int]) -> list[int]:
-    """Processes that are in the middle of a plan."""
-    started = (map(int, line.split()) for line in begun.read_text().splitlines())
-    return [process for number, process in started if number not in done]
+def _work(model: Model, plan: Plan) -> _Work:
+    kept = sum(layer.macs * (1 - plan.choice(layer.name).ratio) for layer in model.layers)
+    return _Work(kept / sum(layer.macs for layer in model.layers))
+
+
+def _space(model: Model) -> SearchSpace:
+    """Every layer that can have zeros anywhere, at a few ratios."""
+    offers = {}
+    for layer in model.layers:
+        ratios = RATIOS if applicable(layer, Unstructured()) is None else ()
+        offers[layer.name] = [
+            Offer(choice, layer.macs * (1 - choice.ratio), (layer.macs * (1 - choice.ratio),) * 2, choice.ratio**2)
+            for choice in (Choice(), *(Choice(Unstructured(), ratio) for ratio in ratios))
+        ]
+    return build_space(model.digest, offers)
+
+
+def _started(number: int) -> int:
+    """A task that shows that there is somebody to do it."""
+    return number
+
+
+def _busy(begun: Path) -> int | None:
+    """A process that is in the middle of a plan: the one that began last; None: nobody has."""
+    processes = begun.read_text().split()
+    return int(processes[-1]) if processes else None
 
 
 @contextmanager

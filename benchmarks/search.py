@@ -2,12 +2,13 @@
 
 Of every task the layers are timed here and pruned once; then each method tries `--trials` plans, once for each seed.
 Latency is that which layers' measured times tell, quality that on samples which choose, in one shot: as a search sees
-them; ours begins as searches do, with uniform plans and the surrogate's. What is compared is the area that a front
-beats, up to the dense network's latency and a quality of nothing, in shares of the whole (hypervolume), after so many
-trials.
+them, but for the plans that a search with a limit to what may be lost gives up early. Ours begins as searches do, with
+uniform plans and the surrogate's. Optuna's begin with nothing, or, as `tpe started` and the like, with the same plans
+as ours. What is compared is the area that a front beats, up to the dense network's latency and a quality of nothing,
+in shares of the whole (hypervolume), after so many trials.
 
 Then, of the first seed, each method's best plan that should be twice, and three times, as fast as dense is built, timed
-beside the dense network, and judged on held-out samples.
+beside the dense network, and judged on held-out samples, each beside ours on the same ones.
 
 `--state DIR` keeps what was pruned and tried, and the same command goes on from there.
 """
@@ -53,16 +54,20 @@ from hwsparse.search.evaluation import evaluated_here
 from hwsparse.search.pareto import hypervolume
 from hwsparse.search.samplers import SamplerName
 from hwsparse.search.study import SearchSettings, run_search
+from hwsparse.search.trials import is_answered
 from hwsparse.sparsify import Evaluator, LayerDatabase
 from hwsparse.sparsify.allocation import erdos_renyi_kernel
+from hwsparse.sparsify.quality import resampled_interval
 from hwsparse.target import Target, load_target
 
 PATTERNS = ("unstructured", "block4x1", "block8x1", "2:4")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 OURS = "front"
 STOCK = ("random", "tpe", "nsga2", "gp")
+STARTED = {f"{sampler} started": sampler for sampler in STOCK}  # with the plans that searches begin with
 SPDY, SURROGATE, UNIFORM, ERK = "spdy", "surrogate", "uniform", "erk"
-METHODS = (OURS, *STOCK, SPDY, SURROGATE, UNIFORM, ERK)
+METHODS = (OURS, *STOCK, *STARTED, SPDY, SURROGATE, UNIFORM, ERK)
+LEAST_OVER_STOCK, MOST_OVERHEAD_MS = 0.10, 50.0
 EARLY = 25
 SPEEDUPS = (2.0, 3.0)
 ANCHORS = 3  # plans from dense to the sparsest, beside dense
@@ -140,7 +145,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         details[name] = {"hypervolumes": kept, "built": built}
     if arguments.plot is not None:
         _draw(curves, arguments.plot)
-    return _figures(curves) | {"overhead_ms": overhead_ms()}, details
+    overhead, last_overhead = overhead_ms()
+    figures = _figures(curves) | {"overhead_ms": overhead, "overhead_last_quarter_ms": last_overhead}
+    console.print(_floors(figures))
+    return figures, details
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +202,23 @@ class _Task:
     def tried(self, method: str, seed: int) -> list[Tried]:
         """What a method tried."""
         bar = self.progress.add_task(f"{self.name}: {method}, seed {seed}", total=self.trials)
-        if method in get_args(SamplerName):
+        sampler = STARTED.get(method, method)
+        if sampler in get_args(SamplerName):
             identity = StudyIdentity(self.model.digest, "", self.bench.target.name, "", 1, method, (str(seed),))
-            settings = SearchSettings(self.trials, seed, cast(SamplerName, method))
-            if method != OURS:  # from the first trial on
+            settings = SearchSettings(self.trials, seed, cast(SamplerName, sampler))
+            if method in STOCK:  # from the first trial on
                 settings = replace(settings, seed_share=0.0)
             place = Place(self.state / f"{self.name}-{method}-{seed}.sqlite")
             with opened_study(place, self.name, identity) as study:
                 evaluate = evaluated_here(lambda plan, at_least: self.quality(plan))
-                space = self.ours if method == OURS else self.space
+                space = self.space if method in STOCK else self.ours
                 candidates = run_search(
                     study, space, evaluate, partial(self.costs.compose, self.model), settings,
                     on_trial=lambda trial: self.progress.update(bar, completed=trial.done),
                 )  # fmt: skip
-            return [Tried(each.trial or 0, each.plan, each.latency_s, each.quality) for each in candidates]
+                # A trial that was interrupted has a number too.
+                places = {trial.number: place for place, trial in enumerate(filter(is_answered, study.trials()))}
+            return [Tried(places[each.trial or 0], each.plan, each.latency_s, each.quality) for each in candidates]
         plans = self._plans(method, seed)
         found = []
         for number, plan in enumerate(plans):
@@ -266,14 +277,15 @@ class _Task:
                 if fast := [each for each in tried if costs.predict_model(self.model, each.plan).latency_s <= most_s]:
                     picked[method, speedup] = max(fast, key=lambda each: each.quality).plan
         times = self._timed([dense, *picked.values()])
+        # On the same resamples, so that what is told of two plans is told of pairs.
+        worth = {plan: self.more.resampled(self.database.weights(plan)) for plan in {dense, *picked.values()}}
         found = {}
         for (method, speedup), plan in picked.items():
-            report = self.more.evaluate(self.database.weights(plan))
-            low, high = report.drop_interval
-            found[f"{method} {speedup:g}x"] = {
-                "speedup": times[dense.digest].median_s / times[plan.digest].median_s,
-                "lost": report.drop, "lost_low": low, "lost_high": high,
-            }  # fmt: skip
+            row = {"speedup": times[dense.digest].median_s / times[plan.digest].median_s}
+            row |= _told("lost", worth[dense] - worth[plan])
+            if ours := picked.get((OURS, speedup)):
+                row |= _told("behind", worth[ours] - worth[plan])
+            found[f"{method} {speedup:g}x"] = row
         return found
 
     def _timed(self, plans: Iterable[Plan]) -> dict[str, Measurement]:
@@ -289,6 +301,12 @@ class _Task:
                 )  # fmt: skip
                 directories[plan.digest] = directory
             return self.bench.time_networks(directories)
+
+
+def _told(what: str, differences: np.ndarray) -> dict[str, float]:
+    """A difference, and its interval of 95 %."""
+    low, high = resampled_interval(differences)
+    return {what: float(differences[0]), f"{what}_low": low, f"{what}_high": high}
 
 
 def _prepared(name: str, target: Target, arguments: argparse.Namespace, stack: ExitStack, progress: Progress) -> _Task:
@@ -324,8 +342,12 @@ def _turn(number: int) -> float:
     return place
 
 
-def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> float:
-    """What a trial takes beside its evaluation, in a space of so many layers and options; the mean."""
+def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> tuple[float, float]:
+    """What a trial takes beside its evaluation, in a space of so many layers and options.
+
+    Returns:
+        The mean, and that of the last quarter, which know the most trials.
+    """
     rng = np.random.default_rng(0)
     model = "0" * 64
     offers = {}
@@ -351,9 +373,13 @@ def overhead_ms(layers: int = 60, options: int = 40, trials: int = 100) -> float
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsparse-"))
         study = stack.enter_context(opened_study(Place(Path(scratch, "study.sqlite")), "overhead", identity))
-        began = time.perf_counter()
-        run_search(study, space, evaluated_here(lambda plan, at_least: quality(plan)), latency, SearchSettings(trials))
-        return 1e3 * (time.perf_counter() - began) / trials
+        ends = [time.perf_counter()]
+        run_search(
+            study, space, evaluated_here(lambda plan, at_least: quality(plan)), latency, SearchSettings(trials),
+            on_trial=lambda trial: ends.append(time.perf_counter()),
+        )  # fmt: skip
+        last = max(trials // 4, 1)
+        return 1e3 * (ends[-1] - ends[0]) / trials, 1e3 * (ends[-1] - ends[-1 - last]) / last
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,9 +402,9 @@ def _figures(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]
     def last(runs: np.ndarray) -> float:
         return float(runs[:, -1].mean())
 
-    def over_stock(methods: Mapping[str, np.ndarray], at: int = -1) -> float | None:
-        stock = [last(methods[each]) for each in STOCK if each in methods]
-        return float(methods[OURS][:, at].mean()) / max(stock) - 1 if stock else None
+    def over_stock(methods: Mapping[str, np.ndarray], at: int = -1, stock: Iterable[str] = STOCK) -> float | None:
+        found = [last(methods[each]) for each in stock if each in methods]
+        return float(methods[OURS][:, at].mean()) / max(found) - 1 if found else None
 
     def over(other: str, methods: Mapping[str, np.ndarray]) -> float | None:
         return last(methods[OURS]) / last(methods[other]) - 1 if other in methods else None
@@ -387,6 +413,7 @@ def _figures(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]
     return {
         "over_stock": ahead(over_stock),
         f"over_stock_after_{EARLY}": ahead(partial(over_stock, at=early - 1)),
+        "over_started": ahead(partial(over_stock, stock=STARTED)),
         "over_spdy": ahead(partial(over, SPDY)),
         "over_surrogate": ahead(partial(over, SURROGATE)),
     }
@@ -407,10 +434,30 @@ def _curve_table(name: str, methods: Mapping[str, np.ndarray]) -> Table:
 
 
 def _built_table(name: str, built: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table("method, asked", "speed-up measured", "points lost, held out", title=f"{name}: built, seed 0")
+    columns = "method, asked", "speed-up measured", "points lost, held out", "points behind ours"
+    table = Table(*columns, title=f"{name}: built, seed 0")
     for what, row in built.items():
-        low, high = 100 * row["lost_low"], 100 * row["lost_high"]
-        table.add_row(what, f"{row['speedup']:.2f}x", f"{100 * row['lost']:.1f} ({low:.1f} to {high:.1f})")
+        told = [
+            f"{100 * row[key]:.1f} ({100 * row[f'{key}_low']:.1f} to {100 * row[f'{key}_high']:.1f})"
+            for key in ("lost", "behind")
+            if key in row
+        ]
+        table.add_row(what, f"{row['speedup']:.2f}x", *told)
+    return table
+
+
+def _floors(figures: Mapping[str, float]) -> Table:
+    table = Table("", "", "holds", title="floors, by the task where ours is ahead by least")
+    for what, key, least in (
+        (f"over Optuna's best, at least {LEAST_OVER_STOCK:.0%}", "over_stock", LEAST_OVER_STOCK),
+        (f"after {EARLY} trials over theirs after all", f"over_stock_after_{EARLY}", 0.0),
+        ("over dynamic programming", "over_spdy", 0.0),
+    ):
+        held = "not tried" if math.isnan(figures[key]) else "yes" if figures[key] >= least else "[bold red]NO"
+        table.add_row(what, f"{figures[key]:.1%}", held)
+    overhead = figures["overhead_ms"]
+    held = "yes" if overhead <= MOST_OVERHEAD_MS else "[bold red]NO"
+    table.add_row(f"a trial's overhead, at most {MOST_OVERHEAD_MS:g} ms", f"{overhead:.0f} ms", held)
     return table
 
 

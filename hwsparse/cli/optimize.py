@@ -95,9 +95,7 @@ def optimize(
     shared = None if study is None else Place.parse(study, study_name)
     console = Console()
     workspace = Workspace(out, records, shared)
-    with open_workers(ray) as workers, StageProgress(
-        console, max_drop, quiet, goal.bounds.max_latency_s
-    ) as progress:
+    with open_workers(ray) as workers, StageProgress(console, max_drop, quiet, goal.bounds.max_latency_s) as progress:
         outcome = run(
             network, dataset, device, goal, workspace, progress, corrupted=corrupted, workers=workers, board=board
         )

@@ -127,6 +127,11 @@ def optimize(
             f"quality drop: {dataset.metric} is a fraction, of which 0.01 is one point, not {goal.max_drop:g}"
         )
     choices = choices_of(target, goal.patterns, goal.ratios, goal.dtypes)
+    if not choices:
+        raise UnsupportedError(
+            f"target {target.name} has kernels for layers as they are in {' and '.join(goal.dtypes)} alone, so that "
+            "there is nothing to choose: `supported` in its descriptor says what else there is"
+        )
     judges = appoint_judges(model, dataset, target, goal.seed, corrupted)
     identity = _identity(model, judges, target, choices, goal.ranges)
     known: tuple[Candidate, ...] = ()

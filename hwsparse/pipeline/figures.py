@@ -256,6 +256,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         notes.append(
             f"No plan was faster than the dense model on {outcome.target.name} within the goal: nothing is gained."
         )
+    if outcome.space is not None and not outcome.space.free:
+        notes.append("There was nothing to choose: no choice that was looked at makes its layer surely faster.")
     dense = outcome.baselines.dense
     name, fastest = ("dense", dense) if outcome.winner is None else ("the winner", outcome.winner.latency)
     for finalist in outcome.finalists:

@@ -40,7 +40,8 @@ def _row(report: FrontReport, point: FrontPoint, on_front: str) -> tuple[object,
     low_s, high_s = point.latency_interval_s
     dense = report.dense_beside(point)
     return (
-        point.label, point.kind, on_front, "yes" if point is report.winning_point else "", "yes" if point is report.knee else "",
+        point.label, point.kind, on_front,
+        "yes" if point is report.winning_point else "", "yes" if point is report.knee else "",
         1e3 * point.latency_s, 1e3 * low_s, 1e3 * high_s, point.latency_source,
         "" if dense is None else dense.latency_s / point.latency_s,
         report.metric, point.quality, *point.quality_interval, point.split, *(point.drop_interval or ("", "")),

@@ -28,9 +28,14 @@ def is_ended(trial: FrozenTrial) -> bool:
     return trial.state in ANSWERED or FAILURE_KEY in trial.user_attrs
 
 
+def is_answered(trial: FrozenTrial) -> bool:
+    """Whether it has told what its plan is worth."""
+    return trial.state in ANSWERED
+
+
 def count_answered(trials: Iterable[FrozenTrial]) -> int:
     """How many of them have told what their plan is worth."""
-    return sum(trial.state in ANSWERED for trial in trials)
+    return sum(map(is_answered, trials))
 
 
 def figures_of(candidate: Candidate) -> dict[str, Any]:

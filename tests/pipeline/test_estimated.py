@@ -198,4 +198,12 @@ def test_where_nothing_pays_the_dense_network_is_all_that_is_built(data: Dataset
     report = front_report(outcome, "own")
     assert {point.kind for point in report.points} == {"dense"}
     assert any("nothing is gained" in note for note in report.notes)
+    assert any("There was nothing to choose" in note for note in report.notes)
     assert headline(report) == "Predictions only: nothing was timed yet"
+
+
+def test_a_target_without_kernels_for_anything_else_is_refused(data: Dataset, tmp_path: Path) -> None:
+    plain = replace(TARGET, supported=(("dense", "float32"),))
+    with pytest.raises(UnsupportedError, match="nothing to choose"):
+        optimize(MODEL, data, plain, GOAL, Workspace(tmp_path / "out", tmp_path / "r.db"))
+    assert not (tmp_path / "out").exists()

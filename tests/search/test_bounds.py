@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hwsparse.errors import StudyError
 from hwsparse.plan import Plan
 from hwsparse.search.bounds import UNBOUNDED, Bounds
+from hwsparse.search.mirror import Mirror
 from hwsparse.search.study import SearchSettings
 from tests.search import toy
 from tests.search.test_study import search, trials
@@ -94,3 +95,26 @@ def test_bounds_that_nothing_keeps_to_leave_a_search_all_the_same(tmp_path: Path
     settings = SearchSettings(trials=6, seed=1, bounds=Bounds(1e-9))
     assert len(search(tmp_path / "s.db", settings)) > 1
     assert {trial.state for trial in trials(tmp_path / "s.db")} == {TrialState.COMPLETE}
+
+
+def test_trials_of_an_earlier_search_are_seen_under_the_bounds_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were made without any; so samplers would take all of them for what is looked for."""
+    dense = toy.latency_s(Plan(toy.MODEL))
+    settings = SearchSettings(trials=6, seed=1, sampler="tpe", seed_share=0.5)
+    search(tmp_path / "s.db", settings)
+    seen: list[FrozenTrial] = []
+    propose = Mirror.propose
+
+    def looking(mirror: Mirror, *arguments: object) -> FrozenTrial:
+        seen[:] = mirror._study.get_trials()
+        return propose(mirror, *arguments)
+
+    monkeypatch.setattr(Mirror, "propose", looking)
+    search(tmp_path / "s.db", replace(settings, trials=8, bounds=Bounds(0.6 * dense, min_quality=0.5)))
+    complete = [trial for trial in seen if trial.state == TrialState.COMPLETE]
+    assert len(complete) == 7
+    for trial in complete:
+        latency_s, quality = trial.values
+        assert trial.constraints == pytest.approx({"latency": latency_s / (0.6 * dense) - 1, "quality": 0.5 - quality})

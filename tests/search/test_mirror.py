@@ -8,6 +8,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from hwsparse.search.mirror import Mirror
+from hwsparse.search.trials import constrained
 
 CHOICES = (("a", ("dense", "2:4")), ("b", ("block4x1@0.5", "dense", "2:4")))
 
@@ -65,3 +66,52 @@ def test_it_follows_what_others_do() -> None:
     copied.propose(Looking(seed=0))
     assert seen[0][0] == (0, TrialState.RUNNING, None)
     assert seen[-1][0] == (0, TrialState.COMPLETE, [1.0, 2.0])
+
+
+class Looking(RandomSampler):
+    """Notes the states of what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.seen: list[TrialState] = []
+
+    def sample_relative(self, study: optuna.Study, trial: object, space: object) -> dict[str, object]:
+        self.seen = [each.state for each in study.get_trials(deepcopy=False)]
+        return {}
+
+
+def test_what_waits_to_be_run_is_nothing_yet() -> None:
+    """As a trial is that is not there whole, or that a user has enqueued."""
+    study, copied = mirror()
+    study.enqueue_trial({"a": "2:4", "b": "2:4"})
+    looking = Looking()
+    copied.follow(study.get_trials(deepcopy=False))
+    copied.propose(looking)
+    assert looking.seen == [TrialState.RUNNING]  # itself
+    study.tell(study.ask(), [1.0, 2.0])
+    copied.follow(study.get_trials(deepcopy=False))
+    copied.propose(looking)
+    assert sorted(looking.seen) == [TrialState.RUNNING, TrialState.RUNNING, TrialState.COMPLETE]
+
+
+def test_what_was_proposed_in_vain_is_not_under_way() -> None:
+    _, copied = mirror()
+    looking = Looking()
+    copied.withdraw(copied.propose(looking))
+    copied.propose(looking)
+    assert looking.seen == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_a_sampler_sees_of_a_trial_what_it_is_to_see() -> None:
+    study, copied = mirror()
+    study.tell(study.ask(), [1.0, 2.0])
+    seen = []
+
+    class Weighing(RandomSampler):
+        def sample_relative(self, study: optuna.Study, trial: object, space: object) -> dict[str, object]:
+            seen.extend(each.constraints for each in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            return {}
+
+    copied.follow(study.get_trials(deepcopy=False), lambda trial: constrained(trial, {"latency": 0.5}))
+    copied.propose(Weighing(seed=0))
+    assert seen == [{"latency": 0.5}]
