@@ -205,5 +205,5 @@ def test_where_nothing_pays_the_dense_network_is_all_that_is_built(data: Dataset
 def test_a_target_without_kernels_for_anything_else_is_refused(data: Dataset, tmp_path: Path) -> None:
     plain = replace(TARGET, supported=(("dense", "float32"),))
     with pytest.raises(UnsupportedError, match="nothing to choose"):
-        optimize(MODEL, data, plain, GOAL, Workspace(tmp_path / "out", tmp_path / "r.db"))
+        optimize(MODEL, data, plain, replace(GOAL, patterns=()), Workspace(tmp_path / "out", tmp_path / "r.db"))
     assert not (tmp_path / "out").exists()
