@@ -21,7 +21,7 @@ quickstart: venv  ## a real model from file to served, faster artifact, on this 
 # A process for each CPU; with threads of their own, they would wait for one another. A file's tests, which share what
 # takes long to make, are one process's, the files that take longest first.
 test: venv  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n auto --dist loadfile --no-loadscope-reorder
 
 lint: venv  ## format, lint, types and layer rules
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,14 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = SearchSettings(trials=16, seed=3, seed_share=0.5)
 # Searches, and notes each plan that it evaluates; hangs in the evaluation of that number.
 PROCESS = """
-import os, sys, time
+import datetime, os, sys, time
+if skew := float(os.environ.get("SKEW_S", "0")):
+    class Skewed(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.fromtimestamp(wall() + skew, tz)
+    wall, datetime.datetime = time.time, Skewed
+    time.time = lambda: wall() + skew
 from pathlib import Path
 from tests.search import toy
 from hwsparse.search.database import Place, opened_study
@@ -90,10 +98,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database(uuid.uuid4().hex)
 
 
-def started(place: str, noted: Path, trials: int, hang: int = 0, ready: Path | None = None) -> subprocess.Popen[str]:
-    """A process that searches; one that says that it is `ready` waits until all may begin."""
+def started(
+    place: str, noted: Path, trials: int, hang: int = 0, ready: Path | None = None, skew_s: float = 0.0
+) -> subprocess.Popen[str]:
+    """A process that searches, whose clock is fast by so much; one that says that it is `ready` waits for others."""
     command = [sys.executable, "-c", PROCESS, place, str(noted), str(trials), str(hang), str(ready or "")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    environment = {**os.environ, "SKEW_S": str(skew_s)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -145,8 +156,9 @@ def test_a_kill_in_mid_trial_costs_that_trial(place: str, tmp_path: Path) -> Non
 
 
 def test_four_processes_share_a_study(place: str, tmp_path: Path) -> None:
+    """Whose clocks are days apart."""
     noted = tmp_path / "noted"
-    processes = [started(place, noted, 40, ready=tmp_path / "ready") for _ in range(4)]
+    processes = [started(place, noted, 40, ready=tmp_path / "ready", skew_s=86_400 * days) for days in (0, 0, 2, -3)]
     while len(list(tmp_path.glob("ready.*"))) < 4:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
@@ -158,6 +170,8 @@ def test_four_processes_share_a_study(place: str, tmp_path: Path) -> None:
         trials = study.trials()
     assert [trial.number for trial in trials] == list(range(40))
     assert len({trial.user_attrs["owner"] for trial in trials}) > 1
+    begun = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
+    assert max(begun) - min(begun) > timedelta(days=1)
 
 
 def test_who_is_left_takes_over_from_who_is_killed(place: str, tmp_path: Path) -> None:
