@@ -481,16 +481,15 @@ main()
 """
 
 
-def test_a_search_that_was_stopped_goes_on_to_the_trials_asked_for(
-    model: Model, data: Dataset, outcome: Outcome, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_a_search_that_was_stopped_goes_on_to_the_trials_asked_for(model: Model, data: Dataset, tmp_path: Path) -> None:
+    """For a device that is not there: it is the search that is stopped, and timing takes longer than it."""
     (tmp_path / "model.onnx").write_bytes(model.proto)
     write_npz(data, tmp_path / "data.npz")
     study, trials = tmp_path / "out" / "study.sqlite", 40
     command = [
         sys.executable, "-c", PROGRAM, "optimize", "model.onnx", "--data", "data.npz", "--out", "out",
-        "--records", str(workspace.records), "--trials", str(trials), "--threads", "1",
-        "--pattern", "2:4", "--pattern", "1:4", "--max-drop", "0.2",
+        "--target", "arm-cortex-a76", "--trials", str(trials), "--pattern", "2:4", "--pattern", "1:4",
+        "--max-drop", "0.2",
     ]  # fmt: skip
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
@@ -521,7 +520,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_trials_asked_for(
     assert done.returncode == 0, done.stderr
     assert finished(study) == trials
     report = read_report(tmp_path / "out" / "front.json")
-    assert {"dense", "onnxruntime"} <= {point.label for point in report.points}
+    assert "dense" in {point.label for point in report.points}
     assert (tmp_path / "out" / "front.html").exists() and (tmp_path / "out" / "front.png").exists()
 
 
