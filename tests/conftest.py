@@ -15,9 +15,10 @@ import pytest
 from hypothesis import settings
 
 from hwsparse.execution import local
-from hwsparse.latency import LocalRunner, Measurement, Outcome, RunSettings, process
+from hwsparse.latency import Footprint, LocalRunner, Measurement, Outcome, RunSettings, process
 from hwsparse.latency.process import LostError, RefusedError, Worker
 from hwsparse.latency.runner import UNLOAD_TIMEOUT_S, ProcessRunner
+from hwsparse.pipeline.bench import Bench, file_bytes
 
 # The same examples in every run: a test that fails, fails for whoever runs it next. No deadline: machines are busy.
 settings.register_profile("hwsparse", derandomize=True, deadline=None, database=None)
@@ -61,6 +62,10 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
             for key, each in taken.items()
         }
 
+    def weighed(bench: Bench, directories: Mapping[str, Path]) -> dict[str, Footprint]:
+        """Files as they are, and as if each took four times as much memory: to see that takes a process for each."""
+        return {key: Footprint(size := file_bytes(directory), 4.0 * size) for key, directory in directories.items()}
+
     def put_back(runner: ProcessRunner) -> None:
         """Keeps a process that still answers for the next runner: each takes seconds to start."""
         worker = runner._worker
@@ -79,6 +84,7 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(ProcessRunner, "run_many", roughly)
+        patch.setattr(Bench, "weigh_networks", weighed)
         patch.setattr(ProcessRunner, "close", put_back)
         patch.setattr(ProcessRunner, "_empty_worker", taken_up)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())

@@ -13,13 +13,13 @@ import pytest
 
 import hwsparse.pipeline
 from hwsparse.codegen.library import WEIGHTS
-from hwsparse.latency import CalibrationReport, Crew, Footprint, Measurement, RunSettings, Workload
+from hwsparse.latency import CalibrationReport, Crew, Measurement, RunSettings, Workload
 from hwsparse.latency.builders import Order
 from hwsparse.latency.contender import MODEL
 from hwsparse.latency.measurement import MIN_SAMPLES
 from hwsparse.model import Model
 from hwsparse.pipeline import compilation
-from hwsparse.pipeline.bench import Bench, Steps, file_bytes, open_bench
+from hwsparse.pipeline.bench import Bench, Steps, open_bench
 from hwsparse.pipeline.finals import SMALL_DENSE
 from hwsparse.plan import Choice, Layer, parse_signature
 from hwsparse.target import Target
@@ -70,10 +70,6 @@ class ByWeight(Bench):
         bytes_s = {key: BYTE_S * stored_bytes(directory) for key, directory in directories.items()}
         longer = {key: self.small_dense_takes if key.startswith(SMALL_DENSE) else 1.0 for key in taken}
         return {key: took(each, bytes_s[key] * longer[key]) for key, each in taken.items()}
-
-    def weigh_networks(self, directories: Mapping[str, Path]) -> dict[str, Footprint]:
-        """Files as they are, and as if each took four times as much memory: to see that takes a process for each."""
-        return {key: Footprint(size := file_bytes(directory), 4.0 * size) for key, directory in directories.items()}
 
     @property
     def _shortly(self) -> RunSettings:
