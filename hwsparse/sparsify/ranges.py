@@ -35,7 +35,7 @@ def tensor_ranges(
         method: makes, for each tensor, what sees its values and tells its range.
 
     Raises:
-        DataError: there is no sample, onnxruntime cannot run one, or a tensor holds what is not finite.
+        DataError: there is no sample, onnxruntime cannot run one, or a tensor holds no values or such as are not finite.
     """
     proto = onnx.load_from_string(model.proto)
     graph = proto.graph
@@ -52,6 +52,8 @@ def tensor_ranges(
         given = run(session, made, feeds, f"sample {count}") if made else ()  # of no names all outputs would be given
         values = {**feeds, **dict(zip(made, given, strict=True))}
         for name in tensors:
+            if not values[name].size:
+                raise DataError(f"tensor {name!r} holds no values on sample {count}")
             if not np.isfinite(values[name]).all():
                 raise DataError(f"tensor {name!r} holds values that are not finite on sample {count}")
             found[name].see(values[name])

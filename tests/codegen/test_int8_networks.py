@@ -20,6 +20,7 @@ from hwsparse.errors import CompileError
 from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cpu_flags
+from hwsparse.quantise import Scale, split_weights
 from hwsparse.sparsify import applicable, apply_plan, pruned_proto
 from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
 from hwsparse.target import load_target
@@ -27,7 +28,7 @@ from tests.codegen.building import Network
 from tests.codegen.compiling import with_flags
 from tests.codegen.layers import CPU
 from tests.codegen.test_networks import convolutional, transformer
-from tests.model.graphs import run
+from tests.model.graphs import model_proto, node, run, stored, value
 from tests.model.qdq import pictures, quantised, samples
 
 
@@ -58,12 +59,12 @@ def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, t
     inputs = random_inputs(model.inputs, 7)
     outputs = build_model(model, plan, weights, target, tmp_path).run(inputs)
     expected, floats = onnxruntime_answers(model, weights, inputs), onnxruntime_answers(model, {}, inputs)
-    for output, value in expected.items():
-        largest = np.abs(value).max()
+    for output, exact in expected.items():
+        largest = np.abs(exact).max()
         # Where rounding tips a byte over, what it adds to goes another way by a step.
-        assert np.abs(outputs[output] - value).max() <= 0.02 * largest
+        assert np.abs(outputs[output] - exact).max() <= 0.02 * largest
         if text == "dense":
-            assert np.abs(floats[output] - value).max() <= 0.3 * largest
+            assert np.abs(floats[output] - exact).max() <= 0.3 * largest
 
 
 @pytest.mark.parametrize("make", [convolutional, pictures], ids=lambda make: make.__name__)
@@ -166,6 +167,69 @@ def test_a_range_that_nobody_told_is_one_clear_error() -> None:
     plan = Plan.of(model.digest, {model.layers[0].name: Choice(dtype="int8")})
     with pytest.raises(CompileError, match=r"is to read bytes, and nothing tells the range of what it reads"):
         lower(model, plan, {}, CPU)
+
+
+def with_own_rounding(scale: Scale) -> Model:
+    """A model that rounds what a layer reads just as we would, of its own accord."""
+    net = Network(5)
+    scaled = net.node("Mul", "x", net.array(np.float32(scale.inverse)))
+    ends = (net.array(np.float32(end - scale.zero)) for end in (0, 255))
+    clipped = net.node("Clip", net.node("Round", scaled), *ends)
+    y = net.conv(net.node("Mul", clipped, net.array(np.float32(scale.scale))), 8, 8, 3)
+    return net.model((1, 8, 6, 6), (y, (1, 8, 6, 6)))
+
+
+def test_a_model_that_rounds_on_its_own_tells_no_range(tmp_path: Path) -> None:
+    model = with_own_rounding(Scale.of(-3, 3))
+    (layer,) = model.layers
+    plan, weights = in_bytes(model, "dense")
+    assert list(split_weights(weights).plain) == list(plan.in_bytes) == [layer.name]
+    with pytest.raises(CompileError, match="is to read bytes, and nothing tells the range of what it reads"):
+        lower(model, plan, split_weights(weights).plain, CPU)
+    inputs = random_inputs(model.inputs, 3)
+    (found,) = build_model(model, plan, weights, CPU, tmp_path).run(inputs).values()
+    (expected,) = onnxruntime_answers(model, weights, inputs).values()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_what_no_layer_reads_as_bytes_is_rounded_as_it_stands(tmp_path: Path) -> None:
+    """Here of two ranges the layer of one is float32: it reads values as bytes stand for them."""
+    net = Network(6)
+    y = net.conv(net.node("Relu", net.conv("x", 8, 8, 3)), 8, 8, 3)
+    model = net.model((1, 8, 6, 6), (y, (1, 8, 6, 6)))
+    plan, weights = in_bytes(model, "dense")
+    half = Plan.of(model.digest, {model.layers[1].name: plan.choice(model.layers[1].name)})
+    made = lower(model, half, weights, CPU)
+    assert len(made.module["main"].params) == 1 + len(made.parameters)
+    inputs = random_inputs(model.inputs, 3)
+    (found,) = build_model(model, half, weights, CPU, tmp_path).run(inputs).values()
+    (expected,) = onnxruntime_answers(model, weights, inputs).values()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_whatever_a_model_calls_its_tensors(dtype: str, tmp_path: Path) -> None:
+    """Names that what is put into its graph would have are taken."""
+    taken = ("weight_0", "step_0", "x/as bytes", "x/as bytes/low", "x/as bfloat16", "x/as bfloat16/cut")
+    nodes, last = [node("Conv", ["x", "w"], ["c"], name="x/as bytes/scaled")], "c"
+    for place, name in enumerate(taken):
+        nodes.append(node("Add", [last, name], [(last := f"sum{place}")], name=f"add{place}"))
+    shape, weight = (1, 8, 5, 5), np.random.default_rng(1).standard_normal((8, 8, 1, 1)).astype(np.float32)
+    inputs, constants = [value(name, shape) for name in ("x", "weight_0", "step_0")], taken[2:]
+    proto = model_proto(
+        nodes,
+        inputs,
+        outputs=[value(last, None)],
+        weights=[stored("w", weight), *(stored(name, np.float32(place)) for place, name in enumerate(constants))],
+    )
+    model = import_onnx(proto.SerializeToString(), name="taken")
+    plan = Plan.of(model.digest, {"x/as bytes/scaled": Choice(dtype=dtype)})
+    weights = as_bytes(model, plan, {}, {"x": (-3.0, 3.0)})
+    given = random_inputs(model.inputs, 3)
+    (found,) = build_model(model, plan, weights, CPU, tmp_path).run(given).values()
+    (expected,), (plain,) = (onnxruntime_answers(model, each, given).values() for each in (weights, {}))
+    assert not np.array_equal(expected, plain)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_weight_that_was_not_rounded_is_one_clear_error() -> None:
