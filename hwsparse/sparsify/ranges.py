@@ -35,7 +35,7 @@ def tensor_ranges(
         method: makes, for each tensor, what sees its values and tells its range.
 
     Raises:
-        DataError: there is no sample, onnxruntime cannot run one, or a tensor holds no values or such as are not finite.
+        DataError: there is no sample, onnxruntime cannot run one, or a tensor holds none or what is not finite.
     """
     proto = onnx.load_from_string(model.proto)
     graph = proto.graph
