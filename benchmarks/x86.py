@@ -182,8 +182,10 @@ def _prepare(
     weights, dense = apply_plan(model, plan), dense_plan(model, dtype)
     ranges = tensor_ranges(model, calibration) if dtype == "int8" else {}
     ours, ours_dense = as_bytes(model, plan, weights, ranges), as_bytes(model, dense, {}, ranges)
-    own = [] if dtype == "float32" else [(ROUNDED, {}, ours_dense)]
-    for case, values, compared in [("dense", {}, {}), *own, ("sparse", weights, ours)]:
+    answered = {"dense": ({}, {}), "sparse": (weights, ours)}
+    if dtype != "float32":
+        answered[ROUNDED] = ({}, ours_dense)
+    for case, (values, compared) in answered.items():
         (directory / case).mkdir()
         answers = onnxruntime_answers(model, compared, inputs)
         write_case(directory / case, pruned_proto(model, values), inputs, answers, calibration)
@@ -192,8 +194,8 @@ def _prepare(
     if min(len(ALLOWED_CPUS), target.cores) > 1:
         names = {count: f"{SPARSE}, threads: {count}" for count in (1, 2)} | names
     costs = {count: _calibrate(model, (dense, plan), target.with_threads(count), records, console) for count in names}
-    where = directory / (own[0][0] if own else "dense")
-    _compile(model, dense, ours_dense, target, costs[target.threads], where)
+    where = "dense" if dtype == "float32" else ROUNDED
+    _compile(model, dense, ours_dense, target, costs[target.threads], directory / where)
     compile_s = {
         count: _compile(model, plan, ours, target.with_threads(count), costs[count], directory / "sparse")
         for count in names

@@ -70,7 +70,7 @@ def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, t
 @pytest.mark.parametrize("make", [convolutional, pictures], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8], ids=lambda kind: kind.name)
 def test_a_quantised_network_gives_what_its_file_does(make, kind: QuantType, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """No answer is a step of it away from onnxruntime's, before the file rounds and clips it, as what ships does not."""
+    """No answer is a step away from onnxruntime's, before the file rounds and clips it: what ships does not."""
     floats = onnx.load_from_string(make(1, 1).proto) if make is convolutional else make()
     shape = shape_of_input(floats)
     proto = quantised(floats, samples(shape=shape), activation_type=kind, weight_type=QuantType.QInt8, per_channel=True)
