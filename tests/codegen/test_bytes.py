@@ -64,7 +64,18 @@ TARGETS = (
     I8MM,
     *(replace(each, l1d_bytes=1 << 10) for each in (NARROW, AVX2, DOTPROD)),
 )
-PATTERNS = ("dense", "unstructured", "block1x4", "block4x4", "block8x4", "block4x1", "2:4", "channel2")
+PATTERNS = (
+    "dense",
+    "unstructured",
+    "block1x4",
+    "block2x4",
+    "block4x4",
+    "block8x4",
+    "block16x4",
+    "block4x1",
+    "2:4",
+    "channel2",
+)
 
 
 def exact_sums(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.probe import cpu_flags
 from hwsparse.quantise import Scale, split_weights
 from hwsparse.sparsify import applicable, apply_plan, pruned_proto
-from hwsparse.sparsify.ranges import as_bytes, tensor_ranges
+from hwsparse.sparsify.ranges import as_bytes, coarse_notes, tensor_ranges
 from hwsparse.target import load_target
 from tests.codegen.building import Network
 from tests.codegen.compiling import with_flags
@@ -121,6 +121,36 @@ def compiled_from(proto: onnx.ModelProto, directory: Path) -> tuple[Model, dict[
     plan = Plan.of(model.digest, {name: Choice(dtype="int8") for name in layers})
     weights = as_bytes(model, plan, {}, model.ranges)
     return model, weights, build_model(model, plan, weights, CPU, directory)
+
+
+@pytest.mark.parametrize("kind", ["outlier", "constant", "far"])
+def test_odd_values_are_rounded_as_onnxruntime_rounds_them(kind: str, tmp_path: Path) -> None:
+    """One value a million times the others, a layer that only ever reads zeros, values of 1000 give or take 1."""
+    net, shape = Network(9), (1, 8, 6, 6)
+    hidden = net.node("Relu", net.conv("x", 8, 8, 3))
+    if kind == "constant":
+        hidden = net.node("Mul", hidden, net.array(np.float32(0)))
+    elif kind == "far":
+        hidden = net.node("Add", net.node("Tanh", hidden), net.array(np.float32(1000)))
+    model = net.model(shape, (last := net.conv(hidden, 8, 8, 1), shape))
+    plan = Plan.of(model.digest, {layer.name: Choice(dtype="int8") for layer in model.layers})
+    seen = [random_inputs(model.inputs, seed) for seed in range(3)]
+    if kind == "outlier":
+        seen[1]["x"][0, 3, 2, 2] = 1e6
+    ranges = tensor_ranges(model, seen)
+    weights = as_bytes(model, plan, {}, ranges)
+    network = build_model(model, plan, weights, CPU, tmp_path)
+    for feeds in (random_inputs(model.inputs, 7), seen[1]):
+        (expected,) = onnxruntime_answers(model, weights, feeds).values()
+        found = network.run(feeds)[last]
+        assert np.isfinite(found).all()
+        # Where the sum of a byte lies between two, it may tip over: a step of what is read, by its largest weight.
+        read = {node.name: node.input[0] for node in onnx.load_from_string(model.proto).graph.node}
+        final = model.layers[-1].name
+        step = Scale.of(*ranges[read[final]]).scale * np.abs(weights[final]).max()
+        assert np.abs(found - expected).max() <= step + 1e-5 * np.abs(expected).max()
+        assert (np.abs(found - expected) <= 1e-5 * np.abs(expected).max()).mean() > 0.9
+    assert bool(coarse_notes(model, plan, weights)) == (kind == "far")
 
 
 def lowered(net: Network, *outputs: str, floats: Collection[str] = ()) -> list[tuple[str, str]]:
