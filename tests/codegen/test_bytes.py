@@ -242,7 +242,7 @@ def test_sums_are_stored_as_the_nearest_bytes(
         weight *= make_mask(np.abs(weight), replace(choice, dtype="float32"), layer.groups)
     x, bias = rng.integers(0, 256, layer.input_shape).astype(np.uint8), rng.standard_normal(layer.outputs)
     read, added, stored = Scale(0.01, 100), Scale(0.03, 20), Scale(0.02, 0 if relu else 90)
-    if ties:
+    if ties and not function:
         weight, bias = whole_weights(layer, choice, rng), rng.integers(-20, 20, layer.outputs) / 4
         read, added, stored = Scale(2**-4, 100), Scale(0.25, 20), Scale(0.5, stored.zero)
     signed, factors = weight_bytes(weight)
