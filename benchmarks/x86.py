@@ -54,8 +54,10 @@ CALIBRATION = 10
 MAX_DRIFT = 0.1
 REFERENCE, ONNXRUNTIME, DENSE, SPARSE = "reference", "onnxruntime", "ours, dense", "ours, sparse"
 ONNXRUNTIME_INT8 = "onnxruntime int8"
-# Of our sparse network against onnxruntime on the same weights, and the same bytes: rounding may tip one over.
+# Of our networks against onnxruntime on the same weights, and the same bytes: rounding may tip one over.
 TOLERANCES = {"float32": FLOAT32, "int8": 0.05}
+# The case whose answers are of the dense network in bytes.
+ROUNDED = "rounded"
 OURS, MATMUL = "benchmarks.peers.ours:Ours", "benchmarks.peers.reference:Reference"
 # The figures that are one contender's median time divided by another's.
 RATIOS = {
@@ -114,8 +116,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     figures["scaling_2_threads_reference"] = _ratio(results, alone, together)
     figures["compile_s"] = cases.compile_s[target.threads]
     figures["weights_ratio"] = cases.weights_ratio
-    compared = cases.names.values() if cases.dtype == "int8" else (DENSE, *cases.names.values())
-    figures["max_rel_err"] = max(_own(results, name).error for name in compared)
+    figures["max_rel_err"] = max(_own(results, name).error for name in (DENSE, *cases.names.values()))
     details = {
         "model": model.digest,
         "plan": plan.to_json(),
@@ -140,6 +141,11 @@ class Cases:
     compile_s: Mapping[int, float]
     weights_ratio: float
 
+    @property
+    def dense(self) -> Path:
+        """Where our dense network is: of bytes it has answers of its own."""
+        return self.directory / ("dense" if self.dtype == "float32" else ROUNDED)
+
     def contenders(self, threads: int) -> tuple[Contender, ...]:
         """Those that run in this environment."""
         dense, sparse = self.directory / "dense", self.directory / "sparse"
@@ -147,7 +153,7 @@ class Cases:
             *(Contender(_reference(count, threads), MATMUL, dense, count, 0.0) for count in self.names),
             Contender(ONNXRUNTIME, "benchmarks.peers.onnxruntime:Onnxruntime", dense, threads, FLOAT32),
             Contender(ONNXRUNTIME_INT8, "benchmarks.peers.onnxruntime:Int8", dense, threads, LOSSY),
-            Contender(DENSE, OURS, dense, threads, LOSSY if self.dtype == "int8" else FLOAT32),
+            Contender(DENSE, OURS, self.dense, threads, TOLERANCES[self.dtype]),
             *(Contender(name, OURS, sparse, count, TOLERANCES[self.dtype]) for count, name in self.names.items()),
         )
 
@@ -175,8 +181,11 @@ def _prepare(
     inputs, *calibration = (network.draw(model, seed + index) for index in range(1 + CALIBRATION))
     weights, dense = apply_plan(model, plan), dense_plan(model, dtype)
     ranges = tensor_ranges(model, calibration) if dtype == "int8" else {}
-    ours = as_bytes(model, plan, weights, ranges)
-    for case, values, compared in (("dense", {}, {}), ("sparse", weights, ours)):
+    ours, ours_dense = as_bytes(model, plan, weights, ranges), as_bytes(model, dense, {}, ranges)
+    answered = {"dense": ({}, {}), "sparse": (weights, ours)}
+    if dtype != "float32":
+        answered[ROUNDED] = ({}, ours_dense)
+    for case, (values, compared) in answered.items():
         (directory / case).mkdir()
         answers = onnxruntime_answers(model, compared, inputs)
         write_case(directory / case, pruned_proto(model, values), inputs, answers, calibration)
@@ -185,7 +194,8 @@ def _prepare(
     if min(len(ALLOWED_CPUS), target.cores) > 1:
         names = {count: f"{SPARSE}, threads: {count}" for count in (1, 2)} | names
     costs = {count: _calibrate(model, (dense, plan), target.with_threads(count), records, console) for count in names}
-    _compile(model, dense, as_bytes(model, dense, {}, ranges), target, costs[target.threads], directory / "dense")
+    where = "dense" if dtype == "float32" else ROUNDED
+    _compile(model, dense, ours_dense, target, costs[target.threads], directory / where)
     compile_s = {
         count: _compile(model, plan, ours, target.with_threads(count), costs[count], directory / "sparse")
         for count in names

@@ -97,7 +97,8 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(near == 0x8000, 0, near).astype(np.uint16))
 
 
-_RANGE, _PAIRS = "range of ", "bfloat16 read by "
+# No name in a model holds a zero character: `model.read` refuses such.
+_RANGE, _PAIRS = "\0range of ", "\0bfloat16 read by "
 
 
 def range_name(tensor: str) -> str:
@@ -141,7 +142,10 @@ def split_weights(weights: Mapping[str, np.ndarray]) -> Split:
         elif not name.startswith(_RANGE):
             plain[name] = values
         elif values.shape != (2,):
-            raise DataError(f"{name}: an array of shape {values.shape}, and not of the two ends of a range")
+            tensor = name.removeprefix(_RANGE)
+            raise DataError(
+                f"range of {tensor!r}: an array of shape {values.shape}, and not of the two ends of a range"
+            )
         else:
             scales[name.removeprefix(_RANGE)] = Scale.of(float(values[0]), float(values[1]))
     return Split(plain, scales, frozenset(pairs))

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hwsparse.errors import InputError
+from hwsparse.errors import DataError, InputError
 from hwsparse.quantise import MOST_VALUE, Scale
 
 Ends = tuple[float, float]
@@ -39,6 +39,8 @@ MAGNITUDES = 2048
 # Of values but zeros `entropy` clips so many at most. What is clipped counts as if it were in the last bin: of values
 # that all lie far from 0, nothing would show of all being clipped.
 CLIPPED = 0.01
+# Two to this power is the least number above 0: of bins before any value but 0 was seen.
+NARROWEST = -1074
 # So many places of an end are tried between 0 and the outermost value.
 PLACES = 128
 # After so many turns `mse` has settled, or gains next to nothing.
@@ -49,11 +51,20 @@ class Range(Protocol):
     """Of a tensor: sees its values, then tells the range."""
 
     def see(self, values: np.ndarray) -> None:
-        """Takes a sample's values in, of any shape; all of them are finite."""
+        """Takes a sample's values in, of any shape; all of them are finite.
+
+        Raises:
+            DataError: there are none.
+        """
 
     @property
     def ends(self) -> Ends:
         """The lowest and the highest value that bytes should stand for, of what was seen."""
+
+
+def _require_values(values: np.ndarray) -> None:
+    if not values.size:
+        raise DataError(f"a tensor of shape {values.shape} holds no values, and so has no range")
 
 
 class Averaged:
@@ -67,6 +78,7 @@ class Averaged:
         self._shares, self._sums, self._count = (beyond, 1 - beyond), np.zeros(2), 0
 
     def see(self, values: np.ndarray) -> None:
+        _require_values(values)
         self._sums += np.quantile(values, self._shares, method="nearest").astype(np.float64)
         self._count += 1
 
@@ -83,6 +95,7 @@ class MinMax:
         self._low, self._high = math.inf, -math.inf
 
     def see(self, values: np.ndarray) -> None:
+        _require_values(values)
         self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
 
     @property
@@ -98,7 +111,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts, self.outermost = np.zeros(2 * BINS, np.int64), MinMax()
-        self._exponent = -2000  # narrower than for any values
+        self._exponent = NARROWEST
 
     @property
     def width(self) -> float:
@@ -112,8 +125,9 @@ class Histogram:
 
     def see(self, values: np.ndarray) -> None:
         self.outermost.see(values)
-        _, needed = math.frexp(max(map(abs, self.outermost.ends)))
-        self._widen(needed - BINS.bit_length() + 1)
+        if (furthest := max(map(abs, self.outermost.ends))) > 0:  # zeros alone fit bins of any width
+            _, needed = math.frexp(furthest)
+            self._widen(needed - BINS.bit_length() + 1)
         places = np.floor(values.astype(np.float64).ravel() / self.width).astype(np.int64)
         self.counts += np.bincount(places + BINS, minlength=2 * BINS)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsparse.errors import InputError
+from hwsparse.errors import DataError, InputError
 from hwsparse.quantise import MOST_VALUE, Scale
 from hwsparse.range_methods import (
     BINS,
@@ -141,6 +142,47 @@ def test_a_histogram_counts_what_lies_where_in_whatever_order_samples_come() -> 
     assert found.width == turned.width
     reach = np.abs(np.concatenate(samples)).max()
     assert BINS // 2 <= reach / found.width < BINS
+
+
+@given(
+    largest=st.integers(-120, 120),
+    smaller=st.lists(st.none() | st.integers(0, 25), min_size=1, max_size=5),
+    order=st.randoms(use_true_random=False),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_ranges_are_the_same_in_whatever_order_samples_come(
+    largest: int, smaller: list[int | None], order: random.Random, seed: int
+) -> None:
+    """Of any size, and zeros alone among them."""
+    samples = [
+        np.zeros(50, np.float32) if each is None else np.ldexp(drawn("normal", 50, seed + place), largest - each)
+        for place, each in enumerate(smaller)
+    ]
+    turned = order.sample(samples, len(samples))
+    zeros_first = sorted(samples, key=np.any)
+    found, others = histogram_of(*samples), [histogram_of(*each) for each in (turned, zeros_first)]
+    for other in others:
+        np.testing.assert_array_equal(found.counts, other.counts)
+        assert found.width == other.width
+    if any(each is not None for each in smaller):
+        assert BINS // 2 <= np.abs(np.concatenate(samples)).max() / found.width < BINS
+    for method in ("minmax", "percentile", "entropy", "mse"):
+        assert ends_of(method, samples) == ends_of(method, turned) == ends_of(method, zeros_first)
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy", "mse"])
+def test_zeros_first_do_not_make_a_method_blind(method: str) -> None:
+    small = np.float32(1e-6) * drawn("laplace", 20_000)
+    zeros = np.zeros(100, np.float32)
+    ends = ends_of(method, [zeros, small])
+    assert ends == ends_of(method, [small, zeros]) != ends_of("minmax", [zeros, small])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_values_have_no_range(method: str) -> None:
+    with pytest.raises(DataError, match=r"a tensor of shape \(0, 3\) holds no values"):
+        ends_of(method, [np.zeros((0, 3), np.float32)])
 
 
 @pytest.mark.parametrize("kind", DRAWN)

@@ -67,7 +67,9 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
     if asked.kind == "compile":
         plan = asked.plan or uniform_plan(model, parse_choice(asked.choice or ""))
         report = JobProgress(progress)
-        return _result(asked, compile_plan(model, plan, target, workspace, dataset, asked.seed, report))
+        return _result(
+            asked, compile_plan(model, plan, target, workspace, dataset, asked.seed, report, ranges=asked.ranges)
+        )
     budget = asked.budget
     if budget is None or dataset is None:
         raise ServiceError("the request of a search has no budget or no data")
@@ -77,6 +79,7 @@ def run_job(directory: Path, asked: JobRequest) -> JobResult:
         max_drop=budget.max_quality_drop if budget.max_quality_drop is not None else Goal().max_drop,
         bounds=Bounds(budget.max_latency_s, budget.max_file_bytes, budget.max_memory_bytes, budget.min_quality),
         dtypes=asked.dtypes,
+        ranges=asked.ranges,
     )
     chosen_on = appoint_judges(model, dataset, target, asked.seed).choosing.dataset
     report = JobProgress(progress, chosen_on.metric, chosen_on.name, len(chosen_on))

@@ -33,7 +33,9 @@ DATA: Any = typer.Option(
 )
 TARGET: Any = typer.Option("x86-local", help="A device's name (see `hwsparse targets`), or a descriptor's path.")
 OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything that is written.")
-CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
+CHOICE: Any = typer.Option(
+    None, help="One choice for every layer that can have it, as block4x1@0.9, 2:4 or block4x4@0.5/int8."
+)
 DTYPE: Any = typer.Option(
     ["float32"],
     help="Types of weights, and of what layers read, to choose from: float32, bfloat16, int8; may be repeated. With "

@@ -24,6 +24,7 @@ from hwsparse.cli import options
 from hwsparse.cli.front import show_front, write_front
 from hwsparse.cli.work import show_artifact
 from hwsparse.errors import Cancelled, HwsparseError, InputError, ServiceError
+from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.report import parse_report
 from hwsparse.serve.client import Client, OperationHandle
 from hwsparse.serve.jobfiles import end_with_server, read_request, write_error, write_result
@@ -81,6 +82,7 @@ def request(
     choice: str | None = typer.Option(None, help="Compile this choice for every layer instead of searching."),
     trials: int = typer.Option(60, help="Plans to try."),
     dtype: list[str] = options.DTYPE,
+    ranges: str = options.RANGES,
     max_drop: float = typer.Option(
         0.01, help="Quality that the winner may lose, in the metric's unit: 0.01 is a point of accuracy."
     ),
@@ -100,6 +102,9 @@ def request(
         raise InputError("--front is of a search: leave it out, or --choice")
     if wanted is not None and dtype != ["float32"]:
         raise InputError("--dtype is of a search: leave it out, and say it in --choice, as dense/int8")
+    require_use(ranges, dtype if wanted is None else (wanted.dtype,))
+    if ranges != DEFAULT_METHOD and data is None:
+        raise InputError("--ranges are of what is seen on data: give --data too, or leave it out")
     if wanted is None and data is None:
         raise InputError("a search needs --data; without data give a --choice to compile")
     path = None if data is None else _path(data)
@@ -125,12 +130,13 @@ def request(
         dataset = client.upload_dataset(upload) if upload else data or ""
         if wanted is not None:
             operation = client.compile(
-                digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes, threads=threads or 0
+                digest, device, wanted, dataset=dataset, seed=seed, shapes=shapes, threads=threads or 0, ranges=ranges
             )
         else:
             operation = client.optimize(
-                digest, device, dataset, budget, seed=seed, shapes=shapes, threads=threads or 0, dtypes=dtype
-            )
+                digest, device, dataset, budget,
+                seed=seed, shapes=shapes, threads=threads or 0, dtypes=dtype, ranges=ranges,
+            )  # fmt: skip
         best = next(iter(follow(operation, console).artifacts), None)
         if best is not None:
             show_artifact(_fetched(client, best, out, server), console)

@@ -75,7 +75,7 @@ def compile_(
 ) -> None:
     """Compiles one plan, without a search. Layers that do not pay on the device stay dense, and it says so."""
     from hwsparse.model import import_onnx
-    from hwsparse.pipeline import Workspace, compile_plan, robustness_notes, uniform_plan
+    from hwsparse.pipeline import Workspace, coarseness_notes, compile_plan, robustness_notes, uniform_plan
 
     asked = options.asked(choice, plan)
     of_data = (tokenizer, image, limit, metric)
@@ -98,7 +98,7 @@ def compile_(
             corrupted=corrupted, ranges=ranges, board=board,
         )  # fmt: skip
     show_artifact(outcome.finalists[0].artifact, console)
-    for note in robustness_notes(outcome):
+    for note in (*robustness_notes(outcome), *coarseness_notes(outcome)):
         console.print(escape(note))
     if note := load_note(outcome.cpu_share):
         console.print(note)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -38,10 +38,11 @@ from hwsparse.codegen.operations import greatest_of_bytes, operation_of
 from hwsparse.codegen.roundings import AsBytes, Bytes
 from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model, TensorSpec
+from hwsparse.model.names import free_name, names_in
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
-from hwsparse.quantise import is_rounded, without_pairs
-from hwsparse.sparsify.apply import pruned_proto
+from hwsparse.quantise import Scale, is_rounded, without_pairs
+from hwsparse.sparsify.apply import rounding_proto
 from hwsparse.target import Target
 
 # Constants larger than this move from the code to the parameters.
@@ -82,12 +83,13 @@ def lower(
     """
     names = _weight_names(model)
     # What layers read of bfloat16 their kernels round.
-    module = _simplified(_import(model, names, without_pairs(weights)))
+    imported, scales = _import(model, names, without_pairs(weights))
+    module = _simplified(imported)
     chains = _find_all_chains(model, module, names)
     graph = Graph.of(module["main"])
     readers = [chain for chain in chains if _reads_bytes(chain, plan)]
     writers = [chain for chain in chains if _reads_bytes(chain, plan) or chain.depthwise]
-    bytes_of = Bytes.of(graph, readers, writers, target)
+    bytes_of = Bytes.of(graph, scales, readers, writers, target)
     pool = _Pool(target, kernels)
     calls = []
     for chain in chains:
@@ -95,7 +97,7 @@ def lower(
         weight = weights[name] if name in weights else model.weight(name)
         calls.append(pool.layer(chain, plan, weight, bytes_of))
     calls.extend(pool.attention(found) for found in find_attentions(module["main"]))
-    return _rewrite(module, set(names.values()), calls, pool, bytes_of, graph)
+    return _rewrite(module, set(names.values()), scales, calls, pool, bytes_of, graph)
 
 
 def _reads_bytes(chain: Chain, plan: Plan) -> bool:
@@ -129,12 +131,18 @@ def require_compilable(model: Model) -> None:
         ModelError, CompileError: as in `lower`.
     """
     names = _weight_names(model)
-    _find_all_chains(model, _import(model, names, {}), names)
+    _find_all_chains(model, _import(model, names, {}).module, names)
 
 
 def _weight_names(model: Model) -> dict[str, str]:
     """What the input of `main` that holds a layer's weight is called, by layer."""
-    return {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
+    taken = _names_in(onnx.load_from_string(model.apart.graph))
+    return {layer.name: free_name(f"weight_{index}", taken) for index, layer in enumerate(model.layers)}
+
+
+def _names_in(proto: onnx.ModelProto) -> set[str]:
+    """What inputs of `main` may be called by a graph's names, in which the importer puts no dots."""
+    return {name.replace(".", "_") for name in names_in(proto.graph)}
 
 
 def _find_all_chains(model: Model, module: tvm.IRModule, names: Mapping[str, str]) -> list[Chain]:
@@ -145,11 +153,22 @@ def _find_all_chains(model: Model, module: tvm.IRModule, names: Mapping[str, str
     return chains
 
 
-def _import(model: Model, names: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> tvm.IRModule:
-    """The model in Relax, each layer's weight an input of `main` named by `names`."""
-    proto = onnx.load_from_string(pruned_proto(model, weights))
-    graph = proto.graph
-    renamed = {layer.weight: names[layer.name] for layer in model.layers}
+class _Imported(NamedTuple):
+    module: tvm.IRModule
+    scales: dict[str, Scale]  # by the names of inputs of `main`
+
+
+def _import(model: Model, names: Mapping[str, str], weights: Mapping[str, np.ndarray]) -> _Imported:
+    """The model in Relax, each layer's weight an input of `main` named by `names`.
+
+    What was rounded by a range among `weights` is multiplied by an input of `main` in the end: of no rounding of the
+    model's own it is one.
+    """
+    data, rounded = rounding_proto(model, weights)
+    proto = onnx.load_from_string(data)
+    graph, taken = proto.graph, _names_in(proto) | set(names.values())
+    steps = {constant: free_name(f"step_{index}", taken) for index, constant in enumerate(rounded)}
+    renamed = {layer.weight: names[layer.name] for layer in model.layers} | steps
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for old, new in renamed.items():
         value = onnx.helper.make_tensor_value_info(new, stored[old].data_type, list(stored[old].dims))
@@ -158,7 +177,7 @@ def _import(model: Model, names: Mapping[str, str], weights: Mapping[str, np.nda
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     try:
-        return _to_relax(proto)
+        return _Imported(_to_relax(proto), {steps[constant]: scale for constant, scale in rounded.items()})
     except Exception as error:  # the importer raises whatever its converters raise
         raise ModelError(
             f"TVM cannot import {describe(_refused_node(proto))} of {model.name}: {one_line(error)}"
@@ -332,10 +351,17 @@ class _Pool:
 
 
 def _rewrite(
-    module: tvm.IRModule, weights: set[str], calls: Sequence[KernelCall], pool: _Pool, bytes_of: Bytes, graph: Graph
+    module: tvm.IRModule,
+    weights: set[str],
+    scales: Mapping[str, Scale],
+    calls: Sequence[KernelCall],
+    pool: _Pool,
+    bytes_of: Bytes,
+    graph: Graph,
 ) -> Lowered:
     replacements = {call.replaced[-1]: call for call in calls}
     absorbed = {var for call in calls for var in call.replaced[:-1]} | bytes_of.absorbed
+    steps = {var: scales[var.name].scale for var in module["main"].params if var.name in scales}
     as_bytes: dict[AsBytes, Any] = {}
 
     @mutator
@@ -356,6 +382,10 @@ def _rewrite(
                 self.call(call.function, call.function_name, inputs, call.out_shape, call.out_dtype)
             )
             self.set_var_remap(binding.var, self.reshaped(out, shape_of(binding.var)))
+
+        def visit_var_(self, var: Any) -> Any:
+            """What nobody reads as bytes is rounded as it stands."""
+            return relax.const(np.float32(steps[var])) if var in steps else super().visit_var_(var)
 
         def visit_call_(self, call: Any) -> Any:
             call = super().visit_call_(call)
@@ -410,7 +440,7 @@ def _rewrite(
     main = module["main"]
     rewriter = Rewriter(module)
     body = rewriter.visit_expr(main.body)
-    inputs = [var for var in main.params if var.name not in weights]
+    inputs = [var for var in main.params if var.name not in weights and var not in steps]
     function = relax.Function(inputs + list(pool.variables.values()), body)
     result = rewriter.builder_.get()
     result["main"] = function.with_attr("global_symbol", "main").with_attr("num_input", len(inputs))

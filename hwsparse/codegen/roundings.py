@@ -2,12 +2,14 @@
 
     rounded = clip(round(value * inverse), -zero, 255 - zero) * scale
 
+What `scale` is is no constant there but an input of the function, of a name that says it: a model that rounds on its
+own has none, whatever it computes.
+
 Kernels read such bytes in the place of the floats, and write them where nothing else needs the floats.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,9 @@ from typing import Any
 from tvm import relax
 
 from hwsparse.codegen.chains import Chain
-from hwsparse.codegen.graph import Graph, clip_bounds, scalar
+from hwsparse.codegen.graph import Graph, clip_bounds
 from hwsparse.codegen.operations import greatest_of_bytes
-from hwsparse.quantise import MOST_VALUE, Scale
+from hwsparse.quantise import Scale
 from hwsparse.target import Target
 
 
@@ -52,9 +54,16 @@ class Bytes:
     absorbed: frozenset[Any]
 
     @classmethod
-    def of(cls, graph: Graph, chains: Sequence[Chain], writers: Sequence[Chain], target: Target) -> Bytes:
-        """Of chains that read bytes, and of all that can write them."""
-        roundings = find_roundings(graph)
+    def of(
+        cls,
+        graph: Graph,
+        scales: Mapping[str, Scale],
+        chains: Sequence[Chain],
+        writers: Sequence[Chain],
+        target: Target,
+    ) -> Bytes:
+        """Of chains that read bytes, and of all that can write them; `scales` by the inputs that hold them."""
+        roundings = find_roundings(graph, scales)
         read = {each for chain in chains for each in (chain.source, chain.residual) if each in roundings}
         theirs = {var for chain in chains for var in chain.variables}
         # All who read what was rounded are such chains.
@@ -82,32 +91,25 @@ class Bytes:
         return None if variable is None else self.roundings.get(variable)
 
 
-def find_roundings(graph: Graph) -> dict[Any, Rounding]:
-    """By the variable that holds what was rounded."""
+def find_roundings(graph: Graph, scales: Mapping[str, Scale]) -> dict[Any, Rounding]:
+    """By the variable that holds what was rounded, by scales that inputs hold."""
     found = {}
     for var in graph.values:
-        if (rounding := _rounding(graph, var)) is not None:
-            found[var] = rounding
+        if graph.operator(var) == "relax.multiply":
+            clipped, step = graph.arguments(var)
+            if isinstance(step, relax.Var) and step not in graph.values and step.name in scales:
+                found[var] = _rounding(graph, var, clipped, scales[step.name])
     return found
 
 
-def _rounding(graph: Graph, var: Any) -> Rounding | None:
-    clipped, back = _operands(graph, var)
-    if back is None or not 0 < back < math.inf:
-        return None
-    variables, low, high, value = [var], -math.inf, math.inf, clipped
-    while value in graph.values and (bounds := clip_bounds(graph.values[value], graph.operator(value))) is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
+def _rounding(graph: Graph, var: Any, clipped: Any, scale: Scale) -> Rounding:
+    variables, value = [var], clipped
+    while clip_bounds(graph.values[value], graph.operator(value)) is not None:
         variables.append(value)
         value = _operand(graph, value)
-    whole = low == round(low) if math.isfinite(low) else False
-    if not whole or high - low != MOST_VALUE or not -MOST_VALUE <= low <= 0 or graph.operator(value) != "relax.round":
-        return None
+    assert graph.operator(value) == "relax.round"
     scaled = graph.arguments(value)[0]
-    source, inverse = _operands(graph, scaled)
-    scale = Scale(back, round(-low))
-    if inverse != float(scale.inverse):
-        return None
+    source, _ = graph.arguments(scaled)
     return Rounding(source, scale, (scaled, value, *reversed(variables)))
 
 
@@ -115,11 +117,3 @@ def _operand(graph: Graph, var: Any) -> Any:
     """What a clip is of, whatever form the importer gave it."""
     first = graph.arguments(var)[0]
     return first if isinstance(first, relax.Var) else graph.values[var].args[1].fields[0]
-
-
-def _operands(graph: Graph, var: Any) -> tuple[Any, float | None]:
-    """What is multiplied by a constant number, and the number."""
-    if graph.operator(var) != "relax.multiply":
-        return None, None
-    left, right = graph.arguments(var)
-    return left, scalar(right)

@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsparse.errors import ModelError, one_line
+from hwsparse.model.names import free_name, names_in
 from hwsparse.model.read import INSTEAD_OF_BYTES, QDQ, describe, nodes, not_qdq
 from hwsparse.model.shapes import static_shape, with_shapes
-from hwsparse.quantise import range_name
 
 Range = tuple[float, float]
 
@@ -32,6 +32,8 @@ _STORED: dict[int, tuple[int, int]] = {**_ENDS, TensorProto.INT32: (-(2**31), 2*
 _MOVES = frozenset(
     ("Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 )
+# What a canonical graph calls the range of a tensor, before its name.
+_STATED = "range of "
 # So many nodes that exporters put behind a constant are looked through.
 _LONGEST = 8
 _NEVER_NEGATIVE = frozenset(("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Sqrt"))
@@ -73,7 +75,7 @@ def state_ranges(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
         if node.op_type in _MOVES and node.input[0] in found:
             found[node.output[0]] = found[node.input[0]]
         found |= {name: ranges[name] for name in node.output if name in ranges}
-    helper.set_model_props(proto, {range_name(name): f"{low!r} {high!r}" for name, (low, high) in found.items()})
+    helper.set_model_props(proto, {_STATED + name: f"{low!r} {high!r}" for name, (low, high) in found.items()})
 
 
 def stated_ranges(proto: onnx.ModelProto) -> dict[str, Range]:
@@ -81,7 +83,7 @@ def stated_ranges(proto: onnx.ModelProto) -> dict[str, Range]:
     found = {}
     for item in proto.metadata_props:
         low, high = map(float, item.value.split())
-        found[item.key.removeprefix(range_name(""))] = low, high
+        found[item.key.removeprefix(_STATED)] = low, high
     return found
 
 
@@ -114,7 +116,7 @@ class _Graph:
         self._shapes = {item.name: static_shape(item) for item in items}
         self._kinds = {item.name: item.type.tensor_type.elem_type for item in items}
         self._kinds |= {item.name: item.data_type for item in proto.graph.initializer}
-        self._graph = proto.graph
+        self._graph, self._names = proto.graph, names_in(proto.graph)
         self._stored = {item.name: item for item in proto.graph.initializer}
         self._makers = {name: node for node in proto.graph.node for name in node.output}
         self._constant = set(self._stored)
@@ -198,9 +200,10 @@ class _Graph:
         del node.input[1:], node.attribute[:]
 
     def _clip(self, node: onnx.NodeProto, high: float) -> None:
-        bounds = {f"{node.output[0]}/low": 0.0, f"{node.output[0]}/high": high}
+        ends = {"low": 0.0, "high": high}
+        bounds = {free_name(f"{node.output[0]}/{end}", self._names): value for end, value in ends.items()}
         self._graph.initializer.extend(
-            numpy_helper.from_array(np.array(end, np.float32), name) for name, end in bounds.items()
+            numpy_helper.from_array(np.array(value, np.float32), name) for name, value in bounds.items()
         )
         self._complete.add(node.output[0])
         self._first[node.output[0]] = node.output[0]

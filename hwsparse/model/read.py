@@ -100,8 +100,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_text(proto: onnx.ModelProto) -> None:
-    """Refuses names that are not UTF-8, which protobuf hands over as bytes."""
-    texts: list[object] = [item.domain for item in proto.opset_import]
+    """Refuses names that are not UTF-8, which protobuf hands over as bytes, and such as hold a zero character."""
+    texts: list[str | bytes] = [item.domain for item in proto.opset_import]
     texts += [item.name for item in (*proto.graph.input, *proto.graph.output)]
     texts += [item.name for item in proto.graph.initializer]
     for node in chain(nodes(proto.graph), *(function.node for function in proto.functions)):
@@ -109,6 +109,8 @@ def _check_text(proto: onnx.ModelProto) -> None:
         texts += [attribute.name for attribute in node.attribute]
     if not all(isinstance(text, str) for text in texts):
         raise ModelError("not an ONNX model, or a damaged one: a name in it is not UTF-8 text")
+    if (zero := next((text for text in texts if "\0" in str(text)), None)) is not None:
+        raise ModelError(f"the name {zero!r} in the model holds a zero character: export it again with another name")
 
 
 def _check_opset(proto: onnx.ModelProto) -> None:

@@ -52,7 +52,7 @@ from hwsparse.pipeline.compilation import (
 from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards, require_no_device
 from hwsparse.pipeline.exploration import explore, explore_estimates
-from hwsparse.pipeline.figures import front_report, robustness_notes
+from hwsparse.pipeline.figures import coarseness_notes, front_report, robustness_notes
 from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
 from hwsparse.pipeline.goal import DTYPES, Goal
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
@@ -74,6 +74,7 @@ __all__ = [
     "Rivals",
     "SmallDense",
     "Workspace",
+    "coarseness_notes",
     "compile_plan",
     "front_report",
     "optimize",

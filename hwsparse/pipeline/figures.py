@@ -18,6 +18,7 @@ from hwsparse.report import ArtifactPlace, Budget, Ceiling, Comparison, FrontPoi
 from hwsparse.report.front import PointKind
 from hwsparse.search import Candidate
 from hwsparse.sparsify import QualityReport, Robustness, Size, Sizes
+from hwsparse.sparsify.ranges import coarse_notes
 
 AS_TRAINED = Method("as it was trained", "never", "dense")
 TRIED = Method("ALPS, rows regrouped", "after", "dense-to-sparse")
@@ -76,7 +77,7 @@ def front_report(outcome: Outcome, dataset: str) -> FrontReport:
         points=tuple(_with_robustness(point, outcome) for point in points),
         winner=winner.label if winner is not None else None,
         layers=winner.artifact.manifest.layers if winner is not None else (),
-        notes=(*_notes(outcome), *robustness_notes(outcome)),
+        notes=(*_notes(outcome), *robustness_notes(outcome), *coarseness_notes(outcome)),
         comparison=Comparison(model.digest, (outcome.seed,), _ceiling(rivals)),
     )
 
@@ -194,6 +195,13 @@ def robustness_notes(outcome: Outcome) -> tuple[str, ...]:
         f"Robustness: the mean quality over {corruptions}, numbers being severities of 5; same held-out samples. "
         f"With 95 % intervals: {', '.join(told)}.",
     )
+
+
+def coarseness_notes(outcome: Outcome) -> tuple[str, ...]:
+    """Which int8 layers of finalists read what bytes can hardly tell apart, each once."""
+    plans = [each.plan for each in outcome.finalists if each.plan.in_bytes]
+    found = (note for plan in plans for note in coarse_notes(outcome.model, plan, outcome.weights(plan)))
+    return tuple(dict.fromkeys(found))
 
 
 def _ceiling(rivals: Rivals | None) -> Ceiling | None:

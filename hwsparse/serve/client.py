@@ -148,6 +148,7 @@ class Client:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         threads: int = 0,
         dtypes: Sequence[str] = ("float32",),
+        ranges: str = "",
         request_id: str = "",
     ) -> OperationHandle:
         """Asks for a search, and artifacts of its best.
@@ -158,7 +159,8 @@ class Client:
             dataset: digest from `upload_dataset`, or the name of one of the server's own.
             shapes: for inputs whose shape the model leaves open.
             threads: that inference runs with; 0 for the device's own number.
-            dtypes: of weights, and of what layers read, to choose from: float32, int8.
+            dtypes: of weights, and of what layers read, to choose from: float32, int8, bfloat16.
+            ranges: how the range of what int8 layers read is found on samples; none: as the server does.
             request_id: with one, the request may be sent again without being done again.
         """
         with _checked():
@@ -171,6 +173,7 @@ class Client:
                 seed=seed,
                 threads=threads,
                 dtypes=dtypes,
+                ranges=ranges,
                 request_id=request_id,
             )
         answer = self._call(self._optimization.Optimize, request)
@@ -186,13 +189,14 @@ class Client:
         seed: int = 0,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         threads: int = 0,
+        ranges: str = "",
         request_id: str = "",
     ) -> OperationHandle:
         """Asks for the artifact of one plan, or of one choice for every layer that can have it.
 
         Args:
             dataset: what to measure quality on; none: it is not measured.
-            threads: as for `optimize`.
+            threads: as for `optimize`, and so are `ranges`.
         """
         with _checked():
             request = optimization_pb2.CompileRequest(
@@ -202,6 +206,7 @@ class Client:
                 dataset=dataset,
                 seed=seed,
                 threads=threads,
+                ranges=ranges,
                 request_id=request_id,
             )
             if isinstance(sparsity, Plan):

@@ -26,6 +26,7 @@ from typing import TypeVar
 from hwsparse import strictjson
 from hwsparse.errors import HwsparseError, InputError, ServiceError
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.range_methods import DEFAULT_METHOD
 from hwsparse.serve.operation import Budget, FrontPoint, JobError, JobKind, JobResult, Progress
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class JobRequest:
     store: str  # where to put artifacts: ArtifactStore(store)
     budget: Budget | None = None  # optimize
     dtypes: tuple[str, ...] = ("float32",)  # optimize: types of weights, and of what layers read, to choose from
+    ranges: str = DEFAULT_METHOD  # how the range of what int8 layers read is found
     plan: Plan | None = None  # compile: either this
     choice: str | None = None  # or this, for every layer that can have it
     threads: int | None = None  # that inference runs with; None: the target's own number

@@ -19,6 +19,7 @@ import grpc
 
 from hwsparse.errors import ArtifactError, InputError, ServiceError, UnknownNameError
 from hwsparse.plan import Plan, parse_choice
+from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.serve import wire
 from hwsparse.serve.jobfiles import JobRequest
 from hwsparse.serve.jobs import Jobs
@@ -155,6 +156,8 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         dtypes = tuple(dict.fromkeys(request.dtypes)) or ("float32",)
         for dtype in dtypes:
             target.require_type(dtype)
+        ranges = request.ranges or DEFAULT_METHOD
+        require_use(ranges, dtypes)
         path, name = self._house.dataset(request.dataset)
         job = JobRequest(
             kind="optimize",
@@ -170,6 +173,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             store=self._house.store.location,
             budget=wire.from_budget(request.budget),
             dtypes=dtypes,
+            ranges=ranges,
         )
         operation = self._submit(job, request.request_id)
         return optimization_pb2.OptimizeResponse(operation=wire.to_operation(operation))
@@ -182,9 +186,12 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         path, name = self._house.dataset(request.dataset) if request.dataset else (None, None)
         plan = Plan.from_json(request.plan_json) if request.HasField("plan_json") else None
         choice = parse_choice(request.uniform_choice) if request.HasField("uniform_choice") else None
-        for wanted in {choice for _, choice in plan.choices} if plan else {choice}:
+        asked = {each for _, each in plan.choices} if plan else {choice}
+        for wanted in asked:
             if wanted is not None and not wanted.is_plain:
                 target.require(wanted)
+        ranges = request.ranges or DEFAULT_METHOD
+        require_use(ranges, (wanted.dtype for wanted in asked if wanted is not None))
         job = JobRequest(
             kind="compile",
             model_path=str(model.path),
@@ -197,6 +204,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
             seed=request.seed,
             threads=request.threads or None,
             store=self._house.store.location,
+            ranges=ranges,
             plan=plan,
             choice=str(choice) if choice else None,
         )

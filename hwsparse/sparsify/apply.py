@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from hwsparse.errors import ModelError, PatternError, PlanError
 from hwsparse.model import Model
 from hwsparse.model.apart import Apart
 from hwsparse.model.fold import infer
+from hwsparse.model.names import free_name, names_in
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import MOST_VALUE, Scale, pairs_name, rounded, split_weights
@@ -21,7 +23,7 @@ from hwsparse.sparsify.statistics import LayerStatistics
 
 # Axes of what convolutions of pictures read.
 PICTURES = 4
-# What a tensor's rounded values are called after it.
+# What a tensor's rounded values are called after it, if nothing else is.
 AS_BYTES, AS_BFLOAT16 = "/as bytes", "/as bfloat16"
 # What floats are multiplied by to be cut off after 8 of 24 digits: 2**16 + 1.
 CUT = 65537.0
@@ -87,20 +89,34 @@ def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
         ModelError: a weight or constant is not of the model, or has not its shape.
         DataError: bytes cannot stand for a range.
     """
-    return _pruned(model, weights, model.proto, ())[0]
+    return _pruned(model, weights, model.proto, ()).graph
+
+
+def rounding_proto(model: Model, weights: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, Scale]]:
+    """As `pruned_proto`, with the scales of what was rounded by those of `weights`, and of nothing else.
+
+    Returns:
+        The file, and what bytes stand for by the constant that the last node of each rounding multiplies by.
+    """
+    pruned = _pruned(model, weights, model.proto, ())
+    return pruned.graph, pruned.rounded
 
 
 def pruned_apart(model: Model, weights: Mapping[str, np.ndarray]) -> Apart:
     """The same network as `pruned_proto` gives, taken apart, with its errors."""
     arrays = model.apart.arrays
-    graph, replaced = _pruned(model, weights, model.apart.graph, arrays)
-    return Apart(graph, {**arrays, **replaced})
+    pruned = _pruned(model, weights, model.apart.graph, arrays)
+    return Apart(pruned.graph, {**arrays, **pruned.apart})
 
 
-def _pruned(
-    model: Model, weights: Mapping[str, np.ndarray], graph: bytes, apart: Container[str]
-) -> tuple[bytes, dict[str, np.ndarray]]:
-    """A model's graph with weights replaced, and of what is kept apart from it what takes the place of it."""
+class _Pruned(NamedTuple):
+    graph: bytes
+    apart: dict[str, np.ndarray]  # of what is kept apart from the graph what takes the place of it
+    rounded: dict[str, Scale]  # by the constants that bytes are multiplied by
+
+
+def _pruned(model: Model, weights: Mapping[str, np.ndarray], graph: bytes, apart: Container[str]) -> _Pruned:
+    """A model's graph with weights replaced."""
     proto = onnx.load_from_string(graph)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     plain, scales, pairs = split_weights(weights)
@@ -108,38 +124,50 @@ def _pruned(
     for name, values in replaced.items():
         if name not in apart:
             stored[name].CopyFrom(numpy_helper.from_array(values, name))
-    _round(proto.graph, scales, {layer.name for layer in model.layers})
-    _round_to_bfloat16(proto.graph, pairs)
+    names = names_in(proto.graph) if scales or pairs else set[str]()
+    told = _round(proto.graph, scales, {layer.name for layer in model.layers}, names)
+    _round_to_bfloat16(proto.graph, pairs, names)
     kept = {name: values for name, values in replaced.items() if name in apart}
-    return bytes(proto.SerializeToString(deterministic=True)), kept
+    return _Pruned(bytes(proto.SerializeToString(deterministic=True)), kept, told)
 
 
-def _round(graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collection[str]) -> None:
+def _round(
+    graph: onnx.GraphProto, scales: Mapping[str, Scale], layers: Collection[str], names: set[str]
+) -> dict[str, Scale]:
     """Has layers read the nearest values that bytes stand for, rounded as kernels round and not as QuantizeLinear does.
 
     So does what adds pictures: residuals are then bytes too.
 
+    Args:
+        names: what the graph has; those of what is put in are added.
+
+    Returns:
+        The scales, by the constants that bytes are multiplied by.
+
     Raises:
         ModelError: there is no such tensor, or nobody reads it.
     """
-    adds, nodes, left = adds_of_pictures(graph), list[onnx.NodeProto](), dict(scales)
+    adds, nodes = adds_of_pictures(graph), list[onnx.NodeProto]()
+    values, told = dict[str, str](), dict[str, Scale]()  # of what was read what is read now
     for node in graph.node:
         for place, read in enumerate(node.input):
             if read not in scales or not (node.name in adds or (node.name in layers and place == 0)):
                 continue
-            if read in left:
-                steps, constants = _rounding(read, left.pop(read))
+            if read not in values:
+                steps, constants = _rounding(read, scales[read], names)
                 nodes.extend(steps)
                 graph.initializer.extend(constants)
-            node.input[place] = read + AS_BYTES
+                values[read], told[steps[-1].input[1]] = steps[-1].output[0], scales[read]
+            node.input[place] = values[read]
         nodes.append(node)
-    if left:
+    if left := scales.keys() - values:
         raise ModelError(f"no layer reads a tensor {min(left)!r}, of which a range is given")
     if scales:
         _replace_nodes(graph, nodes)
+    return told
 
 
-def _round_to_bfloat16(graph: onnx.GraphProto, layers: Collection[str]) -> None:
+def _round_to_bfloat16(graph: onnx.GraphProto, layers: Collection[str], names: set[str]) -> None:
     """Has layers read the nearest bfloat16: Dekker's splitting, which any opset has the operators for.
 
     T. J. Dekker, A Floating-Point Technique for Extending the Available Precision, Numerische Mathematik 18, 1971.
@@ -147,19 +175,18 @@ def _round_to_bfloat16(graph: onnx.GraphProto, layers: Collection[str]) -> None:
     Raises:
         ModelError: there is no such layer.
     """
-    nodes, made, left = list[onnx.NodeProto](), set[str](), set(layers)
+    nodes, made, left = list[onnx.NodeProto](), dict[str, str](), set(layers)
     for node in graph.node:
         if node.name in layers:
             left.discard(node.name)
-            read, values = node.input[0], node.input[0] + AS_BFLOAT16
-            if values not in made:
-                made.add(values)
-                scaled, rest = f"{values}/scaled", f"{values}/rest"
-                steps = (("Mul", (read, f"{values}/cut"), scaled), ("Sub", (scaled, read), rest))
-                for operator, inputs, output in (*steps, ("Sub", (scaled, rest), values)):
-                    nodes.append(helper.make_node(operator, inputs, [output], output))
-                graph.initializer.append(numpy_helper.from_array(np.array(CUT, np.float32), f"{values}/cut"))
-            node.input[0] = values
+            read = node.input[0]
+            if read not in made:
+                made[read] = values = free_name(read + AS_BFLOAT16, names)
+                scaled, rest, cut = (free_name(f"{values}/{each}", names) for each in ("scaled", "rest", "cut"))
+                steps = (("Mul", (read, cut), scaled), ("Sub", (scaled, read), rest), ("Sub", (scaled, rest), values))
+                nodes.extend(helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps)
+                graph.initializer.append(numpy_helper.from_array(np.array(CUT, np.float32), cut))
+            node.input[0] = made[read]
         nodes.append(node)
     if left:
         raise ModelError(f"there is no layer {min(left)!r}, of which it is said that it reads bfloat16")
@@ -193,18 +220,18 @@ def is_depthwise(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     return groups > 1 and next(of_one, False)
 
 
-def _rounding(read: str, scale: Scale) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _rounding(read: str, scale: Scale, names: set[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes from a tensor to its rounded values, and their constants."""
-    values = read + AS_BYTES
+    values = free_name(read + AS_BYTES, names)
     numbers = {"inverse": scale.inverse, "low": -scale.zero, "high": MOST_VALUE - scale.zero, "scale": scale.scale}
-    names = {each: f"{values}/{each}" for each in (*numbers, "scaled", "rounded", "clipped")}
+    own = {each: free_name(f"{values}/{each}", names) for each in (*numbers, "scaled", "rounded", "clipped")}
     steps = (
-        ("Mul", (read, names["inverse"]), names["scaled"]),
-        ("Round", (names["scaled"],), names["rounded"]),
-        ("Clip", (names["rounded"], names["low"], names["high"]), names["clipped"]),
-        ("Mul", (names["clipped"], names["scale"]), values),
+        ("Mul", (read, own["inverse"]), own["scaled"]),
+        ("Round", (own["scaled"],), own["rounded"]),
+        ("Clip", (own["rounded"], own["low"], own["high"]), own["clipped"]),
+        ("Mul", (own["clipped"], own["scale"]), values),
     )
     return (
         [helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps],
-        [numpy_helper.from_array(np.array(number, np.float32), names[each]) for each, number in numbers.items()],
+        [numpy_helper.from_array(np.array(number, np.float32), own[each]) for each, number in numbers.items()],
     )

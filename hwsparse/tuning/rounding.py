@@ -56,7 +56,7 @@ def rounded_rows(weight: Tensor) -> Tensor:
     """What signed bytes stand for, row by row."""
     rows = weight.detach().flatten(1)
     steps = rows.abs().amax(1, keepdim=True) / MOST_WEIGHT
-    steps = torch.where(steps > torch.finfo(steps.dtype).tiny, steps, torch.ones_like(steps))
+    steps = torch.where(steps >= torch.finfo(steps.dtype).tiny, steps, torch.ones_like(steps))
     nearest = ((rows / steps).round() * steps).reshape(weight.shape)
     return weight + (nearest - weight).detach()
 

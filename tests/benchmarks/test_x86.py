@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import environments, x86
@@ -16,6 +18,8 @@ from benchmarks.environments import Environment, Runtime
 from benchmarks.networks import NETWORKS, Network
 from benchmarks.turns import Contender, Result, Timing, time_in_turns
 from hwsparse.latency import MeasureFailure
+from hwsparse.model import Model
+from hwsparse.plan import Plan
 from tests.sparsify.networks import classifier
 
 KEYS = {
@@ -86,6 +90,25 @@ def test_int8_networks_are_compared(command: Command, tmp_path: Path, capsys: py
     assert float(figures["ort_int8_over_ours"]) > 0 and 0 <= float(figures["max_rel_err"]) <= 0.05
     plan = json.loads((tmp_path / "f.json").read_text())["details"]["plan"]
     assert "block4x4@0.5/int8" in plan
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_int8_networks_of_other_weights_are_refused(
+    dense: bool, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers 1.3 times what they should be are within what bytes may lose, and not onnxruntime's on the same bytes."""
+    honest = x86.build_model
+
+    def off(model: Model, plan: Plan, weights: Mapping[str, np.ndarray], *rest: object) -> object:
+        if all(choice.is_dense for _, choice in plan.choices) == dense:
+            last = model.layers[-1].name
+            weights = {**weights, last: weights.get(last, model.weight(last)) * np.float32(1.3)}
+        return honest(model, plan, weights, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(x86, "build_model", off)
+    assert command("--dtype", "int8", "--pattern", "block4x4", "--layers", "every") == 1
+    who = "ours, dense" if dense else "ours, sparse"
+    assert re.search(f"error: {who}.*: outputs differ from onnxruntime's", capsys.readouterr().err)
 
 
 def test_wrong_outputs_are_refused(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,7 @@ def test_a_network(
     net = Network(*sizes)
     model = net.model(form(net))
     names = lowering._weight_names(model)
-    assert len(find_attentions(lowering._simplified(lowering._import(model, names, {}))["main"])) == fused
+    assert len(find_attentions(lowering._simplified(lowering._import(model, names, {}).module)["main"])) == fused
     library = build_model(model, Plan(model.digest), {}, CPU, tmp_path)
     rng = np.random.default_rng(1)
     inputs = {spec.name: rng.standard_normal(spec.shape).astype(np.float32) for spec in model.inputs}

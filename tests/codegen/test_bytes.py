@@ -37,6 +37,7 @@ from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target, load_target
 from tests.codegen.compiling import compile_kernel, with_flags
 from tests.codegen.layers import CPU, conv, convs, depthwise_convs, product, products
+from tests.codegen.requantised import depthwise_sums, fuses, requantised, stored_bytes
 
 NARROW, WIDE = CPU, replace(CPU, vector_bits=512, vector_registers=32)
 ARM = replace(CPU, vector_bits=128, vector_registers=32)
@@ -63,7 +64,18 @@ TARGETS = (
     I8MM,
     *(replace(each, l1d_bytes=1 << 10) for each in (NARROW, AVX2, DOTPROD)),
 )
-PATTERNS = ("dense", "unstructured", "block1x4", "block4x4", "block8x4", "block4x1", "2:4", "channel2")
+PATTERNS = (
+    "dense",
+    "unstructured",
+    "block1x4",
+    "block2x4",
+    "block4x4",
+    "block8x4",
+    "block16x4",
+    "block4x1",
+    "2:4",
+    "channel2",
+)
 
 
 def exact_sums(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -215,11 +227,12 @@ def test_layers_of_every_kind_are_exact(layer: Layer, choice: str, target: Targe
 @settings(max_examples=40, deadline=None)
 @given(
     cases(), st.sampled_from(TARGETS), st.sampled_from((None, "uint8", "float32")), st.booleans(),
-    st.sampled_from(("", "silu")), st.integers(0, 99),
+    st.sampled_from(("", "silu")), st.booleans(), st.integers(0, 99),
 )  # fmt: skip
 def test_sums_are_stored_as_the_nearest_bytes(
-    case: tuple[Layer, Choice], target: Target, residual: str | None, relu: bool, function: str, seed: int
+    case: tuple[Layer, Choice], target: Target, residual: str | None, relu: bool, function: str, ties: bool, seed: int
 ) -> None:
+    """Without a function, to the last bit what float32 makes of them; with `ties`, of powers of 2, mostly halves."""
     layer, choice = case
     residual = None if Geometry.of(layer).depthwise else residual  # whose kernel takes none
     target = target if has(target) else NARROW
@@ -229,6 +242,9 @@ def test_sums_are_stored_as_the_nearest_bytes(
         weight *= make_mask(np.abs(weight), replace(choice, dtype="float32"), layer.groups)
     x, bias = rng.integers(0, 256, layer.input_shape).astype(np.uint8), rng.standard_normal(layer.outputs)
     read, added, stored = Scale(0.01, 100), Scale(0.03, 20), Scale(0.02, 0 if relu else 90)
+    if ties and not function:
+        weight, bias = whole_weights(layer, choice, rng), rng.integers(-20, 20, layer.outputs) / 4
+        read, added, stored = Scale(2**-4, 100), Scale(0.25, 20), Scale(0.5, stored.zero)
     signed, factors = weight_bytes(weight)
     shape = (-1, *[1] * len(layer.window.strides)) if layer.window else (-1,)
     sums = exact_sums(layer, x.astype(np.int64) - read.zero, signed)
@@ -252,6 +268,10 @@ def test_sums_are_stored_as_the_nearest_bytes(
     out = run(kernel, target, inputs, np.zeros(layer.output_shape, np.uint8))
     exact = np.clip(np.maximum(values, low) / stored.scale + stored.zero, 0, 255)
     assert np.abs(out - exact).max() <= 0.5 + 1e-2
+    if epilogue.at_once:
+        counted = (sums - lists[-1].reshape(shape)).astype(np.int64)
+        expected = requantised(counted, told, other if residual else None, shape, fuses(target))
+        np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize(
@@ -390,3 +410,7 @@ def test_sums_of_depthwise_layers_become_bytes(
     steps = np.clip(np.clip(values, epilogue.low, epilogue.high) * float(stored.inverse) + zero, 0, MOST_VALUE)
     # The nearest byte; of two that are as near, to what float32 tells, either.
     assert np.abs(found - steps).max() <= 0.5 + 2e-3
+    if not epilogue.function:
+        floats, terms, moved = packed
+        sums = depthwise_sums(layer, x, floats, moved, fuses(target))
+        np.testing.assert_array_equal(found, stored_bytes(sums, terms))

@@ -42,7 +42,7 @@ def model(nodes: list[NodeProto], shape: list[int], out_shape: list[int], **weig
 
 def chains_of(model: Model) -> dict[str, Chain]:
     names = lowering._weight_names(model)
-    module = lowering._simplified(lowering._import(model, names, {}))
+    module = lowering._simplified(lowering._import(model, names, {}).module)
     return {chain.layer.name: chain for chain in lowering._find_all_chains(model, module, names)}
 
 

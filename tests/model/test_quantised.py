@@ -175,6 +175,20 @@ def test_what_quantisers_leave_to_bytes_is_put_back() -> None:
     np.testing.assert_array_equal(run(model.proto, feeds)[0], run(proto.SerializeToString(), feeds)[0])
 
 
+@pytest.mark.parametrize("name", ["f/low", "f/high", "f/low_1"])
+def test_bounds_take_no_name_that_a_graph_has(name: str) -> None:
+    proto = by_hand()
+    named(proto, "begin").input[0] = "negative"
+    named(proto, "conv").input[0] = "moved"
+    proto.graph.node.insert(0, node("Neg", ["x"], ["negative"]))
+    proto.graph.node.insert(4, node("Add", ["f", name], ["moved"]))
+    proto.graph.initializer.append(stored(name, np.float32(3)))
+    feeds = {"x": np.random.default_rng(0).integers(-20, 21, (1, 4, 6, 6)).astype(np.float32)}
+    model = imported(proto)
+    assert "Clip" in operators(model)
+    np.testing.assert_array_equal(run(model.proto, feeds)[0], run(proto.SerializeToString(), feeds)[0])
+
+
 @pytest.mark.parametrize(
     ("between", "left"),
     [

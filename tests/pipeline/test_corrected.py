@@ -16,7 +16,7 @@ from hwsparse.pipeline.compilation import Workspace, layer_database
 from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.judges import Judges, appoint_judges
 from hwsparse.plan import Plan, parse_choice
-from hwsparse.quantise import rounded
+from hwsparse.quantise import range_name, rounded
 from hwsparse.sparsify import LayerDatabase
 from hwsparse.target import load_target
 from tests.sparsify.test_quality import classifier
@@ -96,7 +96,7 @@ def test_workers_find_the_weights_that_this_process_does(
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(rounded(ahead(IN_BYTES)["head"]), ahead(IN_BYTES)["head"], rtol=1e-5, atol=1e-7)
-    assert ahead(IN_BYTES).keys() - ahead(PLAN).keys() == {"range of f"}
+    assert ahead(IN_BYTES).keys() - ahead(PLAN).keys() == {range_name("f")}
 
 
 def test_a_plan_whose_layers_are_not_there(judges: Judges, database: LayerDatabase) -> None:

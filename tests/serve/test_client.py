@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,7 @@ from hwsparse.errors import (
     UnknownNameError,
     UnsupportedError,
 )
-from hwsparse.plan import Plan, parse_choice
+from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.serve.client import Client
 from hwsparse.serve.jobfiles import read_request
 from hwsparse.serve.operation import Budget, OperationState
@@ -396,3 +397,22 @@ def test_types_are_those_asked_for(start_server: StartServer, tmp_path: Path) ->
             with pytest.raises(UnsupportedError, match=f"target tiny supports nothing in {refused[:80]}$"):
                 client.optimize(model, "tiny", dataset, Budget(1), dtypes=("int8", refused))
         assert len(list(client.operations())) == 4
+
+
+def test_ranges_are_found_as_asked(start_server: StartServer, tmp_path: Path) -> None:
+    of_bytes = replace(TARGETS[0], supported=(*TARGETS[0].supported, ("dense", "int8")))
+    with Client(start_server(targets=(of_bytes,)).address) as client:
+        (tmp_path / "late-crash.onnx").write_bytes(b"model")
+        (tmp_path / "data.npz").write_bytes(b"arrays")
+        model, dataset = client.upload_model(tmp_path / "late-crash.onnx"), client.upload_dataset(tmp_path / "data.npz")
+        search = partial(client.optimize, model, "tiny", dataset, Budget(1))
+        build = partial(client.compile, model, "tiny", Choice(dtype="int8"), dataset=dataset)
+        for ask in (partial(search, dtypes=("int8",)), build):
+            for asked, told in (({}, "minmax"), ({"ranges": ""}, "minmax"), ({"ranges": "mse"}, "mse")):
+                handle = ask(**asked)
+                assert read_request(tmp_path / "state" / "jobs" / handle.name).ranges == told
+            with pytest.raises(InputError, match="ranges: 'best' is no way to find them"):
+                ask(ranges="best")
+        for floats in (search, partial(client.compile, model, "tiny", DENSE, dataset=dataset)):
+            with pytest.raises(InputError, match="no layer is to be int8; ask for both"):
+                floats(ranges="mse")

@@ -7,9 +7,10 @@ import pytest
 from onnx import numpy_helper
 
 from hwsparse.errors import ModelError, PlanError
+from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.quantise import pairs_name, rounded
+from hwsparse.quantise import pairs_name, range_name, rounded
 from hwsparse.sparsify import (
     LayerStatistics,
     achieved_ratio,
@@ -19,7 +20,7 @@ from hwsparse.sparsify import (
     pruned_proto,
 )
 from hwsparse.sparsify.apply import in_types
-from tests.model.graphs import random_feeds, run
+from tests.model.graphs import model_proto, node, random_feeds, run, value, weight
 from tests.sparsify.networks import classifier, embedder, product
 
 
@@ -143,6 +144,28 @@ def test_layers_read_bfloat16_where_it_is_said() -> None:
     (expected,) = run(pruned_proto(model, {layer.name: weights[layer.name]}), {name: near})
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(weights[layer.name], rounded(apply_plan(model, plan)[layer.name], "bfloat16"))
+
+
+def two_products(first: str, second: str) -> Model:
+    weights = [weight(name, 8, 8) for name in ("w1", "w2")]
+    nodes = [node("MatMul", ["x", "w1"], ["h"], name=first), node("MatMul", ["h", "w2"], ["y"], name=second)]
+    proto = model_proto(nodes, [value("x", (1, 8))], weights=weights)
+    return import_onnx(proto.SerializeToString(), name="products")
+
+
+@pytest.mark.parametrize("name", ["range of x", "range of h", "bfloat16 read by conv"])
+def test_a_layer_of_any_name_is_a_layer(name: str) -> None:
+    model = two_products(name, "conv")
+    weights = apply_plan(model, Plan.of(model.digest, {name: parse_choice("2:4")}))
+    x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
+    (found,) = run(pruned_proto(model, weights), {"x": x})
+    np.testing.assert_allclose(found, x @ weights[name].T @ model.weight("conv").T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [range_name("x"), pairs_name("conv"), "\0"])
+def test_what_stands_among_weights_for_something_else_is_no_name_of_a_layer(name: str) -> None:
+    with pytest.raises(ModelError, match="in the model holds a zero character: export it again with another name"):
+        two_products(name, "conv")
 
 
 def test_who_reads_bfloat16_must_be_a_layer() -> None:

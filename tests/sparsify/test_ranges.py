@@ -10,7 +10,7 @@ from hwsparse.model import Model, import_onnx
 from hwsparse.plan import Choice, Plan
 from hwsparse.quantise import Scale, range_name, rounded
 from hwsparse.range_methods import METHODS
-from hwsparse.sparsify.ranges import as_bytes, ranges_for, tensor_ranges
+from hwsparse.sparsify.ranges import as_bytes, coarse_notes, ranges_for, tensor_ranges
 from tests.sparsify.networks import product
 
 RNG = np.random.default_rng(0)
@@ -122,6 +122,29 @@ def test_a_network_as_bytes_reads_and_adds_what_they_stand_for() -> None:
     total = first + conv(near("positive", np.maximum(sample["x"], 0)), w2)
     (found,) = onnxruntime_answers(MODEL, weights, sample).values()
     np.testing.assert_allclose(found, conv(near("sum", total), w3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ends", "coarse"),
+    [
+        ((999, 1001), True),
+        ((-1001, -999), True),
+        ((1000, 1000), False),  # a byte stands for it
+        ((0, 0), False),
+        ((-1, 1), False),
+        ((1, 1.1), False),
+        ((100, 100.3), True),
+    ],
+)
+def test_a_layer_whose_bytes_lie_further_apart_than_what_it_reads_is_named(
+    ends: tuple[float, float], coarse: bool
+) -> None:
+    plan = int8_of("first")
+    notes = coarse_notes(MODEL, plan, as_bytes(MODEL, plan, {}, {"x": ends}))
+    assert len(notes) == coarse
+    if coarse:
+        assert notes[0].startswith(f"Layer 'first' reads values from {ends[0]:.6g} to {ends[1]:.6g} as bytes")
+    assert coarse_notes(MODEL, Plan(MODEL.digest), {}) == ()
 
 
 def test_layers_that_stay_in_floats_read_floats() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from hwsparse.errors import DataError, ModelError, TuningError
 from hwsparse.model import import_torch
 from hwsparse.plan import Plan
-from hwsparse.quantise import Scale, rounded
+from hwsparse.quantise import MOST_WEIGHT, Scale, range_name, rounded
 from hwsparse.sparsify import Evaluator, apply_plan
 from hwsparse.sparsify.ranges import as_bytes, ranges_on, rounded_weights
 from hwsparse.tuning import TuningSettings
@@ -38,6 +38,17 @@ def test_values_and_weights_are_what_bytes_stand_for(seed: int, below: float, ab
     expected = scale.scale * (scale.bytes_of(values).astype(np.float64) - scale.zero)
     np.testing.assert_allclose(rounded_values(torch.from_numpy(values), scale).numpy(), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(rounded_rows(torch.from_numpy(weight)).numpy(), rounded(weight), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+def test_rows_too_small_for_a_step_are_told_from_others_as_they_are_in_numpy(ulps: int) -> None:
+    """Where the step is the least that there is of full precision, or next to it."""
+    least = np.finfo(np.float32).tiny
+    step = least + ulps * np.float32(1e-45)
+    weight = np.array([[MOST_WEIGHT * step, 3.2 * step]], np.float32)
+    assert weight[0, 0] / np.float32(MOST_WEIGHT) == step
+    np.testing.assert_array_equal(rounded_rows(torch.from_numpy(weight)).numpy(), rounded(weight))
+    assert rounded(weight).any() == (ulps >= 0)
 
 
 def test_gradients_are_those_of_what_was_not_rounded_but_for_values_beyond_the_last_byte() -> None:
@@ -81,7 +92,7 @@ def test_an_int8_network_recovers_what_pruning_lost() -> None:
     found = tune(module, model, plan, TRAIN, VALIDATION, settings, start=start)
     assert type(found.module.first) is nn.Conv2d
     changed = model.changes_to(import_torch(found.module, (torch.zeros(1, 4, 8, 8),), name=model.name))
-    ranges = {name: values for name, values in start.items() if name.startswith("range of ")}
+    ranges = {name: values for name, values in start.items() if name.startswith(range_name(""))}
     weights = rounded_weights(model, plan, changed) | ranges
     held_out, validation = Evaluator(model, HELD_OUT, "held-out"), Evaluator(model, VALIDATION, "validation")
     lost = held_out.evaluate(start).drop

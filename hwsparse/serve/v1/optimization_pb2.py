@@ -26,7 +26,7 @@ from hwsparse.serve.v1 import figures_pb2 as hwsparse_dot_v1_dot_figures__pb2
 from hwsparse.serve.v1 import operations_pb2 as hwsparse_dot_v1_dot_operations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehwsparse/v1/optimization.proto\x12\x0bhwsparse.v1\x1a\x19hwsparse/v1/figures.proto\x1a\x1chwsparse/v1/operations.proto\"(\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\r\"\x88\x02\n\x06\x42udget\x12\x0e\n\x06trials\x18\x01 \x01(\r\x12\x1a\n\rmax_latency_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_quality\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10max_quality_drop\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x1d\n\x10max_memory_bytes\x18\x06 \x01(\x04H\x04\x88\x01\x01\x42\x10\n\x0e_max_latency_sB\x0e\n\x0c_min_qualityB\x13\n\x11_max_quality_dropB\x11\n\x0f_max_file_bytesB\x13\n\x11_max_memory_bytes\"\xdf\x01\n\x0fOptimizeRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.hwsparse.v1.Budget\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0e\n\x06\x64types\x18\t \x03(\t\"=\n\x10OptimizeResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"\xe4\x01\n\x0e\x43ompileRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\tplan_json\x18\x05 \x01(\tH\x00\x12\x18\n\x0euniform_choice\x18\x06 \x01(\tH\x00\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0f\n\x07threads\x18\t \x01(\rB\n\n\x08sparsity\"<\n\x0f\x43ompileResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"*\n\x15GetParetoFrontRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"S\n\x16GetParetoFrontResponse\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.hwsparse.v1.FrontPoint\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"%\n\x10GetReportRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"(\n\x11GetReportResponse\x12\x13\n\x0breport_json\x18\x01 \x01(\t2\xcb\x02\n\x13OptimizationService\x12G\n\x08Optimize\x12\x1c.hwsparse.v1.OptimizeRequest\x1a\x1d.hwsparse.v1.OptimizeResponse\x12\x44\n\x07\x43ompile\x12\x1b.hwsparse.v1.CompileRequest\x1a\x1c.hwsparse.v1.CompileResponse\x12Y\n\x0eGetParetoFront\x12\".hwsparse.v1.GetParetoFrontRequest\x1a#.hwsparse.v1.GetParetoFrontResponse\x12J\n\tGetReport\x12\x1d.hwsparse.v1.GetReportRequest\x1a\x1e.hwsparse.v1.GetReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ehwsparse/v1/optimization.proto\x12\x0bhwsparse.v1\x1a\x19hwsparse/v1/figures.proto\x1a\x1chwsparse/v1/operations.proto\"(\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\r\"\x88\x02\n\x06\x42udget\x12\x0e\n\x06trials\x18\x01 \x01(\r\x12\x1a\n\rmax_latency_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_quality\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10max_quality_drop\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x1d\n\x10max_memory_bytes\x18\x06 \x01(\x04H\x04\x88\x01\x01\x42\x10\n\x0e_max_latency_sB\x0e\n\x0c_min_qualityB\x13\n\x11_max_quality_dropB\x11\n\x0f_max_file_bytesB\x13\n\x11_max_memory_bytes\"\xef\x01\n\x0fOptimizeRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.hwsparse.v1.Budget\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0f\n\x07threads\x18\x08 \x01(\r\x12\x0e\n\x06\x64types\x18\t \x03(\t\x12\x0e\n\x06ranges\x18\n \x01(\t\"=\n\x10OptimizeResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"\xf4\x01\n\x0e\x43ompileRequest\x12\x14\n\x0cmodel_sha256\x18\x01 \x01(\t\x12-\n\x0cinput_shapes\x18\x02 \x03(\x0b\x32\x17.hwsparse.v1.InputShape\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x13\n\tplan_json\x18\x05 \x01(\tH\x00\x12\x18\n\x0euniform_choice\x18\x06 \x01(\tH\x00\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0f\n\x07threads\x18\t \x01(\r\x12\x0e\n\x06ranges\x18\n \x01(\tB\n\n\x08sparsity\"<\n\x0f\x43ompileResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.hwsparse.v1.Operation\"*\n\x15GetParetoFrontRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"S\n\x16GetParetoFrontResponse\x12\'\n\x06points\x18\x01 \x03(\x0b\x32\x17.hwsparse.v1.FrontPoint\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"%\n\x10GetReportRequest\x12\x11\n\toperation\x18\x01 \x01(\t\"(\n\x11GetReportResponse\x12\x13\n\x0breport_json\x18\x01 \x01(\t2\xcb\x02\n\x13OptimizationService\x12G\n\x08Optimize\x12\x1c.hwsparse.v1.OptimizeRequest\x1a\x1d.hwsparse.v1.OptimizeResponse\x12\x44\n\x07\x43ompile\x12\x1b.hwsparse.v1.CompileRequest\x1a\x1c.hwsparse.v1.CompileResponse\x12Y\n\x0eGetParetoFront\x12\".hwsparse.v1.GetParetoFrontRequest\x1a#.hwsparse.v1.GetParetoFrontResponse\x12J\n\tGetReport\x12\x1d.hwsparse.v1.GetReportRequest\x1a\x1e.hwsparse.v1.GetReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET']._serialized_start=147
   _globals['_BUDGET']._serialized_end=411
   _globals['_OPTIMIZEREQUEST']._serialized_start=414
-  _globals['_OPTIMIZEREQUEST']._serialized_end=637
-  _globals['_OPTIMIZERESPONSE']._serialized_start=639
-  _globals['_OPTIMIZERESPONSE']._serialized_end=700
-  _globals['_COMPILEREQUEST']._serialized_start=703
-  _globals['_COMPILEREQUEST']._serialized_end=931
-  _globals['_COMPILERESPONSE']._serialized_start=933
-  _globals['_COMPILERESPONSE']._serialized_end=993
-  _globals['_GETPARETOFRONTREQUEST']._serialized_start=995
-  _globals['_GETPARETOFRONTREQUEST']._serialized_end=1037
-  _globals['_GETPARETOFRONTRESPONSE']._serialized_start=1039
-  _globals['_GETPARETOFRONTRESPONSE']._serialized_end=1122
-  _globals['_GETREPORTREQUEST']._serialized_start=1124
-  _globals['_GETREPORTREQUEST']._serialized_end=1161
-  _globals['_GETREPORTRESPONSE']._serialized_start=1163
-  _globals['_GETREPORTRESPONSE']._serialized_end=1203
-  _globals['_OPTIMIZATIONSERVICE']._serialized_start=1206
-  _globals['_OPTIMIZATIONSERVICE']._serialized_end=1537
+  _globals['_OPTIMIZEREQUEST']._serialized_end=653
+  _globals['_OPTIMIZERESPONSE']._serialized_start=655
+  _globals['_OPTIMIZERESPONSE']._serialized_end=716
+  _globals['_COMPILEREQUEST']._serialized_start=719
+  _globals['_COMPILEREQUEST']._serialized_end=963
+  _globals['_COMPILERESPONSE']._serialized_start=965
+  _globals['_COMPILERESPONSE']._serialized_end=1025
+  _globals['_GETPARETOFRONTREQUEST']._serialized_start=1027
+  _globals['_GETPARETOFRONTREQUEST']._serialized_end=1069
+  _globals['_GETPARETOFRONTRESPONSE']._serialized_start=1071
+  _globals['_GETPARETOFRONTRESPONSE']._serialized_end=1154
+  _globals['_GETREPORTREQUEST']._serialized_start=1156
+  _globals['_GETREPORTREQUEST']._serialized_end=1193
+  _globals['_GETREPORTRESPONSE']._serialized_start=1195
+  _globals['_GETREPORTRESPONSE']._serialized_end=1235
+  _globals['_OPTIMIZATIONSERVICE']._serialized_start=1238
+  _globals['_OPTIMIZATIONSERVICE']._serialized_end=1569
 # @@protoc_insertion_point(module_scope)

@@ -120,6 +120,7 @@ class OptimizeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     DTYPES_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
     model_sha256: _builtins.str
     """Digest of an uploaded model."""
     target: _builtins.str
@@ -132,13 +133,15 @@ class OptimizeRequest(_message.Message):
     """Chosen by the caller, at most 100 characters; empty: each request is new work."""
     threads: _builtins.int
     """That inference runs with; 0 for the target's own number."""
+    ranges: _builtins.str
+    """How the range of what int8 layers read is found on samples, such as "minmax" or "mse"; empty: as the server does."""
     @_builtins.property
     def input_shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputShape]: ...
     @_builtins.property
     def budget(self) -> Global___Budget: ...
     @_builtins.property
     def dtypes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Types of weights, and of what layers read, to choose from: "float32", "int8". None: float32 alone."""
+        """Types of weights, and of what layers read, to choose from: "float32", "int8", "bfloat16". None: float32 alone."""
 
     def __init__(
         self,
@@ -152,10 +155,11 @@ class OptimizeRequest(_message.Message):
         request_id: _builtins.str = ...,
         threads: _builtins.int = ...,
         dtypes: _abc.Iterable[_builtins.str] | None = ...,
+        ranges: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "dtypes", b"dtypes", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "request_id", b"request_id", "seed", b"seed", "target", b"target", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset", b"dataset", "dtypes", b"dtypes", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "ranges", b"ranges", "request_id", b"request_id", "seed", b"seed", "target", b"target", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +198,7 @@ class CompileRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
     model_sha256: _builtins.str
     """Digest of an uploaded model."""
     target: _builtins.str
@@ -210,6 +215,8 @@ class CompileRequest(_message.Message):
     """As in OptimizeRequest."""
     threads: _builtins.int
     """As in OptimizeRequest."""
+    ranges: _builtins.str
+    """As in OptimizeRequest."""
     @_builtins.property
     def input_shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputShape]: ...
     def __init__(
@@ -224,10 +231,11 @@ class CompileRequest(_message.Message):
         seed: _builtins.int = ...,
         request_id: _builtins.str = ...,
         threads: _builtins.int = ...,
+        ranges: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan_json", b"plan_json", "sparsity", b"sparsity", "uniform_choice", b"uniform_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "plan_json", b"plan_json", "request_id", b"request_id", "seed", b"seed", "sparsity", b"sparsity", "target", b"target", "threads", b"threads", "uniform_choice", b"uniform_choice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "input_shapes", b"input_shapes", "model_sha256", b"model_sha256", "plan_json", b"plan_json", "ranges", b"ranges", "request_id", b"request_id", "seed", b"seed", "sparsity", b"sparsity", "target", b"target", "threads", b"threads", "uniform_choice", b"uniform_choice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_sparsity: _TypeAlias = _typing.Literal["plan_json", "uniform_choice"]  # noqa: Y015
     _WhichOneofArgType_sparsity: _TypeAlias = _typing.Literal["sparsity", b"sparsity"]  # noqa: Y015
