@@ -22,6 +22,7 @@ import numpy as np
 from hwsparse.errors import DataError
 
 MOST_WEIGHT, MOST_VALUE = 127, 255
+MOST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def rounded(weight: np.ndarray, dtype: str = "int8") -> np.ndarray:
 
     What is rounded already stays as it is, but for the last digit of what bytes stand for.
     """
+    if dtype == "float16":
+        return np.asarray(np.clip(weight, -MOST_FLOAT16, MOST_FLOAT16).astype(np.float16).astype(np.float32))
     if dtype == "bfloat16":
         return (bfloat16_bits(weight).astype(np.uint32) << 16).view(np.float32)
     if dtype != "int8":

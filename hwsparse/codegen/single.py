@@ -84,7 +84,7 @@ def _drawn(
     weight += np.copysign(np.float32(0.1), weight)
     if not choice.is_dense:
         weight *= make_mask(np.abs(weight), choice, layer.groups)
-    if choice.dtype == "bfloat16":
+    if choice.dtype in ("float16", "bfloat16"):
         weight = rounded(weight, choice.dtype)
     bias = rng.standard_normal(layer.outputs).astype(np.float32)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
@@ -114,8 +114,8 @@ def _floats(wanted: _Wanted, target: Target, rng: np.random.Generator) -> tuple[
     kernels = {} if wanted.kernel is None else {"layer": wanted.kernel}
     lowered = lower(model, _plan(model, wanted.choice), {}, target, kernels)
     inputs = random_inputs(model.inputs, int(rng.integers(1 << 31)))
-    if wanted.choice.dtype == "bfloat16":
-        inputs = {name: rounded(value, "bfloat16") for name, value in inputs.items()}
+    if wanted.choice.dtype in ("float16", "bfloat16"):
+        inputs = {name: rounded(value, wanted.choice.dtype) for name, value in inputs.items()}
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     outputs = zip(model.outputs, session.run(None, inputs), strict=True)
     return lowered, model, inputs, {spec.name: value for spec, value in outputs}

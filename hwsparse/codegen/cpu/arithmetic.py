@@ -43,6 +43,7 @@ DOTS = (
     ("usdot", 128, frozenset({"i8mm"})),
     ("sdot", 128, frozenset({"asimddp"})),
 )
+RUN, MOST_FLOAT16 = 32, 65504.0
 BFLOAT16 = frozenset({"avx512_bf16", "avx512vl"})
 # Lanes of vectors that there are instructions for.
 _WIDTHS = (4, 8, 16)
@@ -81,12 +82,22 @@ class Arithmetic:
     @property
     def dtype(self) -> str:
         """That of panels and weights."""
-        return "float32" if self.of == "float32" else "int32"
+        return self.of if self.of in ("float32", "float16") else "int32"
 
     @property
     def summed(self) -> str:
         """That of sums."""
         return "int32" if self.is_bytes else "float32"
+
+    @property
+    def narrower(self) -> int:
+        """How many of `dtype` take the room of one of `summed`."""
+        return 2 if self.of == "float16" else 1
+
+    @property
+    def run(self) -> int:
+        """Entries that are summed in `dtype` before they are added to the sums; 0: all are, in that of sums."""
+        return RUN if self.of == "float16" else 0
 
     @property
     def source(self) -> str:
@@ -96,7 +107,7 @@ class Arithmetic:
     @property
     def rounds(self) -> bool:
         """Whether what layers read is rounded on the way to words; of bytes it is words as it lies."""
-        return self.of == "bfloat16"
+        return self.of in ("float16", "bfloat16")
 
     @property
     def inputs_of_word(self) -> int:
@@ -137,6 +148,8 @@ class Arithmetic:
         """The new sums, of vectors; of weights there are as many as `parts`, values are as `multiplied` gives them."""
         if self.of == "float32":
             return total + weights[0] * values
+        if self.of == "float16":
+            return T.call_llvm_pure_intrin(_of("float16", lanes), "llvm.fma", values, weights[0], total)
         bits = 32 * lanes
         match self.dot:
             case "vdpbf16ps":
@@ -166,6 +179,8 @@ class Arithmetic:
 
     def word_of(self, parts: Sequence[Any], lanes: int) -> Any:
         """Words of inputs as they are `multiplied`, in vectors of `lanes`: the first of each, the second, and so on."""
+        if self.of == "float16":
+            return _float16(parts[0], lanes)
         if self.is_bytes:
             parts = [tirx.Cast(_of("int32", lanes), part) for part in parts]
         elif self.dot == "vdpbf16ps" and lanes in _WIDTHS:
@@ -206,6 +221,14 @@ def _floats(words: Any, lanes: int) -> tuple[Any, Any]:
     return T.reinterpret(_of("float32", lanes), bits[0]), T.reinterpret(_of("float32", lanes), bits[1])
 
 
+def _float16(values: Any, lanes: int) -> Any:
+    """The nearest float16 of floats; beyond the last of them, it; of what is no number, none."""
+    dtype, most = _of("float32", lanes), tirx.const(MOST_FLOAT16, "float32")
+    most = T.Broadcast(most, lanes) if lanes > 1 else most
+    below = T.call_llvm_pure_intrin(dtype, "llvm.minimum", values, most)
+    return tirx.Cast(_of("float16", lanes), T.call_llvm_pure_intrin(dtype, "llvm.maximum", below, -most))
+
+
 def _bfloat16(values: Any, lanes: int) -> Any:
     """The nearest bfloat16 of floats, of two the one whose last bit is 0, as integers."""
     bits = T.reinterpret(_of("int32", lanes), values)
@@ -230,6 +253,8 @@ FLOATS = Arithmetic("float32")
 def arithmetic_on(of: str, isa: tuple[str, ...], vector_bits: int) -> Arithmetic:
     """How weights of a type are multiplied with these CPU flags, in vectors of so many bits and narrower ones."""
     flags = set(isa)
+    if of == "float16":
+        return Arithmetic(of)
     if of == "bfloat16":
         return Arithmetic(of, "vdpbf16ps" if flags >= BFLOAT16 else "")
     if of == "int8":
