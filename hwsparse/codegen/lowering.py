@@ -40,7 +40,7 @@ from hwsparse.errors import CompileError, ModelError, one_line
 from hwsparse.model import Model, TensorSpec
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
-from hwsparse.quantise import is_rounded, without_pairs
+from hwsparse.quantise import is_rounded, without_reads
 from hwsparse.sparsify.apply import pruned_proto
 from hwsparse.target import Target
 
@@ -81,8 +81,8 @@ def lower(
             of which nothing tells what they stand for, or is to be of bytes and its weight is none that they stand for.
     """
     names = _weight_names(model)
-    # What layers read of bfloat16 their kernels round.
-    module = _simplified(_import(model, names, without_pairs(weights)))
+    # What layers read of bfloat16 or float16 their kernels round.
+    module = _simplified(_import(model, names, without_reads(weights)))
     chains = _find_all_chains(model, module, names)
     graph = Graph.of(module["main"])
     readers = [chain for chain in chains if _reads_bytes(chain, plan)]

@@ -36,7 +36,7 @@ from hwsparse.codegen.cpu.words import (
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
-from hwsparse.quantise import Scale, bfloat16_bits, weight_bytes
+from hwsparse.quantise import Scale, bfloat16_bits, float16_of, weight_bytes
 from hwsparse.target import Target
 
 # Rows that share an index list in a dense layer: 4 fill the registers best (measured on AVX-512).
@@ -208,7 +208,7 @@ def _pack(
     if scale is None:
         packed = weight.astype(np.float32, copy=False)
         if arithmetic.of == "float16":
-            packed = packed.astype(np.float16)
+            packed = float16_of(packed)
         elif arithmetic.rounds:
             packed = words_of(bfloat16_bits(packed))
         return pack_rows(packed, geometry, shared, chunks, block, offsets).arrays()
