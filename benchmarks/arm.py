@@ -2,8 +2,9 @@
 
 Layers of every kind are compiled by each kernel that serves them, dense and in every pattern that the target supports,
 at several ratios, in each type of weights, and run on random inputs; what comes out is held to onnxruntime's answer:
-floats within 1e-4 of the largest, beyond what sums of float16 may be off, bytes to one step. Then whole networks are, dense and pruned. All is run by the
-program that devices run networks with. Nothing is timed: an emulator's pace is no device's.
+floats within 1e-4 of the largest, beyond what sums of float16 may be off, bytes to one step. Then whole networks are,
+dense and pruned. All is run by the program that devices run networks with. Nothing is timed: an emulator's pace is no
+device's.
 
 Needs qemu's user emulation and a root of arm64 files, `python -m benchmarks.arm_root`.
 """
@@ -47,7 +48,15 @@ LAYERS = {
     "one token": "matmul 1x256 w100x256 float32",
 }
 RATIOS = (0.5, 0.9)
-PLANS = ("dense", "unstructured@0.9", "block4x1@0.8", "dense/int8", "block4x4@0.75/int8", "dense/float16", "block4x1@0.8/float16")
+PLANS = (
+    "dense",
+    "unstructured@0.9",
+    "block4x1@0.8",
+    "dense/int8",
+    "block4x4@0.75/int8",
+    "dense/float16",
+    "block4x1@0.8/float16",
+)
 # Of whole networks, against onnxruntime: rounding may tip a byte over, and what it adds to goes on from there.
 # Sums of float16 are off by a five-hundredth in every layer.
 TOLERANCES = {"float32": TOLERANCE, "float16": 0.02, "int8": 0.05}
@@ -107,7 +116,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         where = f"{first.target} {first.what} {first.choice} {first.kernel}: {first.failure}"
         raise CompileError(f"{len(failed)} of {len(cases)} cases failed; the first: {where}")
     floats = [case.error for case in cases if case.error is not None and parse_choice(case.choice).dtype == "float32"]
+    halves = [case.error for case in cases if case.error is not None and parse_choice(case.choice).dtype == "float16"]
     figures = {"cases": float(len(cases)), "failed": 0.0, "max_rel_err_floats": max(floats, default=0.0)}
+    if halves:
+        figures["max_rel_err_float16"] = max(halves)
     return figures, [dataclasses.asdict(case) for case in cases]
 
 

@@ -62,8 +62,8 @@ CHANCE = 2
 TIPPED = 0.1
 # Weights are disturbed by some sixteen roundings of a float32, so many times: a sum of hundreds is known as well.
 DISTURBED, DISTURBANCES = 1e-6, 8
-# Where runs are summed in float16, by so much that sums are as far off as those are: evenly spread, weights are off by a
-# root of 3 less.
+# Where runs are summed in float16, by so much that sums are as far off as those are: evenly spread, weights are off by
+# a root of 3 less.
 SUMMED = math.sqrt(3) * RUN_ERROR
 PLAIN = "plain"
 # What a compiled library, given by its directory, answers to inputs where its target is, by name.
@@ -207,8 +207,8 @@ def _difference(
 
     A network can be so sensitive that two correct float32 programs differ by more than `TOLERANCE` (a
     pruned layer norm over nearly constant channels does it). Then ours must be as near to the float64
-    result as onnxruntime's is, but for chance. Where layers read bytes, bfloat16 or float16, a sum near the middle of two
-    becomes one here and the other there, and in a deep network one such byte moves the answers. What comes of it
+    result as onnxruntime's is, but for chance. Where layers read bytes, bfloat16 or float16, a sum near the middle of
+    two becomes one here and the other there, and in a deep network one such byte moves the answers. What comes of it
     must be less than half of what comes of rounding what is read at all, or no more, but for chance, than comes of
     weights that are off by what float32 rounds away, or sums of float16; and less than `TIPPED` of the largest value.
     """

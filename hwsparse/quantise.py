@@ -101,7 +101,7 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def float16_of(values: np.ndarray) -> np.ndarray:
-    """The nearest float16 of floats, of two the one whose last bit is 0: beyond the last of them, that one; of -0, 0."""
+    """The nearest float16 of floats, of two the one whose last bit is 0; beyond the last of them it; of -0, 0."""
     within = np.clip(values.astype(np.float32) + np.float32(0), -MOST_FLOAT16, MOST_FLOAT16)
     near = within.astype(np.float16)
     return np.asarray(np.where(near == 0, np.float16(0), near))

@@ -36,8 +36,8 @@ from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 
 OPSET = 17
-# Of a layer's largest output, what an output may be off where runs are summed in float16: twice what any was off that was
-# looked at, of 27 to 4608 inputs.
+# Of a layer's largest output, what an output may be off where runs are summed in float16: twice what any was off that
+# was looked at, of 27 to 4608 inputs.
 LAYER_ERROR = 2.5 * RUN_ERROR
 
 

@@ -152,7 +152,8 @@ def _refused(
     if settled is not None:
         small, asked = {}, {name: settled.sparse(name) for name in dense_s}
     return {
-        layer.name: {choice: _refusal(model, layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
+        layer.name: {choice: _refusal(model, layer, choice, small) for choice in asked[layer.name]}
+        for layer in model.layers
     }
 
 
@@ -190,9 +191,7 @@ def _dense_times(model: Model, target: Target, report: CalibrationReport) -> dic
 def _refusal(model: Model, layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
     if layer.name in small:
         return f"only {small[layer.name]:.1%} of the dense layers' time"
-    return (
-        applicable(layer, choice.pattern) or refusal(layer, choice) or beyond(model.weight(layer.name), choice.dtype)
-    )
+    return applicable(layer, choice.pattern) or refusal(layer, choice) or beyond(model.weight(layer.name), choice.dtype)
 
 
 def _offer(

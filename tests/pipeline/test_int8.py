@@ -237,7 +237,7 @@ def test_a_model_that_states_its_ranges_is_built_by_them(data: Dataset, tmp_path
 
 
 def test_types_that_there_are_not_are_refused(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="weights are of float32, bfloat16 or int8, not of int4"):
+    with pytest.raises(InputError, match="weights are of float32, float16, bfloat16 or int8, not of int4"):
         Goal(dtypes=("int4",))
     with pytest.raises(InputError, match="not of nothing"):
         Goal(dtypes=())

@@ -30,7 +30,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
     """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
     positions, columns_in, row_count = geometry.positions, geometry.channels, geometry.rows
     finish, dtype, out_type = finish_of(epilogue), arithmetic.dtype, epilogue.stored
-    summed, zero, run = arithmetic.summed, arithmetic.zero, arithmetic.run
+    summed, zero, most = arithmetic.summed, arithmetic.zero, arithmetic.run
     rounded, inputs = int(arithmetic.rounds), arithmetic.inputs_of_word
     join = join_neighbours(positions * columns_in, lanes, arithmetic)
     added_type = epilogue.added if epilogue.residual else out_type
@@ -66,10 +66,10 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     acc[p, lane] = zero
-            if run > 0:
+            if most > 0:
                 count: T.let = lists.starts[group + 1] - lists.starts[group]
-                for turn in range((count + (run - 1)) // run):
-                    sum_run(acc, x_flat, lists, lists.starts[group] + turn * run, T.min(count - turn * run, run))
+                for turn in range((count + (most - 1)) // most):
+                    sum_run(acc, x_flat, lists, lists.starts[group] + turn * most, T.min(count - turn * most, most))
             else:
                 for step in range(lists.starts[group + 1] - lists.starts[group]):
                     item: T.let = lists.starts[group] + step
