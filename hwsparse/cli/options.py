@@ -36,8 +36,8 @@ OUT: Any = typer.Option(Path("hwsparse-out"), help="Directory for everything tha
 CHOICE: Any = typer.Option(None, help="One choice for every layer that can have it, as block4x1@0.9 or 2:4.")
 DTYPE: Any = typer.Option(
     ["float32"],
-    help="Types of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8; may be repeated. "
-    "With others than float32, layers are rounded as they are pruned.",
+    help="Types of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8; may be "
+    "repeated. With others than float32, layers are rounded as they are pruned.",
 )
 RANGES: Any = typer.Option(
     DEFAULT_METHOD,

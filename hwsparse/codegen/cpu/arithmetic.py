@@ -18,12 +18,12 @@ channels: what copies floats copies words. Sums of bytes are exact, whatever mul
 vpmaddubsw multiplies bytes as they are, but cuts sums of two products off at 16 bits. Weights that may pass that could
 be halved and listed twice; of the blocks that pruning leaves a third to a half would have to be.
 
-Halves are multiplied twice as fast as floats by Arm's instructions for them (FEAT_FP16). Summed in float16 throughout, as
-mobile runtimes do, sums lose the more the longer they are: of 576 inputs 0.3 % of what they are in the mean, of 4608 1 %.
-Of runs of 64 it is 0.12 % however many there are (0.08 % of 32, 0.16 % of 128), where rounding what is multiplied makes
-0.03 %. To add a run to the others is two conversions and two additions for each vector of sums, four to eight times what a
-multiply-add takes: of 64 a sixteenth to an eighth of the time, of 32 twice that. Sums in float32 throughout (FMLAL) are
-no faster than floats. A run whose sum passes 65504 is infinite; what layers read ends there.
+Halves are multiplied twice as fast as floats by Arm's instructions for them (FEAT_FP16). Summed in float16 throughout,
+as mobile runtimes do, sums lose the more the longer they are: of 576 inputs 0.3 % of what they are in the mean, of 4608
+1 %. Of runs of 64 it is 0.12 % however many there are (0.08 % of 32, 0.16 % of 128), where rounding what is multiplied
+makes 0.03 %. To add a run to the others is two conversions and two additions for each vector of sums, four to eight
+times what a multiply-add takes: of 64 a sixteenth to an eighth of the time, of 32 twice that. Sums in float32
+throughout (FMLAL) are no faster than floats. A run whose sum passes 65504 is infinite; what layers read ends there.
 
 Pairs are rounded and multiplied by AVX-512's instructions for bfloat16, to which numbers below 2**-126 are zeros, or
 else as floats, which is slower than floats are. TVM takes bfloat16 for 16-bit integers, which LLVM's intrinsics are not
