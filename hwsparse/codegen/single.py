@@ -37,8 +37,9 @@ from hwsparse.target import Target
 
 OPSET = 17
 # Of a layer's largest output, what an output may be off where runs are summed in float16: twice what any was off that
-# was looked at, of 27 to 4608 inputs.
-LAYER_ERROR = 2.5 * RUN_ERROR
+# was looked at, of 27 to 4608 inputs. Nearly all are off by a fourth of it; one whose runs are large, and make up for
+# each other, is off by more.
+LAYER_ERROR = 5 * RUN_ERROR
 
 
 def build_layer(
