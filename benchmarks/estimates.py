@@ -32,6 +32,7 @@ KERNELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("1x1", ("dense", "block8x1@0.75", "block4x1@0.75", "block2x1@0.75", "unstructured@0.9", "2:4", "2:4x8")),
     ("3x3", ("dense", "block4x1@0.75", "unstructured@0.9")),
     ("depthwise", ("dense",)),
+    ("1x1", ("dense/float16", "block4x1@0.75/float16", "unstructured@0.9/float16")),
     ("1x1", ("dense/int8", "block4x4@0.75/int8", "block8x4@0.75/int8", "block1x4@0.75/int8")),
 )
 # LLVM 22 runs a Cortex-A76 by the model of the older A57; the Neoverse N1 is the same core for servers.

@@ -102,7 +102,7 @@ def schedule(loop: Loop, core: str, mca: str) -> Schedule:
     """
     # A loop's end is a branch to a label that must be there.
     text = "\n".join((f"{loop.label}:", *loop.lines)) + "\n"
-    asked = [mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={core}", "-mattr=+dotprod,+i8mm,+bf16", "-json"]
+    asked = [mca, "-mtriple=aarch64-linux-gnu", f"-mcpu={core}", "-mattr=+dotprod,+i8mm,+bf16,+fullfp16", "-json"]
     try:
         done = subprocess.run(asked, input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
         told = json.loads(done.stdout)

@@ -67,7 +67,7 @@ from hwsparse.sparsify import (
     layer_database,
 )
 from hwsparse.sparsify.allocation import Curve, erdos_renyi_kernel, global_magnitude, least_harm, uniform
-from hwsparse.sparsify.apply import pairs_of
+from hwsparse.sparsify.apply import reads_of
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.quality import mean_resampled
 from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
@@ -234,7 +234,7 @@ def _prune(
         weights = apply_plan(model, plan, PRUNERS[FIRST.get(method, method)], statistics)
         if choice.dtype != FLOAT:
             plan = _wholly(model, plan, choice.dtype)
-            weights |= pairs_of(plan) | (ranges_for(model, plan, ranges()) if plan.in_bytes else {})
+            weights |= reads_of(plan) | (ranges_for(model, plan, ranges()) if plan.in_bytes else {})
         if method in FIRST:
             weights = correct(model, weights, task.calibration, plan=plan, threads=threads, seed=arguments.seed)
         else:

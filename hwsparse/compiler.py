@@ -10,6 +10,7 @@ Timing whole networks is the business of `latency`; figures come in as arguments
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from hwsparse.artifact import (
 )
 from hwsparse.codegen import (
     KERNEL_VERSION,
+    RUN_ERROR,
     Library,
     compile_model,
     plain_kernel,
@@ -60,6 +62,9 @@ CHANCE = 2
 TIPPED = 0.1
 # Weights are disturbed by some sixteen roundings of a float32, so many times: a sum of hundreds is known as well.
 DISTURBED, DISTURBANCES = 1e-6, 8
+# Where runs are summed in float16, by so much that sums are as far off as those are: evenly spread, weights are off by
+# a root of 3 less.
+SUMMED = math.sqrt(3) * RUN_ERROR
 PLAIN = "plain"
 # What a compiled library, given by its directory, answers to inputs where its target is, by name.
 Answer = Callable[[Path, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -202,10 +207,10 @@ def _difference(
 
     A network can be so sensitive that two correct float32 programs differ by more than `TOLERANCE` (a
     pruned layer norm over nearly constant channels does it). Then ours must be as near to the float64
-    result as onnxruntime's is, but for chance. Where layers read bytes or bfloat16, a sum near the middle of two
-    becomes one here and the other there, and in a deep network one such byte moves the answers. What comes of it
+    result as onnxruntime's is, but for chance. Where layers read bytes, bfloat16 or float16, a sum near the middle of
+    two becomes one here and the other there, and in a deep network one such byte moves the answers. What comes of it
     must be less than half of what comes of rounding what is read at all, or no more, but for chance, than comes of
-    weights that are off by what float32 rounds away; and less than `TIPPED` of the largest value.
+    weights that are off by what float32 rounds away, or sums of float16; and less than `TIPPED` of the largest value.
     """
     expected = onnxruntime_answers(model, weights, inputs)
     apart = {name: relative_error(outputs[name], value) for name, value in expected.items()}
@@ -239,7 +244,8 @@ def _tipping_may_do(
     apart: Mapping[str, float],
 ) -> dict[str, float]:
     """By how much two right programs of a rounded network may differ, by output; what is dearer to tell, if need be."""
-    floats = onnxruntime_answers(model, split_weights(weights).plain, inputs)
+    told = split_weights(weights)
+    floats = onnxruntime_answers(model, told.plain, inputs)
 
     def bounded(share: float) -> float:
         return max(TOLERANCE, min(TIPPED, share))
@@ -248,14 +254,14 @@ def _tipping_may_do(
     if all(apart[name] <= most for name, most in allowed.items()) or max(apart.values()) > TIPPED:
         return allowed
     rng, proto = np.random.default_rng(0), pruned_proto(model, weights)
-    names = {layer.weight for layer in model.layers}
+    off = {layer.weight: SUMMED if told.reads.get(layer.name) == "float16" else DISTURBED for layer in model.layers}
     for _ in range(DISTURBANCES):
         disturbed = onnx.load_from_string(proto)
         for tensor in disturbed.graph.initializer:
-            if tensor.name in names:
+            if tensor.name in off:
                 value = numpy_helper.to_array(tensor)
-                off = value * (1 + DISTURBED * rng.uniform(-1, 1, value.shape))
-                tensor.CopyFrom(numpy_helper.from_array(off.astype(np.float32), tensor.name))
+                moved = value * (1 + off[tensor.name] * rng.uniform(-1, 1, value.shape))
+                tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), tensor.name))
         for name, value in _answers(disturbed.SerializeToString(), inputs).items():
             allowed[name] = max(allowed[name], bounded(CHANCE * relative_error(value, expected[name])))
     return allowed

@@ -1,6 +1,6 @@
 """Floats as bytes and back: of weights, each row by a scale of its own, and of what a layer reads, by one for all.
 
-Also floats as bfloat16, which are the upper halves of them, and need no scale.
+Also floats as bfloat16, which are the upper halves of them, and as float16, which need no scale either.
 
     value = scale * (byte - zero)
 
@@ -22,6 +22,7 @@ import numpy as np
 from hwsparse.errors import DataError
 
 MOST_WEIGHT, MOST_VALUE = 127, 255
+MOST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,12 @@ def weight_bytes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rounded(weight: np.ndarray, dtype: str = "int8") -> np.ndarray:
-    """A weight as it is in a type: as its bytes stand for it, as bfloat16, or as it was.
+    """A weight as it is in a type: as its bytes stand for it, as float16 or bfloat16, or as it was.
 
     What is rounded already stays as it is, but for the last digit of what bytes stand for.
     """
+    if dtype == "float16":
+        return np.asarray(float16_of(weight).astype(np.float32))
     if dtype == "bfloat16":
         return (bfloat16_bits(weight).astype(np.uint32) << 16).view(np.float32)
     if dtype != "int8":
@@ -97,8 +100,23 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(near == 0x8000, 0, near).astype(np.uint16))
 
 
+def float16_of(values: np.ndarray) -> np.ndarray:
+    """The nearest float16 of floats, of two the one whose last bit is 0; beyond the last of them it; of -0, 0."""
+    within = np.clip(values.astype(np.float32) + np.float32(0), -MOST_FLOAT16, MOST_FLOAT16)
+    near = within.astype(np.float16)
+    return np.asarray(np.where(near == 0, np.float16(0), near))
+
+
+def beyond(weight: np.ndarray, dtype: str) -> str | None:
+    """Why a weight cannot be of a type, which does not reach as far; None: it can."""
+    most = float(np.abs(weight).max(initial=0)) if dtype == "float16" else 0.0
+    return f"a weight of {most:g} lies beyond {MOST_FLOAT16:g}, the last float16" if most > MOST_FLOAT16 else None
+
+
 # No name in a model holds a zero character: `model.read` refuses such.
-_RANGE, _PAIRS = "\0range of ", "\0bfloat16 read by "
+_RANGE = "\0range of "
+# What says among weights in what type of floats a layer reads its inputs.
+_READS = {dtype: f"\0{dtype} read by " for dtype in ("bfloat16", "float16")}
 
 
 def range_name(tensor: str) -> str:
@@ -106,27 +124,34 @@ def range_name(tensor: str) -> str:
     return _RANGE + tensor
 
 
-def pairs_name(layer: str) -> str:
-    """What says among weights that a layer reads bfloat16: the name of an array of no values."""
-    return _PAIRS + layer
+def read_name(layer: str, dtype: str) -> str:
+    """What says among weights that a layer reads bfloat16 or float16: the name of an array of no values."""
+    return _READS[dtype] + layer
 
 
-def without_pairs(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights without what says which layers read bfloat16."""
-    return {name: values for name, values in weights.items() if not name.startswith(_PAIRS)}
+def without_reads(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights without what says which layers read bfloat16 or float16."""
+    return {name: values for name, values in weights.items() if _read_by(name) is None}
+
+
+def _read_by(name: str) -> tuple[str, str] | None:
+    """Of a name that says what a layer reads: the layer, and the type."""
+    found = (dtype for dtype, prefix in _READS.items() if name.startswith(prefix))
+    dtype = next(found, None)
+    return None if dtype is None else (name.removeprefix(_READS[dtype]), dtype)
 
 
 class Split(NamedTuple):
-    """Weights, what bytes stand for in tensors, by name, and the names of the layers that read bfloat16."""
+    """Weights, what bytes stand for in tensors, by name, and by layer the type that it reads: bfloat16 or float16."""
 
     plain: dict[str, np.ndarray]
     scales: dict[str, Scale]
-    pairs: frozenset[str]
+    reads: dict[str, str]
 
     @property
     def rounds(self) -> bool:
         """Whether a layer reads anything else than floats."""
-        return bool(self.scales or self.pairs)
+        return bool(self.scales or self.reads)
 
 
 def split_weights(weights: Mapping[str, np.ndarray]) -> Split:
@@ -135,10 +160,10 @@ def split_weights(weights: Mapping[str, np.ndarray]) -> Split:
     Raises:
         DataError: a range is not two numbers, or bytes cannot stand for it.
     """
-    plain, scales, pairs = {}, {}, set()
+    plain, scales, reads = {}, {}, {}
     for name, values in weights.items():
-        if name.startswith(_PAIRS):
-            pairs.add(name.removeprefix(_PAIRS))
+        if (read := _read_by(name)) is not None:
+            reads[read[0]] = read[1]
         elif not name.startswith(_RANGE):
             plain[name] = values
         elif values.shape != (2,):
@@ -148,4 +173,4 @@ def split_weights(weights: Mapping[str, np.ndarray]) -> Split:
             )
         else:
             scales[name.removeprefix(_RANGE)] = Scale.of(float(values[0]), float(values[1]))
-    return Split(plain, scales, frozenset(pairs))
+    return Split(plain, scales, reads)

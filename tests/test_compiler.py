@@ -97,10 +97,10 @@ def test_what_is_not_faster_beyond_noise_is_refused(model: Model, sparse: tuple[
 
 
 def test_a_choice_without_a_kernel_is_refused_without_being_measured(model: Model, costs: CostModel) -> None:
-    half = parse_choice("block4x1@0.9/float16")
+    half = parse_choice("block4x1@0.9/float8")
     shipped, refused = settle(model, Plan.of(model.digest, {"conv": half}), TARGET, costs)
     assert not shipped.choices
-    assert refused["conv"] == Refusal(half, "no CPU kernel for float16 weights; float32, bfloat16, int8 only")
+    assert refused["conv"] == Refusal(half, "no CPU kernel for float8 weights; float32, float16, bfloat16, int8 only")
 
 
 def test_a_layer_that_was_never_measured_cannot_be_settled(model: Model, costs: CostModel) -> None:

@@ -6,22 +6,26 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from hwsparse.errors import DataError
 from hwsparse.quantise import (
+    MOST_FLOAT16,
     MOST_VALUE,
     Scale,
+    beyond,
     bfloat16_bits,
+    float16_of,
     is_rounded,
-    pairs_name,
     range_name,
+    read_name,
     rounded,
     split_weights,
     weight_bytes,
-    without_pairs,
+    without_reads,
 )
 
 ends = st.floats(-1e30, 1e30)
@@ -117,6 +121,26 @@ def test_zeros_of_either_sign_are_no_bits_of_bfloat16() -> None:
     assert bfloat16_bits(np.array([0.0, -0.0, -1e-45, 1.0], np.float32)).tolist() == [0, 0, 0, 0x3F80]
 
 
+@given(st.lists(st.floats(-MOST_FLOAT16, MOST_FLOAT16, width=32), min_size=1))
+def test_float16_are_the_nearest_of_floats(values: list[float]) -> None:
+    floats = np.array(values, np.float32)
+    near = torch.from_numpy(floats).half().float().numpy()
+    np.testing.assert_array_equal(rounded(floats, "float16"), near)
+    np.testing.assert_array_equal(rounded(rounded(floats, "float16"), "float16"), near)
+
+
+def test_float16_ends_where_it_does_and_has_one_zero() -> None:
+    values = np.array([65519, 1e9, -np.inf, np.nan, -0.0, -(2.0**-25)], np.float32)
+    np.testing.assert_array_equal(float16_of(values), np.array([65504, 65504, -65504, np.nan, 0, 0], np.float16))
+    assert not np.signbit(float16_of(values)[-2:]).any()
+
+
+def test_weights_beyond_float16_are_told() -> None:
+    weight = np.array([[1.0, -70_000]], np.float32)
+    assert beyond(weight, "float16") == "a weight of 70000 lies beyond 65504, the last float16"
+    assert beyond(weight, "float32") is beyond(weight, "bfloat16") is beyond(weight / 2, "float16") is None
+
+
 def test_floats_stay_as_they_are() -> None:
     weight = np.array([[0.1, 3.0]], np.float32)
     assert rounded(weight, "float32") is weight
@@ -124,8 +148,9 @@ def test_floats_stay_as_they_are() -> None:
 
 def test_what_layers_read_is_told_apart_from_weights() -> None:
     weight, ends = np.ones((1, 2), np.float32), np.array([-1, 3], np.float32)
-    told = {"a": weight, range_name("x"): ends, pairs_name("b"): np.zeros(0, np.float32)}
-    plain, scales, pairs = split_weights(told)
-    assert (list(plain), scales, pairs) == (["a"], {"x": Scale.of(-1, 3)}, {"b"})
-    assert list(without_pairs(told)) == ["a", range_name("x")]
+    told = {"a": weight, range_name("x"): ends, read_name("b", "bfloat16"): np.zeros(0, np.float32)}
+    told[read_name("c", "float16")] = np.zeros(0, np.float32)
+    plain, scales, reads = split_weights(told)
+    assert (list(plain), scales, reads) == (["a"], {"x": Scale.of(-1, 3)}, {"b": "bfloat16", "c": "float16"})
+    assert list(without_reads(told)) == ["a", range_name("x")]
     assert split_weights(told).rounds and not split_weights({"a": weight}).rounds

@@ -36,7 +36,8 @@ def calibrate(
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     dtype: list[str] = typer.Option(
         ["float32"],
-        help="Types of weights, and of what layers read, to measure: float32, bfloat16, int8; may be repeated.",
+        help="Types of weights, and of what layers read, to measure: float32, float16, bfloat16, int8; may be "
+        "repeated.",
     ),
     ratio: list[float] = typer.Option(RATIOS, help="Shares of zeros to measure; may be repeated."),
     within: float | None = options.WITHIN,

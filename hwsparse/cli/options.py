@@ -38,8 +38,8 @@ CHOICE: Any = typer.Option(
 )
 DTYPE: Any = typer.Option(
     ["float32"],
-    help="Types of weights, and of what layers read, to choose from: float32, bfloat16, int8; may be repeated. With "
-    "others than float32, layers are rounded as they are pruned.",
+    help="Types of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8; may be "
+    "repeated. With others than float32, layers are rounded as they are pruned.",
 )
 RANGES: Any = typer.Option(
     DEFAULT_METHOD,

@@ -2,6 +2,7 @@
 
 import hwsparse.codegen.without_torch  # noqa: F401  # before anything else imports TVM
 from hwsparse.codegen.build import build_model, compile_model
+from hwsparse.codegen.cpu.arithmetic import RUN_ERROR
 from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
 from hwsparse.codegen.cpu.work import work
 from hwsparse.codegen.library import Library, random_inputs, relative_error
@@ -13,6 +14,7 @@ KERNEL_VERSION = "9"
 
 __all__ = [
     "KERNEL_VERSION",
+    "RUN_ERROR",
     "Library",
     "build_layer",
     "build_model",

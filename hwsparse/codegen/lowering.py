@@ -41,7 +41,7 @@ from hwsparse.model import Model, TensorSpec
 from hwsparse.model.names import free_name, names_in
 from hwsparse.model.read import describe
 from hwsparse.plan import Plan
-from hwsparse.quantise import Scale, is_rounded, without_pairs
+from hwsparse.quantise import Scale, is_rounded, without_reads
 from hwsparse.sparsify.apply import rounding_proto
 from hwsparse.target import Target
 
@@ -82,8 +82,8 @@ def lower(
             of which nothing tells what they stand for, or is to be of bytes and its weight is none that they stand for.
     """
     names = _weight_names(model)
-    # What layers read of bfloat16 their kernels round.
-    imported, scales = _import(model, names, without_pairs(weights))
+    # What layers read of bfloat16 or float16 their kernels round.
+    imported, scales = _import(model, names, without_reads(weights))
     module = _simplified(imported)
     chains = _find_all_chains(model, module, names)
     graph = Graph.of(module["main"])

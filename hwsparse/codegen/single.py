@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from hwsparse.codegen.build import compile_module, export, write_parameters
+from hwsparse.codegen.cpu.arithmetic import RUN_ERROR
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.folding import folded
@@ -35,6 +36,10 @@ from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 
 OPSET = 17
+# Of a layer's largest output, what an output may be off where runs are summed in float16: twice what any was off that
+# was looked at, of 27 to 4608 inputs. Nearly all are off by a fourth of it; one whose runs are large, and make up for
+# each other, is off by more.
+LAYER_ERROR = 5 * RUN_ERROR
 
 
 def build_layer(
@@ -43,8 +48,8 @@ def build_layer(
     """Builds a layer, with random weights pruned as `choice` says and a bias, into `directory`: a `Library`.
 
     A layer of int8 weights reads bytes and gives bytes, as one among others of its kind. onnxruntime's answer on random
-    inputs, rounded already to what the layer reads, is stored beside it, for `Library.check`. Nothing is loaded: the
-    code may be another machine's.
+    inputs, rounded already to what the layer reads, is stored beside it, for `Library.check`, with what sums of float16
+    may be off. Nothing is loaded: the code may be another machine's.
 
     Args:
         kernel: one of `kernels_for`; the first of them if None.
@@ -58,6 +63,8 @@ def build_layer(
     write_parameters(lowered, model, directory)
     reference = {f"in/{name}": value for name, value in inputs.items()}
     reference |= {f"out/{name}": value for name, value in outputs.items()}
+    if choice.dtype == "float16":
+        reference |= {f"off/{name}": np.array(LAYER_ERROR, np.float32) for name in outputs}
     with writing(directory / REFERENCE):
         save_file(reference, directory / REFERENCE)
 
@@ -84,7 +91,7 @@ def _drawn(
     weight += np.copysign(np.float32(0.1), weight)
     if not choice.is_dense:
         weight *= make_mask(np.abs(weight), choice, layer.groups)
-    if choice.dtype == "bfloat16":
+    if choice.dtype in ("float16", "bfloat16"):
         weight = rounded(weight, choice.dtype)
     bias = rng.standard_normal(layer.outputs).astype(np.float32)
     anonymous = replace(layer, name="layer", weight="weight", transposed=False)
@@ -114,8 +121,8 @@ def _floats(wanted: _Wanted, target: Target, rng: np.random.Generator) -> tuple[
     kernels = {} if wanted.kernel is None else {"layer": wanted.kernel}
     lowered = lower(model, _plan(model, wanted.choice), {}, target, kernels)
     inputs = random_inputs(model.inputs, int(rng.integers(1 << 31)))
-    if wanted.choice.dtype == "bfloat16":
-        inputs = {name: rounded(value, "bfloat16") for name, value in inputs.items()}
+    if wanted.choice.dtype in ("float16", "bfloat16"):
+        inputs = {name: rounded(value, wanted.choice.dtype) for name, value in inputs.items()}
     session = onnxruntime.InferenceSession(model.proto, providers=["CPUExecutionProvider"])
     outputs = zip(model.outputs, session.run(None, inputs), strict=True)
     return lowered, model, inputs, {spec.name: value for spec, value in outputs}

@@ -25,9 +25,12 @@ from hwsparse.work import Work
 
 LANES = 4  # floats of a vector of 128 bits
 # Kernels whose arithmetic published times tell of, by the last words of their family.
-_BYTES, _PAIRS = " of bytes", " of pairs"
+_BYTES, _PAIRS, _HALVES = " of bytes", " of pairs", " of halves"
 # Products of bytes for one of a float, where there are dot products of four at once.
 DOT_PRODUCTS = 4.0
+# Products of a vector of float16 for one of floats, and the instructions that add the sums of a run to others: two
+# conversions and two additions.
+HALVES, ADDING_SLOTS = 2.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Estimator:
         return Guess(taken_s, interval_s, self._is_known(work))
 
     def _seconds(self, work: Work) -> float:
-        counts = counts_of(work, self.place.threads)
+        counts = counts_of(work, self.place.threads, self.place.core.float16_rate)
         return float(seconds(Batch.of([(counts, self.place)]), self.coefficients)[0])
 
     def _off(self, signature: str, known: Sequence[Known]) -> float | None:
@@ -107,21 +110,27 @@ class Estimator:
         return [choice for choice in choices if choice not in measured]
 
     def _is_known(self, work: Work) -> bool:
-        """Whether kernels of its kind were published of: not of pairs; of bytes where cores have dot products."""
+        """Whether kernels of its kind were published of: not of pairs; of others where cores have instructions."""
         if work.family.endswith(_PAIRS):
             return False
+        if work.family.endswith(_HALVES):
+            return self.place.core.float16_rate >= HALVES
         return not work.family.endswith(_BYTES) or self.place.core.int8_rate >= DOT_PRODUCTS
 
 
-def counts_of(work: Work, threads: int) -> Counts:
+def counts_of(work: Work, threads: int, float16_rate: float = HALVES) -> Counts:
     """What a kernel does, on all threads together, as if each had as much to do as the busiest.
+
+    Vectors of float16 hold twice as many, so that they count as one of floats where they are multiplied twice as fast.
 
     `Work` counts tile by tile on the busiest thread, and what is not in tiles on all of them.
     """
-    family = re.sub(f"({_BYTES}|{_PAIRS})$", "", work.family)
+    family = re.sub(f"({_BYTES}|{_PAIRS}|{_HALVES})$", "", work.family)
     parts, traits = work.parts, work.traits
     moved = parts["input bytes"] + parts["output bytes"] + work.stored_bytes
     multiply_adds = parts["multiply-adds"]
+    if work.family.endswith(_HALVES):
+        multiply_adds = multiply_adds * HALVES / float16_rate + ADDING_SLOTS * parts.get("sums of runs", 0.0)
     rows, vectors = traits.get("shared rows", 1.0), traits.get("vectors", 1.0)
     if family == "winograd":  # counted by floats
         return Counts(WINOGRAD, multiply_adds / LANES, 0.0, moved, math.inf)

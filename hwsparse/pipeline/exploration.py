@@ -28,6 +28,7 @@ from hwsparse.target import Target
 UNIFORM = (
     "unstructured@0.5", "unstructured@0.7", "unstructured@0.9", "block4x1@0.5", "block4x1@0.7", "2:4", "dense/int8",
     "block4x4@0.5/int8", "block4x4@0.7/int8", "dense/bfloat16", "block4x2@0.5/bfloat16", "block4x2@0.7/bfloat16",
+    "dense/float16", "block4x1@0.5/float16", "block4x1@0.7/float16",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.search.bounds import UNBOUNDED, Bounds
 from hwsparse.search.samplers import SamplerName
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # Finalists may lose this many times the drop allowed, and so much in any case: the front shows what lies beyond the
 # winner.

@@ -13,6 +13,7 @@ from hwsparse.pattern import NM, Dense, parse_pattern
 from hwsparse.pipeline.bench import Bench
 from hwsparse.pipeline.thrift import measure_layers
 from hwsparse.plan import Choice, Layer
+from hwsparse.quantise import beyond
 from hwsparse.search import Offer, SettledChoices, unpaid
 from hwsparse.sparsify import LayerDatabase, applicable
 from hwsparse.target import Target
@@ -151,7 +152,8 @@ def _refused(
     if settled is not None:
         small, asked = {}, {name: settled.sparse(name) for name in dense_s}
     return {
-        layer.name: {choice: _refusal(layer, choice, small) for choice in asked[layer.name]} for layer in model.layers
+        layer.name: {choice: _refusal(model, layer, choice, small) for choice in asked[layer.name]}
+        for layer in model.layers
     }
 
 
@@ -186,10 +188,10 @@ def _dense_times(model: Model, target: Target, report: CalibrationReport) -> dic
     return {name: costs.predict(workload).latency_s for name, workload in workloads.items()}
 
 
-def _refusal(layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
+def _refusal(model: Model, layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
     if layer.name in small:
         return f"only {small[layer.name]:.1%} of the dense layers' time"
-    return applicable(layer, choice.pattern) or refusal(layer, choice)
+    return applicable(layer, choice.pattern) or refusal(layer, choice) or beyond(model.weight(layer.name), choice.dtype)
 
 
 def _offer(

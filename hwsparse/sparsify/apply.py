@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from hwsparse.model.fold import infer
 from hwsparse.model.names import free_name, names_in
 from hwsparse.model.onnx_file import model_of
 from hwsparse.plan import Choice, Plan
-from hwsparse.quantise import MOST_VALUE, Scale, pairs_name, rounded, split_weights
+from hwsparse.quantise import MOST_FLOAT16, MOST_VALUE, Scale, beyond, read_name, rounded, split_weights
 from hwsparse.sparsify.magnitude import magnitude
 from hwsparse.sparsify.mask import applicable
 from hwsparse.sparsify.statistics import LayerStatistics
@@ -24,7 +24,7 @@ from hwsparse.sparsify.statistics import LayerStatistics
 # Axes of what convolutions of pictures read.
 PICTURES = 4
 # What a tensor's rounded values are called after it, if nothing else is.
-AS_BYTES, AS_BFLOAT16 = "/as bytes", "/as bfloat16"
+AS_BYTES, AS_FLOATS = "/as bytes", "/as "  # the type of floats
 # What floats are multiplied by to be cut off after 8 of 24 digits: 2**16 + 1.
 CUT = 65537.0
 # (canonical weight, statistics of the layer's inputs, choice, groups) -> canonical pruned weight
@@ -41,7 +41,7 @@ def apply_plan(
 
     Raises:
         PlanError: the plan is for another model, names a layer that this one does not have, or gives a
-            layer a pattern that its weight cannot have, or a weight holds a value that is not finite.
+            layer a pattern that its weight cannot have, or a type, or a weight holds a value that is not finite.
     """
     if plan.model_digest != model.digest:
         raise PlanError(
@@ -53,7 +53,7 @@ def apply_plan(
         layer = known.get(name)
         if layer is None:
             raise PlanError(f"the plan names the layer {name!r}, which {model.name} does not have")
-        if reason := applicable(layer, choice.pattern):
+        if reason := applicable(layer, choice.pattern) or beyond(model.weight(name), choice.dtype):
             raise PlanError(f"layer {name!r} cannot be {choice}: {reason}")
         try:
             weights[name] = pruner(model.weight(name), (statistics or {}).get(name), choice, layer.groups)
@@ -63,16 +63,16 @@ def apply_plan(
 
 
 def in_types(plan: Plan, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Canonical weights, by layer name, rounded to the types that a plan gives them, with its `pairs_of`."""
+    """Canonical weights, by layer name, rounded to the types that a plan gives them, with its `reads_of`."""
     types = {name: choice.dtype for name, choice in plan.choices}
     found = {name: rounded(weight, types.get(name, "float32")) for name, weight in weights.items()}
-    return found | pairs_of(plan)
+    return found | reads_of(plan)
 
 
-def pairs_of(plan: Plan) -> dict[str, np.ndarray]:
-    """What says among weights which layers of a plan read bfloat16."""
-    names = (name for name, choice in plan.choices if choice.dtype == "bfloat16")
-    return {pairs_name(name): np.zeros(0, np.float32) for name in names}
+def reads_of(plan: Plan) -> dict[str, np.ndarray]:
+    """What says among weights which layers of a plan read bfloat16 or float16."""
+    kinds = ((name, choice.dtype) for name, choice in plan.choices if choice.dtype in _ROUNDINGS)
+    return {read_name(name, dtype): np.zeros(0, np.float32) for name, dtype in kinds}
 
 
 def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
@@ -83,7 +83,7 @@ def pruned_model(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
 def pruned_proto(model: Model, weights: Mapping[str, np.ndarray]) -> bytes:
     """The model's ONNX file with some weights (canonical, by layer name) and constants (by their own) replaced.
 
-    Layers read what bytes can stand for, where their inputs have a range among the weights, or bfloat16.
+    Layers read what bytes can stand for, where their inputs have a range among the weights, or bfloat16 or float16.
 
     Raises:
         ModelError: a weight or constant is not of the model, or has not its shape.
@@ -119,14 +119,14 @@ def _pruned(model: Model, weights: Mapping[str, np.ndarray], graph: bytes, apart
     """A model's graph with weights replaced."""
     proto = onnx.load_from_string(graph)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    plain, scales, pairs = split_weights(weights)
+    plain, scales, reads = split_weights(weights)
     replaced = model.replaced(plain)
     for name, values in replaced.items():
         if name not in apart:
             stored[name].CopyFrom(numpy_helper.from_array(values, name))
-    names = names_in(proto.graph) if scales or pairs else set[str]()
+    names = names_in(proto.graph) if scales or reads else set[str]()
     told = _round(proto.graph, scales, {layer.name for layer in model.layers}, names)
-    _round_to_bfloat16(proto.graph, pairs, names)
+    _round_reads(proto.graph, reads, names)
     kept = {name: values for name, values in replaced.items() if name in apart}
     return _Pruned(bytes(proto.SerializeToString(deterministic=True)), kept, told)
 
@@ -167,31 +167,60 @@ def _round(
     return told
 
 
-def _round_to_bfloat16(graph: onnx.GraphProto, layers: Collection[str], names: set[str]) -> None:
-    """Has layers read the nearest bfloat16: Dekker's splitting, which any opset has the operators for.
-
-    T. J. Dekker, A Floating-Point Technique for Extending the Available Precision, Numerische Mathematik 18, 1971.
+def _round_reads(graph: onnx.GraphProto, layers: Mapping[str, str], names: set[str]) -> None:
+    """Has layers read the nearest values of a type, by name.
 
     Raises:
         ModelError: there is no such layer.
     """
-    nodes, made, left = list[onnx.NodeProto](), dict[str, str](), set(layers)
+    nodes, made, left = list[onnx.NodeProto](), dict[tuple[str, str], str](), dict(layers)
     for node in graph.node:
         if node.name in layers:
-            left.discard(node.name)
-            read = node.input[0]
-            if read not in made:
-                made[read] = values = free_name(read + AS_BFLOAT16, names)
-                scaled, rest, cut = (free_name(f"{values}/{each}", names) for each in ("scaled", "rest", "cut"))
-                steps = (("Mul", (read, cut), scaled), ("Sub", (scaled, read), rest), ("Sub", (scaled, rest), values))
-                nodes.extend(helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps)
-                graph.initializer.append(numpy_helper.from_array(np.array(CUT, np.float32), cut))
-            node.input[0] = made[read]
+            dtype, read = left.pop(node.name), node.input[0]
+            if (read, dtype) not in made:
+                made[read, dtype] = values = free_name(f"{read}{AS_FLOATS}{dtype}", names)
+                steps, constants = _ROUNDINGS[dtype](read, values, names)
+                nodes.extend(steps)
+                graph.initializer.extend(constants)
+            node.input[0] = made[read, dtype]
         nodes.append(node)
     if left:
-        raise ModelError(f"there is no layer {min(left)!r}, of which it is said that it reads bfloat16")
+        name = min(left)
+        raise ModelError(f"there is no layer {name!r}, of which it is said that it reads {left[name]}")
     if layers:
         _replace_nodes(graph, nodes)
+
+
+_Steps = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
+
+
+def _to_bfloat16(read: str, values: str, names: set[str]) -> _Steps:
+    """Dekker's splitting, which any opset has the operators for.
+
+    T. J. Dekker, A Floating-Point Technique for Extending the Available Precision, Numerische Mathematik 18, 1971.
+    """
+    scaled, rest, cut = (free_name(f"{values}/{each}", names) for each in ("scaled", "rest", "cut"))
+    steps = (("Mul", (read, cut), scaled), ("Sub", (scaled, read), rest), ("Sub", (scaled, rest), values))
+    return _nodes(steps), [numpy_helper.from_array(np.array(CUT, np.float32), cut)]
+
+
+def _to_float16(read: str, values: str, names: set[str]) -> _Steps:
+    """There and back; what lies beyond the last of them is that one."""
+    low, high, clipped, narrow = (free_name(f"{values}/{each}", names) for each in ("low", "high", "clipped", "narrow"))
+    nodes = _nodes((("Clip", (read, low, high), clipped), ("Cast", (clipped,), narrow), ("Cast", (narrow,), values)))
+    for node, kind in zip(nodes[1:], (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT), strict=True):
+        node.attribute.append(helper.make_attribute("to", kind))
+    ends = {low: -MOST_FLOAT16, high: MOST_FLOAT16}
+    return nodes, [numpy_helper.from_array(np.array(end, np.float32), name) for name, end in ends.items()]
+
+
+# What rounds a tensor, by its name and that of the result, to a type of floats; with the names that are taken.
+_ROUNDINGS: dict[str, Callable[[str, str, set[str]], _Steps]] = {"bfloat16": _to_bfloat16, "float16": _to_float16}
+
+
+def _nodes(steps: Iterable[tuple[str, Sequence[str], str]]) -> list[onnx.NodeProto]:
+    """Operators, with what they read, and what they give: called as that is."""
+    return [helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps]
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -220,7 +249,7 @@ def is_depthwise(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
     return groups > 1 and next(of_one, False)
 
 
-def _rounding(read: str, scale: Scale, names: set[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _rounding(read: str, scale: Scale, names: set[str]) -> _Steps:
     """Nodes from a tensor to its rounded values, and their constants."""
     values = free_name(read + AS_BYTES, names)
     numbers = {"inverse": scale.inverse, "low": -scale.zero, "high": MOST_VALUE - scale.zero, "scale": scale.scale}
@@ -232,6 +261,6 @@ def _rounding(read: str, scale: Scale, names: set[str]) -> tuple[list[onnx.NodeP
         ("Mul", (own["clipped"], own["scale"]), values),
     )
     return (
-        [helper.make_node(operator, inputs, [output], output) for operator, inputs, output in steps],
+        _nodes(steps),
         [numpy_helper.from_array(np.array(number, np.float32), own[each]) for each, number in numbers.items()],
     )

@@ -11,8 +11,8 @@ here under masks. A layer with a bias gets a new one with it: x and x' are then 
 means give is the bias's to make up for. Where batch norm is part of the layer before it, this estimates its statistics
 anew; other batch norms, and layer norms, are fitted on the way (`norms`).
 
-Where layers read bytes or bfloat16, x' is what these stand for, and P is rounded to what they do. What both lose is
-made up for by biases, and by weights of bytes (`rounding`).
+Where layers read bytes, bfloat16 or float16, x' is what these stand for, and P is rounded to what they do. What both
+lose is made up for by biases, and by weights of bytes (`rounding`).
 """
 
 from __future__ import annotations

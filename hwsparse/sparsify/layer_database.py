@@ -43,7 +43,7 @@ from hwsparse.model import Model
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
 from hwsparse.quantise import rounded
 from hwsparse.range_methods import DEFAULT_METHOD, range_method
-from hwsparse.sparsify.apply import apply_plan, pairs_of
+from hwsparse.sparsify.apply import apply_plan, reads_of
 from hwsparse.sparsify.correction import SAMPLES
 from hwsparse.sparsify.pruners import PRUNERS, VERSION
 from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
@@ -208,7 +208,7 @@ class LayerDatabase:
     def unrounded(self, plan: Plan) -> dict[str, np.ndarray]:
         """Canonical pruned weights of a plan that `build` made all layers of, by layer name.
 
-        With them come the ranges of what int8 layers read, and which layers read bfloat16.
+        With them come the ranges of what int8 layers read, and which layers read bfloat16 or float16.
 
         Raises:
             PlanError: the plan is of another model, or of a layer and choice that were not built.
@@ -223,7 +223,7 @@ class LayerDatabase:
         found = {
             name: self._load(self._model.layer(name), entries[name, choice].weights) for name, choice in plan.choices
         }
-        return found | pairs_of(plan) | self.ranges(plan)
+        return found | reads_of(plan) | self.ranges(plan)
 
     def ranges(self, plan: Plan) -> dict[str, np.ndarray]:
         """Between what tensors lie that a plan's int8 layers read as bytes, by the names that ranges have.

@@ -18,11 +18,13 @@ from benchmarks.arm_root import PROGRAM, make_root
 from benchmarks.emulation import Emulator
 from hwsparse.codegen import build_layer, compile_model, random_inputs
 from hwsparse.codegen.library import REFERENCE, output_error
+from hwsparse.codegen.single import _model
 from hwsparse.compiler import onnxruntime_answers
 from hwsparse.errors import CompileError, ExecutionError, InputError
 from hwsparse.plan import Plan, parse_choice, parse_signature
 from hwsparse.sparsify import apply_plan
 from hwsparse.target import load_target
+from tests.codegen.test_halves import drawn, summed_by_runs
 from tests.codegen.test_networks import convolutional, transformer
 
 A76 = load_target("arm-cortex-a76")
@@ -108,6 +110,20 @@ def test_layers_compute_what_they_should(kind: str, text: str, emulator: Emulato
     inputs = {name[3:]: value for name, value in stored.items() if name.startswith("in/")}
     for name, value in emulator.run(tmp_path, inputs, cpu="cortex-a76", threads=2).items():
         assert output_error(value, stored[f"out/{name}"]) <= 1e-5
+
+
+@pytest.mark.parametrize(("kind", "text", "shared"), [("1x1", "block4x1@0.5", 4), ("one token", "dense", 8)])
+def test_sums_of_float16_are_those_of_numpy_bit_by_bit(
+    kind: str, text: str, shared: int, emulator: Emulator, tmp_path: Path
+) -> None:
+    layer, choice = parse_signature(arm.LAYERS[kind]), replace(parse_choice(text), dtype="float16")
+    weight, x = drawn(layer, choice, np.random.default_rng(0))
+    model = _model(
+        replace(layer, name="layer", weight="weight", transposed=False), weight, np.zeros(layer.outputs, "f4")
+    )
+    compile_model(model, Plan.of(model.digest, {"layer": choice}), {"layer": weight}, A76, tmp_path)
+    found = emulator.run(tmp_path, {"x": x}, cpu="cortex-a76", threads=2)["y"]
+    np.testing.assert_array_equal(found, summed_by_runs(layer, x, weight, shared))
 
 
 @pytest.mark.parametrize("make", [convolutional, transformer], ids=lambda make: make.__name__)

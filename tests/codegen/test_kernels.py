@@ -235,6 +235,6 @@ def test_products_of_activations(batch: list[int], m: int, depth: int, n: int, t
 def test_what_no_kernel_serves_is_refused_with_the_reason() -> None:
     layer = conv(1, 8, (6, 6), 8, (3, 3), groups=8)
     assert "depthwise" in str(refusal(layer, Choice(parse_pattern("unstructured"), 0.9)))
-    assert "float16" in str(refusal(product((4,), 8, 8), Choice(dtype="float16")))
+    assert "float8" in str(refusal(product((4,), 8, 8), Choice(dtype="float8")))
     assert "at most 16" in str(refusal(product((4,), 64, 64), Choice(parse_pattern("block32x1"), 0.5)))
     assert refusal(layer, Choice()) is None

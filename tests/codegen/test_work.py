@@ -11,9 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from hwsparse.codegen import build_layer, kernels_for, refusal, work
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.errors import CompileError
 from hwsparse.plan import Layer, parse_choice
-from hwsparse.sparsify import applicable
+from hwsparse.sparsify import applicable, make_mask
 from hwsparse.target import load_target
 from tests.codegen.layers import conv, product
 
@@ -71,6 +73,29 @@ def test_pairs_halve_what_is_multiplied(name: str) -> None:
         assert found.parts["input bytes"] == floats.parts["input bytes"]
         assert found.family == f"{floats.family} of pairs"
         assert found.parts["multiply-adds"] == pytest.approx(floats.parts["multiply-adds"] / 2, rel=0.25)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "depthwise"])
+@pytest.mark.parametrize("text", ["dense", "block4x1@0.75"])
+def test_halves_are_two_in_the_place_of_a_float(name: str, text: str) -> None:
+    layer, arm = LAYERS[name], load_target("arm-cortex-a76").with_threads(1)
+    plain, choice = parse_choice(text), parse_choice(f"{text}/float16")
+    floats = work(layer, plain, arm, next(each for each in kernels_for(layer, plain, arm) if "winograd" not in each))
+    for kernel in kernels_for(layer, choice, arm):
+        found = work(layer, choice, arm, kernel)
+        assert found.family == f"{floats.family} of halves"
+        assert found.parts["input bytes"] == floats.parts["input bytes"]
+        # Last tiles hold fewer than their vectors have room for.
+        assert found.parts["multiply-adds"] == pytest.approx(floats.parts["multiply-adds"] / 2, rel=0.3)
+        if name != "vector":
+            assert found.traits["lanes in use"] <= 1
+            # Each visit of a row group to a tile adds one run or more to its sums.
+            assert found.parts["sums of runs"] >= found.parts["visits"]
+        weight = np.ones(layer.weight_shape, np.float32)
+        if not choice.is_dense:
+            weight *= make_mask(np.random.default_rng(0).random(layer.weight_shape), plain, layer.groups)
+        given = sum(array.nbytes for array in kernel_for(layer, choice, arm, Epilogue(), kernel).pack(weight))
+        assert 0.98 * found.stored_bytes <= given <= 1.05 * found.stored_bytes + 4 * 12 * layer.outputs + 200
 
 
 def plain_name(layer: Layer) -> str:

@@ -115,10 +115,23 @@ def test_what_nothing_was_published_of_is_out_of_the_domain(estimator: Estimator
         assert guess is not None
         return guess.in_domain
 
-    assert known(estimator, "dense/int8") and not known(estimator, "dense/bfloat16")
+    assert (
+        known(estimator, "dense/int8") and known(estimator, "dense/float16") and not known(estimator, "dense/bfloat16")
+    )
     assert TARGET.core is not None
-    without = replace(TARGET, core=replace(TARGET.core, int8_rate=1.0))
-    assert not known(Estimator.of(without, describe(without)), "dense/int8")
+    without = replace(TARGET, core=replace(TARGET.core, int8_rate=1.0, float16_rate=1.0))
+    for text in ("dense/int8", "dense/float16"):
+        assert not known(Estimator.of(without, describe(without)), text)
+
+
+def test_float16_is_multiplied_as_fast_as_the_core_does(estimator: Estimator) -> None:
+    half, plain = (estimator.gain(LAYER.signature, parse_choice(f"block4x1@0.5{of}"))[0] for of in ("/float16", ""))
+    assert 1.4 < half / plain < 2
+    work = estimator.describe(LAYER.signature, parse_choice("dense/float16"), None)
+    assert work is not None
+    added = work.parts["sums of runs"]
+    twice, once = (counts_of(work, 1, rate).multiply_adds for rate in (2.0, 1.0))
+    assert twice == work.parts["multiply-adds"] + 4 * added and once == twice + work.parts["multiply-adds"]
 
 
 def test_nothing_is_estimated_of_a_device_whose_core_is_not_described() -> None:

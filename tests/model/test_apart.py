@@ -9,7 +9,7 @@ from hwsparse.data.runs import session_of
 from hwsparse.model import Model
 from hwsparse.plan import Plan, parse_choice
 from hwsparse.sparsify import apply_plan, pruned_proto
-from hwsparse.sparsify.apply import pairs_of, pruned_apart
+from hwsparse.sparsify.apply import pruned_apart, reads_of
 from tests.data.test_answers import sentence_model
 from tests.model.graphs import random_feeds
 from tests.sparsify.networks import classifier
@@ -38,7 +38,7 @@ def test_a_pruned_network_answers_the_same_taken_apart(choice: str) -> None:
     plan = Plan.of(model.digest, {"first": parse_choice(choice)})
     x = random_feeds(model)
     weights = (
-        apply_plan(model, plan) | pairs_of(plan) | {"last": 2 * model.weight("last")}
+        apply_plan(model, plan) | reads_of(plan) | {"last": 2 * model.weight("last")}
     )  # too small to lie elsewhere
     parts = pruned_apart(model, weights)
     (found,) = session_of(parts.graph, parts.arrays).run(None, x)

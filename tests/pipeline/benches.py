@@ -79,7 +79,7 @@ class ByWeight(Bench):
 
 def kept_s(workload: Workload) -> float:
     layer = parse_signature(workload.signature)
-    size = {"float32": 1.0, "bfloat16": 0.5, "int8": 0.25}[workload.choice.dtype]
+    size = {"float32": 1.0, "float16": 0.5, "bfloat16": 0.5, "int8": 0.25}[workload.choice.dtype]
     return size * WEIGHT_S * (1 - workload.choice.ratio) * layer.outputs * layer.inputs
 
 

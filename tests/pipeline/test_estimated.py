@@ -49,7 +49,8 @@ def outcome(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hwsparse.compiler.Library.load", refuse)
         patch.setattr("hwsparse.pipeline.open_bench", refuse)
-        return optimize(MODEL, data, TARGET, GOAL, Workspace(directory / "out", directory / "records.sqlite"))
+        goal = replace(GOAL, dtypes=("float32", "float16"))
+        return optimize(MODEL, data, TARGET, goal, Workspace(directory / "out", directory / "records.sqlite"))
 
 
 def test_a_search_without_a_device_predicts_every_latency_and_says_so(outcome: Outcome, tmp_path: Path) -> None:
@@ -66,6 +67,14 @@ def test_a_search_without_a_device_predicts_every_latency_and_says_so(outcome: O
     assert "of latency as it is predicted" in dict(terms(report))["Intervals"]
     assert "timed in turns" not in notes and "quiet machine" not in notes
     assert not (outcome.directory.parent / "records.sqlite").exists()  # nothing predicted is on record
+
+
+def test_it_chooses_among_types(outcome: Outcome) -> None:
+    assert outcome.winner is not None
+    types = {choice.dtype for finalist in outcome.finalists for _, choice in finalist.plan.choices}
+    assert "float16" in types <= {"float32", "float16"}
+    kernels = {proof.kernel for proof in outcome.winner.artifact.manifest.layers}
+    assert any(kernel.startswith("halves_") for kernel in kernels)
 
 
 def test_its_artifacts_are_the_devices_and_hold_no_measured_figure(outcome: Outcome) -> None:

@@ -118,7 +118,7 @@ def test_bfloat16_layers_read_and_weigh_bfloat16(data: Dataset, with_data: bool,
     assert {choice.dtype for _, choice in built.plan.choices} == {"bfloat16"}
     weights, sample = outcome.weights(built.plan), {"x": data.inputs["x"][:1]}
     assert all((rounded(weights[name], "bfloat16") == weights[name]).all() for name, _ in built.plan.choices)
-    assert split_weights(weights).pairs == {name for name, _ in built.plan.choices}
+    assert split_weights(weights).reads == {name: "bfloat16" for name, _ in built.plan.choices}
     outputs = Library.load(Artifact.load(built.artifact.directory).directory, threads=1).run(sample)
     for name, value in onnxruntime_answers(MODEL, weights, sample).items():
         assert np.abs(outputs[name] - value).max() <= 1e-3 * np.abs(value).max()
@@ -237,7 +237,7 @@ def test_a_model_that_states_its_ranges_is_built_by_them(data: Dataset, tmp_path
 
 
 def test_types_that_there_are_not_are_refused(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="weights are of float32, bfloat16 or int8, not of int4"):
+    with pytest.raises(InputError, match="weights are of float32, float16, bfloat16 or int8, not of int4"):
         Goal(dtypes=("int4",))
     with pytest.raises(InputError, match="not of nothing"):
         Goal(dtypes=())

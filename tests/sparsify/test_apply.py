@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ from hwsparse.errors import ModelError, PlanError
 from hwsparse.model import Model, import_onnx
 from hwsparse.pattern import Block, Unstructured
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.quantise import pairs_name, range_name, rounded
+from hwsparse.quantise import range_name, read_name, rounded
 from hwsparse.sparsify import (
     LayerStatistics,
     achieved_ratio,
@@ -130,20 +132,22 @@ def test_weights_that_do_not_belong_are_refused() -> None:
         pruned_proto(model, {"nothing": np.zeros((10, 16), np.float32)})
 
 
-def test_layers_read_bfloat16_where_it_is_said() -> None:
+@pytest.mark.parametrize(("dtype", "numbers"), [("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)])
+def test_layers_read_another_type_where_it_is_said(dtype: str, numbers: Any) -> None:
     rng = np.random.default_rng(0)
     model = product(rng.standard_normal((8, 5)).astype(np.float32))
     (layer,) = model.layers
-    plan = Plan.of(model.digest, {layer.name: parse_choice("unstructured@0.5/bfloat16")})
+    plan = Plan.of(model.digest, {layer.name: parse_choice(f"unstructured@0.5/{dtype}")})
     weights = in_types(plan, apply_plan(model, plan))
     (name,) = (spec.name for spec in model.inputs)
     x = rng.standard_normal(model.inputs[0].shape).astype(np.float32)
-    near = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    x.flat[:2] = 1e-7, 3e-6  # of float16 they are fewer digits
+    near = x.astype(numbers).astype(np.float32)
     assert (near != x).all()
     (found,) = run(pruned_proto(model, weights), {name: x})
     (expected,) = run(pruned_proto(model, {layer.name: weights[layer.name]}), {name: near})
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(weights[layer.name], rounded(apply_plan(model, plan)[layer.name], "bfloat16"))
+    np.testing.assert_array_equal(weights[layer.name], rounded(apply_plan(model, plan)[layer.name], dtype))
 
 
 def two_products(first: str, second: str) -> Model:
@@ -162,12 +166,34 @@ def test_a_layer_of_any_name_is_a_layer(name: str) -> None:
     np.testing.assert_allclose(found, x @ weights[name].T @ model.weight("conv").T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [range_name("x"), pairs_name("conv"), "\0"])
+@pytest.mark.parametrize("name", [range_name("x"), read_name("conv", "bfloat16"), "\0"])
 def test_what_stands_among_weights_for_something_else_is_no_name_of_a_layer(name: str) -> None:
     with pytest.raises(ModelError, match="in the model holds a zero character: export it again with another name"):
         two_products(name, "conv")
 
 
-def test_who_reads_bfloat16_must_be_a_layer() -> None:
+def test_what_layers_read_of_float16_ends_where_it_does() -> None:
+    model = product(np.eye(5, dtype=np.float32))
+    (layer,) = model.layers
+    told = {read_name(layer.name, "float16"): np.zeros(0, np.float32)}
+    x = np.zeros(model.inputs[0].shape, np.float32)
+    x.flat[:4] = 65519, 1e9, -np.inf, 2049
+    (found,) = run(pruned_proto(model, told), {model.inputs[0].name: x})
+    np.testing.assert_array_equal(found.flat[:4], [65504, 65504, -65504, 2048])
+
+
+def test_a_weight_beyond_float16_is_refused() -> None:
+    weight = np.ones((8, 5), np.float32)
+    weight[2, 3] = -70_000
+    model = product(weight)
+    (layer,) = model.layers
+    plan = Plan.of(model.digest, {layer.name: parse_choice("dense/float16")})
+    with pytest.raises(
+        PlanError, match="cannot be dense/float16: a weight of 70000 lies beyond 65504, the last float16"
+    ):
+        apply_plan(model, plan)
+
+
+def test_who_reads_another_type_must_be_a_layer() -> None:
     with pytest.raises(ModelError, match="there is no layer 'nowhere', of which it is said that it reads bfloat16"):
-        pruned_proto(classifier(), {pairs_name("nowhere"): np.zeros(0, np.float32)})
+        pruned_proto(classifier(), {read_name("nowhere", "bfloat16"): np.zeros(0, np.float32)})

@@ -179,12 +179,17 @@ def copy_line(geometry: Geometry, pitch: int, lanes: int) -> Any:
 def join_neighbours(count: int, lanes: int, arithmetic: Arithmetic) -> Any:
     """An inline function of (to, start, source) that makes `count` words, from `start` on, of inputs side by side.
 
-    It is for words of two inputs.
+    It is for words of one or two inputs.
     """
 
     def store(to: Any, source: Any, place: Any, width: int) -> None:
+        each = arithmetic.inputs_of_word
         if width == 1:
-            T.buffer_store(to, arithmetic.word_of([source[2 * place], source[2 * place + 1]], 1), [place])
+            T.buffer_store(to, arithmetic.word_of([source[each * place + at] for at in range(each)], 1), [place])
+            return
+        if each == 1:
+            every = T.Ramp(place, 1, width)
+            T.buffer_store(to, arithmetic.word_of([source[every]], width), [every])
             return
         halves = [T.bind(source[T.Ramp(2 * place + half, 1, width)]) for half in (0, width)]
         parts = [tirx.Shuffle(halves, list(range(at, 2 * width, 2))) for at in (0, 1)]

@@ -22,6 +22,7 @@ from hwsparse.codegen.cpu.copying import join_neighbours
 from hwsparse.codegen.cpu.entry import REGISTERS, entry, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry, offset_type
+from hwsparse.codegen.cpu.micro_kernel import add_run, clear
 
 
 @functools.cache
@@ -29,7 +30,7 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
     """The kernel as a PrimFunc, with the arguments of `shared_index`; row groups have `lanes` rows."""
     positions, columns_in, row_count = geometry.positions, geometry.channels, geometry.rows
     finish, dtype, out_type = finish_of(epilogue), arithmetic.dtype, epilogue.stored
-    summed, zero = arithmetic.summed, arithmetic.zero
+    summed, zero, most = arithmetic.summed, arithmetic.zero, arithmetic.run
     rounded, inputs = int(arithmetic.rounds), arithmetic.inputs_of_word
     join = join_neighbours(positions * columns_in, lanes, arithmetic)
     added_type = epilogue.added if epilogue.residual else out_type
@@ -42,6 +43,20 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
         T.buffer_store(acc, total, [place, every])
 
     @T.inline
+    def add_entry(acc, x_flat, lists, item):
+        for p in T.unroll(positions):
+            accumulate(acc, p, lists.values, item, x_flat[p * columns_in + T.cast(lists.offsets[item], "int32")])
+
+    @T.inline
+    def sum_run(acc, x_flat, lists, first, count):
+        part = T.alloc_buffer((positions, lanes), dtype, scope="local", annotations=REGISTERS)
+        clear(part, positions, lanes)
+        for step in range(count):
+            item: T.let = first + step
+            add_entry(part, x_flat, lists, item)
+        add_run(acc, part, positions, lanes)
+
+    @T.inline
     def groups(x_flat, lists, ends):
         out_flat = T.decl_buffer((positions * row_count,), out_type, data=ends.out.data)
         added_flat = T.decl_buffer((positions * row_count,), added_type, data=ends.added.data)
@@ -51,12 +66,14 @@ def few_positions(geometry: Geometry, lanes: int, epilogue: Epilogue, arithmetic
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     acc[p, lane] = zero
-            for step in range(lists.starts[group + 1] - lists.starts[group]):
-                item: T.let = lists.starts[group] + step
-                for p in T.unroll(positions):
-                    accumulate(
-                        acc, p, lists.values, item, x_flat[p * columns_in + T.cast(lists.offsets[item], "int32")]
-                    )
+            if most > 0:
+                count: T.let = lists.starts[group + 1] - lists.starts[group]
+                for turn in range((count + (most - 1)) // most):
+                    sum_run(acc, x_flat, lists, lists.starts[group] + turn * most, T.min(count - turn * most, most))
+            else:
+                for step in range(lists.starts[group + 1] - lists.starts[group]):
+                    item: T.let = lists.starts[group] + step
+                    add_entry(acc, x_flat, lists, item)
             for p in T.unroll(positions):
                 for lane in T.vectorized(lanes):
                     sums[p * lanes + lane] = acc[p, lane]

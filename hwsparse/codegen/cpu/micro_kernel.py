@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
@@ -24,7 +25,7 @@ def micro_kernel_of(
     (acc, rest, lists, group, sums, start, to, place), `rest` being the sums of the narrower vectors.
     """
     add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
-    dtype, zero = arithmetic.summed, arithmetic.zero
+    dtype, zero, run = arithmetic.summed, arithmetic.zero, arithmetic.run
 
     def accumulate(sums: Any, place: int, lists: Any, item: Any, row: Any, panel: Any, start: Any, lanes: int) -> None:
         every = T.Ramp(0, 1, lanes)
@@ -33,9 +34,16 @@ def micro_kernel_of(
         T.buffer_store(sums, total, [place, every])
 
     @T.inline
-    def micro_kernel(lists, index, group, panel, sums, start, to, place):
-        acc = T.alloc_buffer((shared * vectors, lanes), dtype, scope="local", annotations=REGISTERS)
-        rest = T.alloc_buffer((shared, max(narrow, 1)), dtype, scope="local", annotations=REGISTERS)
+    def add_entry(acc, rest, lists, item, panel):
+        offset: T.let = T.cast(lists.offsets[item], "int32")
+        for row in T.unroll(shared):
+            for vector in T.unroll(vectors):
+                accumulate(acc, row * vectors + vector, lists, item, row, panel, offset + vector * lanes, lanes)
+            if narrow > 0:
+                accumulate(rest, row, lists, item, row, panel, offset + vectors * lanes, narrow)
+
+    @T.inline
+    def begin(acc, rest, sums, start):
         for row in T.unroll(shared):
             for vector in T.unroll(vectors):
                 for lane in T.vectorized(lanes):
@@ -49,17 +57,59 @@ def micro_kernel_of(
                         rest[row, lane] = sums[start + row * size + vectors * lanes + lane]
                     else:
                         rest[row, lane] = zero
+
+    @T.inline
+    def micro_kernel(lists, index, group, panel, sums, start, to, place):
+        acc = T.alloc_buffer((shared * vectors, lanes), dtype, scope="local", annotations=REGISTERS)
+        rest = T.alloc_buffer((shared, max(narrow, 1)), dtype, scope="local", annotations=REGISTERS)
+        begin(acc, rest, sums, start)
         for step in range(lists.starts[index + 1] - lists.starts[index]):
             item: T.let = lists.starts[index] + step
-            offset: T.let = T.cast(lists.offsets[item], "int32")
-            for row in T.unroll(shared):
-                for vector in T.unroll(vectors):
-                    accumulate(acc, row * vectors + vector, lists, item, row, panel, offset + vector * lanes, lanes)
-                if narrow > 0:
-                    accumulate(rest, row, lists, item, row, panel, offset + vectors * lanes, narrow)
+            add_entry(acc, rest, lists, item, panel)
         leave(acc, rest, lists, group, sums, start, to, place)
 
-    return micro_kernel
+    @T.inline
+    def by_runs(lists, index, group, panel, sums, start, to, place):
+        acc = T.alloc_buffer((shared * vectors, lanes), dtype, scope="local", annotations=REGISTERS)
+        rest = T.alloc_buffer((shared, max(narrow, 1)), dtype, scope="local", annotations=REGISTERS)
+        if add > 0:
+            begin(acc, rest, sums, start)
+        count: T.let = lists.starts[index + 1] - lists.starts[index]
+        # A list of nothing has a run of nothing: it gives zeros.
+        for turn in range(T.max((count + (run - 1)) // run, 1)):
+            part = T.alloc_buffer((shared * vectors, lanes), arithmetic.dtype, scope="local", annotations=REGISTERS)
+            part_rest = T.alloc_buffer((shared, max(narrow, 1)), arithmetic.dtype, scope="local", annotations=REGISTERS)
+            clear(part, shared * vectors, lanes)
+            if narrow > 0:
+                clear(part_rest, shared, narrow)
+            for step in range(T.min(count - turn * run, run)):
+                item: T.let = lists.starts[index] + turn * run + step
+                add_entry(part, part_rest, lists, item, panel)
+            if turn == 0 and add == 0:
+                add_run(acc, part, shared * vectors, lanes, True)
+                if narrow > 0:
+                    add_run(rest, part_rest, shared, narrow, True)
+            else:
+                add_run(acc, part, shared * vectors, lanes, False)
+                if narrow > 0:
+                    add_run(rest, part_rest, shared, narrow, False)
+        leave(acc, rest, lists, group, sums, start, to, place)
+
+    return by_runs if run else micro_kernel
+
+
+def clear(part: Any, places: int, lanes: int) -> None:
+    """Makes the sums of a run, (places, lanes), zeros."""
+    for place in range(places):
+        T.buffer_store(part, T.Broadcast(tirx.const(0, part.dtype), lanes), [place, T.Ramp(0, 1, lanes)])
+
+
+def add_run(sums: Any, part: Any, places: int, lanes: int, first: bool = False) -> None:
+    """Adds the sums of a run to the sums of runs before it, or puts them in their place."""
+    for place in range(places):
+        every = T.Ramp(0, 1, lanes)
+        added = tirx.Cast(f"{sums.dtype}x{lanes}", part[place, every])
+        T.buffer_store(sums, added if first else sums[place, every] + added, [place, every])
 
 
 def keep_sums(shared: int, tile: Tile, lanes: int) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
@@ -38,7 +39,7 @@ class Patches:
 
 def patches_of(geometry: Geometry, lanes: int, arithmetic: Arithmetic = FLOATS) -> Patches:
     """The patches of a convolution; where the geometry's channels are words, these are put together on the way."""
-    if arithmetic.inputs_of_word > 1:
+    if arithmetic.of != "float32":
         padded = not geometry.single_tap
         return _padded_words(geometry, lanes, arithmetic) if padded else _thinned_words(geometry, lanes, arithmetic)
     return _padded_input(geometry, lanes) if not geometry.single_tap else _thinned_input(geometry, lanes)
@@ -124,7 +125,7 @@ def _padded_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Pat
     planes_count, pad_top, plane_h, pitch = g.batch * g.channels, g.pad_top, _height(g), _pitch(g)
     planes_at = _planes_of_words(g, arithmetic.inputs_of_word)
     line, copy_padded = g.stride_w * pitch, copy_line_of_words(g, pitch, lanes, planes_at, arithmetic.word_of)
-    of_bytes = int(arithmetic.is_bytes)
+    of_bytes, zero = int(arithmetic.is_bytes), tirx.const(0, arithmetic.dtype)
 
     @T.inline
     def copy(x, planes, lists):
@@ -133,7 +134,7 @@ def _padded_words(geometry: Geometry, lanes: int, arithmetic: Arithmetic) -> Pat
                 if of_bytes > 0:
                     copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, lists.blank[0])
                 else:
-                    copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, 0)
+                    copy_padded(planes, (plane * plane_h + i) * line, x, plane, i - pad_top, zero)
 
     return replace(floats, copy=copy)
 

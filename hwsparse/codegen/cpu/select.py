@@ -30,18 +30,19 @@ from hwsparse.codegen.cpu.words import (
     geometry_of_words,
     halves_of,
     offsets_of,
+    target_of_words,
     words_of,
 )
 from hwsparse.errors import CompileError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
-from hwsparse.quantise import Scale, bfloat16_bits, weight_bytes
+from hwsparse.quantise import Scale, bfloat16_bits, float16_of, weight_bytes
 from hwsparse.target import Target
 
 # Rows that share an index list in a dense layer: 4 fill the registers best (measured on AVX-512).
 DENSE_ROWS = 4
 # What kernels are called first, by the type of weights.
-PREFIXES = {"float32": "", "bfloat16": "pairs_", "int8": "bytes_"}
+PREFIXES = {"float32": "", "float16": "halves_", "bfloat16": "pairs_", "int8": "bytes_"}
 # Below this many positions vectors run along output rows.
 FEW_POSITIONS = 4
 
@@ -124,13 +125,14 @@ def plain_kernel(layer: Layer, choice: Choice, target: Target, name: str) -> str
 
 def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Callable[[Epilogue], _Made]]:
     geometry = Geometry.of(layer)
+    arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
+    target = target_of_words(target, choice.dtype)
     lanes = target.vector_bits // 32
     if geometry.depthwise:
         of_bytes = choice.dtype == "int8"
         name = f"{PREFIXES['int8']}depthwise" if of_bytes else "depthwise"
         return {name: partial(_depthwise, geometry, target, of_bytes)}
     words, prefix = geometry_of_words(geometry, choice.dtype), PREFIXES[choice.dtype]
-    arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
@@ -204,8 +206,11 @@ def _pack(
         scale: of what is read, if that is bytes.
     """
     if scale is None:
-        floats = weight.astype(np.float32, copy=False)
-        packed = words_of(bfloat16_bits(floats)) if arithmetic.rounds else floats
+        packed = weight.astype(np.float32, copy=False)
+        if arithmetic.of == "float16":
+            packed = float16_of(packed)
+        elif arithmetic.rounds:
+            packed = words_of(bfloat16_bits(packed))
         return pack_rows(packed, geometry, shared, chunks, block, offsets).arrays()
     signed, scales = weight_bytes(weight)
     lists = pack_rows(words_of(signed), geometry, shared, chunks, block, offsets)

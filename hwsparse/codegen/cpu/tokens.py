@@ -30,6 +30,8 @@ def shared_index_tokens(
     blocks = -(-column_count // column_block)
     dtype, summed, zero, out_type = arithmetic.dtype, arithmetic.summed, arithmetic.zero, epilogue.stored
     multiplied = arithmetic.multiplied
+    # Sums are floats, or as wide, also where what is multiplied is narrower.
+    floats = lanes // arithmetic.narrower
     added_type = epilogue.added if epilogue.residual else out_type
 
     def tile_of(tile: Tile) -> Any:
@@ -43,9 +45,9 @@ def shared_index_tokens(
                 T.buffer_store(panel, multiplied(column, lanes), [T.Ramp(to + i * pitch, 1, lanes)])
 
         def turn_out(ends: Ends, token: Any, row: Any, lines: Any, start: Any) -> None:
-            for i, sums in enumerate(load_transposed(lines, start, size, lanes)):
-                place = T.Ramp((token + i) * row_count + row, 1, lanes)
-                value = finish(ends.biased(sums, T.Ramp(row, 1, lanes), lanes), ends, place, lanes)
+            for i, sums in enumerate(load_transposed(lines, start, size, floats)):
+                place = T.Ramp((token + i) * row_count + row, 1, floats)
+                value = finish(ends.biased(sums, T.Ramp(row, 1, floats), floats), ends, place, floats)
                 T.buffer_store(ends.out, value, [place])
 
         @T.inline
@@ -106,13 +108,13 @@ def shared_index_tokens(
                 micro_kernel(
                     lists, (blocks - 1) * groups + group, group, panel, sums, group * group_sums, lines, row_count
                 )
-            for p in range(wide // lanes):
-                for row in range(row_count // lanes):
-                    turn_out(ends, left + p * lanes, row * lanes, lines, row * lanes * size + p * lanes)
-            for p in range(wide - wide % lanes):
-                finish_token(ends, left + p, p, lines, row_count - row_count % lanes)
-            for p in range(wide % lanes):
-                finish_token(ends, left + wide - wide % lanes + p, wide - wide % lanes + p, lines, 0)
+            for p in range(wide // floats):
+                for row in range(row_count // floats):
+                    turn_out(ends, left + p * floats, row * floats, lines, row * floats * size + p * floats)
+            for p in range(wide - wide % floats):
+                finish_token(ends, left + p, p, lines, row_count - row_count % floats)
+            for p in range(wide % floats):
+                finish_token(ends, left + wide - wide % floats + p, wide - wide % floats + p, lines, 0)
 
         return run
 

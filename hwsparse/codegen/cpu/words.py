@@ -12,6 +12,7 @@ import numpy as np
 from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.errors import CompileError
 from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT
+from hwsparse.target import Target
 
 WORD = 4  # bytes
 # Of so many inputs the sums of a row fit int32 whatever weights, values and zero are: see `offsets_of`.
@@ -19,13 +20,20 @@ MOST_INPUTS = np.iinfo(np.int32).max // (2 * MOST_WEIGHT * MOST_VALUE)
 # Of so many, float32 holds every sum exactly, and what it is moved by.
 MOST_TAPS = 2**24 // (2 * MOST_WEIGHT * MOST_VALUE)
 # Inputs that make a word, by the type of weights.
-INPUTS_OF_WORD = {"float32": 1, "bfloat16": 2, "int8": 4}
+INPUTS_OF_WORD = {"float32": 1, "float16": 1, "bfloat16": 2, "int8": 4}
 
 
 def geometry_of_words(geometry: Geometry, dtype: str) -> Geometry:
     """The geometry whose channels are words of a layer's."""
     each = INPUTS_OF_WORD[dtype]
     return replace(geometry, channels=geometry.groups * -(-geometry.channels // geometry.groups // each))
+
+
+def target_of_words(target: Target, dtype: str) -> Target:
+    """A target as kernels see it, which lay their tiles out in vectors of floats: it holds twice as many float16."""
+    if dtype != "float16":
+        return target
+    return replace(target, vector_bits=min(2 * target.vector_bits, 512), l1d_bytes=2 * target.l1d_bytes)
 
 
 def words_of(weight: np.ndarray) -> np.ndarray:

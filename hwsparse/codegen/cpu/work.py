@@ -12,17 +12,17 @@ from hwsparse.codegen.cpu import winograd
 from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.geometry import FLOAT_BYTES, Geometry, Tiling, Variant, tiling_of
 from hwsparse.codegen.cpu.select import DENSE_ROWS, shared_rows
-from hwsparse.codegen.cpu.words import INPUTS_OF_WORD, geometry_of_words
+from hwsparse.codegen.cpu.words import INPUTS_OF_WORD, geometry_of_words, target_of_words
 from hwsparse.errors import CompileError
 from hwsparse.pattern import Block, Channel
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target
 from hwsparse.work import Work
 
-SHARED_INDEX = re.compile(r"(shared_index|pairs|bytes)_r(\d+)v(\d+)k(\d+)(w?)")
+SHARED_INDEX = re.compile(r"(shared_index|halves|pairs|bytes)_r(\d+)v(\d+)k(\d+)(w?)")
 WINOGRAD = re.compile(r"winograd_f(\d+)x(\d+)")
 OFFSET_BYTES = 2
-FEW_POSITIONS = re.compile(r"(pairs_|bytes_)?few_positions_r(\d+)")
+FEW_POSITIONS = re.compile(r"(halves_|pairs_|bytes_)?few_positions_r(\d+)")
 
 
 def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
@@ -32,7 +32,7 @@ def work(layer: Layer, choice: Choice, target: Target, kernel: str) -> Work:
         CompileError: no kernel is called so.
     """
     geometry, size = geometry_of_words(Geometry.of(layer), choice.dtype), 1 if choice.dtype == "int8" else FLOAT_BYTES
-    of_words = {"float32": "", "bfloat16": " of pairs", "int8": " of bytes"}[choice.dtype]
+    of_words = {"float32": "", "float16": " of halves", "bfloat16": " of pairs", "int8": " of bytes"}[choice.dtype]
     kept_rows, kept_columns = _kept(geometry, choice)
     # Of a layer without weights kept, as of one with a thousandth of them.
     fewer = (-math.log2(max(share, 1e-3)) for share in (kept_columns, kept_rows))
@@ -82,7 +82,7 @@ def _shared_index(
     geometry: Geometry, choice: Choice, target: Target, shared: int, variant: Variant
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """Parts and traits of a shared-index kernel, and bytes of its lists."""
-    tiling = tiling_of(geometry, shared, variant, target)
+    tiling = tiling_of(geometry, shared, variant, target_of_words(target, choice.dtype))
     tiles = geometry.batch * tiling.count
     share = _busiest(tiles, target.threads) if tiling.chunks == 1 else 1 / tiling.chunks
     groups = -(-geometry.rows // shared)
@@ -90,8 +90,9 @@ def _shared_index(
     entries = groups * geometry.columns / geometry.groups * kept_rows * kept_columns
     blocks = -(-geometry.channels // tiling.panel.channels)
     vectors = geometry.batch * _vectors(tiling)
+    arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
     stored = entries * (_packed_bytes(choice, target) * shared + (2 if tiling.panel.offset_type == "uint16" else 4))
-    panel = FLOAT_BYTES * tiling.panel.channels * tiling.panel.lines * tiling.panel.pitch
+    panel = FLOAT_BYTES / arithmetic.narrower * tiling.panel.channels * tiling.panel.lines * tiling.panel.pitch
     parts = {
         "multiply-adds": share * entries * shared * vectors,
         "loads": share * entries * (vectors + shared * tiles),
@@ -99,6 +100,9 @@ def _shared_index(
         "bytes of lists": share * stored * tiles,
         "bytes of panels": panel * blocks * tiles * (share if tiling.chunks == 1 else 1),
     }
+    if arithmetic.run:
+        each = kept_columns * geometry.columns / geometry.groups / blocks
+        parts["sums of runs"] = parts["visits"] * shared * (vectors / tiles) * max(1, math.ceil(each / arithmetic.run))
     traits = {
         "shared rows": shared,
         "vectors": variant.vectors,
@@ -153,7 +157,8 @@ def _few_positions(geometry: Geometry, choice: Choice, target: Target, lanes: in
 
 def _packed_bytes(choice: Choice, target: Target) -> int:
     """Of a weight in a list, or of a word of them."""
-    return FLOAT_BYTES * arithmetic_on(choice.dtype, target.isa, target.vector_bits).parts
+    arithmetic = arithmetic_on(choice.dtype, target.isa, target.vector_bits)
+    return FLOAT_BYTES * arithmetic.parts // arithmetic.narrower
 
 
 def _busiest(tiles: int, threads: int) -> float:
