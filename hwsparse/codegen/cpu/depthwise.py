@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,9 +67,12 @@ def depthwise(geometry: Geometry, epilogue: Epilogue, target: Target, source: st
     Args:
         source: the type of what is read: float32, or uint8.
     """
-    g, clip, block = geometry, epilogue.activation(), _choose_block(geometry, target)
+    g, clip = geometry, epilogue.activation()
     stored, finish, of_bytes = epilogue.stored, finish_of(epilogue), int(source == "uint8")
     plainly, counted = int(not of_bytes and stored == "float32"), of_bytes and not epilogue.at_once
+    # Bias and bounds; or scale, offset, bias, bounds and what a residual would take.
+    bounds = math.isfinite(epilogue.low) + math.isfinite(epilogue.high)
+    block = _choose_block(geometry, target, 1 + bounds if plainly else 6)
     high, vectors, lanes, by_lane = block.high, block.vectors, block.lanes, int(block.by_lane)
     in_shape, out_shape, batch, channels, rows = g.input_shape, g.output_shape, g.batch, g.channels, g.rows
     in_h, in_w, out_h, out_w, positions = g.in_h, g.in_w, g.out_h, g.out_w, g.positions
@@ -240,28 +244,42 @@ def _lanes_of(weight: Any, row: Any, taps: int) -> list[Any]:
     return found + [T.bind(weight[row, tap]) for tap in range(whole, taps)]
 
 
-def _choose_block(geometry: Geometry, target: Target) -> _Block:
+def _choose_block(geometry: Geometry, target: Target, constants: int) -> _Block:
     """The block that takes the fewest steps over a plane: multiply-adds, half a step for each load, stores.
 
-    Measured on Zen 4: planes that L1 does not hold are best written a row or two at a time.
+    Measured on Zen 4: planes that L1 does not hold are best written a row or two at a time. Where weights are taken by
+    lane, LLVM loads a tap column of all lines ahead of its multiply-adds: of blocks with pairs of vectors those spill
+    that registers do not hold together with all that, the weights, and so many constants of the last step.
     """
     g, lanes, by_lane = geometry, target.vector_bits // 32, BY_LANE in target.isa
     while lanes > 4 and g.out_w <= lanes // 2:
         lanes //= 2
-    accumulators = target.vector_registers // 2 - (2 if by_lane else 3)
     plane_bytes = (g.in_h * g.in_w + g.positions) * FLOAT_BYTES
     highest = 2 if plane_bytes > target.l1d_bytes // 2 else g.out_h
+
+    def lines(high: int) -> int:
+        """Of the input, that a tap column reads."""
+        return min((high - 1) * g.stride_h + g.kernel_h, high * g.kernel_h)
+
+    def fits(high: int, vectors: int) -> bool:
+        if not by_lane or vectors == 1:
+            return high * vectors <= target.vector_registers // 2 - 3
+        if vectors % 2:
+            return False
+        weights = -(-g.kernel_h * g.kernel_w // WEIGHT_LANES)
+        return (high + lines(high)) * vectors + weights + constants <= target.vector_registers
+
     choices = [
         _Block(high, vectors, lanes, by_lane)
         for vectors in range(1, min(4, -(-g.out_w // lanes)) + 1)
-        for high in range(1, min(accumulators // vectors, highest) + 1)
+        for high in range(1, highest + 1)
+        if fits(high, vectors)
     ]
 
     def steps(high: int, vectors: int) -> float:
-        loads = min((high - 1) * g.stride_h + g.kernel_h, high * g.kernel_h) * g.kernel_w
         # Of a pair of Arm's vectors, stored at once, each takes one step; one that is alone takes two.
         alone = high * (vectors % 2) if by_lane else 0
-        return vectors * (high * (g.kernel_h * g.kernel_w + 2) + loads / 2) + alone
+        return vectors * (high * (g.kernel_h * g.kernel_w + 2) + lines(high) * g.kernel_w / 2) + alone
 
     def cost(block: _Block) -> float:
         across, narrow = block.across(g.out_w)
