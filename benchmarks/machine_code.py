@@ -18,7 +18,10 @@ from hwsparse.errors import InputError
 MULTIPLY_ADD = re.compile(r"\s(fmla|fmadd|bfdot|bfmmla|[su]*dot|[us]*mmla)\s")
 LABEL = re.compile(r"^(\.L\w+):")
 BRANCH = re.compile(r"^\s+(?:b\.\w+|cbn?z|tbn?z)\s.*?(\.L\w+)$")
-STACK = re.compile(r"\[(sp|x29)\b")
+FUNCTION = re.compile(r"^[A-Za-z_][\w.$]*:")
+FRAMED = re.compile(r"^\s+(?:mov\s+x29, sp|add\s+x29, sp, )")
+# What is on the stack; x29 is any register where a function does not make it point there.
+STACK, STACK_OF_FRAMED = re.compile(r"\[sp\b"), re.compile(r"\[(sp|x29)\b")
 MCA_NAMES = ("llvm-mca", *(f"llvm-mca-{version}" for version in range(30, 15, -1)))
 TIMEOUT_S = 60.0
 
@@ -29,6 +32,7 @@ class Loop:
 
     label: str
     lines: tuple[str, ...]
+    framed: bool = False  # its function keeps in x29 where on the stack it is
 
     @property
     def multiply_adds(self) -> int:
@@ -37,7 +41,8 @@ class Loop:
     @property
     def spills(self) -> int:
         """Instructions that touch the stack: what did not fit into registers."""
-        return sum(bool(STACK.search(line)) for line in self.lines)
+        stack = STACK_OF_FRAMED if self.framed else STACK
+        return sum(bool(stack.search(line)) for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,19 @@ def loops(assembly: str) -> Iterator[Loop]:
         if any((first, last) != other and first <= other[0] and other[1] <= last for other in backward):
             continue
         body = tuple(line for line in lines[first + 1 : last + 1] if re.match(r"\s+[a-z]", line))
-        loop = Loop(lines[first].rstrip(":"), body)
+        loop = Loop(lines[first].rstrip(":"), body, _framed(lines[:first]))
         if loop.multiply_adds:
             yield loop
+
+
+def _framed(lines: list[str]) -> bool:
+    """Whether the function that lines are the beginning of, after others, makes x29 point into the stack."""
+    for line in reversed(lines):
+        if FRAMED.match(line):
+            return True
+        if FUNCTION.match(line):
+            return False
+    return False
 
 
 def busiest_loop(assembly: str) -> Loop:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsparse.codegen.cpu import winograd
+from hwsparse.codegen.cpu.arithmetic import arithmetic_on
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.geometry import Geometry
 from hwsparse.codegen.cpu.select import Kernel
@@ -32,6 +35,9 @@ CPU = Target(
     l1d_bytes=32 << 10,
     l2_bytes=1 << 20,
 )
+
+# Whose weights are lanes of vectors.
+BY_LANE = replace(CPU, vector_bits=128, vector_registers=32, isa=("asimd", "asimddp"))
 
 
 def conv(
@@ -127,5 +133,6 @@ def winograd_kernel(layer: Layer, scheme: winograd.Scheme, epilogue: Epilogue, t
     """The kernel of a scheme, whether it pays or not."""
     geometry = Geometry.of(layer)
     tiling = winograd.tiling_for(geometry, scheme, target)
-    function = winograd_convolution(geometry, scheme, tiling, epilogue)
+    arithmetic = arithmetic_on("float32", target.isa, target.vector_bits)
+    function = winograd_convolution(geometry, scheme, tiling, epilogue, arithmetic)
     return Kernel(str(scheme), function, lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling))

@@ -32,7 +32,7 @@ from hwsparse.quantise import Scale
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
 from tests.codegen.guarded import run_guarded
-from tests.codegen.layers import CPU, conv, product, winograd_kernel
+from tests.codegen.layers import BY_LANE, CPU, conv, product, winograd_kernel
 
 Shape = tuple[int, ...]
 
@@ -163,6 +163,16 @@ def straying(reach: int, workspace: int) -> tirx.PrimFunc:
     return kernel
 
 
+def by_lane() -> Iterator[tuple[str, Callable[[], list[str]]]]:
+    """Kernels that take weights from lanes of vectors, of entries one by one and of several together."""
+    for (name, layer), text in itertools.product(LAYERS.items(), (*EPILOGUES, "block2x1")):
+        yield f"{name}, {text}", partial(of_layer, layer, text, BY_LANE, EPILOGUES.get(text, ADDED))
+    for name, layer in DEPTHWISE.items():
+        yield name, partial(of_layer, layer, "dense", BY_LANE, Epilogue())
+        for dtype, stored in (("int8", "uint8"), ("float32", "uint8")):
+            yield f"{name}, {dtype} to {stored}", partial(of_bytes, layer, BY_LANE, dtype, stored)
+
+
 def cases() -> dict[str, Callable[[], list[str]]]:
     """Every kernel, as a function that runs it between guard pages."""
     named: dict[str, Callable[[], list[str]]] = {}
@@ -207,7 +217,7 @@ def cases() -> dict[str, Callable[[], list[str]]]:
             )
     for name in ("1x1", "3x3", "3x3 strided", "grouped", "tokens"):
         named[f"{name}, split"] = partial(of_layer, LAYERS[name], "unstructured", SPLIT, ADDED)
-    return named
+    return named | {f"{name}, by lane": case for name, case in by_lane()}
 
 
 CASES = cases()

@@ -36,11 +36,10 @@ from hwsparse.quantise import MOST_VALUE, MOST_WEIGHT, Scale, weight_bytes
 from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target, load_target
 from tests.codegen.compiling import compile_kernel, with_flags
-from tests.codegen.layers import CPU, conv, convs, depthwise_convs, product, products
+from tests.codegen.layers import BY_LANE, CPU, conv, convs, depthwise_convs, product, products
 from tests.codegen.requantised import depthwise_sums, fuses, requantised, stored_bytes
 
 NARROW, WIDE = CPU, replace(CPU, vector_bits=512, vector_registers=32)
-ARM = replace(CPU, vector_bits=128, vector_registers=32)
 
 
 def on(target: Target, *isa: str, attributes: tuple[str, ...] = (), **code: str) -> Target:
@@ -53,7 +52,7 @@ AVX2 = on(NARROW, "avx2", "fma", mcpu="x86-64-v3")
 AVX512 = on(WIDE, "avx512f", "avx512bw", "avx512vl", mcpu="x86-64-v4")
 VNNI = on(WIDE, *AVX512.isa, "avx512_vnni", mcpu="x86-64-v4", attributes=("+avx512vnni",))
 # Instructions of Arm are computed as what they are defined to be.
-DOTPROD, I8MM = replace(ARM, isa=("asimddp",)), replace(ARM, isa=("asimddp", "i8mm"))
+DOTPROD, I8MM = BY_LANE, replace(BY_LANE, isa=(*BY_LANE.isa, "i8mm"))
 # What multiplies bytes is not there, or is, also where panels are split even for small layers.
 FEW = (NARROW, AVX2, VNNI, replace(VNNI, l1d_bytes=1 << 10), DOTPROD)
 TARGETS = (
@@ -92,13 +91,13 @@ def exact_sums(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def has(target: Target) -> bool:
     """Whether this machine runs code for a target, or code that computes what its instructions would."""
-    return target.vector_bits == ARM.vector_bits or cpu_flags() >= set(target.isa)
+    return target.vector_bits == BY_LANE.vector_bits or cpu_flags() >= set(target.isa)
 
 
 @contextmanager
 def defined_dots(target: Target) -> Iterator[None]:
     """For Arm, products of bytes by what its instructions are defined to be; for others, by the instructions."""
-    if target.vector_bits != ARM.vector_bits:
+    if target.vector_bits != BY_LANE.vector_bits:
         yield
         return
     kernels = (shared_index, shared_index_tokens, few_positions)
@@ -312,15 +311,15 @@ def test_what_multiplies_bytes_follows_from_flags(isa: str, vector_bits: int, do
     assert arithmetic_on("int8", tuple(isa.split()), vector_bits).dot == dot
 
 
-@pytest.mark.parametrize(("shared", "vectors"), [(1, 15), (2, 9), (4, 5), (8, 2), (16, 1)])
-def test_on_arm_weights_take_registers_beside_sums(shared: int, vectors: int) -> None:
-    own = arithmetic_on("int8", ("asimddp",), 128).most_vectors(shared, 32)
-    assert own == vectors
-    assert own == 1 or shared * own + own + shared < 32  # sums, values and weights
-    assert arithmetic_on("int8", ("avx512_vnni", "avx512vl"), 512).most_vectors(shared, 32) == 32
-    choice = Choice(parse_pattern(f"block{shared}x4"), 0.5, "int8")
-    made = kernels_for(conv(1, 64, (14, 14), 32, (1, 1)), choice, load_target("arm-cortex-a76"))
-    assert all(int(re.search(r"r(\d+)v(\d+)", name)[2]) <= own for name in made)
+@pytest.mark.parametrize(("shared", "entries"), [(1, 4), (2, 2), (3, 4), (4, 1), (6, 2), (8, 1), (16, 1)])
+def test_on_arm_weights_fill_vectors_whose_lanes_are_taken(shared: int, entries: int) -> None:
+    for isa in (("asimd",), ("asimd", "asimddp"), ("asimd", "i8mm")):
+        for dtype in ("float32", "int8"):
+            together = arithmetic_on(dtype, isa, 128).entries_together(shared)
+            # Without an instruction for them bytes are multiplied as whole words, each spread over a vector.
+            assert together == (0 if dtype == "int8" and isa == ("asimd",) else entries)
+    for dtype in ("float32", "int8", "bfloat16"):
+        assert arithmetic_on(dtype, ("avx512_vnni", "avx512vl"), 512).entries_together(shared) == 0
 
 
 def test_bytes_are_refused_where_they_gain_nothing_or_do_not_fit() -> None:

@@ -22,6 +22,7 @@ from hwsparse.sparsify.mask import applicable, make_mask
 from hwsparse.target import Target
 from tests.codegen.compiling import compile_kernel
 from tests.codegen.layers import (
+    BY_LANE,
     CPU,
     conv,
     convs,
@@ -37,7 +38,13 @@ TOLERANCE = 1e-4
 
 
 # Where panels are split into blocks of columns even for small layers; registers as wide, and as many, as there are.
-TARGETS = (CPU, replace(CPU, l1d_bytes=1 << 10), replace(CPU, l1d_bytes=1 << 11, vector_bits=512, vector_registers=32))
+TARGETS = (
+    CPU,
+    replace(CPU, l1d_bytes=1 << 10),
+    replace(CPU, l1d_bytes=1 << 11, vector_bits=512, vector_registers=32),
+    BY_LANE,
+    replace(BY_LANE, l1d_bytes=1 << 10),
+)
 
 
 def check(
@@ -205,10 +212,11 @@ def test_load_bound_kernels_work_on_blocks_of_columns_that_l1_holds() -> None:
     ],
     ids=lambda layer: layer.signature,
 )
-def test_every_pattern(text: str, layer: Layer) -> None:
+@pytest.mark.parametrize("target", [CPU, BY_LANE], ids=("spread", "by lane"))
+def test_every_pattern(text: str, layer: Layer, target: Target) -> None:
     pattern = parse_pattern(text)
     ratio = pattern.ratio if isinstance(pattern, NM) else 0.0 if isinstance(pattern, Dense) else 0.75
-    check(layer, Choice(pattern, ratio), Epilogue(), 0)
+    check(layer, Choice(pattern, ratio), Epilogue(), 0, target)
 
 
 def test_a_layer_without_weights_gives_its_bias() -> None:

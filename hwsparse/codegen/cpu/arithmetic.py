@@ -58,6 +58,8 @@ DOTS = (
 # off by a half of the last place or less; in the mean it is three quarters of that.
 RUN = 64
 RUN_ERROR = 2.0**-11 * math.sqrt(RUN / 6)
+# Multiply-adds whose weight is any lane of a vector, at no cost: Arm's, of floats and of words of bytes.
+BY_LANE, BY_LANE_DOTS, WEIGHT_LANES = "asimd", frozenset({"usdot", "sdot"}), 4
 BFLOAT16 = frozenset({"avx512_bf16", "avx512vl"})
 # Lanes of vectors that there are instructions for.
 _WIDTHS = (4, 8, 16)
@@ -83,11 +85,13 @@ _VPMADDWD = {128: "llvm.x86.sse2.pmadd.wd", 256: "llvm.x86.avx2.pmadd.wd", 512: 
 class Arithmetic:
     """How weights and values of a type are multiplied and summed up.
 
-    `of` is the type of weights as choices have it, `dot` names the instruction.
+    `of` is the type of weights as choices have it, `dot` names the instruction, which may take weights from lanes of a
+    vector of them.
     """
 
     of: str
     dot: str = ""
+    by_lane: bool = False
 
     @property
     def is_bytes(self) -> bool:
@@ -144,14 +148,9 @@ class Arithmetic:
         """By how much less than they are values count in sums."""
         return 128 if self.dot == "sdot" else 0
 
-    def most_vectors(self, shared_rows: int, registers: int) -> int:
-        """Position vectors that a tile may have for what its rows are multiplied by to stay in registers as well.
-
-        Arm's products of bytes take both operands from registers, a word of weights spread over all of one: a tile of
-        8 rows by 3 vectors, which would do for floats, spilled.
-        """
-        apart = self.dot in ("sdot", "usdot")
-        return max(1, (registers - shared_rows - 1) // (shared_rows + 1)) if apart else registers
+    def entries_together(self, shared_rows: int) -> int:
+        """Entries of lists whose weights fill whole vectors that they are taken from; none if they are not."""
+        return WEIGHT_LANES // math.gcd(WEIGHT_LANES, shared_rows) if self.by_lane else 0
 
     @property
     def zero(self) -> Any:
@@ -272,6 +271,6 @@ def arithmetic_on(of: str, isa: tuple[str, ...], vector_bits: int) -> Arithmetic
     if of == "bfloat16":
         return Arithmetic(of, "vdpbf16ps" if flags >= BFLOAT16 else "")
     if of == "int8":
-        found = (dot for dot, most_bits, needed in DOTS if vector_bits <= most_bits and needed <= flags)
-        return Arithmetic(of, next(found, ""))
-    return FLOATS
+        found = next((dot for dot, most_bits, needed in DOTS if vector_bits <= most_bits and needed <= flags), "")
+        return Arithmetic(of, found, found in BY_LANE_DOTS)
+    return Arithmetic(of, by_lane=BY_LANE in flags)

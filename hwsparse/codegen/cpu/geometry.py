@@ -233,13 +233,13 @@ def tiling_of(geometry: Geometry, shared_rows: int, variant: Variant, target: Ta
     return Tiling(tile, last, lanes, count, chunks, panel)
 
 
-def variants(geometry: Geometry, shared_rows: int, target: Target, most: int = MOST_VECTORS) -> tuple[Variant, ...]:
-    """Variants of at most `most` vectors that may be the fastest, the one expected to be first.
+def variants(geometry: Geometry, shared_rows: int, target: Target) -> tuple[Variant, ...]:
+    """Variants that may be the fastest, the one expected to be first.
 
     Measured on Zen 4, all layers of ResNet-50: of every size of tile and panel and both kinds of lines, the fastest
     are 1 to 3 % faster than the expected ones, and most of that is had by these few.
     """
-    first = choose_variant(geometry, shared_rows, target, most)
+    first = choose_variant(geometry, shared_rows, target)
     fewer = max(1, first.vectors - (1 if shared_rows <= MOST_LOAD_BOUND_ROWS else 2))
     found = [first, _variant(geometry, shared_rows, fewer, first.whole_lines, target)]
     if can_share_lines(geometry):

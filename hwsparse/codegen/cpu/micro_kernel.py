@@ -1,16 +1,19 @@
 """The inner kernel of the shared-index and Winograd's kernels: one index list over one tile, in registers.
 
-Every loaded vector of the panel feeds as many multiply-adds as rows share the list.
+Every loaded vector of the panel feeds as many multiply-adds as rows share the list. Where arithmetic takes weights from
+lanes of a vector, as many entries are worked on together as fill vectors of weights: of rows that share no list four,
+whose places are read at once too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
+from hwsparse.codegen.cpu.arithmetic import FLOATS, WEIGHT_LANES, Arithmetic
 from hwsparse.codegen.cpu.entry import REGISTERS
 from hwsparse.codegen.cpu.geometry import Geometry, Tile
 
@@ -26,21 +29,45 @@ def micro_kernel_of(
     """
     add, vectors, narrow, size = int(resumed), tile.vectors, tile.rest, tile.size(lanes)
     dtype, zero, run = arithmetic.summed, arithmetic.zero, arithmetic.run
+    together = arithmetic.entries_together(shared)
 
-    def accumulate(sums: Any, place: int, lists: Any, item: Any, row: Any, panel: Any, start: Any, lanes: int) -> None:
-        every = T.Ramp(0, 1, lanes)
-        weights = [T.Broadcast(lists.values[item, part * shared + row], lanes) for part in range(arithmetic.parts)]
-        total = arithmetic.multiply_add(sums[place, every], weights, panel[T.Ramp(start, 1, lanes)], lanes)
+    def accumulate(sums: Any, place: int, weights: Sequence[Any], panel: Any, start: Any, lanes: int) -> None:
+        every, spread = T.Ramp(0, 1, lanes), [T.Broadcast(weight, lanes) for weight in weights]
+        total = arithmetic.multiply_add(sums[place, every], spread, panel[T.Ramp(start, 1, lanes)], lanes)
         T.buffer_store(sums, total, [place, every])
+
+    def add_entries(acc: Any, rest: Any, lists: Any, item: Any, panel: Any) -> None:
+        weights, offsets = _weights(lists.values, item, shared, together), _offsets(lists.offsets, item, together)
+        for entry, offset in enumerate(offsets):
+            for row in range(shared):
+                weight = [weights[entry * shared + row]]
+                for vector in range(vectors):
+                    accumulate(acc, row * vectors + vector, weight, panel, offset + vector * lanes, lanes)
+                if narrow:
+                    accumulate(rest, row, weight, panel, offset + vectors * lanes, narrow)
 
     @T.inline
     def add_entry(acc, rest, lists, item, panel):
         offset: T.let = T.cast(lists.offsets[item], "int32")
         for row in T.unroll(shared):
             for vector in T.unroll(vectors):
-                accumulate(acc, row * vectors + vector, lists, item, row, panel, offset + vector * lanes, lanes)
+                accumulate(
+                    acc,
+                    row * vectors + vector,
+                    [lists.values[item, part * shared + row] for part in range(arithmetic.parts)],
+                    panel,
+                    offset + vector * lanes,
+                    lanes,
+                )
             if narrow > 0:
-                accumulate(rest, row, lists, item, row, panel, offset + vectors * lanes, narrow)
+                accumulate(
+                    rest,
+                    row,
+                    [lists.values[item, part * shared + row] for part in range(arithmetic.parts)],
+                    panel,
+                    offset + vectors * lanes,
+                    narrow,
+                )
 
     @T.inline
     def begin(acc, rest, sums, start):
@@ -63,9 +90,18 @@ def micro_kernel_of(
         acc = T.alloc_buffer((shared * vectors, lanes), dtype, scope="local", annotations=REGISTERS)
         rest = T.alloc_buffer((shared, max(narrow, 1)), dtype, scope="local", annotations=REGISTERS)
         begin(acc, rest, sums, start)
-        for step in range(lists.starts[index + 1] - lists.starts[index]):
-            item: T.let = lists.starts[index] + step
-            add_entry(acc, rest, lists, item, panel)
+        if together > 0:
+            count: T.let = lists.starts[index + 1] - lists.starts[index]
+            for step in range(count // together):
+                add_entries(acc, rest, lists, lists.starts[index] + step * together, panel)
+            if together > 1:
+                for step in range(count % together):
+                    left: T.let = lists.starts[index + 1] - count % together + step
+                    add_entry(acc, rest, lists, left, panel)
+        else:
+            for step in range(lists.starts[index + 1] - lists.starts[index]):
+                item: T.let = lists.starts[index] + step
+                add_entry(acc, rest, lists, item, panel)
         leave(acc, rest, lists, group, sums, start, to, place)
 
     @T.inline
@@ -110,6 +146,26 @@ def add_run(sums: Any, part: Any, places: int, lanes: int, first: bool = False) 
         every = T.Ramp(0, 1, lanes)
         added = tirx.Cast(f"{sums.dtype}x{lanes}", part[place, every])
         T.buffer_store(sums, added if first else sums[place, every] + added, [place, every])
+
+
+def _weights(values: Any, item: Any, shared: int, entries: int) -> list[Any]:
+    """Of so many entries, the weights of each one's rows: lanes of vectors, each loaded once."""
+    flat = T.decl_buffer((values.shape[0] * values.shape[1],), values.dtype, data=values.data)
+    found = []
+    for start in range(0, entries * shared, WEIGHT_LANES):
+        vector = T.bind(flat[T.Ramp(item * shared + start, 1, WEIGHT_LANES)])
+        found += [tirx.Shuffle([vector], [lane]) for lane in range(WEIGHT_LANES)]
+    return found
+
+
+def _offsets(offsets: Any, item: Any, entries: int) -> list[Any]:
+    """Of so many entries, where in the panel the columns of each begin; short ones are taken out of one word."""
+    if offsets.dtype != "uint16" or entries == 1:
+        return [T.bind(T.cast(offsets[item + entry], "int32")) for entry in range(entries)]
+    word_type, read = f"uint{16 * entries}", offsets[T.Ramp(item, 1, entries)]
+    word = T.bind(T.reinterpret(word_type, read))
+    mask = tirx.const(0xFFFF, word_type)
+    return [T.bind(T.cast((word >> tirx.const(16 * at, word_type)) & mask, "int32")) for at in range(entries)]
 
 
 def keep_sums(shared: int, tile: Tile, lanes: int) -> Any:

@@ -136,17 +136,16 @@ def _candidates(layer: Layer, choice: Choice, target: Target) -> dict[str, Calla
     if geometry.tokens and geometry.positions < FEW_POSITIONS:
         return {f"{prefix}few_positions_r{lanes}": partial(_few_positions, words, lanes, arithmetic)}
     shared = min(shared_rows(choice.pattern), geometry.rows // geometry.groups)
-    most = arithmetic.most_vectors(shared, target.vector_registers)
     found: dict[str, Callable[[Epilogue], _Made]] = {
         f"{prefix or 'shared_index_'}r{shared}{variant}": partial(
             _shared_index, words, shared, variant, target, arithmetic
         )
-        for variant in variants(words, shared, target, most)
+        for variant in variants(words, shared, target)
     }
     if choice.dtype != "float32":
         return found
     schemes = winograd.schemes(geometry, target) if choice.is_dense else ()
-    made = {scheme: partial(_winograd, geometry, scheme, target) for scheme in schemes}
+    made = {scheme: partial(_winograd, geometry, scheme, target, arithmetic) for scheme in schemes}
     paying = {str(scheme): make for scheme, make in made.items() if winograd.pays(geometry, scheme, target)}
     return paying | found | {str(scheme): make for scheme, make in made.items()}
 
@@ -171,10 +170,12 @@ def _few_positions(geometry: Geometry, lanes: int, arithmetic: Arithmetic, epilo
     return few_positions(geometry, lanes, epilogue, arithmetic), pack
 
 
-def _winograd(geometry: Geometry, scheme: winograd.Scheme, target: Target, epilogue: Epilogue) -> _Made:
+def _winograd(
+    geometry: Geometry, scheme: winograd.Scheme, target: Target, arithmetic: Arithmetic, epilogue: Epilogue
+) -> _Made:
     tiling = winograd.tiling_for(geometry, scheme, target)
     return (
-        winograd_convolution(geometry, scheme, tiling, epilogue),
+        winograd_convolution(geometry, scheme, tiling, epilogue, arithmetic),
         lambda weight: winograd.pack_transformed(weight, geometry, scheme, tiling),
     )
 

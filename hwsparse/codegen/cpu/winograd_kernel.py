@@ -14,6 +14,7 @@ import numpy as np
 from tvm import tirx
 from tvm.script import tirx as T
 
+from hwsparse.codegen.cpu.arithmetic import FLOATS, Arithmetic
 from hwsparse.codegen.cpu.copying import copy_line
 from hwsparse.codegen.cpu.entry import convolution, finish_of
 from hwsparse.codegen.cpu.epilogue import Epilogue
@@ -23,7 +24,9 @@ from hwsparse.codegen.cpu.winograd import SHARED, Scheme, matrices, panel_pitch
 
 
 @functools.cache
-def winograd_convolution(geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilogue) -> tirx.PrimFunc:
+def winograd_convolution(
+    geometry: Geometry, scheme: Scheme, tiling: Tiling, epilogue: Epilogue, arithmetic: Arithmetic = FLOATS
+) -> tirx.PrimFunc:
     """The kernel as a PrimFunc, with the arguments of `shared_index`."""
     g, lanes, chunks, pitch = geometry, tiling.lanes, tiling.chunks, panel_pitch(tiling)
     places, outputs, finish = scheme.side**2, scheme.outputs, finish_of(epilogue)
@@ -32,7 +35,7 @@ def winograd_convolution(geometry: Geometry, scheme: Scheme, tiling: Tiling, epi
 
     def tile_of(tile: Tile) -> Any:
         size = tile.size(lanes)
-        micro_kernel = micro_kernel_of(SHARED, tile, lanes, False, keep_sums(SHARED, tile, lanes))
+        micro_kernel = micro_kernel_of(SHARED, tile, lanes, False, keep_sums(SHARED, tile, lanes), arithmetic)
         # One after the other: LLVM is slow on long code without branches.
         fillers = [source.filler(pitch, tile, across) for across in range(scheme.stride)]
         store = _storer(g, scheme, tile, lanes, finish)
