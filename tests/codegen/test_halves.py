@@ -36,8 +36,10 @@ from hwsparse.sparsify.apply import apply_plan, in_types
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target, load_target
 from tests.codegen.building import Network
-from tests.codegen.layers import conv, product
-from tests.codegen.test_bytes import ARM, cases, exact_sums, on, run
+from tests.codegen.layers import CPU, conv, product
+from tests.codegen.test_bytes import cases, exact_sums, on, run
+
+ARM = replace(CPU, vector_bits=128, vector_registers=32)
 
 F16C = on(ARM, mcpu="x86-64-v3")  # vectors as Arm has them, of 8 float16
 A76 = load_target("arm-cortex-a76")
