@@ -191,7 +191,10 @@ def _dense_times(model: Model, target: Target, report: CalibrationReport) -> dic
 def _refusal(model: Model, layer: Layer, choice: Choice, small: dict[str, float]) -> str | None:
     if layer.name in small:
         return f"only {small[layer.name]:.1%} of the dense layers' time"
-    return applicable(layer, choice.pattern) or refusal(layer, choice) or beyond(model.weight(layer.name), choice.dtype)
+    reason = applicable(layer, choice.pattern) or refusal(layer, choice)
+    if reason is None and choice.dtype == "float16":
+        return beyond(model.weight(layer.name), choice.dtype)
+    return reason
 
 
 def _offer(

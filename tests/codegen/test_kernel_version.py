@@ -23,14 +23,14 @@ CHOICES = ("dense", "unstructured@0.8", "block4x1@0.8", "block16x1@0.8", "2:4")
 VERSION = "10"
 CODE = {"x86-avx512": "d0ac934f05c2fd01", "x86-avx2": "c85af18e94ba8e28", "arm-cortex-a76": "c9d88176ca233756"}
 BYTES = ("dense/int8", "block1x4@0.8/int8", "block4x4@0.8/int8", "block8x4@0.8/int8")
-HALVES = ("dense/float16", "unstructured@0.8/float16", "block4x1@0.8/float16")
+HALVES = ("dense/float16", "block4x1@0.8/float16")
 PAIRS = ("dense/bfloat16", "block1x2@0.8/bfloat16", "block4x2@0.8/bfloat16")
 CODE_OF_WORDS = {
     ("x86-avx512 with avx512_vnni", BYTES): "5ed79df573851399",
     ("x86-avx512", BYTES): "2e13865cf6db3c41",
     ("x86-avx2", BYTES): "28188f748426b762",
     ("arm-cortex-a76", BYTES): "8f924f97df9ba2ec",
-    ("arm-cortex-a76", HALVES): "554e2e1243bcfa9e",
+    ("arm-cortex-a76", HALVES): "89637671510ea22b",
     ("x86-avx512 with avx512_bf16", PAIRS): "6d628372083ed6b0",
 }
 

@@ -85,8 +85,9 @@ def test_halves_are_two_in_the_place_of_a_float(name: str, text: str) -> None:
         found = work(layer, choice, arm, kernel)
         assert found.family == f"{floats.family} of halves"
         assert found.parts["input bytes"] == floats.parts["input bytes"]
-        # Last tiles hold fewer than their vectors have room for.
-        assert found.parts["multiply-adds"] == pytest.approx(floats.parts["multiply-adds"] / 2, rel=0.3)
+        # Last tiles hold fewer than their vectors have room for; rows of a vector share lists beyond their blocks.
+        if name != "vector" or choice.is_dense:
+            assert found.parts["multiply-adds"] == pytest.approx(floats.parts["multiply-adds"] / 2, rel=0.3)
         if name != "vector":
             assert found.traits["lanes in use"] <= 1
             # Each visit of a row group to a tile adds one run or more to its sums.

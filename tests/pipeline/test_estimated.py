@@ -18,6 +18,7 @@ from hwsparse.latency import Estimate, Records, Toolchain, Workload
 from hwsparse.latency.records import RecordsFile
 from hwsparse.pipeline import Goal, Outcome, Workspace, front_report, optimize
 from hwsparse.pipeline.estimation import estimated_costs, estimates, measured_on_boards
+from hwsparse.pipeline.survey import estimated_offers
 from hwsparse.plan import Choice, Plan, parse_choice
 from hwsparse.report import parse_report, words
 from hwsparse.report.terms import terms
@@ -25,6 +26,7 @@ from hwsparse.report.view import headline, view
 from hwsparse.search.bounds import Bounds
 from hwsparse.target import load_target
 from tests.latency.examples import measurement
+from tests.sparsify.networks import product
 from tests.sparsify.test_quality import classifier
 
 GOAL = Goal(trials=6, finalists=2, max_drop=1.0, patterns=("block4x1",), ratios=(0.7, 0.8, 0.9))
@@ -122,6 +124,15 @@ def test_what_layers_gain_decides_what_pays() -> None:
     assert dense.latency_s / sparse.interval_s[1] == pytest.approx(least)
     assert dense.latency_s / sparse.interval_s[0] == pytest.approx(most)
     assert costs.pays(layer, choice, TARGET) == (least > 1)
+
+
+def test_a_layer_with_a_weight_beyond_float16_is_not_offered_it() -> None:
+    weight = np.ones((64, 32), np.float32)
+    weight[3, 4] = 1e5
+    model, choices = product(weight), tuple(map(parse_choice, ("dense/float16", "block4x1@0.9")))
+    ((_, half, plain),) = estimated_offers(model, TARGET, choices, None, estimated_costs(TARGET)).values()
+    assert half.refused == "a weight of 100000 lies beyond 65504, the last float16"
+    assert plain.refused != half.refused
 
 
 def test_of_the_dense_network_nothing_is_uncertain_beside_itself() -> None:
