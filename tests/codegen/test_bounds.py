@@ -69,6 +69,8 @@ DEPTHWISE = {
     "depthwise 1-D": conv(1, 16, (39,), 16, (4,), groups=16),
 }
 
+# What depthwise layers read and what they store.
+STORED = (("int8", "uint8"), ("int8", "float32"), ("float32", "uint8"))
 # Kernels, strides, paddings and dilations.
 POOLS = ((3, 2, 1, 1), (2, 2, 0, 1), (3, 1, 1, 1), (3, 1, 2, 2), (2, 3, 0, 1))
 
@@ -184,7 +186,7 @@ def cases() -> dict[str, Callable[[], list[str]]]:
                 named[f"{name}, {text}, {wide}"] = partial(of_layer, layer, text, target, EPILOGUES[text])
         for name, layer in DEPTHWISE.items():
             named[f"{name}, {wide}"] = partial(of_layer, layer, "dense", target, Epilogue())
-            for dtype, stored in (("int8", "uint8"), ("int8", "float32"), ("float32", "uint8")):
+            for dtype, stored in STORED if target is CPU else STORED[:1]:
                 named[f"{name}, {dtype} to {stored}, {wide}"] = partial(of_bytes, layer, target, dtype, stored)
         for count in (1, 3):
             layer = product((count,), 32, 48)

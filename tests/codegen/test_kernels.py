@@ -102,7 +102,7 @@ EPILOGUES = st.sampled_from(
 targets = st.sampled_from(TARGETS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_convolutions(data: st.DataObject) -> None:
     layer = data.draw(convs())
@@ -134,7 +134,7 @@ def test_winograds_matrices_filter(scheme: winograd.Scheme) -> None:
     np.testing.assert_allclose(found, np.einsum("ijab,ab->ij", windows, g), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_winograd_convolutions(data: st.DataObject) -> None:
     number, scheme = data.draw, data.draw(st.sampled_from(SCHEMES))

@@ -71,8 +71,9 @@ def target_of(name: str, threads: int) -> Target:
 
 @pytest.mark.parametrize("make", [convolutional, transformer], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512"])
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("batch", "text"), [(1, "unstructured@0.7"), (2, "dense"), (8, "block4x1@0.5")])
+@pytest.mark.parametrize(
+    ("threads", "batch", "text"), [(1, 1, "unstructured@0.7"), (2, 2, "dense"), (2, 8, "block4x1@0.5")]
+)
 def test_a_network_computes_what_onnxruntime_does(  # type: ignore[no-untyped-def]
     make, name: str, threads: int, batch: int, text: str, tmp_path: Path
 ) -> None:
