@@ -138,7 +138,7 @@ def test_biases_may_be_new_as_well(model: Model, tmp_path: Path) -> None:
 
 def test_kernels_take_over_bias_residual_and_clip(model: Model) -> None:
     names = {layer.name: f"weight_{index}" for index, layer in enumerate(model.layers)}
-    main = _simplified(_import(model, names, {}))["main"]
+    main = _simplified(_import(model, names, {})[0])["main"]
     chains = {c.layer.name: c for c in find_chains(main, {names[layer.name]: layer for layer in model.layers})}
     assert set(chains) == {layer.name for layer in model.layers}
     assert all(chain.bias is not None for chain in chains.values())

@@ -500,7 +500,7 @@ def test_several_plans_are_evaluated_at_once(tmp_path: Path) -> None:
 def test_a_search_that_waits_can_be_stopped(tmp_path: Path) -> None:
     never: Future[toy.ToyQuality] = Future()
 
-    def stop() -> None:
+    def stop(done: int) -> None:
         raise Cancelled("enough")
 
     with opened_study(Place(tmp_path / "s.db"), "toy", toy.IDENTITY) as study, pytest.raises(Cancelled):
