@@ -8,7 +8,6 @@ import pytest
 
 from hwsparse.execution.memory import available_memory, held_memory
 
-
 # In a process of its own: what others have left behind, memory may be taken from.
 PROGRAM = """
 from hwsparse.execution.memory import held_memory
