@@ -1,6 +1,7 @@
 """The inner kernel of the shared-index and Winograd's kernels: one index list over one tile, in registers.
 
-Every loaded vector of the panel feeds as many multiply-adds as rows share the list.
+Every loaded vector of the panel feeds as many multiply-adds as rows share the list. Where an arithmetic sums in runs,
+those of a run stay in registers, and its sums are added to the others', which LLVM keeps on the stack meanwhile.
 """
 
 from __future__ import annotations
