@@ -18,7 +18,7 @@ from hwsparse.errors import InputError
 from hwsparse.plan import Plan
 from hwsparse.report.comparison import Budget, Comparison, Method, Structure, structure
 from hwsparse.report.files import write_whole
-from hwsparse.search.candidate import Candidate, Source
+from hwsparse.search.candidate import HALF_95, Candidate, Source
 from hwsparse.search.pareto import knee_point, pareto_front, unbeaten
 
 FORMAT = 3  # of the JSON; raised when an older reader would be misled
@@ -103,7 +103,7 @@ class FrontPoint:
         if self.drop_interval is None or self.kind == "dense":
             return 0.0
         low, high = self.drop_interval
-        return (high - low) / (2 * 1.96)
+        return (high - low) / (2 * HALF_95)
 
     @property
     def structure(self) -> Structure | None:

@@ -15,6 +15,8 @@ from hwsparse.plan import Plan
 Source = Literal["measured", "simulated", "predicted"]  # how a latency is known
 Kind = Literal["dense", "uniform", "surrogate", "search"]  # who proposed the plan
 
+HALF_95 = 1.96  # standard errors from the middle of an interval of 95 % to its ends
+
 
 class Point(Protocol):
     """Anything with a place in the plane that a search explores: a candidate, a point of a report."""
@@ -67,7 +69,7 @@ class Candidate:
     @property
     def loss_interval(self) -> tuple[float, float]:
         """Of what is lost against the dense model, around none: only its width is known here."""
-        return -1.96 * self.drop_error, 1.96 * self.drop_error
+        return -HALF_95 * self.drop_error, HALF_95 * self.drop_error
 
     @property
     def sure_quality(self) -> float:
