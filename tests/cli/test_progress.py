@@ -69,3 +69,14 @@ def test_what_was_found_in_words() -> None:
 def test_a_quality_below_nothing_has_no_hypervolume() -> None:
     losses = (candidate(0.8, -0.1, sparse=False), candidate(0.4, -0.2))
     assert search_note(losses, 0.2) == "front of 2, within 0.2: 400 ms, 2.00\u00d7"
+
+
+def test_the_latency_that_is_asked_for_is_part_of_the_budget() -> None:
+    assert search_note(KNOWN, 0.01, 0.5).endswith("within 0.01 and 500 ms: 400 ms, 2.00\u00d7")
+    assert search_note(KNOWN, 0.01, 0.3).endswith("nothing yet within 0.01 and 300 ms")
+
+
+def test_lines_tell_the_time_that_is_left() -> None:
+    assert all(
+        line.endswith(" s left") for line in shown().splitlines() if line.startswith("search: ") and " of " in line
+    )

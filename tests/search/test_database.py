@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -215,3 +216,13 @@ def test_optuna_says_nothing_and_gets_its_voice_back(tmp_path: Path, capfd: pyte
     search(tmp_path / "s.db", FEW)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == logging.INFO
+
+
+def test_that_a_new_study_is_begun_beside_another_is_said_with_the_reason(
+    study: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    search(study)
+    assert not caplog.messages
+    search(study, identity=replace(toy.IDENTITY, device="ef" * 32))
+    (said,) = caplog.messages
+    assert "a new study is begun" in said and "the device or how it is described" in said
