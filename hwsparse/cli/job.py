@@ -126,13 +126,13 @@ def live_front(known: tuple[Candidate, ...], metric: str, dataset: str, samples:
     points = []
     for candidate in pareto_front(known):
         latency = LatencyFigure(candidate.latency_s, candidate.latency_interval_s, candidate.latency_source, 0)
-        drop, margin = dense.quality - candidate.quality, 1.96 * candidate.drop_error
+        drop, (low, high) = dense.quality - candidate.quality, candidate.loss_interval
         quality = QualityFigure(
             metric,
             candidate.quality,
             candidate.quality_interval,
             drop,
-            (drop - margin, drop + margin),
+            (drop + low, drop + high),
             samples,
             dataset,
             "calibration",
