@@ -5,6 +5,8 @@ again; each layer, with the bias, residual addition, activation and clip that fo
 a generated kernel over packed weights. Attention gets a kernel too, and so do some single operations.
 
 Weights never enter the code: they are parameters, kept in a file beside the library.
+
+Longer than most: what is imported, matched and replaced is of one graph, whose passes share their names and tables.
 """
 
 from __future__ import annotations
