@@ -10,6 +10,7 @@ from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.footprint import Footprint, Footprints, stored_bytes
 from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, median_interval
 from hwsparse.latency.network import Residual
+from hwsparse.latency.network_records import KnownNetwork, NetworkRecords
 from hwsparse.latency.records import Records
 from hwsparse.latency.runner import Clock, LocalRunner, Outcome, Progress, Runner
 from hwsparse.latency.workload import REFERENCE, Workload
@@ -27,10 +28,12 @@ __all__ = [
     "Estimate",
     "Footprint",
     "Footprints",
+    "KnownNetwork",
     "Latency",
     "LocalRunner",
     "MeasureFailure",
     "Measurement",
+    "NetworkRecords",
     "Outcome",
     "Prediction",
     "Progress",

@@ -109,6 +109,11 @@ class Measurement:
         return median_interval(self.samples_s)
 
     @property
+    def known_to(self) -> float:
+        """How far the ends of the median's interval are from it at most, relative to it."""
+        return max(abs(end - self.median_s) for end in self.interval_s) / self.median_s
+
+    @property
     def quiet_s(self) -> float:
         """What a call takes when nothing disturbs it: the fastest tenth of the samples, at its slow end."""
         return quiet(self.samples_s)

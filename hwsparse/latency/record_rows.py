@@ -1,4 +1,4 @@
-"""The tables that measurements and failures are kept in, and how they become values and rows again.
+"""The tables that measurements, failures and whole networks are kept in, and how they become values and rows again.
 
 Knows nothing of who may use them.
 """
@@ -22,7 +22,7 @@ from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, Run
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
 
-VERSION = 7
+VERSION = 8
 # What a measurement is known by, and its samples: two with all of that in common are one. The first four are those
 # that tables are asked for by.
 KNOWN_BY = ("target", "threads", "device_digest", "toolchain", "workload", "taken_at")
@@ -58,6 +58,8 @@ UPDATES = (
         f"UPDATE {table} SET device = json_set(device, '$.used', '') WHERE json_valid(device)"
         for table in ("measurements", "failures")
     ),
+    # Kept no whole networks: their table is made with all that are missing.
+    (),
 )
 
 
@@ -71,14 +73,11 @@ class _Version(_Base):
     version: Mapped[int]
 
 
-class Row:
-    """What rows of both kinds say: of what workload, on what device, by what toolchain, with which caches, when."""
+class _Placed:
+    """What all rows say: for what target, on what device, by what toolchain, with which caches, when."""
 
     __tablename__: str
     id: Mapped[int] = mapped_column(primary_key=True)
-    workload: Mapped[str]
-    signature: Mapped[str]
-    choice: Mapped[str]
     target: Mapped[str]
     threads: Mapped[int]
     kernel_version: Mapped[str]
@@ -89,9 +88,17 @@ class Row:
     taken_at: Mapped[str]  # ISO 8601, UTC
 
 
-class MeasurementRow(Row, _Base):
-    __tablename__ = "measurements"
-    __table_args__ = (Index("measurements_known_by", *KNOWN_BY),)
+class Row(_Placed):
+    """Of what workload it is."""
+
+    workload: Mapped[str]
+    signature: Mapped[str]
+    choice: Mapped[str]
+
+
+class _Timed:
+    """What came of timing it."""
+
     settings: Mapped[str]
     samples: Mapped[str]
     source: Mapped[str]
@@ -101,10 +108,25 @@ class MeasurementRow(Row, _Base):
     imported: Mapped[bool]
 
 
+class MeasurementRow(Row, _Timed, _Base):
+    __tablename__ = "measurements"
+    __table_args__ = (Index("measurements_known_by", *KNOWN_BY),)
+
+
 class FailureRow(Row, _Base):
     __tablename__ = "failures"
     stage: Mapped[str]
     reason: Mapped[str]
+
+
+class NetworkRow(_Placed, _Timed, _Base):
+    """A whole network, timed and weighed."""
+
+    __tablename__ = "networks"
+    __table_args__ = (Index("networks_known_by", "network", "target", "threads", "device_digest", "toolchain"),)
+    network: Mapped[str]
+    file_bytes: Mapped[float]
+    memory_bytes: Mapped[float | None]
 
 
 R = TypeVar("R", MeasurementRow, FailureRow)
@@ -135,29 +157,30 @@ def prepare(engine: Engine, path: Path) -> None:
         for statement in (each for step in UPDATES[version - 1 :] for each in step):
             connection.execute(text(statement))
         if version < VERSION:
+            _Base.metadata.create_all(connection)
             connection.execute(update(_Version).values(version=VERSION))
 
 
 def measurement_row(workload: Workload, taken: Measurement) -> MeasurementRow:
     """The row of a measurement, not in any file yet."""
-    return MeasurementRow(
-        **_columns(workload, taken.settings.cache, taken.device, taken.toolchain, taken.taken_at),
-        settings=strictjson.dumps(taken.settings),
-        samples=strictjson.dumps(_Samples(taken.samples_s)),
-        source=taken.source,
-        kernel=taken.kernel,
-        reference_s=taken.reference_s,
-        cpu_share=taken.cpu_share,
-        imported=taken.imported,
-    )
+    return MeasurementRow(**_known_by(workload), **_taken(workload.target_name, workload.threads, taken))
 
 
 def failure_row(
     workload: Workload, failure: MeasureFailure, cache: Cache, device: Device, toolchain: Toolchain, taken_at: datetime
 ) -> FailureRow:
     """The row of a failure, not in any file yet."""
-    columns = _columns(workload, cache, device, toolchain, taken_at)
-    return FailureRow(**columns, stage=failure.stage, reason=failure.reason)
+    placed = _placed(workload.target_name, workload.threads, cache, device, toolchain, taken_at)
+    return FailureRow(**_known_by(workload), **placed, stage=failure.stage, reason=failure.reason)
+
+
+def network_row(
+    target: str, threads: int, taken: Measurement, file_bytes: float, memory_bytes: float | None
+) -> NetworkRow:
+    """The row of a whole network, known by the measurement's key; not in any file yet."""
+    return NetworkRow(
+        **_taken(target, threads, taken), network=taken.key, file_bytes=file_bytes, memory_bytes=memory_bytes
+    )
 
 
 def workload_of(row: Row, path: Path) -> Workload:
@@ -173,7 +196,7 @@ def workload_of(row: Row, path: Path) -> Workload:
         return workload
 
 
-def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
+def measurement_of(row: MeasurementRow | NetworkRow, path: Path) -> Measurement:
     """The measurement of a row; `path` is for the error.
 
     Raises:
@@ -181,7 +204,7 @@ def measurement_of(row: MeasurementRow, path: Path) -> Measurement:
     """
     with decoding(_where(row, path)):
         return Measurement(
-            key=row.workload,
+            key=row.workload if isinstance(row, MeasurementRow) else row.network,
             samples_s=strictjson.loads(_Samples, row.samples, "samples").samples_s,
             source=cast(Source, row.source),
             settings=strictjson.loads(RunSettings, row.settings, "settings"),
@@ -224,19 +247,33 @@ def decoding(where: str) -> Iterator[None]:
         raise MeasureError(f"{where} is malformed: {error}; {way_out}") from None
 
 
-def _where(row: Row, path: Path) -> str:
+def _where(row: _Placed, path: Path) -> str:
     return f"records {path}: row {row.id} of {row.__tablename__}"
 
 
-def _columns(
-    workload: Workload, cache: Cache, device: Device, toolchain: Toolchain, taken_at: datetime
+def _known_by(workload: Workload) -> dict[str, Any]:
+    return {"workload": workload.key, "signature": workload.signature, "choice": str(workload.choice)}
+
+
+def _taken(target: str, threads: int, taken: Measurement) -> dict[str, Any]:
+    return {
+        **_placed(target, threads, taken.settings.cache, taken.device, taken.toolchain, taken.taken_at),
+        "settings": strictjson.dumps(taken.settings),
+        "samples": strictjson.dumps(_Samples(taken.samples_s)),
+        "source": taken.source,
+        "kernel": taken.kernel,
+        "reference_s": taken.reference_s,
+        "cpu_share": taken.cpu_share,
+        "imported": taken.imported,
+    }
+
+
+def _placed(
+    target: str, threads: int, cache: Cache, device: Device, toolchain: Toolchain, taken_at: datetime
 ) -> dict[str, Any]:
     return {
-        "workload": workload.key,
-        "signature": workload.signature,
-        "choice": str(workload.choice),
-        "target": workload.target_name,
-        "threads": workload.threads,
+        "target": target,
+        "threads": threads,
         "kernel_version": toolchain.kernels,
         "device": strictjson.dumps(device),
         "device_digest": device.digest,

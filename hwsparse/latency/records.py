@@ -28,6 +28,7 @@ from hwsparse.latency.record_rows import (
     KNOWN_BY,
     FailureRow,
     MeasurementRow,
+    NetworkRow,
     decoding,
     failure_of,
     failure_row,
@@ -160,29 +161,32 @@ class RecordsFile:
     def remove(self, *, unless: Callable[[RecordGroup], bool]) -> int:
         """Removes the measurements of all groups but those of which `unless` says true; gives how many there were.
 
-        Failures go with the last measurement that was made beside them; those beside which nothing ever was, where no
-        measurement is kept.
+        Failures and whole networks go with the last measurement that was made beside them; those beside which nothing
+        ever was, where no measurement is kept.
 
         Raises:
             MeasureError: the file cannot be read or written.
         """
-        row, failed, gone = MeasurementRow, FailureRow, 0
+        row, gone = MeasurementRow, 0
+        besides: tuple[type[FailureRow | NetworkRow], ...] = (FailureRow, NetworkRow)
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             groups = self._groups(session)
             for common, group in groups:
                 if not unless(group):
                     same = [getattr(row, name) == value for name, value in common.items()]
                     session.execute(delete(row).where(*same))
-                    beside = (
-                        failed.target == common["target"],
-                        failed.threads == common["threads"],
-                        failed.device_digest == group.device.digest,
-                        failed.toolchain == common["toolchain"],
-                    )
-                    session.execute(delete(failed).where(*beside, ~_beside_measurements()))
+                    for other in besides:
+                        beside = (
+                            other.target == common["target"],
+                            other.threads == common["threads"],
+                            other.device_digest == group.device.digest,
+                            other.toolchain == common["toolchain"],
+                        )
+                        session.execute(delete(other).where(*beside, ~_beside_measurements(other)))
                     gone += group.measurements
             if gone and gone == sum(group.measurements for _, group in groups):
-                session.execute(delete(failed))
+                for other in besides:
+                    session.execute(delete(other))
         return gone
 
     def remove_damaged(self) -> int:
@@ -192,16 +196,20 @@ class RecordsFile:
             MeasureError: the file cannot be read or written.
         """
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
-            return self._remove_damaged(session, MeasurementRow, measurement_of) + self._remove_damaged(
-                session, FailureRow, failure_of
+            ways = (
+                (MeasurementRow, (workload_of, measurement_of)),
+                (FailureRow, (workload_of, failure_of)),
+                (NetworkRow, (measurement_of,)),
             )
+            return sum(self._remove_damaged(session, kind, *read) for kind, read in ways)
 
-    def _remove_damaged(self, session: Session, kind: type[R], read: Callable[[R, Path], object]) -> int:
+    def _remove_damaged(self, session: Session, kind: Any, *read: Callable[[Any, Path], object]) -> int:
+        """Removes the rows of a kind that one of the readers cannot read."""
         damaged = []
         for row in session.scalars(select(kind).execution_options(yield_per=CHUNK)):
             try:
-                workload_of(row, self.path)
-                read(row, self.path)
+                for reads in read:
+                    reads(row, self.path)
             except MeasureError:
                 damaged.append(row.id)
         for some in damaged:
@@ -346,7 +354,7 @@ def _measured_since() -> ColumnElement[bool]:
     return exists().where(*same, own, MeasurementRow.taken_at > FailureRow.taken_at)
 
 
-def _beside_measurements() -> ColumnElement[bool]:
-    """Of failures: whether anything was measured, and kept, on the same device by the same toolchain."""
+def _beside_measurements(kind: type[FailureRow | NetworkRow]) -> ColumnElement[bool]:
+    """Of rows: whether anything was measured, and kept, on the same device by the same toolchain."""
     names = ("target", "threads", "device_digest", "toolchain")
-    return exists().where(*(getattr(MeasurementRow, name) == getattr(FailureRow, name) for name in names))
+    return exists().where(*(getattr(MeasurementRow, name) == getattr(kind, name) for name in names))

@@ -32,6 +32,7 @@ from hwsparse.latency import (
     LocalRunner,
     MeasureFailure,
     Measurement,
+    NetworkRecords,
     Records,
     RunSettings,
     Toolchain,
@@ -91,6 +92,7 @@ class Bench:
 
     target: Target
     records: Records
+    known: NetworkRecords
     crew: Crew
     layers: ProcessRunner
     networks: ProcessRunner
@@ -228,5 +230,6 @@ def open_bench(
         stack.enter_context(layers)
         stack.enter_context(networks)
         kept = stack.enter_context(Records(records, layers.device, toolchain))
+        known = stack.enter_context(NetworkRecords(records, layers.device, toolchain, target.name, target.threads))
         workers = workers or stack.enter_context(open_workers())
-        yield Bench(target, kept, Crew(workers), layers, networks, clock, workers, answer)
+        yield Bench(target, kept, known, Crew(workers), layers, networks, clock, workers, answer)

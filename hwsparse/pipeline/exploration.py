@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from hwsparse import compiler
-from hwsparse.latency import CostModel, Footprints, Measurement, stored_bytes
+from hwsparse.artifact.manifest import NOISY
+from hwsparse.latency import CostModel, Footprints, KnownNetwork, Measurement, stored_bytes
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Bench
 from hwsparse.pipeline.building import NetworkOrder
@@ -73,7 +75,7 @@ def explore(
     whole = _anchors(model, space)
     costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))
     whole = list(dict.fromkeys(compiler.settle(model, plan, target, costs)[0] for plan in whole))
-    times, footprints = _built(model, whole, database.weights, costs, bench, inputs, scratch, on_stage)
+    times, footprints = _measured(model, whole, database.weights, costs, bench, inputs, scratch, on_stage)
     return Explored(space, costs.fit_network(model, times), footprints, looked_at)
 
 
@@ -108,7 +110,7 @@ def _anchors(model: Model, space: SearchSpace) -> list[Plan]:
     return list(dict.fromkeys((Plan(model.digest), *(front[step] for step in steps))))
 
 
-def _built(
+def _measured(
     model: Model,
     plans: Sequence[Plan],
     weights: Weights,
@@ -118,22 +120,40 @@ def _built(
     scratch: Path,
     on_stage: OnStage,
 ) -> tuple[list[tuple[Plan, Measurement]], Footprints]:
-    """Plans built and measured end to end, for the cost model's residual; weighed, they tell what others take."""
+    """Plans measured end to end, for the cost model's residual; weighed, they tell what others take.
+
+    What is on record is not built again.
+    """
+    kernels = {plan: costs.kernels(model, plan) for plan in plans}
+    names = {plan: _name(plan, kernels[plan]) for plan in plans}
+    known = {plan: found for plan, name in names.items() if (found := bench.known.find(name)) is not None}
+    new = [plan for plan in plans if plan not in known]
 
     def orders() -> Iterator[NetworkOrder]:
-        for number, plan in enumerate(plans):
+        for number, plan in enumerate(new):
             directory = scratch / f"anchor{number}"
             directory.mkdir()
-            yield NetworkOrder(model, plan, weights(plan), costs.kernels(model, plan), directory)
+            yield NetworkOrder(model, plan, weights(plan), kernels[plan], directory)
 
-    on_stage("whole networks", 0, len(plans) + 1)
+    on_stage("whole networks", 0, len(new) + 1)
     directories = {}
     for order, library in bench.build(inputs, orders()):
-        directories[order.plan.digest] = library.directory
-        on_stage("whole networks", len(directories), len(plans) + 1)
-    times, weighed = bench.time_networks(directories, ROUGH_PATIENCE_S), bench.weigh_networks(directories)
+        directories[names[order.plan]] = library.directory
+        on_stage("whole networks", len(directories), len(new) + 1)
+    times = bench.time_networks(directories, ROUGH_PATIENCE_S) if new else {}
+    weighed = bench.weigh_networks(directories)
+    for plan in new:
+        known[plan] = KnownNetwork(times[names[plan]], weighed[names[plan]])
+        if known[plan].taken.known_to <= NOISY:  # else the next search may have a quieter machine
+            bench.known.add(known[plan])
     tell = describe(bench.target)
-    stored = {plan: stored_bytes(model, plan, costs.kernels(model, plan), tell) for plan in plans}
-    footprints = Footprints.fit((stored[plan], weighed[plan.digest]) for plan in plans)
-    on_stage("whole networks", len(plans) + 1, len(plans) + 1)
-    return [(plan, times[plan.digest]) for plan in plans], footprints
+    stored = {plan: stored_bytes(model, plan, kernels[plan], tell) for plan in plans}
+    footprints = Footprints.fit((stored[plan], known[plan].footprint) for plan in plans)
+    on_stage("whole networks", len(new) + 1, len(new) + 1)
+    return [(plan, known[plan].taken) for plan in plans], footprints
+
+
+def _name(plan: Plan, kernels: Mapping[str, str]) -> str:
+    """What a network is known by on record: the plan, of its model, and the kernels of its layers."""
+    kernels_digest = hashlib.sha256(repr(sorted(kernels.items())).encode()).hexdigest()
+    return f"plan {plan.digest} by kernels {kernels_digest}"

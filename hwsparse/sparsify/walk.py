@@ -154,6 +154,7 @@ class _Walk:
             )
             for tokens in set(self._cuts)
         }
+        self._stored = {layer.name: layer.weight for layer in model.layers}
         self._left = list(onnx.load_from_string(whole).graph.node)  # cut or not, they are the same
 
     def reach(self, constant: str, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -171,14 +172,17 @@ class _Walk:
 
     def _take(self, steps: Sequence[onnx.NodeProto], weights: Mapping[str, np.ndarray]) -> None:
         read, later = tensors_read(steps), tensors_read(self._left)
-        arrays = {**self._model.apart.arrays, **self._model.replaced(weights)}
+        own = self._model.replaced(
+            {name: each for name, each in weights.items() if self._stored.get(name, name) in read}
+        )
+        arrays = {name: own.pop(name, each) for name, each in self._model.apart.arrays.items() if name in read}
         fed = [name for name in self._kept[0] if name in read]
         made = [name for node in steps for name in node.output if name in later]
 
         def session(tokens: int) -> InferenceSession:
             one = self._kept[self._cuts.index(tokens)]
-            part = part_of(self._protos[tokens], steps, {name: one[name] for name in fed}, made, arrays)
-            return session_of(part.SerializeToString(), optimised=False)
+            part = part_of(self._protos[tokens], steps, {name: one[name] for name in fed}, made, own)
+            return session_of(part.SerializeToString(), arrays, optimised=False)
 
         sessions = {tokens: session(tokens) for tokens in self._protos}
 

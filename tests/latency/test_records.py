@@ -340,7 +340,7 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
 def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
     opened(tmp_path / "r.db").close()
     change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 7"):
+    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 8"):
         opened(tmp_path / "r.db")
 
 
@@ -351,6 +351,7 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     for column in ("kernel", "reference_s", "cpu_share", "cache", "imported"):
         change(path, f"ALTER TABLE measurements DROP COLUMN {column}")
     change(path, "ALTER TABLE failures DROP COLUMN cache")
+    change(path, "DROP TABLE networks")
     settings = (
         '{"threads": 1, "samples": 30, "rounds": 5, "warmup_s": 0.02, "min_sample_s": 0.0001, "timeout_s": 60.0, '
         '"tolerance": 0.001}'
@@ -371,7 +372,7 @@ def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> 
     connection = sqlite3.connect(path)
     found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
     connection.close()
-    assert found == [("measurements_known_by",)]
+    assert found == [("measurements_known_by",), ("networks_known_by",)]
 
 
 def test_records_of_before_there_were_boards_are_of_the_same_device(tmp_path: Path) -> None:

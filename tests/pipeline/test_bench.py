@@ -21,7 +21,7 @@ from tests.latency.test_cost_model import model
 
 WORKLOAD = Workload.of(matmul(), Choice(), TARGET)
 NOTHING: Any = None
-IDLE = Bench(TARGET, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+IDLE = Bench(TARGET, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
 
 
 class Busy:

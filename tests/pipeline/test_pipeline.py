@@ -240,7 +240,11 @@ def test_a_second_run_measures_and_tries_nothing_again(
         return build_many(crew, asked, on_built)
 
     monkeypatch.setattr(Crew, "build_many", refuse)
-    again = optimize(model, data, TARGET, GOAL, workspace)
+    stages = dict[str, int]()
+    again = optimize(
+        model, data, TARGET, GOAL, workspace, lambda stage, done, total, known: stages.update({stage: total})
+    )
+    assert stages["whole networks"] == 1, "a network of the survey was built again"
     assert [c.plan for c in again.candidates] == [c.plan for c in outcome.candidates]
     assert finished(workspace.directory / "study.sqlite") == GOAL.trials
 
