@@ -136,6 +136,7 @@ def build_finalists(shop: Workshop[Place], plans: Mapping[str, Plan], on_step: S
             yield NetworkOrder(model, plan, shop.weights(plan), shop.costs.kernels(model, plan), directory)
 
     libraries: dict[Plan, Compiled] = {}
+    on_step(0, len(shipped))
     for order, library in shop.bench.build(shop.inputs, orders()):
         libraries[order.plan] = library
         on_step(len(libraries), len(shipped))

@@ -27,7 +27,7 @@ from hwsparse.model import Model
 from hwsparse.plan import Layer, Plan
 from hwsparse.quantise import rounded, split_weights
 from hwsparse.sparsify.apply import pruned_model
-from hwsparse.sparsify.least_squares import refit
+from hwsparse.sparsify.least_squares import refit, solved
 from hwsparse.sparsify.norms import Norm, fitted_norm, in_order
 from hwsparse.sparsify.rounding import rounded_to_fit
 from hwsparse.sparsify.statistics import DAMPING, MAX_COLUMNS
@@ -123,14 +123,32 @@ def _weight(
     """P as above, of P0 = `start`: (groups, rows, columns)."""
     damped = moment + ridge * np.eye(moment.shape[1])
     wanted = dense @ cross + ridge * start
-    target = np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1)
-    found = np.asarray(target) if start.all() else _masked(target, start, damped)
+    kept = start != 0
+    whole = bool(kept.all())
+    found = None if whole else _masked(wanted, kept, damped)
+    if found is not None and dtype != "int8":
+        return rounded(found, dtype)
+    target = np.asarray(np.linalg.solve(damped, wanted.transpose(0, 2, 1)).transpose(0, 2, 1))
+    if found is None:
+        found = target if whole else _approached(target, start, damped)
     return rounded_to_fit(target, found, damped) if dtype == "int8" else rounded(found, dtype)
 
 
-def _masked(target: np.ndarray, start: np.ndarray, damped: np.ndarray) -> np.ndarray:
-    """The nearest to the target that is 0 where `start` is."""
-    scale = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))[:, None, :]
-    scaled = (damped / (scale * scale.transpose(0, 2, 1))).astype(np.float32)
+def _masked(wanted: np.ndarray, kept: np.ndarray, damped: np.ndarray) -> np.ndarray | None:
+    """What solves P damped = wanted where it is kept, and is 0 elsewhere; None: that takes too long."""
+    scale, scaled = _scaled(damped)
+    found = solved((wanted / scale).astype(np.float32), kept, scaled)
+    return None if found is None else np.asarray(found / scale)
+
+
+def _approached(target: np.ndarray, start: np.ndarray, damped: np.ndarray) -> np.ndarray:
+    """The nearest to the target that is 0 where `start` is, to a thousandth of the error."""
+    scale, scaled = _scaled(damped)
     found = refit((target * scale).astype(np.float32), (start * scale).astype(np.float32), start != 0, scaled) / scale
     return np.asarray(found)
+
+
+def _scaled(damped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What inputs are divided by to have the power 1, (groups, 1, columns), and their moments then, float32."""
+    scale = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))[:, None, :]
+    return scale, (damped / (scale * scale.transpose(0, 2, 1))).astype(np.float32)
