@@ -1,0 +1,302 @@
+"""What a layer takes, to the cycle: the array pass by pass, transfers and the vector unit beside it.
+
+A pass of the array lasts as long as its slowest row, a cycle a word and more where inputs are contended for, and then as
+long as the pipeline takes to run empty. It is the same on every tile of positions. Around it three machines work side by
+side, each on one thing at a time:
+
+    memory   loads and stores in one order: the loads of passes 0, 1 and 2, the outputs of pass 0, the loads of pass 3, ...
+             The load of pass i may begin when pass i - 2 is over, whose half of the buffers it fills, and its first byte
+             comes a latency later, which is hidden where memory is still busy with what was before
+    array    pass i begins when its load is there, pass i - 1 is over, and the accumulators that it is to fill are empty
+    vector   outputs of a finished set and tile, when they are there and half the output buffer is free
+
+A layer's cycles are from its first request to its last output stored. They are the sum of these parts, exactly:
+
+    compute    words that hold weights, of the mean row (zeros within kept blocks or N:M groups and of the type count)
+    decode     words of padding, of the mean row: gaps longer than an index can say, channels without weights in a chunk
+    imbalance  what the row with most words has more than the mean row
+    conflicts  what waiting for inputs adds to that
+    fill       the pipeline running empty after every pass
+    dram       the array waits for a load, or the last outputs are being stored
+    vector     the array waits for the vector unit to empty accumulators, or the last outputs are being finished
+
+Knows no weights' values and no masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from hwsparse.accelerator.arbitration import contended_cycles
+from hwsparse.accelerator.distribution import ABSENT
+from hwsparse.accelerator.machine import FILL_CYCLES, Accelerator
+from hwsparse.accelerator.program import Program
+from hwsparse.accelerator.stream import section_bytes
+from hwsparse.accelerator.tiling import input_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Cycles by what they went to; see the module's header."""
+
+    compute: float
+    decode: float
+    imbalance: float
+    conflicts: float
+    fill: float
+    dram: float
+    vector: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def bound_by(self) -> str:
+        """The part that is largest."""
+        return max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of the layer that go over the memory's pins."""
+
+    weights: int
+    inputs: int
+    outputs: int
+    residual: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.inputs + self.outputs + self.residual
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One layer's time; `macs` are of kept weights."""
+
+    name: str
+    cycles: int
+    parts: Parts
+    traffic: Traffic
+    macs: int
+    words: int  # that rows read, over all passes
+    input_reads: int  # of banks, at most: rows that share one are counted apart
+    outputs: int  # elements
+
+    def utilisation(self, accelerator: Accelerator) -> float:
+        """The share of all multiply-adds that the array could have done that were of kept weights."""
+        return self.macs / (accelerator.macs_per_cycle * self.cycles)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passes:
+    """(sets, chunks) of one layer: what the array does in each pass, on any tile."""
+
+    cycles: np.ndarray  # fill included
+    kept: np.ndarray  # words of kept weights, all groups of rows together
+    words: np.ndarray  # all words
+    longest: np.ndarray  # words of the row with most
+
+
+def time_passes(accelerator: Accelerator, programs: Sequence[Program]) -> list[Passes]:
+    """Passes of several layers; those whose rows contend for inputs are stepped together."""
+    words = [program.words() for program in programs]
+    arbitrated = _arbitrate(accelerator, programs)
+    found = []
+    for number, (program, mine) in enumerate(zip(programs, words, strict=True)):
+        longest = mine.max(axis=2, initial=0)
+        busy = np.maximum(longest, arbitrated.get(number, 0))
+        found.append(Passes(busy + FILL_CYCLES, _kept_words(accelerator, program), mine.sum(axis=2), longest))
+    return found
+
+
+def _kept_words(accelerator: Accelerator, program: Program) -> np.ndarray:
+    """(sets, chunks) words that are no padding: of runs, not zeros after a full run nor a channel's only entry."""
+    counts = program.counts.sum(axis=2, dtype=np.int64)
+    if program.form.kind != "runs":
+        return counts * program.form.span
+    each = program.counts.reshape(-1)
+    nothing = ~program.values.any(axis=(1, 2))
+    full = program.skips == (1 << accelerator.run_bits) - 1
+    padding = nothing & (full | (np.repeat(each, each) == 1))
+    of = np.repeat(np.arange(counts.size), counts.reshape(-1))
+    return (counts - np.bincount(of[padding], minlength=counts.size).reshape(counts.shape)) * program.form.span
+
+
+def pass_streams(program: Program) -> list[list[np.ndarray]]:
+    """For each set and chunk, for each group of rows: the inputs that it reads, in order, counted from the chunk's."""
+    form = program.form
+    places = program.places()
+    inputs = (places[:, None] * form.span + np.arange(form.span)).reshape(-1)
+    flat = program.counts.reshape(-1, program.tiling.set_units)
+    sizes = flat.sum(axis=1, dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    chunks = len(program.tiling.chunks)
+    found = []
+    for number, (start, counts) in enumerate(zip(starts, flat, strict=True)):
+        owner = program.set_groups()[number // chunks]
+        of = np.repeat(owner, counts)
+        mine = inputs[start * form.span : (start + sizes[number]) * form.span].reshape(-1, form.span)
+        groups = np.unique(owner[owner != ABSENT])
+        by_group = {int(group): mine[of == group].reshape(-1) for group in groups}
+        found.append([by_group.get(group, np.zeros(0, np.int64)) for group in range(int(groups.max(initial=-1)) + 1)])
+    return found
+
+
+def _arbitrate(accelerator: Accelerator, programs: Sequence[Program]) -> dict[int, np.ndarray]:
+    """(sets, chunks) cycles of the busiest copy of the layers in which rows contend."""
+    if accelerator.rows_per_copy == 1:
+        return {}
+    streams: list[list[np.ndarray]] = []
+    owners: list[int] = []
+    shapes: dict[int, tuple[int, int]] = {}
+    for number, program in enumerate(programs):
+        requesters = accelerator.rows_per_copy // program.form.share
+        if requesters <= 1:  # all rows of a copy ask for the same
+            continue
+        shapes[number] = program.counts.shape[:2]
+        for groups in pass_streams(program):
+            copies = [groups[at : at + requesters] for at in range(0, max(len(groups), 1), requesters)]
+            # A row that is alone at its copy never waits; copies beyond the last group have nothing to do.
+            streams += copies
+            owners += [len(copies)]
+    cycles = contended_cycles(streams, accelerator.input_banks)
+    edges = np.cumsum([0, *owners])
+    by_pass = [int(cycles[a:b].max(initial=0)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    found, at = {}, 0
+    for number, shape in shapes.items():
+        count = shape[0] * shape[1]
+        found[number] = np.array(by_pass[at : at + count], np.int64).reshape(shape)
+        at += count
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Schedule:
+    """Of every pass, in order."""
+
+    compute: np.ndarray  # cycles of the array
+    loads: np.ndarray  # bytes
+    vector: np.ndarray  # cycles, 0 where sums are not complete yet
+    stores: np.ndarray  # bytes
+    ends: np.ndarray  # whether it completes a set and tile
+
+
+def time_layer(accelerator: Accelerator, program: Program, passes: Passes) -> Timing:
+    """One layer alone on the machine, its weights, inputs and outputs in memory."""
+    schedule, traffic = _schedule(accelerator, program, passes)
+    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+    tiles = -(-program.geometry.positions // accelerator.tile_positions)
+    groups = accelerator.rows // program.form.share
+    kept, words = int(passes.kept.sum()), int(passes.words.sum())
+    longest, count = int(passes.longest.sum()), passes.cycles.size
+    parts = Parts(
+        compute=tiles * kept / groups,
+        decode=tiles * (words - kept) / groups,
+        imbalance=tiles * (longest - words / groups),
+        conflicts=float(tiles * (int(passes.cycles.sum()) - FILL_CYCLES * count - longest)),
+        fill=float(tiles * FILL_CYCLES * count),
+        dram=float(waits_dram),
+        vector=float(waits_vector),
+    )
+    macs = kept * program.form.share * program.geometry.positions
+    rows_words = tiles * words * program.form.share
+    outputs = program.outputs * program.geometry.positions
+    return Timing(program.name, cycles, parts, traffic, macs, rows_words, rows_words, outputs)
+
+
+def _schedule(accelerator: Accelerator, program: Program, passes: Passes) -> tuple[_Schedule, Traffic]:
+    """Passes in the order of the tiling, and what each loads and stores."""
+    geometry, tiling, tile = program.geometry, program.tiling, accelerator.tile_positions
+    sets, chunks = passes.cycles.shape
+    tiles = -(-geometry.positions // tile)
+    grid = (sets, tiles, chunks) if tiling.order == "sets" else (tiles, sets, chunks)
+    first, second, chunk = (axis.reshape(-1) for axis in np.indices(grid))
+    number, at = (first, second) if tiling.order == "sets" else (second, first)
+    fetched = input_bytes(geometry, tile, tiling.chunks, accelerator.element_bytes)[at, chunk]
+    same = np.zeros(len(chunk), bool)
+    same[1:] = (at[1:] == at[:-1]) & (chunk[1:] == chunk[:-1])
+    inputs = np.where(same, 0, fetched)
+    weights = _weight_loads(accelerator, program, passes, tiles)
+    positions = np.minimum(tile, geometry.positions - at * tile)
+    outputs = program.set_channels()[number] * positions
+    ends = chunk == chunks - 1
+    stores = np.where(ends, outputs * accelerator.element_bytes, 0)
+    residual = stores if program.operations > 1 else np.zeros_like(stores)
+    vector = np.where(ends, -(-outputs * program.operations // accelerator.vector_lanes), 0)
+    schedule = _Schedule(passes.cycles[number, chunk], weights + inputs + residual, vector, stores, ends)
+    traffic = Traffic(*(int(each.sum()) for each in (weights, inputs, stores, residual)))
+    return schedule, traffic
+
+
+def _weight_loads(accelerator: Accelerator, program: Program, passes: Passes, tiles: int) -> np.ndarray:
+    """(passes,) bytes of weights that come with each pass's load.
+
+    Weights that stay come with the first tile; those of the next set in equal slices beside the passes of the one
+    before, from its second on, when the half that they go to is free.
+    """
+    sections = section_bytes(accelerator, program)
+    sets, chunks = sections.shape
+    words = program.words()
+    if program.tiling.order == "positions":
+        found = np.zeros((tiles, sets, chunks), np.int64)
+        fits = int(words.sum(axis=(0, 1)).max(initial=0)) <= 2 * accelerator.row_words
+        found[: 1 if fits or sets * chunks == 1 else tiles] = sections
+        return found.reshape(-1)
+    found = np.zeros((sets, tiles, chunks), np.int64)
+    stay = words.sum(axis=1).max(axis=1, initial=0) <= accelerator.row_words
+    many = tiles * chunks
+    flat = found.reshape(sets, many)
+    for number in range(sets):
+        if not stay[number]:
+            found[number, : 1 if chunks == 1 else tiles] = sections[number]
+        elif number == 0 or many == 1 or not stay[number - 1]:
+            found[number, 0] = sections[number]
+        else:
+            whole = int(sections[number].sum())
+            flat[number - 1, 1:] += np.diff(np.arange(many) * whole // (many - 1))
+    return found.reshape(-1)
+
+
+def _overlap(accelerator: Accelerator, schedule: _Schedule) -> tuple[int, int, int]:
+    """The recurrence of the module's header: cycles of all, of the array waiting for memory, and for the vector unit."""
+    rate, latency = accelerator.dram_bytes_per_cycle, accelerator.dram_latency_cycles
+    load_cycles = np.ceil(schedule.loads / rate).astype(np.int64).tolist()
+    store_cycles = np.ceil(schedule.stores / rate).astype(np.int64).tolist()
+    compute, vector, ends = schedule.compute.tolist(), schedule.vector.tolist(), schedule.ends.tolist()
+    count = len(compute)
+    memory = 0  # when it is free
+    loaded = [0] * count
+
+    def load(number: int, ready: int) -> None:
+        nonlocal memory
+        if load_cycles[number]:
+            memory = max(memory, ready + latency) + load_cycles[number]
+            loaded[number] = memory
+
+    for number in range(min(2, count)):
+        load(number, 0)
+    computed = emptied = waits_dram = waits_vector = 0
+    before_last = last = 0  # when accumulators of the last two completed sets were emptied
+    stored = [0, 0]  # when the halves of the output buffer were
+    half = 0
+    for number in range(count):
+        free = max(computed, before_last)
+        waits_vector += free - computed
+        start = max(free, loaded[number])
+        waits_dram += start - free
+        computed = start + compute[number]
+        if number + 2 < count:
+            load(number + 2, computed)
+        if ends[number]:
+            emptied = max(computed, emptied, stored[half]) + vector[number]
+            memory = max(memory, emptied) + store_cycles[number]
+            stored[half], half = memory, 1 - half
+            before_last, last = last, emptied
+    done = max(memory, emptied, computed)
+    waits_vector += emptied - computed
+    return done, waits_dram + done - emptied, waits_vector
