@@ -1,8 +1,8 @@
 """Rows that ask one copy of the inputs for different inputs of one bank wait: counted cycle by cycle.
 
-In every cycle each row asks for the input of its entry. Of a bank the lowest row that asks has its way, and whoever asks
-for the same input with it; the others ask again. Passes have nothing to do with one another, so that those of a whole
-network are stepped side by side.
+In every cycle each row asks for the input of its entry. Of a bank the lowest row that asks has its way, and whoever
+asks for the same input with it; the others ask again. Passes have nothing to do with one another, so that those of a
+whole network are stepped side by side.
 """
 
 from __future__ import annotations

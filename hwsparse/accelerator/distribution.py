@@ -1,7 +1,7 @@
 """Which rows do which channels.
 
-A unit is one channel, or as many as share an index; a group of rows does one unit after the other. The longest job first
-to the least loaded: R. Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17(2), 1969.
+A unit is one channel, or as many as share an index; a group of rows does one unit after the other. The longest job
+first to the least loaded: R. Graham, "Bounds on Multiprocessing Timing Anomalies", SIAM J. Appl. Math. 17(2), 1969.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     runs     kept weights, each with the zeros skipped before it (unstructured, blocks); a longer gap than an index can
              say costs entries of zero, and so does a channel without weights where the others of its pass have some
 
-`share` adjacent rows have one index (blocks of outputs, N:MxR), `span` consecutive inputs too (blocks of inputs). What
-the machine cannot have as the pattern says it, it has in smaller blocks or as runs: zeros are never in the way of a right
-result. Sizes of shares and spans are powers of two: the hardware shifts.
+`share` adjacent rows have one index (blocks of outputs, N:MxR), `span` consecutive inputs too (blocks of inputs).
+What the machine cannot have as the pattern says it, it has in smaller blocks or as runs: zeros are never in the way
+of a right result. Sizes of shares and spans are powers of two: the hardware shifts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def format_for(accelerator: Accelerator, product: Product) -> Format:
 
 
 def _share(accelerator: Accelerator, rows: int) -> int:
-    """The most rows, of those that share a choice, that one index can serve: all in one copy of the inputs, or whole ones."""
+    """The most rows that share a choice and can have one index: all of one copy of the inputs, or whole copies."""
     share = _power(rows, accelerator.rows)
     copy = accelerator.rows_per_copy
     return share if share % copy == 0 else _power(share, copy)
@@ -85,5 +85,6 @@ def _fits_groups(product: Product, n: int, m: int, share: int) -> bool:
 def joined(mask: np.ndarray, share: int, span: int) -> np.ndarray:
     """(units, places): whether anything of `share` rows by `span` inputs is kept; the last unit may be short."""
     starts = np.arange(0, mask.shape[0], share)
-    rows = np.logical_or.reduceat(mask, starts, axis=0) if share > 1 else mask
-    return rows.reshape(len(rows), -1, span).any(axis=2) if span > 1 else rows
+    rows: np.ndarray = np.logical_or.reduceat(mask, starts, axis=0) if share > 1 else mask
+    spans: np.ndarray = rows.reshape(len(rows), -1, span)
+    return np.asarray(spans.any(axis=2))

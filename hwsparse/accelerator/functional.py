@@ -1,8 +1,9 @@
 """What the array computes: a decoded program on inputs, sum by sum in the array's own order.
 
-int8 adds up exactly in int32, and a sum that leaves it is found out, bounded beforehand where weights allow. Floats are
-multiplied and added in float32, one product after the other in the order of a row's entries; of float16 the products are
-exact there. Padding adds nothing. Knows no masks, no times and no vector unit: sums come out as they are.
+int8 adds up exactly in int32, and a sum that leaves it is found out, bounded beforehand where weights allow. Floats
+are multiplied and added in float32, one product after the other in the order of a row's entries; of float16 the
+products are exact there. Padding adds nothing. Knows no masks, no times and no vector unit: sums come out as they
+are.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _by_channel(program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     """Products in the array's order, channel after channel: output, where a channel's begin, input, value."""
     form, tiling = program.form, program.tiling
     counts = program.counts
-    sets, parts, width = counts.shape
+    sets, _, width = counts.shape
     unit = np.broadcast_to(np.arange(sets)[:, None, None] * width + np.arange(width), counts.shape).reshape(-1)
     start = np.broadcast_to(np.array([start for start, _ in tiling.chunks])[:, None], counts.shape).reshape(-1)
     per_entry = np.repeat(unit, counts.reshape(-1))
@@ -101,5 +102,3 @@ def _check_sums(
                 raise UnsupportedError(
                     f"layer {program.name!r}: the sum of output {channel} leaves int32; scale its weights down"
                 )
-
-

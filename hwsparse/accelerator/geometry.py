@@ -1,7 +1,7 @@
 """Which inputs the positions of a layer read: a window that slides over a map of channels, or one cell each.
 
-Inputs of a position are counted channels last: k = kernel position x channels + channel, so that N:M groups and blocks of
-inputs, which are of consecutive channels, are consecutive in k. Knows no weights and no machine.
+Inputs of a position are counted channels last: k = kernel position x channels + channel, so that N:M groups and
+blocks of inputs, which are of consecutive channels, are consecutive in k. Knows no weights and no machine.
 """
 
 from __future__ import annotations
@@ -131,4 +131,3 @@ def touched_elements(geometry: Geometry) -> int:
     """Elements of the map that some position reads: what must be fetched at least once."""
     cells = geometry.cells()
     return int(np.unique(cells[cells >= 0]).size) * geometry.channels
-

@@ -21,8 +21,8 @@ _TYPES = ("int8", "float16", "float32")
 class Product:
     """Outputs x inputs weights by inputs x positions, then the vector unit's work on every output.
 
-    Of the weights those outside the mask count as zero, whatever they are. Rows are padded for nobody: the machine's own
-    sizes are no concern here.
+    Of the weights those outside the mask count as zero, whatever they are. Rows are padded for nobody: the machine's
+    own sizes are no concern here.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Product:
             raise PlanError(f"layer {self.name!r}: weights are {', '.join(_TYPES)}, not {self.weight.dtype}")
         if self.weight.shape[1] != self.geometry.inputs or not self.weight.shape[0]:
             raise PlanError(
-                f"layer {self.name!r}: its positions read {self.geometry.inputs} inputs, its weights {self.weight.shape}"
+                f"layer {self.name!r}: positions read {self.geometry.inputs} inputs, weights are {self.weight.shape}"
             )
         if self.weight.dtype.kind == "f" and not np.isfinite(self.weight[self.mask]).all():
             raise PlanError(f"layer {self.name!r}: a weight is not finite")
@@ -62,7 +62,7 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Passes of the vector unit over every output: bias, activation and requantisation in one, a residual in one."""
+        """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
         return 2 if self.residual else 1
 
 

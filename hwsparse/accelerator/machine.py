@@ -1,13 +1,13 @@
 """The accelerator as a descriptor tells of it: an array, its buffers, its memory and its vector unit.
 
-    rows x columns elements of `lanes` multiply-adds. A row works on output channels of its own, a column and its lanes
-    on positions: a tile is columns x lanes positions. An element keeps the sums of up to `accumulators` channels, twice,
-    so that the vector unit can empty one half while the other is being filled.
+    rows x columns elements of `lanes` multiply-adds. A row works on output channels of its own, a column and its
+    lanes on positions: a tile is columns x lanes positions. An element keeps the sums of up to `accumulators`
+    channels, twice, so that the vector unit can empty one half while the other is being filled.
 
-    Each row reads a stream of entries (zeros skipped, value, last of its channel), one a cycle. All columns see the same
-    weights, so that time depends on weights only. Inputs lie in `input_copies` copies, each for rows / copies rows, each
-    of `input_banks` banks (bank = k mod banks), one read a cycle and bank; rows of one copy that ask for the same input
-    share the read, others wait, the lowest row first.
+    Each row reads a stream of entries (zeros skipped, value, last of its channel), one a cycle. All columns see the
+    same weights, so that time depends on weights only. Inputs lie in `input_copies` copies, each for rows / copies
+    rows, each of `input_banks` banks (bank = k mod banks), one read a cycle and bank; rows of one copy that ask for
+    the same input share the read, others wait, the lowest row first.
 
     Weights, inputs and outputs have two halves each: one is used while the other is loaded or stored.
 

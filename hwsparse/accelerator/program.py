@@ -70,15 +70,15 @@ class Program:
 
 def decode_places(form: Format, counts: np.ndarray, skips: np.ndarray) -> np.ndarray:
     """(entries,) places of entries, unit after unit, by the rule of their format."""
-    starts = np.cumsum(counts) - counts
-    within = np.arange(len(skips)) - np.repeat(starts, counts)
+    starts: np.ndarray = np.cumsum(counts) - counts
+    within: np.ndarray = np.arange(len(skips)) - np.repeat(starts, counts)
     if form.kind == "dense":
         return within
     if form.kind == "groups":
-        return within // form.n * form.m + skips
-    steps = np.cumsum(skips.astype(np.int64) + 1)
+        return np.asarray(within // form.n * form.m + skips)
+    steps: np.ndarray = np.cumsum(skips.astype(np.int64) + 1)
     before = np.concatenate([[0], steps])[starts[counts > 0]]
-    return steps - np.repeat(before, counts[counts > 0]) - 1
+    return np.asarray(steps - np.repeat(before, counts[counts > 0]) - 1)
 
 
 def compile_layer(accelerator: Accelerator, product: Product) -> Program:
@@ -182,9 +182,7 @@ def _gaps(kept: np.ndarray, run_bits: int) -> tuple[np.ndarray, np.ndarray, np.n
     return unit, place, (place - before - 1) >> run_bits
 
 
-def _runs(
-    kept: np.ndarray, there: np.ndarray, run_bits: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _runs(kept: np.ndarray, there: np.ndarray, run_bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     empty = there & ~kept.any(axis=1)
     held = kept.copy()
     held[empty, 0] = True  # an entry of zero: the row goes on to its next channel

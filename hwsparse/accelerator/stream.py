@@ -10,7 +10,8 @@ An entry's bits: its index, highest bit first, as its format has it (`Format.ind
 the last of its channel), then its values, an element's bytes in memory order. Little-endian throughout. The loader
 unpacks entries into words of one width and gives every row that shares an index its own copy.
 
-What is read is checked whole: a stream that is cut off, damaged, of another machine or of impossible sizes is one error.
+What is read is checked whole: a stream that is cut off, damaged, of another machine or of impossible sizes is one
+error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -66,7 +68,7 @@ def section_bytes(accelerator: Accelerator, program: Program) -> np.ndarray:
     """(sets, chunks) bytes to fetch of each section; a set's table comes with its first."""
     form = program.form
     bits = form.index_bits(accelerator.run_bits) + 8 * accelerator.element_bytes * form.share * form.span
-    found = 4 + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
+    found: np.ndarray = 4 + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
     units = np.diff(np.minimum(np.arange(program.sets + 1) * program.tiling.set_units, program.units))
     found[:, 0] += 2 * units
     return found
@@ -154,11 +156,11 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     if not (outputs and operations and width and 0 < chunk_count <= _MOST_CHUNKS and kind < len(KINDS) and order < 2):
         raise ArtifactError("the command stream's head is of an impossible layer")
     form = Format(KINDS[kind], share, span, n, m)
-    sizes_fit = min(share, span, n, m) >= 1 and accelerator.rows % share == 0
+    sizes_fit = min(share, span, n, m) >= 1 and accelerator.rows % share == 0 and n <= m <= 1 << accelerator.run_bits
     ends = [0, *map(int, reader.numbers(chunk_count, "<u4"))]
-    if not sizes_fit or ends[-1] != geometry.inputs or any(b <= a or b % form.step for a, b in zip(ends, ends[1:])):  # noqa: B905
+    if not sizes_fit or ends[-1] != geometry.inputs or any(b <= a or b % form.step for a, b in pairwise(ends)):
         raise ArtifactError("the command stream's chunks or blocks do not fit its layer")
-    tiling = Tiling(ORDERS[order], width, tuple(zip(ends[:-1], ends[1:], strict=True)))
+    tiling = Tiling(ORDERS[order], width, tuple(pairwise(ends)))
     if width > accelerator.rows // share * accelerator.accumulators:
         raise ArtifactError(f"the command stream has sets of {width} channels, more than there are accumulators for")
     units = -(-outputs // share)
@@ -169,9 +171,7 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     counts, skips, values = _read_sections(accelerator, reader, form, tiling, groups)
     if reader.at != len(reader.data):
         raise ArtifactError(f"the command stream goes on for {len(reader.data) - reader.at} bytes after its end")
-    return Program(
-        text, accelerator.dtype, outputs, operations, geometry, form, tiling, groups, counts, skips, values
-    )
+    return Program(text, accelerator.dtype, outputs, operations, geometry, form, tiling, groups, counts, skips, values)
 
 
 def _read_sections(
@@ -192,13 +192,12 @@ def _read_sections(
             raw = np.frombuffer(reader.take((size * (bits + 8 * value_bytes) + 7) // 8), np.uint8)
             code, value = _unpack(raw, size, bits, value_bytes)
             found = _entry_counts(form, code, len(there), (end - start) // form.span)
-            if form.kind == "runs":
-                code >>= 1
-            places = decode_places(form, found, code.astype(np.uint8))
-            if len(found) != len(there) or found.sum() != size or places.max(initial=0) * form.span >= end - start:
+            index = (code >> 1 if form.kind == "runs" else code).astype(np.uint8)
+            fits = len(found) == len(there) and found.sum(dtype=np.int64) == size
+            if not fits or decode_places(form, found, index).max(initial=0) * form.span >= end - start:
                 raise ArtifactError(f"the command stream's entries of set {number}, chunk {chunk} do not fit its layer")
             counts[number, chunk, there] = found
-            all_codes.append(code.astype(np.uint8))
+            all_codes.append(index)
             all_values.append(value)
     values = np.concatenate(all_values).view(accelerator.dtype).reshape(-1, form.span, form.share)
     return counts, np.concatenate(all_codes), values
@@ -223,4 +222,5 @@ def _entry_counts(form: Format, code: np.ndarray, units: int, places: int) -> np
     ends = np.flatnonzero(code & 1)
     if len(code) and (not len(ends) or ends[-1] != len(code) - 1):
         return np.zeros(0, np.int32)  # the last channel has no end
-    return np.diff(ends, prepend=-1).astype(np.int32)
+    found: np.ndarray = np.diff(ends, prepend=-1).astype(np.int32)
+    return found

@@ -1,7 +1,8 @@
 """How a layer is cut to the buffers, and in which order the pieces come: what moves fewest bytes, or hides them best.
 
-Output channels are cut into sets (what the accumulators and the output buffer hold), inputs into chunks (what the input
-buffer holds of a tile), positions into tiles. A pass is one chunk of one set on one tile; sums stay until its last chunk.
+Output channels are cut into sets (what the accumulators and the output buffer hold), inputs into chunks (what the
+input buffer holds of a tile), positions into tiles. A pass is one chunk of one set on one tile; sums stay until its
+last chunk.
 
     "sets"       for each set, for each tile, for each chunk: a set's weights stay if half the weight memory holds them
     "positions"  for each tile, for each set, for each chunk: all weights stay if the weight memory holds them
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,7 +56,7 @@ def chunks(geometry: Geometry, most: int, step: int) -> tuple[tuple[int, int], .
     if channels <= most:
         count = -(-places // (most // channels))
         edges = [round(at * places / count) * channels for at in range(count + 1)]
-        return tuple(zip(edges, edges[1:], strict=False))
+        return tuple(pairwise(edges))
     parts = -(-channels // (most // step * step))
     length = -(-channels // (parts * step)) * step
     starts = range(0, channels, length)

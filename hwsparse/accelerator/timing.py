@@ -1,18 +1,20 @@
 """What a layer takes, to the cycle: the array pass by pass, transfers and the vector unit beside it.
 
-A pass of the array lasts as long as its slowest row, a cycle a word and more where inputs are contended for, and then as
-long as the pipeline takes to run empty. It is the same on every tile of positions. Around it three machines work side by
-side, each on one thing at a time:
+A pass of the array lasts as long as its slowest row, a cycle a word and more where inputs are contended for, and then
+as long as the pipeline takes to run empty. It is the same on every tile of positions. Around it three machines work
+side by side, each on one thing at a time:
 
-    memory   loads and stores in one order: the loads of passes 0, 1 and 2, the outputs of pass 0, the loads of pass 3, ...
-             The load of pass i may begin when pass i - 2 is over, whose half of the buffers it fills, and its first byte
-             comes a latency later, which is hidden where memory is still busy with what was before
+    memory   loads and stores in one order: the loads of passes 0, 1 and 2, the outputs of pass 0, the loads of pass
+             3, ... The load of pass i may begin when pass i - 2 is over, whose half of the buffers it fills, and its
+             first byte comes a latency later, which is hidden where memory is still busy with what was before
     array    pass i begins when its load is there, pass i - 1 is over, and the accumulators that it is to fill are empty
     vector   outputs of a finished set and tile, when they are there and half the output buffer is free
 
 A layer's cycles are from its first request to its last output stored. They are the sum of these parts, exactly:
 
-    compute    words that hold weights, of the mean row (zeros within kept blocks or N:M groups and of the type count)
+    compute    multiply-adds of kept weights over all that the array does in a cycle (a kept weight may be zero: within
+               blocks and N:M groups, or rounded to it)
+    edge       what positions of the last tile beyond the layer's, and rows of the last block beyond its outputs, add
     decode     words of padding, of the mean row: gaps longer than an index can say, channels without weights in a chunk
     imbalance  what the row with most words has more than the mean row
     conflicts  what waiting for inputs adds to that
@@ -26,7 +28,8 @@ Knows no weights' values and no masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,6 +46,7 @@ class Parts:
     """Cycles by what they went to; see the module's header."""
 
     compute: float
+    edge: float
     decode: float
     imbalance: float
     conflicts: float
@@ -52,7 +56,7 @@ class Parts:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return float(sum(getattr(self, field.name) for field in fields(self)))
 
     @property
     def bound_by(self) -> str:
@@ -83,8 +87,7 @@ class Timing:
     parts: Parts
     traffic: Traffic
     macs: int
-    words: int  # that rows read, over all passes
-    input_reads: int  # of banks, at most: rows that share one are counted apart
+    words: int  # that rows read, over all passes, each with an input
     outputs: int  # elements
 
     def utilisation(self, accelerator: Accelerator) -> float:
@@ -100,6 +103,7 @@ class Passes:
     kept: np.ndarray  # words of kept weights, all groups of rows together
     words: np.ndarray  # all words
     longest: np.ndarray  # words of the row with most
+    weights: int  # that are kept, zeros within blocks and groups among them
 
 
 def time_passes(accelerator: Accelerator, programs: Sequence[Program]) -> list[Passes]:
@@ -110,21 +114,26 @@ def time_passes(accelerator: Accelerator, programs: Sequence[Program]) -> list[P
     for number, (program, mine) in enumerate(zip(programs, words, strict=True)):
         longest = mine.max(axis=2, initial=0)
         busy = np.maximum(longest, arbitrated.get(number, 0))
-        found.append(Passes(busy + FILL_CYCLES, _kept_words(accelerator, program), mine.sum(axis=2), longest))
+        by_unit = _kept_words(accelerator, program)
+        kept = by_unit.sum(axis=2)
+        beyond = program.units * program.form.share - program.outputs  # rows of the last block
+        last = int(by_unit[-1, :, (program.units - 1) % program.tiling.set_units].sum())
+        weights = int(kept.sum()) * program.form.share - beyond * last
+        found.append(Passes(busy + FILL_CYCLES, kept, mine.sum(axis=2), longest, weights))
     return found
 
 
 def _kept_words(accelerator: Accelerator, program: Program) -> np.ndarray:
-    """(sets, chunks) words that are no padding: of runs, not zeros after a full run nor a channel's only entry."""
-    counts = program.counts.sum(axis=2, dtype=np.int64)
-    if program.form.kind != "runs":
-        return counts * program.form.span
-    each = program.counts.reshape(-1)
-    nothing = ~program.values.any(axis=(1, 2))
-    full = program.skips == (1 << accelerator.run_bits) - 1
-    padding = nothing & (full | (np.repeat(each, each) == 1))
-    of = np.repeat(np.arange(counts.size), counts.reshape(-1))
-    return (counts - np.bincount(of[padding], minlength=counts.size).reshape(counts.shape)) * program.form.span
+    """(sets, chunks, set_units) words but padding: of runs, zeros after a full run or as a channel's only entry."""
+    counts = program.counts.astype(np.int64)
+    if program.form.kind == "runs":
+        each = program.counts.reshape(-1)
+        nothing = ~program.values.any(axis=(1, 2))
+        full = program.skips == (1 << accelerator.run_bits) - 1
+        padding = nothing & (full | (np.repeat(each, each) == 1))
+        of = np.repeat(np.arange(counts.size), each)
+        counts -= np.bincount(of[padding], minlength=counts.size).reshape(counts.shape)
+    return counts * program.form.span
 
 
 def pass_streams(program: Program) -> list[list[np.ndarray]]:
@@ -156,7 +165,7 @@ def _arbitrate(accelerator: Accelerator, programs: Sequence[Program]) -> dict[in
     shapes: dict[int, tuple[int, int]] = {}
     for number, program in enumerate(programs):
         requesters = accelerator.rows_per_copy // program.form.share
-        if requesters <= 1:  # all rows of a copy ask for the same
+        if requesters <= 1 or program.form.kind == "dense":  # all rows of a copy ask for the same
             continue
         shapes[number] = program.counts.shape[:2]
         for groups in pass_streams(program):
@@ -166,7 +175,7 @@ def _arbitrate(accelerator: Accelerator, programs: Sequence[Program]) -> dict[in
             owners += [len(copies)]
     cycles = contended_cycles(streams, accelerator.input_banks)
     edges = np.cumsum([0, *owners])
-    by_pass = [int(cycles[a:b].max(initial=0)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    by_pass = [int(cycles[a:b].max(initial=0)) for a, b in pairwise(edges.tolist())]
     found, at = {}, 0
     for number, shape in shapes.items():
         count = shape[0] * shape[1]
@@ -186,16 +195,26 @@ class _Schedule:
     ends: np.ndarray  # whether it completes a set and tile
 
 
-def time_layer(accelerator: Accelerator, program: Program, passes: Passes) -> Timing:
-    """One layer alone on the machine, its weights, inputs and outputs in memory."""
+def time_layer(accelerator: Accelerator, program: Program, passes: Passes, *, on_chip: bool = False) -> Timing:
+    """One layer alone on the machine.
+
+    Args:
+        on_chip: weights, inputs and outputs are there already and stay; else they are in memory.
+    """
     schedule, traffic = _schedule(accelerator, program, passes)
+    if on_chip:
+        nothing = np.zeros_like(schedule.loads)
+        schedule, traffic = replace(schedule, loads=nothing, stores=nothing), Traffic(0, 0, 0, 0)
     cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
     tiles = -(-program.geometry.positions // accelerator.tile_positions)
     groups = accelerator.rows // program.form.share
     kept, words = int(passes.kept.sum()), int(passes.words.sum())
     longest, count = int(passes.longest.sum()), passes.cycles.size
+    macs = passes.weights * program.geometry.positions
+    compute = macs / accelerator.macs_per_cycle
     parts = Parts(
-        compute=tiles * kept / groups,
+        compute=compute,
+        edge=tiles * kept / groups - compute,
         decode=tiles * (words - kept) / groups,
         imbalance=tiles * (longest - words / groups),
         conflicts=float(tiles * (int(passes.cycles.sum()) - FILL_CYCLES * count - longest)),
@@ -203,10 +222,22 @@ def time_layer(accelerator: Accelerator, program: Program, passes: Passes) -> Ti
         dram=float(waits_dram),
         vector=float(waits_vector),
     )
-    macs = kept * program.form.share * program.geometry.positions
-    rows_words = tiles * words * program.form.share
     outputs = program.outputs * program.geometry.positions
-    return Timing(program.name, cycles, parts, traffic, macs, rows_words, rows_words, outputs)
+    return Timing(program.name, cycles, parts, traffic, macs, tiles * words * program.form.share, outputs)
+
+
+def time_vector(accelerator: Accelerator, name: str, outputs: int, operations: int, input_bytes: int) -> Timing:
+    """Work of the vector unit alone, in pieces that half the output buffer holds; the array stands by."""
+    whole = outputs * accelerator.element_bytes
+    pieces = -(-2 * whole // accelerator.outputs_bytes)
+    cut = np.arange(pieces + 1)
+    made, loads = np.diff(cut * outputs // pieces), np.diff(cut * input_bytes // pieces)
+    vector = -(-made * operations // accelerator.vector_lanes)
+    stores = made * accelerator.element_bytes
+    schedule = _Schedule(np.zeros(pieces, np.int64), loads, vector, stores, np.ones(pieces, bool))
+    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+    parts = Parts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(waits_dram), float(waits_vector))
+    return Timing(name, cycles, parts, Traffic(0, input_bytes, whole, 0), 0, 0, outputs)
 
 
 def _schedule(accelerator: Accelerator, program: Program, passes: Passes) -> tuple[_Schedule, Traffic]:
@@ -263,7 +294,7 @@ def _weight_loads(accelerator: Accelerator, program: Program, passes: Passes, ti
 
 
 def _overlap(accelerator: Accelerator, schedule: _Schedule) -> tuple[int, int, int]:
-    """The recurrence of the module's header: cycles of all, of the array waiting for memory, and for the vector unit."""
+    """The recurrence of the module's header: all cycles, those that wait for memory, and for the vector unit."""
     rate, latency = accelerator.dram_bytes_per_cycle, accelerator.dram_latency_cycles
     load_cycles = np.ceil(schedule.loads / rate).astype(np.int64).tolist()
     store_cycles = np.ceil(schedule.stores / rate).astype(np.int64).tolist()

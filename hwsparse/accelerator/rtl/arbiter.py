@@ -1,4 +1,7 @@
-"""The arbiter of one copy of the inputs: of each bank the lowest row that asks has its way, and whoever asks for the same."""
+"""The arbiter of one copy of the inputs.
+
+Of each bank the lowest row that asks has its way, and whoever asks for the same input with it.
+"""
 
 from __future__ import annotations
 

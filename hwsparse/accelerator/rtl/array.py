@@ -1,11 +1,12 @@
 """The whole array: rows, the copies of the inputs with their banks and arbiters, and the distributor.
 
-A pass begins with `start` and ends with `done`: as many cycles, both counted, as the timing model says. What is around it,
-memory, the vector unit and who starts passes, is not here.
+A pass begins with `start` and ends with `done`: as many cycles, both counted, as the timing model says. What is
+around it, memory, the vector unit and who starts passes, is not here.
 """
 
 from __future__ import annotations
 
+from amaranth.back import rtlil
 from amaranth.hdl import Array, Cat, Elaboratable, Module, Signal
 from amaranth.lib.memory import Memory
 
@@ -17,11 +18,9 @@ from hwsparse.errors import UnsupportedError
 
 
 class ElementArray(Elaboratable):
-    """An int8 array of an accelerator's sizes."""
+    """An int8 array of an accelerator's sizes; made by `element_array`."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        if accelerator.dtype != "int8":
-            raise UnsupportedError(f"the hardware description is of int8 arrays, not of {accelerator.dtype}")
         self.accelerator = accelerator
         tile, bits = accelerator.tile_positions, accelerator.run_bits
         self.k_bits = accelerator.chunk_inputs.bit_length()
@@ -31,10 +30,12 @@ class ElementArray(Elaboratable):
         self.grouped, self.span_shift = Signal(), Signal(3)
         self.n, self.m = Signal(bits + 1), Signal(bits + 1)
         # Loading: words (by way of the distributor) and inputs, one k of all positions a cycle.
-        self.load_half, self.skip, self.values = Signal(), Signal(bits), Signal(8 * accelerator.rows)
+        self.words_half, self.skip, self.values = Signal(), Signal(bits), Signal(8 * accelerator.rows)
+        self.inputs_half = Signal()
         self.input_write, self.input_k, self.input_data = Signal(), Signal(self.k_bits), Signal(8 * tile)
         # A pass.
-        self.start, self.run_half, self.sum_half = Signal(), Signal(), Signal()
+        self.start, self.run_words_half, self.run_inputs_half = Signal(), Signal(), Signal()
+        self.sum_half = Signal()
         self.first_chunk, self.done = Signal(), Signal()
         self.sums = Signal(SUM_BITS * tile)  # of the channel that the distributor drains
         self.drain_half = Signal()
@@ -65,8 +66,8 @@ class ElementArray(Elaboratable):
         value = self.values.word_select(member, 8)
         m.d.comb += [
             row.write.eq(distributor.writes[number]), row.word.eq(Cat(value, self.skip, distributor.last)),
-            row.clear.eq(distributor.begin), row.load_half.eq(self.load_half),
-            row.start.eq(self.start), row.run_half.eq(self.run_half), row.sum_half.eq(self.sum_half),
+            row.clear.eq(distributor.begin), row.load_half.eq(self.words_half),
+            row.start.eq(self.start), row.run_half.eq(self.run_words_half), row.sum_half.eq(self.sum_half),
             row.first_chunk.eq(self.first_chunk),
             row.drain_slot.eq(distributor.out_slot), row.drain_half.eq(self.drain_half),
             decoder.grouped.eq(self.grouped), decoder.span_shift.eq(self.span_shift),
@@ -88,9 +89,9 @@ class ElementArray(Elaboratable):
             out, into = memory.read_port(), memory.write_port()
             mine = self.input_k[:shift] == bank
             m.d.comb += [
-                into.addr.eq((self.input_k >> shift) + self.load_half * depth), into.data.eq(self.input_data),
+                into.addr.eq((self.input_k >> shift) + self.inputs_half * depth), into.data.eq(self.input_data),
                 into.en.eq(self.input_write & mine),
-                out.addr.eq(arbiter.addresses[bank] + self.run_half * depth),
+                out.addr.eq(arbiter.addresses[bank] + self.run_inputs_half * depth),
             ]  # fmt: skip
             read.append(out.data)
         for number, row in enumerate(rows):
@@ -100,3 +101,29 @@ class ElementArray(Elaboratable):
                 arbiter.asks[number].eq(row.asks), arbiter.wants[number].eq(row.wants),
                 row.granted.eq(arbiter.grants[number]), row.inputs.eq(Array(read)[bank]),
             ]  # fmt: skip
+
+
+def element_array(accelerator: Accelerator) -> ElementArray:
+    """The array of an accelerator.
+
+    Raises:
+        UnsupportedError: it is of floats.
+    """
+    if accelerator.dtype != "int8":
+        raise UnsupportedError(f"the hardware description is of int8 arrays, not of {accelerator.dtype}")
+    return ElementArray(accelerator)
+
+
+def rtlil_text(accelerator: Accelerator) -> str:
+    """The description in RTLIL, which Yosys reads (`read_rtlil`), synthesises and writes as Verilog."""
+    array = element_array(accelerator)
+    d = array.distributor
+    ports = [
+        array.grouped, array.span_shift, array.n, array.m, d.share_shift, d.units,
+        d.table_write, d.table_at, d.table_group,
+        array.words_half, array.inputs_half, d.begin, d.valid, d.last, d.ready, array.skip, array.values,
+        array.input_write, array.input_k, array.input_data,
+        array.start, array.run_words_half, array.run_inputs_half, array.sum_half, array.first_chunk, array.done,
+        d.drain, array.drain_half, d.out, d.out_unit, d.out_member, d.done, array.sums,
+    ]  # fmt: skip
+    return str(rtlil.convert(array, name="hwsparse_array", ports=ports))

@@ -1,7 +1,7 @@
 """A row's decoder: which input the word at its head is of, from the words before it.
 
-Runs skip zeros from the input before on, in spans of 2^span_shift inputs, of which the first word has the index. Groups of
-m inputs have n words each, with a place in the group. Dense weights are runs that skip nothing.
+Runs skip zeros from the input before on, in spans of 2^span_shift inputs, of which the first word has the index.
+Groups of m inputs have n words each, with a place in the group. Dense weights are runs that skip nothing.
 """
 
 from __future__ import annotations

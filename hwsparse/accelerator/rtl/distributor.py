@@ -1,7 +1,7 @@
 """The distributor: which row a channel's words go to, and which row its sums come from, by the table of the stream.
 
-Words come unit after unit, one a cycle, for all rows that share an index; sums leave in the same order, a channel a cycle.
-A unit without weights takes a cycle and nothing else.
+Words come unit after unit, one a cycle, for all rows that share an index; sums leave in the same order, a channel a
+cycle. A unit without weights takes a cycle and nothing else.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """One row of elements: its words, its decoder, its multipliers and its accumulators.
 
-A word is fetched, then asks for its input until that is granted, then is multiplied with it in all columns and lanes, then
-added to the accumulators of its channel: each a cycle, one word behind the other.
+A word is fetched, then asks for its input until that is granted, then is multiplied with it in all columns and lanes,
+then added to the accumulators of its channel: each a cycle, one word behind the other.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
 from hwsparse.accelerator.machine import Accelerator
@@ -42,7 +42,12 @@ class Row(Elaboratable):
         m.submodules.decoder = decoder = self.decoder
         head, take = self._fetch(m)
         value, skip, last = head[:8], head[8 : 8 + self._machine.run_bits], head[8 + self._machine.run_bits]
-        m.d.comb += [decoder.skip.eq(skip), decoder.last.eq(last), decoder.take.eq(take), decoder.restart.eq(self.start)]
+        m.d.comb += [
+            decoder.skip.eq(skip),
+            decoder.last.eq(last),
+            decoder.take.eq(take),
+            decoder.restart.eq(self.start),
+        ]
         m.d.comb += self.wants.eq(decoder.k)
         slot = Signal(self._slot_bits)
         with m.If(self.start):
@@ -61,7 +66,11 @@ class Row(Elaboratable):
         filled = [Signal(pointer_bits, name=f"filled_{half}") for half in range(2)]
         port, read = memory.write_port(), memory.read_port()
         held = Mux(self.load_half, filled[1], filled[0])
-        m.d.comb += [port.addr.eq(held + Mux(self.load_half, depth, 0)), port.data.eq(self.word), port.en.eq(self.write)]
+        m.d.comb += [
+            port.addr.eq(held + Mux(self.load_half, depth, 0)),
+            port.data.eq(self.word),
+            port.en.eq(self.write),
+        ]
         for half, count in enumerate(filled):
             with m.If(self.load_half == half):
                 with m.If(self.clear):
@@ -90,9 +99,7 @@ class Row(Elaboratable):
         # Multiply.
         adding, place, opening = Signal(), Signal(self._slot_bits), Signal()
         m.d.sync += [adding.eq(reading), place.eq(into), opening.eq(opens)]
-        products = [Signal(16, name=f"product_{lane}") for lane in range(tile)]
-        for lane, product in enumerate(products):
-            m.d.sync += product.eq(self.inputs.word_select(lane, 8).as_signed() * factor.as_signed())
+        products = self._products(m, factor)
         # Add.
         m.d.comb += [read.addr.eq(Cat(place, self.sum_half)), write.addr.eq(read.addr), write.en.eq(adding)]
         added = []
@@ -103,3 +110,23 @@ class Row(Elaboratable):
         m.d.comb += self.idle.eq(~self.asks & ~reading & ~adding)
         out = sums.read_port(domain="comb")
         m.d.comb += [out.addr.eq(Cat(self.drain_slot, self.drain_half)), self.sums.eq(out.data)]
+
+    def _products(self, m: Module, factor: Signal) -> list[Value]:
+        """16 bits for each position: two at a time in one multiplier of 25 by 8 bits, as they share the weight.
+
+        (b 2^16 + a) w has a w in its lower half, and b w in its upper one, less 1 where a w is negative.
+        Y. Fu et al., "Deep Learning with INT8 Optimization on Xilinx Devices", WP486, 2016.
+        """
+        found: list[Value] = []
+        for lane in range(0, self._machine.tile_positions, 2):
+            low = self.inputs.word_select(lane, 8).as_signed()
+            both = Signal(33, name=f"products_{lane}")
+            if lane + 1 == self._machine.tile_positions:
+                m.d.sync += both.eq(low * factor.as_signed())
+                found.append(both[:16])
+                continue
+            pair = Signal(signed(25), name=f"pair_{lane}")
+            m.d.comb += pair.eq((self.inputs.word_select(lane + 1, 8).as_signed() << 16) + low)
+            m.d.sync += both.eq(pair * factor.as_signed())
+            found += [both[:16], (both[16:32] + both[15])[:16]]
+        return found

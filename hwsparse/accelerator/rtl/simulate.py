@@ -15,7 +15,7 @@ from amaranth.sim import Simulator
 from hwsparse.accelerator.distribution import ABSENT
 from hwsparse.accelerator.machine import Accelerator
 from hwsparse.accelerator.program import Program
-from hwsparse.accelerator.rtl.array import ElementArray
+from hwsparse.accelerator.rtl.array import ElementArray, element_array
 from hwsparse.accelerator.rtl.row import SUM_BITS
 
 MOST_CYCLES = 1_000_000  # of a pass: one that takes longer hangs
@@ -35,7 +35,7 @@ def run_layers(accelerator: Accelerator, layers: Sequence[tuple[Program, np.ndar
     Args:
         layers: programs and their inputs, as `functional.run_program` takes them.
     """
-    array = ElementArray(accelerator)
+    array = element_array(accelerator)
     found: list[HardwareRun] = []
 
     async def bench(context: Any) -> None:
@@ -62,18 +62,24 @@ async def _run_layer(context: Any, array: ElementArray, program: Program, column
     context.set(array.n, form.n if form.kind == "groups" else 0)
     context.set(array.m, form.m if form.kind == "groups" else 0)
     context.set(array.distributor.share_shift, form.share.bit_length() - 1)
-    half = 0
+    words_half = inputs_half = 0
     for number, groups in enumerate(program.set_groups()):
         await _load_table(context, array, groups)
         beats = [list(_beats(program, number, chunk)) for chunk in range(len(spans))]
         for at in range(tiles):
             for chunk, (start, end) in enumerate(spans):
-                half = 1 - half
-                context.set(array.load_half, half)
-                await _load_words(context, array, beats[chunk])
+                # As the schedule has it: words stay where there is one chunk, and are loaded into the other half else.
+                if at == 0 or len(spans) > 1:
+                    words_half = 1 - words_half
+                    context.set(array.words_half, words_half)
+                    await _load_words(context, array, beats[chunk])
+                inputs_half = 1 - inputs_half
+                context.set(array.inputs_half, inputs_half)
                 await _load_inputs(context, array, padded[start:end, at * tile : (at + 1) * tile])
                 context.set(array.first_chunk, chunk == 0)
-                cycles[at, number, chunk] = await _run_pass(context, array, half)
+                context.set(array.run_words_half, words_half)
+                context.set(array.run_inputs_half, inputs_half)
+                cycles[at, number, chunk] = await _run_pass(context, array)
             found = await _drain(context, array)
             first = number * program.tiling.set_units * form.share
             for (unit, member), values in found.items():
@@ -82,7 +88,7 @@ async def _run_layer(context: Any, array: ElementArray, program: Program, column
 
 
 def _beats(program: Program, number: int, chunk: int) -> Iterator[tuple[int, bool, int]]:
-    """Words of a pass as the loader unpacks them: index, whether it is the channel's last, values of the sharing rows."""
+    """Words of a pass as the loader unpacks them: index, whether it is the channel's last, values of all rows."""
     counts = program.counts.reshape(-1, program.tiling.set_units)
     at = number * len(program.tiling.chunks) + chunk
     start = int(counts[:at].sum())
@@ -132,8 +138,7 @@ async def _load_inputs(context: Any, array: ElementArray, inputs: np.ndarray) ->
     context.set(array.input_write, 0)
 
 
-async def _run_pass(context: Any, array: ElementArray, half: int) -> int:
-    context.set(array.run_half, half)
+async def _run_pass(context: Any, array: ElementArray) -> int:
     context.set(array.start, 1)
     await context.tick()
     context.set(array.start, 0)
