@@ -53,6 +53,8 @@ class Distributor(Elaboratable):
         ]  # fmt: skip
         with m.If(self.begin | self.drain):
             m.d.sync += [unit.eq(0), member.eq(0), draining.eq(self.drain), *(count.eq(0) for count in counts)]
+        with m.Elif(self.done):
+            m.d.sync += draining.eq(0)
         with m.Elif(within & absent):
             m.d.sync += unit.eq(unit + 1)
         with m.Elif(draining & within):
