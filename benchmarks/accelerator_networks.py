@@ -9,7 +9,7 @@ last layer of ResNet-50 stay dense.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -45,12 +45,16 @@ class Shape:
     work: tuple[VectorWork, ...]
 
     @classmethod
-    def of(cls, name: str) -> Shape:
-        """One of NETWORKS, at one sample."""
+    def of(cls, name: str, batch: int = 1) -> Shape:
+        """One of NETWORKS."""
         network = NETWORKS[name]
-        layers = network.build(1).layers
+        layers = network.build(batch).layers
         pruned = frozenset(layer.name for layer in LAYERS[network.layers](layers))
-        return cls(name, layers, pruned, _WORK[name])
+        work = (
+            replace(work, outputs=batch * work.outputs, input_elements=batch * work.input_elements)
+            for work in _WORK[name]
+        )
+        return cls(name, layers, pruned, tuple(work))
 
     def adds(self, layer: Layer) -> bool:
         """Whether a residual is added to what a layer gives."""

@@ -75,6 +75,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=240, help="random layers on the hardware description")
     parser.add_argument("--target", nargs="+", default=TARGETS, help="accelerators that networks are timed on")
     parser.add_argument("--models", nargs="+", choices=("resnet50", "minilm"), default=["resnet50", "minilm"])
+    parser.add_argument("--batch", type=int, default=1, help="samples that networks are given at once")
     parser.add_argument("--choices", nargs="+", default=CHOICES, help="what their layers are pruned to")
     parser.add_argument(
         "--scalesim",
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     if "peer" in arguments.parts:
         figures["scalesim_err"], details["peer"] = compare_with_peer(console, _machine("fpga-sim"), arguments.scalesim)
     if "networks" in arguments.parts:
-        rows, beaten = _networks(console, machines, arguments.models, choices, arguments.seed)
+        rows, beaten = _networks(console, machines, arguments, choices)
         details["networks"] = [asdict(row) for row in rows]
         figures["bounds_beaten"] = beaten + np.nan_to_num(figures["bounds_beaten"])
         figures |= _headline(rows)
@@ -166,22 +167,23 @@ def _beaten(machine: Accelerator, product: Product, timing: Timing) -> bool:
 
 
 def _networks(
-    console: Console, machines: dict[str, Accelerator], models: Sequence[str], choices: Sequence[Choice], seed: int
+    console: Console, machines: dict[str, Accelerator], arguments: argparse.Namespace, choices: Sequence[Choice]
 ) -> tuple[list[Row], float]:
     """Every network dense and under every choice, layer by layer."""
     rows: list[Row] = []
     beaten = 0
-    for name in models:
-        shape = Shape.of(name)
+    for name in arguments.models:
+        shape = Shape.of(name, arguments.batch)
         for choice in (Choice(dtype="int8"), *choices):
-            drawn = list(products(shape, choice, seed))
+            drawn = list(products(shape, choice, arguments.seed))
             for target, machine in machines.items():
                 timed = time_network(machine, [*compiled(machine, drawn), *shape.work])
                 beaten += sum(map(_beaten, [machine] * len(drawn), drawn, timed.layers))
                 rows.append(_row(target, name, choice, machine, timed, rows))
     for target in machines:
-        for name in models:
-            console.print(_table([row for row in rows if (row.target, row.network) == (target, name)]))
+        for name in arguments.models:
+            mine = [row for row in rows if (row.target, row.network) == (target, name)]
+            console.print(_table(mine, arguments.batch))
     return rows, float(beaten)
 
 
@@ -195,14 +197,15 @@ def _row(target: str, name: str, choice: Choice, machine: Accelerator, timed: Ru
     )  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], batch: int) -> Table:
     names = [field.name for field in fields(Parts)]
     machine = _machine(rows[0].target)
-    table = Table("choice", "ms", "speed-up", *names, "mJ", title=f"{rows[0].network} on {rows[0].target}, % of cycles")
+    title = f"{rows[0].network} on {rows[0].target}, {batch} at once: of a sample, and % of cycles"
+    table = Table("choice", "ms", "speed-up", *names, "mJ", title=title)
     for row in rows:
         shares = [f"{100 * getattr(row.parts, name) / row.cycles:.1f}" for name in names]
-        low, high = row.energy_j
-        milliseconds = f"{1e3 * row.cycles / machine.clock_hz:.3f}"
+        low, high = (each / batch for each in row.energy_j)
+        milliseconds = f"{1e3 * row.cycles / machine.clock_hz / batch:.3f}"
         table.add_row(row.choice, milliseconds, f"{row.speedup:.2f}", *shares, f"{1e3 * low:.2f}-{1e3 * high:.2f}")
     return table
 
