@@ -11,7 +11,7 @@ import numpy as np
 
 from hwsparse.accelerator.geometry import Geometry
 from hwsparse.errors import PlanError
-from hwsparse.pattern import Dense, Pattern
+from hwsparse.pattern import Dense, Pattern, Unstructured
 from hwsparse.plan import Layer
 
 _TYPES = ("int8", "float16", "float32")
@@ -74,6 +74,7 @@ def lay_out(
     Args:
         weight: of the layer's canonical shape, outputs first.
         mask: of the same shape.
+        pattern: what the mask follows; by default dense where it drops nothing, else unstructured.
 
     Raises:
         UnsupportedError: a convolution in groups, which runs on the host.
@@ -84,4 +85,5 @@ def lay_out(
     geometry = Geometry.of(layer)
     rows = (np.moveaxis(array, 1, -1).reshape(layer.outputs, -1) for array in (weight, mask))
     flat, kept = (np.ascontiguousarray(array) for array in rows)
-    return Product(layer.name, flat, kept, geometry, pattern or Dense(), residual)
+    pattern = pattern or (Dense() if kept.all() else Unstructured())
+    return Product(layer.name, flat, kept, geometry, pattern, residual)

@@ -13,6 +13,7 @@ from hwsparse.accelerator import Geometry, lay_out
 from hwsparse.accelerator.geometry import fetched_cells, touched_elements
 from hwsparse.accelerator.tiling import chunks, input_bytes
 from hwsparse.errors import PlanError, UnsupportedError
+from hwsparse.pattern import Dense, Unstructured
 from hwsparse.plan import Layer, Window, parse_signature
 
 SIGNATURES = (
@@ -113,6 +114,14 @@ def test_groups_are_the_hosts() -> None:
     layer = parse_signature("conv 1x8x7x7 w8x1x3x3 s1x1 p1,1_1,1 d1x1 g8 float32")
     with pytest.raises(UnsupportedError, match="no convolutions in groups"):
         lay_out(layer, np.ones(layer.weight_shape, np.float32), np.ones(layer.weight_shape, bool))
+
+
+def test_a_mask_without_a_pattern_is_dense_or_unstructured() -> None:
+    layer = parse_signature("matmul 5x12 w7x12 float32")
+    weight, mask = np.ones((7, 12), np.int8), np.ones((7, 12), bool)
+    assert lay_out(layer, weight, mask).pattern == Dense()
+    mask[3, 4] = False
+    assert lay_out(layer, weight, mask).pattern == Unstructured()
 
 
 def test_arrays_of_another_layer_are_refused() -> None:
