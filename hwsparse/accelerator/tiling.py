@@ -125,5 +125,9 @@ def _cost(
     loads += geometry.positions * size.outputs * accelerator.element_bytes
     longest = max(end - start for start, end in tiling.chunks) / geometry.inputs
     full = a_set * longest * slack > accelerator.row_words
-    compute = tiles * (words + sets * parts * FILL_CYCLES)
-    return float(full), max(compute, loads / accelerator.dram_bytes_per_cycle), loads, sets * parts
+    passes = tiles * sets * parts
+    compute, moved = words / (sets * parts) + FILL_CYCLES, loads / accelerator.dram_bytes_per_cycle / passes
+    # Of two halves of a buffer each is loaded, after a latency, when the pass that used it is over.
+    period = max(compute, moved, (compute + moved + accelerator.dram_latency_cycles) / 2)
+    # The first load and the last pass have nothing beside them.
+    return float(full), passes * period + min(compute, moved), loads, sets * parts
