@@ -39,7 +39,7 @@ from hwsparse.accelerator import (
     time_network,
     write_stream,
 )
-from hwsparse.accelerator.timing import time_passes
+from hwsparse.accelerator.passes import time_passes
 from hwsparse.errors import InputError
 from hwsparse.plan import Choice, parse_choice
 from hwsparse.target import load_target

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.accelerator_networks import Shape, distinct_products, draw_product, product_key
 from hwsparse.accelerator import Accelerator, compile_layer
 from hwsparse.accelerator.machine import FILL_CYCLES
-from hwsparse.accelerator.timing import time_passes
+from hwsparse.accelerator.passes import time_passes
 from hwsparse.errors import MeasureError, one_line
 from hwsparse.plan import Choice
 

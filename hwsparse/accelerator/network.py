@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from hwsparse.accelerator.layer import Product
 from hwsparse.accelerator.machine import Accelerator
+from hwsparse.accelerator.passes import time_passes
 from hwsparse.accelerator.program import Program, compile_layer
-from hwsparse.accelerator.timing import Timing, time_layer, time_passes, time_vector
+from hwsparse.accelerator.timing import Timing, time_layer, time_vector
 from hwsparse.errors import PlanError, UnsupportedError
 
 

@@ -23,7 +23,8 @@ from hwsparse.accelerator import (
     time_network,
 )
 from hwsparse.accelerator.machine import FILL_CYCLES
-from hwsparse.accelerator.timing import _overlap, _Schedule, _schedule, time_passes
+from hwsparse.accelerator.passes import time_passes
+from hwsparse.accelerator.timing import _overlap, _Schedule, _schedule
 from hwsparse.pattern import Dense, Unstructured
 from hwsparse.plan import Window
 

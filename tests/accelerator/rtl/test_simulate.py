@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.accelerator_layers import PATTERNS, Drawn, draw_layer, draw_machine, reference_sums
 from hwsparse.accelerator import Accelerator, Program, compile_layer, read_stream, run_program, write_stream
+from hwsparse.accelerator.passes import time_passes
 from hwsparse.accelerator.rtl import element_array, rtlil_text, run_layers
-from hwsparse.accelerator.timing import time_passes
 from hwsparse.errors import UnsupportedError
 
 LAYERS = 6
