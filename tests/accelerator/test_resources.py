@@ -13,9 +13,9 @@ from hwsparse.accelerator.resources import PARTS, Resources, block_count, estima
 from hwsparse.errors import UnsupportedError
 from hwsparse.target import load_target
 
-# Of the description of `fpga-edge`, by Yosys' synth_xilinx: 22,181 LUTs of logic and 8,224 of memory, 64 blocks and
+# Of the description of `fpga-edge`, by Yosys' synth_xilinx: 21,934 LUTs of logic and 8,224 of memory, 64 blocks and
 # 112 halves.
-SYNTHESISED = Resources(128, 120, 30_405)
+SYNTHESISED = Resources(128, 120, 30_158)
 
 
 def edge() -> Accelerator:
