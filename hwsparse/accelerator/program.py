@@ -111,8 +111,8 @@ def entry_counts(form: Format, kept: np.ndarray, run_bits: int) -> np.ndarray:
         return np.where(present, kept.shape[1], 0)
     if form.kind == "groups":
         return np.where(present, kept.shape[1] // form.m * form.n, 0)
-    unit, _, padding = _gaps(kept, run_bits)
-    return np.bincount(unit, padding + 1, len(kept)).astype(np.int64)
+    unit, _, gap = _gaps(kept)
+    return np.bincount(unit, (gap >> run_bits) + 1, len(kept)).astype(np.int64)
 
 
 def encode(
@@ -158,7 +158,7 @@ def _by_entry(product: Product, form: Format, units: int) -> np.ndarray:
 def _entries(
     form: Format, kept: np.ndarray, there: np.ndarray, run_bits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of a pass: unit, place, index and whether it holds weights, entry by entry."""
+    """Of a pass: unit, place (of padding that of what comes after), index and whether it holds weights, by entry."""
     if form.kind == "runs":
         return _runs(kept, there, run_bits)
     if form.kind == "dense":
@@ -173,31 +173,23 @@ def _entries(
     return unit, place, index, np.ones(len(unit), bool)
 
 
-def _gaps(kept: np.ndarray, run_bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of everything kept its unit, its place, and the entries of padding before it."""
+def _gaps(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of everything kept its unit, its place, and the zeros before it."""
     unit, place = np.nonzero(kept)
-    before = np.concatenate([[-1], place[:-1]]) if len(place) else place
-    if len(place):
-        before[np.concatenate([[True], unit[1:] != unit[:-1]])] = -1
-    return unit, place, (place - before - 1) >> run_bits
+    before = np.full(len(place), -1)
+    same = unit[1:] == unit[:-1]
+    before[1:][same] = place[:-1][same]
+    return unit, place, place - before - 1
 
 
 def _runs(kept: np.ndarray, there: np.ndarray, run_bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     empty = there & ~kept.any(axis=1)
     held = kept.copy()
     held[empty, 0] = True  # an entry of zero: the row goes on to its next channel
-    unit, place, padding = _gaps(held, run_bits)
-    of = np.repeat(np.arange(len(unit)), padding + 1)
+    unit, place, gap = _gaps(held)
+    reach = 1 << run_bits  # places that an entry of padding goes on by
+    of = np.repeat(np.arange(len(unit)), gap // reach + 1)
     last = np.ones(len(of), bool)
     last[:-1] = of[1:] != of[:-1]
-    # Padding goes as far as an index can say, 2^bits places, from the one before on.
-    reach = 1 << run_bits
-    left = (np.cumsum(padding + 1) - 1)[of] - np.arange(len(of))  # entries until the real one
-    where = place[of]
-    gap = np.concatenate([[-1], place[:-1]])[: len(unit)] if len(unit) else place
-    if len(unit):
-        gap[np.concatenate([[True], unit[1:] != unit[:-1]])] = -1
-    remainder = (place - gap - 1) % reach
-    where = np.where(last, where, where - remainder[of] - 1 - (left - 1) * reach)
-    skip = np.where(last, remainder[of], reach - 1).astype(np.uint8)
-    return unit[of], where, skip, last & ~empty[unit[of]]
+    skip = np.where(last, (gap % reach)[of], reach - 1).astype(np.uint8)
+    return unit[of], place[of], skip, last & ~empty[unit[of]]
