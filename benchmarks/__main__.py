@@ -19,6 +19,7 @@ from benchmarks import (
     cluster,
     database,
     estimates,
+    fpga,
     kernels,
     latency,
     precision,
@@ -66,6 +67,9 @@ BENCHMARKS = {
         "what a Ray cluster gains, and what a worker that is killed costs", cluster.run, cluster.options
     ),
     "arm": Benchmark("whether code for Arm computes what it should, under emulation", arm.run, arm.options),
+    "fpga": Benchmark(
+        "simulated accelerators: against their hardware description, and what sparsity gains", fpga.run, fpga.options
+    ),
     "kernels": Benchmark(
         "every layer shape of the networks, against this machine's limit", kernels.run, kernels.options
     ),

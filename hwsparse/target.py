@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsparse import stricttoml
+from hwsparse.accelerator import Accelerator, format_accelerator, read_accelerator
 from hwsparse.core import Core, format_core, read_core
 from hwsparse.errors import InputError, TargetError, UnsupportedError
 from hwsparse.pattern import parse_pattern
@@ -84,6 +86,7 @@ class Target:
     isa: tuple[str, ...] = ()  # CPU flags that its code needs, as /proc/cpuinfo names them
     pipelined: bool = False  # layers work side by side on one sample after the other: the slowest sets the pace
     core: Core | None = None  # CPUs: what times are estimated from, where there is no device
+    accelerator: Accelerator | None = None  # FPGAs: the machine that is simulated
 
     def __post_init__(self) -> None:
         # The name is a file's name too, in target directories and in records.
@@ -107,6 +110,8 @@ class Target:
             raise TargetError(f"threads must not be more than the {self.cores} cores, not {self.threads}")
         if self.core is not None and self.kind != "cpu":
             raise TargetError(f"a {self.kind} has no [core], which is a CPU's")
+        if self.accelerator is not None:
+            self._check_accelerator(self.accelerator)
         if self.runner == "estimator" and self.core is None:
             raise TargetError("the runner estimator needs a [core] to estimate times from")
         if self.kind == "cpu" and (self.vector_bits not in (128, 256, 512) or self.vector_registers not in (16, 32)):
@@ -121,6 +126,16 @@ class Target:
         if len(set(self.supported)) < len(self.supported):
             raise TargetError("supported names a pattern twice")
         _check_tvm_target(self.tvm_target)
+
+    def _check_accelerator(self, accelerator: Accelerator) -> None:
+        """Figures that [hardware] and [accelerator] both tell must agree."""
+        if self.kind != "fpga":
+            raise TargetError(f"a {self.kind} has no [accelerator], which is an fpga's")
+        for field in ("peak_flops", "bandwidth_bytes_per_s"):
+            if not math.isclose(told := getattr(self, field), made := getattr(accelerator, field), rel_tol=1e-6):
+                raise TargetError(f"{field} must be {made:g}, as [accelerator] makes it, not {told:g}")
+        if any(dtype != accelerator.dtype for _, dtype in self.supported):
+            raise TargetError(f"[supported] names other types than {accelerator.dtype}, which the [accelerator] is of")
 
     def supports(self, choice: Choice) -> bool:
         """Whether the target can run layers of this choice."""
@@ -191,7 +206,8 @@ class Target:
     def compiled_for(self) -> str:
         """What decides what its code is, as text: no figure that was measured."""
         told = (self.kind, self.tvm_target, self.isa, self.cores, self.vector_bits, self.vector_registers)
-        return repr((*told, self.l1d_bytes, self.l2_bytes))
+        sizes = () if self.accelerator is None else (self.accelerator,)
+        return repr((*told, self.l1d_bytes, self.l2_bytes, *sizes))
 
     @property
     def host_cores(self) -> int:
@@ -292,12 +308,14 @@ def format_target(target: Target) -> str:
     ]
     if target.core is not None:
         lines += ["", "[core]", *format_core(target.core)]
+    if target.accelerator is not None:
+        lines += ["", "[accelerator]", *format_accelerator(target.accelerator)]
     return "\n".join(lines) + "\n"
 
 
 def _target(data: Mapping[str, Any]) -> Target:
     value, only = stricttoml.value, stricttoml.only
-    only(data, ("name", "kind", "description", "compile", "run", "hardware", "core", "supported"))
+    only(data, ("name", "kind", "description", "compile", "run", "hardware", "core", "accelerator", "supported"))
     run = value(data, "run", dict)
     only(run, ("runner", "threads", "pipelined"), "[run] ")
     runner = value(run, "runner", str, "[run] ")
@@ -322,6 +340,7 @@ def _target(data: Mapping[str, Any]) -> Target:
         pipelined="pipelined" in run and value(run, "pipelined", bool, "[run] "),
         isa=tuple(value(code, "isa", list, "[compile] ")) if "isa" in code else (),
         core=read_core(value(data, "core", dict)) if "core" in data else None,
+        accelerator=read_accelerator(value(data, "accelerator", dict)) if "accelerator" in data else None,
         **figures,
     )
 

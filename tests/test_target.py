@@ -20,7 +20,7 @@ ARM = (
     "apple-m1", "arm-cortex-a55", "arm-cortex-a76", "arm-cortex-a78", "arm-cortex-x1",
     "arm-cortex-x1-android", "arm-neoverse-n1", "arm-neoverse-v2",
 )  # fmt: skip
-SHIPPED = (*ARM, "ampere-a100", "fpga-sim", "x86-avx2", "x86-avx512", "x86-local")
+SHIPPED = (*ARM, "ampere-a100", "fpga-edge", "fpga-s4", "fpga-sim", "x86-avx2", "x86-avx512", "x86-local")
 # What TVM takes beside a kind: texts, integers, truth values, lists of them, a host's table.
 KEYS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8).filter(lambda key: key != "mtriple")
 OPTIONS: st.SearchStrategy[object] = st.recursive(
@@ -58,7 +58,7 @@ def test_a_written_descriptor_reads_back(
         cores=cores,
         threads=min(threads, cores),
         pipelined=cores % 2 == 0,
-        peak_flops=peak,
+        peak_flops=load_target(name).peak_flops if load_target(name).accelerator else peak,
         tvm_target=json.dumps({**options, "kind": "llvm"}, sort_keys=True),
     )
     assert parse_target(format_target(target), "here") == target

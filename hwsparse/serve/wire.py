@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hwsparse.accelerator import Accelerator
 from hwsparse.artifact import LatencyFigure, Manifest, QualityFigure
 from hwsparse.core import Core
 from hwsparse.errors import InputError
@@ -102,6 +103,7 @@ def to_target(target: Target) -> targets_pb2.Target:
         isa=target.isa,
         pipelined=target.pipelined,
         core=None if target.core is None else targets_pb2.Core(**asdict(target.core)),
+        accelerator=None if target.accelerator is None else targets_pb2.Accelerator(**asdict(target.accelerator)),
     )
 
 
@@ -126,7 +128,12 @@ def from_target(message: targets_pb2.Target) -> Target:
         isa=tuple(message.isa),
         pipelined=message.pipelined,
         core=_core(message.core) if message.HasField("core") else None,
+        accelerator=_accelerator(message.accelerator) if message.HasField("accelerator") else None,
     )
+
+
+def _accelerator(message: targets_pb2.Accelerator) -> Accelerator:
+    return Accelerator(**{field.name: getattr(message, field.name) for field in fields(Accelerator)})
 
 
 def _core(message: targets_pb2.Core) -> Core:

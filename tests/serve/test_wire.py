@@ -5,6 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsparse.accelerator import Accelerator
 from hwsparse.artifact import LatencyFigure, QualityFigure
 from hwsparse.core import Core
 from hwsparse.errors import HwsparseError, InputError
@@ -95,7 +96,7 @@ def test_a_succeeded_operation_has_a_response_even_without_artifacts() -> None:
         assert wire.from_operation(message) == operation
 
 
-@pytest.mark.parametrize("target", [*TARGETS, load_target("arm-cortex-a76")])
+@pytest.mark.parametrize("target", [*TARGETS, load_target("arm-cortex-a76"), load_target("fpga-sim")])
 def test_targets_survive_the_wire(target: object) -> None:
     assert wire.from_target(wire.to_target(target)) == target  # type: ignore[arg-type]
 
@@ -104,6 +105,8 @@ def test_every_field_of_a_target_is_on_the_wire() -> None:
     names = {field.name for field in targets_pb2.Target.DESCRIPTOR.fields}
     assert names == set(type(TARGETS[0]).__dataclass_fields__)
     assert {field.name for field in targets_pb2.Core.DESCRIPTOR.fields} == set(Core.__dataclass_fields__)
+    named = {field.name for field in targets_pb2.Accelerator.DESCRIPTOR.fields}
+    assert named == set(Accelerator.__dataclass_fields__)
 
 
 @given(

@@ -24,29 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hwsparse/v1/targets.proto\x12\x0bhwsparse.v1\"2\n\x10SupportedPattern\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xa6\x03\n\x06Target\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.hwsparse.v1.TargetKind\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\ntvm_target\x18\x04 \x01(\t\x12\x0e\n\x06runner\x18\x05 \x01(\t\x12\x30\n\tsupported\x18\x06 \x03(\x0b\x32\x1d.hwsparse.v1.SupportedPattern\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\r\n\x05\x63ores\x18\x08 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x12\n\npeak_flops\x18\n \x01(\x01\x12\x1d\n\x15\x62\x61ndwidth_bytes_per_s\x18\x0b \x01(\x01\x12\x13\n\x0bvector_bits\x18\x0c \x01(\r\x12\x18\n\x10vector_registers\x18\r \x01(\r\x12\x11\n\tl1d_bytes\x18\x0e \x01(\x04\x12\x10\n\x08l2_bytes\x18\x0f \x01(\x04\x12\x0b\n\x03isa\x18\x10 \x03(\t\x12\x11\n\tpipelined\x18\x11 \x01(\x08\x12\x1f\n\x04\x63ore\x18\x12 \x01(\x0b\x32\x11.hwsparse.v1.Core\"\xd3\x01\n\x04\x43ore\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63lock_hz\x18\x02 \x01(\x01\x12\x13\n\x0bissue_width\x18\x03 \x01(\r\x12\x10\n\x08in_order\x18\x04 \x01(\x08\x12\x11\n\tfma_pipes\x18\x05 \x01(\x01\x12\x1a\n\x12\x66ma_latency_cycles\x18\x06 \x01(\r\x12\x12\n\nload_pipes\x18\x07 \x01(\x01\x12\x18\n\x10last_level_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x66loat16_rate\x18\t \x01(\x01\x12\x11\n\tint8_rate\x18\n \x01(\x01\"\x14\n\x12ListTargetsRequest\";\n\x13ListTargetsResponse\x12$\n\x07targets\x18\x01 \x03(\x0b\x32\x13.hwsparse.v1.Target\" \n\x10GetTargetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetTargetResponse\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.hwsparse.v1.Target*i\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTARGET_KIND_CPU\x10\x01\x12\x13\n\x0fTARGET_KIND_GPU\x10\x02\x12\x14\n\x10TARGET_KIND_FPGA\x10\x03\x32\xad\x01\n\rTargetService\x12P\n\x0bListTargets\x12\x1f.hwsparse.v1.ListTargetsRequest\x1a .hwsparse.v1.ListTargetsResponse\x12J\n\tGetTarget\x12\x1d.hwsparse.v1.GetTargetRequest\x1a\x1e.hwsparse.v1.GetTargetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hwsparse/v1/targets.proto\x12\x0bhwsparse.v1\"2\n\x10SupportedPattern\x12\x0f\n\x07pattern\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xd5\x03\n\x06Target\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.hwsparse.v1.TargetKind\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\ntvm_target\x18\x04 \x01(\t\x12\x0e\n\x06runner\x18\x05 \x01(\t\x12\x30\n\tsupported\x18\x06 \x03(\x0b\x32\x1d.hwsparse.v1.SupportedPattern\x12\x0f\n\x07threads\x18\x07 \x01(\r\x12\r\n\x05\x63ores\x18\x08 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x04\x12\x12\n\npeak_flops\x18\n \x01(\x01\x12\x1d\n\x15\x62\x61ndwidth_bytes_per_s\x18\x0b \x01(\x01\x12\x13\n\x0bvector_bits\x18\x0c \x01(\r\x12\x18\n\x10vector_registers\x18\r \x01(\r\x12\x11\n\tl1d_bytes\x18\x0e \x01(\x04\x12\x10\n\x08l2_bytes\x18\x0f \x01(\x04\x12\x0b\n\x03isa\x18\x10 \x03(\t\x12\x11\n\tpipelined\x18\x11 \x01(\x08\x12\x1f\n\x04\x63ore\x18\x12 \x01(\x0b\x32\x11.hwsparse.v1.Core\x12-\n\x0b\x61\x63\x63\x65lerator\x18\x13 \x01(\x0b\x32\x18.hwsparse.v1.Accelerator\"\xd3\x01\n\x04\x43ore\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63lock_hz\x18\x02 \x01(\x01\x12\x13\n\x0bissue_width\x18\x03 \x01(\r\x12\x10\n\x08in_order\x18\x04 \x01(\x08\x12\x11\n\tfma_pipes\x18\x05 \x01(\x01\x12\x1a\n\x12\x66ma_latency_cycles\x18\x06 \x01(\r\x12\x12\n\nload_pipes\x18\x07 \x01(\x01\x12\x18\n\x10last_level_bytes\x18\x08 \x01(\x04\x12\x14\n\x0c\x66loat16_rate\x18\t \x01(\x01\x12\x11\n\tint8_rate\x18\n \x01(\x01\"\xd9\x02\n\x0b\x41\x63\x63\x65lerator\x12\x10\n\x08\x63lock_hz\x18\x01 \x01(\x01\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\r\n\x05lanes\x18\x05 \x01(\r\x12\x14\n\x0c\x61\x63\x63umulators\x18\x06 \x01(\r\x12\x10\n\x08run_bits\x18\x07 \x01(\r\x12\x13\n\x0b\x64istributor\x18\x08 \x01(\t\x12\x13\n\x0binput_banks\x18\t \x01(\r\x12\x14\n\x0cinput_copies\x18\n \x01(\r\x12\x15\n\rweights_bytes\x18\x0b \x01(\x04\x12\x14\n\x0cinputs_bytes\x18\x0c \x01(\x04\x12\x15\n\routputs_bytes\x18\r \x01(\x04\x12\x1c\n\x14\x64ram_bytes_per_cycle\x18\x0e \x01(\x01\x12\x1b\n\x13\x64ram_latency_cycles\x18\x0f \x01(\r\x12\x14\n\x0cvector_lanes\x18\x10 \x01(\r\"\x14\n\x12ListTargetsRequest\";\n\x13ListTargetsResponse\x12$\n\x07targets\x18\x01 \x03(\x0b\x32\x13.hwsparse.v1.Target\" \n\x10GetTargetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetTargetResponse\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.hwsparse.v1.Target*i\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTARGET_KIND_CPU\x10\x01\x12\x13\n\x0fTARGET_KIND_GPU\x10\x02\x12\x14\n\x10TARGET_KIND_FPGA\x10\x03\x32\xad\x01\n\rTargetService\x12P\n\x0bListTargets\x12\x1f.hwsparse.v1.ListTargetsRequest\x1a .hwsparse.v1.ListTargetsResponse\x12J\n\tGetTarget\x12\x1d.hwsparse.v1.GetTargetRequest\x1a\x1e.hwsparse.v1.GetTargetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hwsparse.serve.v1.targets_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TARGETKIND']._serialized_start=908
-  _globals['_TARGETKIND']._serialized_end=1013
+  _globals['_TARGETKIND']._serialized_start=1303
+  _globals['_TARGETKIND']._serialized_end=1408
   _globals['_SUPPORTEDPATTERN']._serialized_start=42
   _globals['_SUPPORTEDPATTERN']._serialized_end=92
   _globals['_TARGET']._serialized_start=95
-  _globals['_TARGET']._serialized_end=517
-  _globals['_CORE']._serialized_start=520
-  _globals['_CORE']._serialized_end=731
-  _globals['_LISTTARGETSREQUEST']._serialized_start=733
-  _globals['_LISTTARGETSREQUEST']._serialized_end=753
-  _globals['_LISTTARGETSRESPONSE']._serialized_start=755
-  _globals['_LISTTARGETSRESPONSE']._serialized_end=814
-  _globals['_GETTARGETREQUEST']._serialized_start=816
-  _globals['_GETTARGETREQUEST']._serialized_end=848
-  _globals['_GETTARGETRESPONSE']._serialized_start=850
-  _globals['_GETTARGETRESPONSE']._serialized_end=906
-  _globals['_TARGETSERVICE']._serialized_start=1016
-  _globals['_TARGETSERVICE']._serialized_end=1189
+  _globals['_TARGET']._serialized_end=564
+  _globals['_CORE']._serialized_start=567
+  _globals['_CORE']._serialized_end=778
+  _globals['_ACCELERATOR']._serialized_start=781
+  _globals['_ACCELERATOR']._serialized_end=1126
+  _globals['_LISTTARGETSREQUEST']._serialized_start=1128
+  _globals['_LISTTARGETSREQUEST']._serialized_end=1148
+  _globals['_LISTTARGETSRESPONSE']._serialized_start=1150
+  _globals['_LISTTARGETSRESPONSE']._serialized_end=1209
+  _globals['_GETTARGETREQUEST']._serialized_start=1211
+  _globals['_GETTARGETREQUEST']._serialized_end=1243
+  _globals['_GETTARGETRESPONSE']._serialized_start=1245
+  _globals['_GETTARGETRESPONSE']._serialized_end=1301
+  _globals['_TARGETSERVICE']._serialized_start=1411
+  _globals['_TARGETSERVICE']._serialized_end=1584
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,7 @@ class Target(_message.Message):
     ISA_FIELD_NUMBER: _builtins.int
     PIPELINED_FIELD_NUMBER: _builtins.int
     CORE_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What requests call it, such as "x86-avx512"."""
     kind: Global___TargetKind.ValueType
@@ -126,6 +127,10 @@ class Target(_message.Message):
     def core(self) -> Global___Core:
         """CPUs: what times are estimated from where there is no device; absent if nothing is."""
 
+    @_builtins.property
+    def accelerator(self) -> Global___Accelerator:
+        """FPGAs: the machine that is simulated; absent if none is described."""
+
     def __init__(
         self,
         *,
@@ -147,10 +152,11 @@ class Target(_message.Message):
         isa: _abc.Iterable[_builtins.str] | None = ...,
         pipelined: _builtins.bool = ...,
         core: Global___Core | None = ...,
+        accelerator: Global___Accelerator | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["core", b"core"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "core", b"core"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "core", b"core", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "pipelined", b"pipelined", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "core", b"core", "cores", b"cores", "description", b"description", "isa", b"isa", "kind", b"kind", "l1d_bytes", b"l1d_bytes", "l2_bytes", b"l2_bytes", "memory_bytes", b"memory_bytes", "name", b"name", "peak_flops", b"peak_flops", "pipelined", b"pipelined", "runner", b"runner", "supported", b"supported", "threads", b"threads", "tvm_target", b"tvm_target", "vector_bits", b"vector_bits", "vector_registers", b"vector_registers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,6 +210,77 @@ class Core(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Core: _TypeAlias = Core  # noqa: Y015
+
+@_typing.final
+class Accelerator(_message.Message):
+    """A sparse accelerator: rows by columns of processing elements, its buffers, its memory and its vector unit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOCK_HZ_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
+    ACCUMULATORS_FIELD_NUMBER: _builtins.int
+    RUN_BITS_FIELD_NUMBER: _builtins.int
+    DISTRIBUTOR_FIELD_NUMBER: _builtins.int
+    INPUT_BANKS_FIELD_NUMBER: _builtins.int
+    INPUT_COPIES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    INPUTS_BYTES_FIELD_NUMBER: _builtins.int
+    OUTPUTS_BYTES_FIELD_NUMBER: _builtins.int
+    DRAM_BYTES_PER_CYCLE_FIELD_NUMBER: _builtins.int
+    DRAM_LATENCY_CYCLES_FIELD_NUMBER: _builtins.int
+    VECTOR_LANES_FIELD_NUMBER: _builtins.int
+    clock_hz: _builtins.float
+    dtype: _builtins.str
+    rows: _builtins.int
+    columns: _builtins.int
+    lanes: _builtins.int
+    """Multiply-adds of an element in a cycle."""
+    accumulators: _builtins.int
+    """Output channels whose sums an element keeps."""
+    run_bits: _builtins.int
+    """Bits of an entry that say how many zeros it skips."""
+    distributor: _builtins.str
+    """Which row gets which channels: "static" or "balanced"."""
+    input_banks: _builtins.int
+    input_copies: _builtins.int
+    weights_bytes: _builtins.int
+    inputs_bytes: _builtins.int
+    outputs_bytes: _builtins.int
+    dram_bytes_per_cycle: _builtins.float
+    dram_latency_cycles: _builtins.int
+    vector_lanes: _builtins.int
+    """Outputs that the vector unit finishes in a cycle."""
+    def __init__(
+        self,
+        *,
+        clock_hz: _builtins.float = ...,
+        dtype: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        lanes: _builtins.int = ...,
+        accumulators: _builtins.int = ...,
+        run_bits: _builtins.int = ...,
+        distributor: _builtins.str = ...,
+        input_banks: _builtins.int = ...,
+        input_copies: _builtins.int = ...,
+        weights_bytes: _builtins.int = ...,
+        inputs_bytes: _builtins.int = ...,
+        outputs_bytes: _builtins.int = ...,
+        dram_bytes_per_cycle: _builtins.float = ...,
+        dram_latency_cycles: _builtins.int = ...,
+        vector_lanes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accumulators", b"accumulators", "clock_hz", b"clock_hz", "columns", b"columns", "distributor", b"distributor", "dram_bytes_per_cycle", b"dram_bytes_per_cycle", "dram_latency_cycles", b"dram_latency_cycles", "dtype", b"dtype", "input_banks", b"input_banks", "input_copies", b"input_copies", "inputs_bytes", b"inputs_bytes", "lanes", b"lanes", "outputs_bytes", b"outputs_bytes", "rows", b"rows", "run_bits", b"run_bits", "vector_lanes", b"vector_lanes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accelerator: _TypeAlias = Accelerator  # noqa: Y015
 
 @_typing.final
 class ListTargetsRequest(_message.Message):

@@ -1,0 +1,239 @@
+"""What a layer takes, to the cycle: the array pass by pass, transfers and the vector unit beside it.
+
+Three machines work side by side, each on one thing at a time, and take exactly as long as this recurrence says:
+
+    memory   loads and stores in one order: the loads of passes 0, 1 and 2, the outputs of pass 0, the loads of pass
+             3, ... The load of pass i may begin when pass i - 2 is over, whose half of the buffers it fills, and its
+             first byte comes a latency later, which is hidden where memory is still busy with what was before
+    array    pass i begins when its load is there, pass i - 1 is over, and the accumulators that it is to fill are empty
+    vector   outputs of a finished set and tile, when they are there and half the output buffer is free
+
+A layer's cycles are from its first request to its last output stored. They are the sum of these parts, exactly:
+
+    compute    multiply-adds of kept weights over all that the array does in a cycle (a kept weight may be zero: within
+               blocks and N:M groups, or rounded to it)
+    edge       what positions of the last tile beyond the layer's, and rows of the last block beyond its outputs, add
+    decode     words of padding, of the mean row: gaps longer than an index can say, channels without weights in a chunk
+    imbalance  what the row with most words has more than the mean row
+    conflicts  what waiting for inputs adds to that
+    fill       the pipeline running empty after every pass
+    dram       the array waits for a load, or the last outputs are being stored
+    vector     the array waits for the vector unit to empty accumulators, or the last outputs are being finished
+
+Knows no weights' values and no masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from hwsparse.accelerator.machine import FILL_CYCLES, Accelerator
+from hwsparse.accelerator.passes import Passes
+from hwsparse.accelerator.program import Program
+from hwsparse.accelerator.stream import section_bytes
+from hwsparse.accelerator.tiling import input_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Cycles by what they went to; see the module's header."""
+
+    compute: float
+    edge: float
+    decode: float
+    imbalance: float
+    conflicts: float
+    fill: float
+    dram: float
+    vector: float
+
+    @property
+    def total(self) -> float:
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+    @property
+    def bound_by(self) -> str:
+        """The part that is largest."""
+        return max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of the layer that go over the memory's pins."""
+
+    weights: int
+    inputs: int
+    outputs: int
+    residual: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.inputs + self.outputs + self.residual
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One layer's time; `macs` are of kept weights."""
+
+    name: str
+    cycles: int
+    parts: Parts
+    traffic: Traffic
+    macs: int
+    words: int  # that rows read, over all passes, each with an input
+    outputs: int  # elements
+
+    def utilisation(self, accelerator: Accelerator) -> float:
+        """The share of all multiply-adds that the array could have done that were of kept weights."""
+        return self.macs / (accelerator.macs_per_cycle * self.cycles)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Schedule:
+    """Of every pass, in order."""
+
+    compute: np.ndarray  # cycles of the array
+    loads: np.ndarray  # bytes
+    vector: np.ndarray  # cycles, 0 where sums are not complete yet
+    stores: np.ndarray  # bytes
+    ends: np.ndarray  # whether it completes a set and tile
+
+
+def time_layer(accelerator: Accelerator, program: Program, passes: Passes, *, on_chip: bool = False) -> Timing:
+    """One layer alone on the machine.
+
+    Args:
+        on_chip: weights, inputs and outputs are there already and stay; else they are in memory.
+    """
+    schedule, traffic = _schedule(accelerator, program, passes)
+    if on_chip:
+        nothing = np.zeros_like(schedule.loads)
+        schedule, traffic = replace(schedule, loads=nothing, stores=nothing), Traffic(0, 0, 0, 0)
+    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+    tiles = -(-program.geometry.positions // accelerator.tile_positions)
+    groups = accelerator.rows // program.form.share
+    kept, words = int(passes.kept.sum()), int(passes.words.sum())
+    longest, count = int(passes.longest.sum()), passes.cycles.size
+    macs = passes.weights * program.geometry.positions
+    compute = macs / accelerator.macs_per_cycle
+    parts = Parts(
+        compute=compute,
+        edge=tiles * kept / groups - compute,
+        decode=tiles * (words - kept) / groups,
+        imbalance=tiles * (longest - words / groups),
+        conflicts=float(tiles * (int(passes.cycles.sum()) - FILL_CYCLES * count - longest)),
+        fill=float(tiles * FILL_CYCLES * count),
+        dram=float(waits_dram),
+        vector=float(waits_vector),
+    )
+    outputs = program.outputs * program.geometry.positions
+    return Timing(program.name, cycles, parts, traffic, macs, tiles * words * program.form.share, outputs)
+
+
+def time_vector(accelerator: Accelerator, name: str, outputs: int, operations: int, input_bytes: int) -> Timing:
+    """Work of the vector unit alone, in pieces that half the output buffer holds; the array stands by."""
+    whole = outputs * accelerator.element_bytes
+    pieces = -(-2 * whole // accelerator.outputs_bytes)
+    cut = np.arange(pieces + 1)
+    made, loads = np.diff(cut * outputs // pieces), np.diff(cut * input_bytes // pieces)
+    vector = -(-made * operations // accelerator.vector_lanes)
+    stores = made * accelerator.element_bytes
+    schedule = _Schedule(np.zeros(pieces, np.int64), loads, vector, stores, np.ones(pieces, bool))
+    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+    parts = Parts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(waits_dram), float(waits_vector))
+    return Timing(name, cycles, parts, Traffic(0, input_bytes, whole, 0), 0, 0, outputs)
+
+
+def _schedule(accelerator: Accelerator, program: Program, passes: Passes) -> tuple[_Schedule, Traffic]:
+    """Passes in the order of the tiling, and what each loads and stores."""
+    geometry, tiling, tile = program.geometry, program.tiling, accelerator.tile_positions
+    sets, chunks = passes.cycles.shape
+    tiles = -(-geometry.positions // tile)
+    grid = (sets, tiles, chunks) if tiling.order == "sets" else (tiles, sets, chunks)
+    first, second, chunk = (axis.reshape(-1) for axis in np.indices(grid))
+    number, at = (first, second) if tiling.order == "sets" else (second, first)
+    fetched = input_bytes(geometry, tile, tiling.chunks, accelerator.element_bytes)[at, chunk]
+    same = np.zeros(len(chunk), bool)
+    same[1:] = (at[1:] == at[:-1]) & (chunk[1:] == chunk[:-1])
+    inputs = np.where(same, 0, fetched)
+    weights = _weight_loads(accelerator, program, passes, tiles)
+    positions = np.minimum(tile, geometry.positions - at * tile)
+    outputs = program.set_channels()[number] * positions
+    ends = chunk == chunks - 1
+    stores = np.where(ends, outputs * accelerator.element_bytes, 0)
+    residual = stores if program.operations > 1 else np.zeros_like(stores)
+    vector = np.where(ends, -(-outputs * program.operations // accelerator.vector_lanes), 0)
+    schedule = _Schedule(passes.cycles[number, chunk], weights + inputs + residual, vector, stores, ends)
+    traffic = Traffic(*(int(each.sum()) for each in (weights, inputs, stores, residual)))
+    return schedule, traffic
+
+
+def _weight_loads(accelerator: Accelerator, program: Program, passes: Passes, tiles: int) -> np.ndarray:
+    """(passes,) bytes of weights that come with each pass's load.
+
+    Weights that stay come with the first tile; those of the next set in equal slices beside the passes of the one
+    before, from its second on, when the half that they go to is free.
+    """
+    sections = section_bytes(accelerator, program)
+    sets, chunks = sections.shape
+    words = program.words()
+    if program.tiling.order == "positions":
+        found = np.zeros((tiles, sets, chunks), np.int64)
+        fits = int(words.sum(axis=(0, 1)).max(initial=0)) <= 2 * accelerator.row_words
+        found[: 1 if fits or sets * chunks == 1 else tiles] = sections
+        return found.reshape(-1)
+    found = np.zeros((sets, tiles, chunks), np.int64)
+    stay = words.sum(axis=1).max(axis=1, initial=0) <= accelerator.row_words
+    many = tiles * chunks
+    flat = found.reshape(sets, many)
+    for number in range(sets):
+        if not stay[number]:
+            found[number, : 1 if chunks == 1 else tiles] = sections[number]
+        elif number == 0 or many == 1 or not stay[number - 1]:
+            found[number, 0] = sections[number]
+        else:
+            whole = int(sections[number].sum())
+            flat[number - 1, 1:] += np.diff(np.arange(many) * whole // (many - 1))
+    return found.reshape(-1)
+
+
+def _overlap(accelerator: Accelerator, schedule: _Schedule) -> tuple[int, int, int]:
+    """The recurrence of the module's header: all cycles, those that wait for memory, and for the vector unit."""
+    rate, latency = accelerator.dram_bytes_per_cycle, accelerator.dram_latency_cycles
+    load_cycles = np.ceil(schedule.loads / rate).astype(np.int64).tolist()
+    store_cycles = np.ceil(schedule.stores / rate).astype(np.int64).tolist()
+    compute, vector, ends = schedule.compute.tolist(), schedule.vector.tolist(), schedule.ends.tolist()
+    count = len(compute)
+    memory = 0  # when it is free
+    loaded = [0] * count
+
+    def load(number: int, ready: int) -> None:
+        nonlocal memory
+        if load_cycles[number]:
+            memory = max(memory, ready + latency) + load_cycles[number]
+            loaded[number] = memory
+
+    for number in range(min(2, count)):
+        load(number, 0)
+    computed = emptied = waits_dram = waits_vector = 0
+    before_last = last = 0  # when accumulators of the last two completed sets were emptied
+    stored = [0, 0]  # when the halves of the output buffer were
+    half = 0
+    for number in range(count):
+        free = max(computed, before_last)
+        waits_vector += free - computed
+        start = max(free, loaded[number])
+        waits_dram += start - free
+        computed = start + compute[number]
+        if number + 2 < count:
+            load(number + 2, computed)
+        if ends[number]:
+            emptied = max(computed, emptied, stored[half]) + vector[number]
+            memory = max(memory, emptied) + store_cycles[number]
+            stored[half], half = memory, 1 - half
+            before_last, last = last, emptied
+    done = max(memory, emptied, computed)
+    waits_vector += emptied - computed
+    return done, waits_dram + done - emptied, waits_vector
