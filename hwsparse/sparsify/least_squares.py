@@ -1,7 +1,7 @@
 """Least squares under a mask: the kept weights that change a layer's output least.
 
 For rows W, second moments H of the inputs and a mask, the P that minimises tr((W - P) H (W - P)^T) among those that
-are zero where the mask is. Each row has a system of its own, of the columns that it keeps. Conjugate gradients (Hestenes
+are zero where the mask is. Each row has its own system, of the columns that it keeps. Conjugate gradients (Hestenes
 and Stiefel, 1952), preconditioned by the diagonal, approach all of them together in products of whole matrices
 (`refit`): few steps do, from a good start. Where rows share a mask, as those of a block do, or keep little, to factor
 each system (Cholesky) is as fast, and needs no start (`solved`).
