@@ -19,12 +19,14 @@ from hwsparse.latency import Footprint, LocalRunner, Measurement, Outcome, RunSe
 from hwsparse.latency.process import LostError, RefusedError, Worker
 from hwsparse.latency.runner import UNLOAD_TIMEOUT_S, ProcessRunner
 from hwsparse.pipeline.bench import Bench, file_bytes
+from tests.codegen import script_parsing
 
 # The same examples in every run: a test that fails, fails for whoever runs it next. No deadline: machines are busy.
 settings.register_profile("hwsparse", derandomize=True, deadline=None, database=None)
 settings.load_profile("hwsparse")
 # Started in the background by a shell, everything would ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+script_parsing.install()
 
 HERE = Path(__file__).parent
 # Where files of tests take minutes: begun first, so that no process is left alone with one at the end.

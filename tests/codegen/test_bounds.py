@@ -31,6 +31,7 @@ from hwsparse.plan import Choice, Layer
 from hwsparse.quantise import Scale
 from hwsparse.sparsify.mask import make_mask
 from hwsparse.target import Target
+from tests.codegen import script_parsing
 from tests.codegen.guarded import run_guarded
 from tests.codegen.layers import BY_LANE, CPU, conv, product, winograd_kernel
 
@@ -238,7 +239,12 @@ def run_straying(name: str) -> list[str]:
 
 def other_process() -> ProcessPoolExecutor:
     """A process that may die, at once: TVM would first print where, and may not come to an end of it."""
-    return ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGSEGV, signal.SIG_DFL))
+    return ProcessPoolExecutor(1, get_context("spawn"), begin)
+
+
+def begin() -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    script_parsing.install()
 
 
 @pytest.fixture(scope="module")
