@@ -17,8 +17,8 @@ from typing import Any
 from tvm.script.parser.core import diagnostics, doc, evaluator, parser, utils
 from tvm.tirx.script.parser import entry
 
-# Of the frames above a decorator, TVM reads the line of the third, and of the others no text.
-FRAMES_THAT_ARE_READ = 3
+# Of the frames that TVM asks for, from its own on, it reads the text of the third alone.
+READ = 2
 # Where the parser's parts are, what they are called and what stands there as TVM has it.
 PARTS = {
     (diagnostics.Source, "__init__"): diagnostics.Source.__init__,
@@ -100,20 +100,45 @@ def _parser_of(macro: parser.ScriptMacro) -> Any:
 
 
 def _value(node: Any, names: dict[str, Any] | None) -> Any:
-    """Of an expression; names and constants need none of Python's compiler."""
+    """Of an expression: of a name or a constant as it stands, of what is written of names alone as compiled before."""
     if isinstance(node, doc.Constant):
         return node.value
-    if isinstance(node, doc.Name) and names is not None and node.id in names:
-        return names[node.id]
+    if names is not None:
+        if isinstance(node, doc.Name) and node.id in names:
+            return names[node.id]
+        if (text := _of_names(node)) is not None:
+            return eval(_compiled(text), names)
     return PARTS[evaluator, "_eval_expr"](node, names)
 
 
+def _of_names(node: Any) -> str | None:
+    """A call, attribute or item of what has names, as text; None: it is something else."""
+    if isinstance(node, doc.Call):
+        parts = [node.func, *node.args, *(each.value for each in node.keywords)]
+        if all(isinstance(each, doc.Name) for each in parts) and all(each.arg for each in node.keywords):
+            given = (*(each.id for each in node.args), *(f"{each.arg}={each.value.id}" for each in node.keywords))
+            return f"{node.func.id}({', '.join(given)})"
+    elif isinstance(node, doc.Attribute | doc.Subscript) and isinstance(node.ctx, doc.Load):
+        if not isinstance(node.value, doc.Name):
+            return None
+        if isinstance(node, doc.Attribute):
+            return f"{node.value.id}.{node.attr}"
+        if isinstance(node.slice, doc.Name):
+            return f"{node.value.id}[{node.slice.id}]"
+    return None
+
+
+@cache
+def _compiled(text: str) -> CodeType:
+    return compile(text, "<ast>", "eval")
+
+
 def _stack(context: int = 1) -> list[inspect.FrameInfo]:
-    """As inspect.stack gives it, with lines of text for the nearest frames only."""
+    """As inspect.stack gives it, with text for the one that it is read of."""
     frame: FrameType | None = sys._getframe(1)
     found: list[inspect.FrameInfo] = []
     while frame is not None:
-        told = inspect.getframeinfo(frame, context if len(found) < FRAMES_THAT_ARE_READ else 0)
+        told = inspect.getframeinfo(frame, context if len(found) == READ else 0)
         found.append(inspect.FrameInfo(frame, *told))
         frame = frame.f_back
     return found
