@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,17 @@ from hypothesis import settings
 
 from hwsparse.execution import local
 from hwsparse.latency import Footprint, LocalRunner, Measurement, Outcome, RunSettings, process
-from hwsparse.latency.process import LostError, RefusedError, Worker
-from hwsparse.latency.runner import UNLOAD_TIMEOUT_S, ProcessRunner
+from hwsparse.latency.runner import ProcessRunner
 from hwsparse.pipeline.bench import Bench, file_bytes
+from tests.codegen import script_parsing
+from tests.idle import IdleProcesses
 
 # The same examples in every run: a test that fails, fails for whoever runs it next. No deadline: machines are busy.
 settings.register_profile("hwsparse", derandomize=True, deadline=None, database=None)
 settings.load_profile("hwsparse")
 # Started in the background by a shell, everything would ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+script_parsing.install()
 
 HERE = Path(__file__).parent
 # Where files of tests take minutes: begun first, so that no process is left alone with one at the end.
@@ -39,18 +39,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.relative_to(HERE).parts[0], len(places)))
 
 
+@pytest.fixture(scope="session")
+def idle() -> Iterator[IdleProcesses]:
+    """Processes for whatever file of tests comes next."""
+    processes = IdleProcesses()
+    yield processes
+    processes.close()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
+def timed_roughly(request: pytest.FixtureRequest, idle: IdleProcesses) -> Iterator[None]:
     """Where no test is about that, libraries are timed as they are, cold, on any CPU and beside others.
 
     What was taken so says that it is as precise as was asked for.
     """
     if request.path.relative_to(HERE).parts[0] not in ROUGH:
+        idle.close()
         yield
         return
     run_many, choose_cpus = ProcessRunner.run_many, process.choose_cpus
-    close, empty_worker = ProcessRunner.close, ProcessRunner._empty_worker
-    idle: dict[tuple[str, int], Worker] = {}
 
     def roughly(
         runner: ProcessRunner, libraries: Mapping[str, Path], settings: RunSettings, *others: Any, **named: Any
@@ -66,31 +73,14 @@ def timed_roughly(request: pytest.FixtureRequest) -> Iterator[None]:
         """Files as they are, and as if each took four times as much memory: to see that takes a process for each."""
         return {key: Footprint(size := file_bytes(directory), 4.0 * size) for key, directory in directories.items()}
 
-    def put_back(runner: ProcessRunner) -> None:
-        """Keeps a process that still answers for the next runner: each takes seconds to start."""
-        worker = runner._worker
-        if isinstance(runner, LocalRunner) and worker is not None and worker.starter is threading.main_thread():
-            with suppress(LostError, RefusedError, ValueError):  # the latter where it was closed
-                worker.ask(UNLOAD_TIMEOUT_S, do="clear")
-                if idle.setdefault((runner._loader, worker.threads), worker) is worker:
-                    runner._worker = None
-        close(runner)
-
-    def taken_up(runner: ProcessRunner, threads: int) -> Worker:
-        if isinstance(runner, LocalRunner) and runner._worker is None:
-            runner._worker, runner._started = idle.pop((runner._loader, threads), None), time.monotonic()
-        return empty_worker(runner, threads)
-
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(Bench, "weigh_networks", weighed)
-        patch.setattr(ProcessRunner, "close", put_back)
-        patch.setattr(ProcessRunner, "_empty_worker", taken_up)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
         # Each process that works takes seconds to start, and tests have a process for each CPU already.
         patch.setattr(local, "MOST_PROCESSES", 1)
         # More threads than there are CPUs are refused as ever.
         patch.setattr(process, "choose_cpus", lambda threads: choose_cpus(threads)[:0])
-        stack.callback(lambda: [worker.close() for worker in idle.values()])
+        idle.hand_on(patch)
         yield

@@ -67,8 +67,9 @@ def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, t
             assert np.abs(floats[output] - exact).max() <= 0.3 * largest
 
 
-@pytest.mark.parametrize("make", [convolutional, pictures], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("make", "kind"), [(convolutional, QuantType.QUInt8), (pictures, QuantType.QInt8)], ids=["QUInt8", "QInt8"]
+)
 def test_a_quantised_network_gives_what_its_file_does(make, kind: QuantType, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """No answer is a step away from onnxruntime's, before the file rounds and clips it: what ships does not."""
     floats = onnx.load_from_string(make(1, 1).proto) if make is convolutional else make()

@@ -201,18 +201,21 @@ def test_load_bound_kernels_work_on_blocks_of_columns_that_l1_holds() -> None:
     assert [held < 2048 for held in channels] == [True, True, False]
 
 
-@pytest.mark.parametrize("text", PATTERNS)
-@pytest.mark.parametrize(
-    "layer",
-    [
-        conv(8, 16, (7, 7), 32, (1, 1)),
-        conv(1, 8, (13, 9), 32, (3, 3), (2, 2), ((1, 1), (1, 1))),
-        product((1, 33), 24, 32),
-        product((1,), 24, 48),
-    ],
-    ids=lambda layer: layer.signature,
+LAYERS = (
+    conv(8, 16, (7, 7), 32, (1, 1)),
+    conv(1, 8, (13, 9), 32, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    product((1, 33), 24, 32),
+    product((1,), 24, 48),
 )
-@pytest.mark.parametrize("target", [CPU, BY_LANE], ids=("spread", "by lane"))
+# Every pattern in every layer, in one way to multiply and in the other by turns: so each meets both in some layers.
+PAIRS = [
+    pytest.param(text, layer, (CPU, BY_LANE)[(place + number) % 2], id=f"{text}-{layer.signature}")
+    for place, text in enumerate(PATTERNS)
+    for number, layer in enumerate(LAYERS)
+]
+
+
+@pytest.mark.parametrize(("text", "layer", "target"), PAIRS)
 def test_every_pattern(text: str, layer: Layer, target: Target) -> None:
     pattern = parse_pattern(text)
     ratio = pattern.ratio if isinstance(pattern, NM) else 0.0 if isinstance(pattern, Dense) else 0.75
