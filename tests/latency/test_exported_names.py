@@ -11,7 +11,8 @@ def test_the_public_names() -> None:
         "Address", "BoardRunner", "CalibrationReport", "Clock", "Codegen", "CostModel", "Crew", "Device",
         "Estimate", "Footprint", "Footprints", "KnownNetwork", "Latency", "LocalRunner", "MeasureFailure",
         "Measurement", "NetworkRecords", "Outcome", "Prediction", "Progress", "REFERENCE", "Records", "Residual",
-        "RunSettings", "Runner", "Toolchain", "Workload", "calibrate", "layer_settings", "median_interval", "stored_bytes",
+        "RunSettings", "Runner", "Toolchain", "Workload", "calibrate", "layer_settings", "median_interval",
+        "stored_bytes",
     ]  # fmt: skip
     assert all(hasattr(hwsparse.latency, name) for name in hwsparse.latency.__all__)
 
