@@ -84,7 +84,7 @@ def compile_(
             "--tokenizer, --image, --limit, --metric, --robustness and --ranges are about --data: give that too, or "
             "none of them"
         )
-    device, board = options.timed_place(target, threads, tracker, priority)
+    device, board = options.timed_place(target, threads, tracker, priority, estimates=True)
     network = import_onnx(model, shapes=options.shapes(shape))
     wanted = asked if isinstance(asked, Plan) else uniform_plan(network, asked)
     dataset = options.dataset(data, network, tokenizer, image, limit, seed, metric) if data else None
@@ -98,6 +98,8 @@ def compile_(
             corrupted=corrupted, ranges=ranges, board=board,
         )  # fmt: skip
     show_artifact(outcome.finalists[0].artifact, console)
+    if device.estimable and board is None:
+        console.print("Latencies are predicted: nothing ran on the device.")
     for note in (*robustness_notes(outcome), *coarseness_notes(outcome)):
         console.print(escape(note))
     if note := load_note(outcome.cpu_share):

@@ -19,11 +19,13 @@ from hwsparse.errors import DataError, MeasureError, ModelError, PlanError, Stor
 from hwsparse.execution import Workers, open_workers
 from hwsparse.latency import Address, CalibrationReport, CostModel, Workload
 from hwsparse.model import Model
-from hwsparse.pipeline.bench import Bench, open_bench
+from hwsparse.pipeline.bench import Bench, Desk, open_bench
 from hwsparse.pipeline.corrected import CorrectedWeights
+from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards
 from hwsparse.pipeline.finals import Workshop, build_finalists, package_finalists, time_side_by_side, weigh
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
-from hwsparse.pipeline.outcome import Outcome, Recovery, Weights
+from hwsparse.pipeline.outcome import Baselines, Finalist, Outcome, Recovery, Weights
+from hwsparse.pipeline.verdict import package_estimated
 from hwsparse.plan import Choice, Plan
 from hwsparse.range_methods import DEFAULT_METHOD, require_use
 from hwsparse.search import Candidate
@@ -124,7 +126,8 @@ def compile_plan(
     With data, weights are fitted on the part of it that a search with that data and seed fits on; without, they
     are pruned by magnitude alone, and int8 layers go by the ranges that a quantised model states. `corrupted` are the
     data under one corruption each, as `optimize` takes them; `ranges` is the method that tells, on data, between what
-    lies what int8 layers read; `board` is where to find one, of a target that is timed on boards.
+    lies what int8 layers read; `board` is where to find one, of a target that is timed on boards. Without one, of a
+    target that has a [core], times are estimated, as `optimize` does it.
 
     Raises:
         InputError: there is no such method, or no layer is int8 for it.
@@ -135,7 +138,8 @@ def compile_plan(
         StorageError: the workspace cannot be written to, or another job is writing there.
         MeasureError, CompileError, ArtifactError: as their names say.
     """
-    require_work(model, target, board=board is not None)
+    estimated = board is None and target.estimable
+    require_work(model, target, board=board is not None, by_estimates=estimated)
     for _, choice in plan.choices:
         target.require(choice)
     require_use(ranges, (choice.dtype for _, choice in plan.choices))
@@ -156,6 +160,17 @@ def compile_plan(
             database = layer_database(workspace, model, judges, target, seed, workers, ranges)
             database.build(options, lambda stage, done, total: on_progress(stage, done, total, ()))
             weights = CorrectedWeights(database, model, judges, target.host_cores, seed)
+        if estimated:
+            costs = estimated_costs(target, measured_on_boards(workspace.records, target))
+            with tempfile.TemporaryDirectory(prefix="hwsparse-") as scratch:
+                desk = Workshop(
+                    model, target, weights, costs, Desk(target, clock, workers), judges, inputs, Path(scratch), seed,
+                    by_estimates=True,
+                )  # fmt: skip
+                packaged = package_estimated(
+                    desk, {"plan": plan}, workspace.artifacts, lambda done, total: on_progress("plan", done, total, ())
+                )
+            return _outcome_alone(model, target, workspace, weights, judges, packaged, costs, seed)
         with measured(model, plan, target, workspace, on_progress, clock, workers, board) as (bench, costs):
             return built_alone(
                 model, plan, target, workspace, weights, judges, inputs, bench, costs, seed, on_progress, label="plan"
@@ -212,13 +227,29 @@ def built_alone(
         weighed = weigh(shop, built)
         on_progress("side by side", 0, 1, ())
         times = time_side_by_side(shop, built, {})
-        baselines, finalists = package_finalists(shop, built, times, weighed, workspace.artifacts)
+        packaged = package_finalists(shop, built, times, weighed, workspace.artifacts)
         on_progress("side by side", 1, 1, ())
+    return _outcome_alone(model, target, workspace, weights, judges, packaged, costs, seed, recovery, bench.cpu_share)
+
+
+def _outcome_alone(
+    model: Model,
+    target: Target,
+    workspace: Workspace,
+    weights: Weights,
+    judges: Judges | None,
+    packaged: tuple[Baselines, tuple[Finalist, ...]],
+    costs: CostModel,
+    seed: int,
+    recovery: Recovery | None = None,
+    cpu_share: float = 1.0,
+) -> Outcome:
+    """What came of one plan: it has won if it is faster than the dense model."""
+    baselines, finalists = packaged
     winner = finalists[0] if finalists[0].faster_than(baselines.dense) else None
     return Outcome(
         model, target, baselines, finalists, winner, (), None, costs, weights, workspace.directory,
-        seed, fitted_on(judges) if judges is not None else 0, recovery=recovery,
-        cpu_share=bench.cpu_share,
+        seed, fitted_on(judges) if judges is not None else 0, recovery=recovery, cpu_share=cpu_share,
     )  # fmt: skip
 
 

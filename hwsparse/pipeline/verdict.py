@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hwsparse.errors import DataError
 from hwsparse.latency import Footprint, Measurement
-from hwsparse.pipeline.bench import Bench, Place, file_bytes
+from hwsparse.pipeline.bench import Bench, Place, Steps, file_bytes
 from hwsparse.pipeline.ceiling import find_ceiling
 from hwsparse.pipeline.estimation import estimates
 from hwsparse.pipeline.finals import (
@@ -99,12 +99,23 @@ def estimated_verdict(
         CompileError, ArtifactError: as `build_finalists`, `package_finalists`.
         DataError: onnxruntime cannot run a sample.
     """
-    built = build_finalists(shop, plans, partial(on_stage, "finalists"))
-    weighed = {label: Footprint(file_bytes(each.library.directory), None) for label, each in built.items()}
-    times = estimates(shop.model, {label: each.plan for label, each in built.items()}, shop.target, shop.costs)
-    packaged = package_finalists(shop, built, times, weighed, artifacts)
+    packaged = package_estimated(shop, plans, artifacts, partial(on_stage, "finalists"))
     small = "nothing can be timed without a device, to make it as fast"
     return _decided(shop, judges, packaged, limits, database, lambda: small, on_stage)
+
+
+def package_estimated(
+    shop: Workshop[Place], plans: Mapping[str, Plan], artifacts: Path, on_step: Steps
+) -> tuple[Baselines, tuple[Finalist, ...]]:
+    """Builds plans by label, and the dense model, and packages them with what they should take, where nothing can run.
+
+    Raises:
+        CompileError, ArtifactError: as `build_finalists`, `package_finalists`.
+    """
+    built = build_finalists(shop, plans, on_step)
+    weighed = {label: Footprint(file_bytes(each.library.directory), None) for label, each in built.items()}
+    times = estimates(shop.model, {label: each.plan for label, each in built.items()}, shop.target, shop.costs)
+    return package_finalists(shop, built, times, weighed, artifacts)
 
 
 def _decided(

@@ -152,7 +152,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
         self, request: optimization_pb2.OptimizeRequest, context: grpc.ServicerContext
     ) -> optimization_pb2.OptimizeResponse:
         model = self._house.models.get(request.model_sha256, "model")
-        target = self._target(request, by_estimates=True)
+        target = self._target(request)
         dtypes = tuple(dict.fromkeys(request.dtypes)) or ("float32",)
         for dtype in dtypes:
             target.require_type(dtype)
@@ -222,17 +222,12 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
     ) -> optimization_pb2.GetReportResponse:
         return optimization_pb2.GetReportResponse(report_json=self._house.jobs.report(request.operation))
 
-    def _target(
-        self,
-        request: optimization_pb2.OptimizeRequest | optimization_pb2.CompileRequest,
-        *,
-        by_estimates: bool = False,
-    ) -> Target:
+    def _target(self, request: optimization_pb2.OptimizeRequest | optimization_pb2.CompileRequest) -> Target:
         """The device that a request names, with the threads it asks for; it can be timed here, or estimated."""
         target = self._house.target(request.target)
         if request.threads:
             target = target.with_threads(request.threads)
-        if not (by_estimates and target.estimable):
+        if not target.estimable:
             target.require_timing()
         return target
 

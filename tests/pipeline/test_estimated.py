@@ -16,7 +16,7 @@ from hwsparse.data import Dataset
 from hwsparse.errors import InputError, UnsupportedError
 from hwsparse.latency import Estimate, Records, Toolchain, Workload
 from hwsparse.latency.records import RecordsFile
-from hwsparse.pipeline import Goal, Outcome, Workspace, front_report, optimize
+from hwsparse.pipeline import Goal, Outcome, Workspace, compile_plan, front_report, optimize, uniform_plan
 from hwsparse.pipeline.estimation import estimated_costs, estimates, measured_on_boards
 from hwsparse.pipeline.survey import estimated_offers
 from hwsparse.plan import Choice, Plan, parse_choice
@@ -69,6 +69,22 @@ def test_a_search_without_a_device_predicts_every_latency_and_says_so(outcome: O
     assert "of latency as it is predicted" in dict(terms(report))["Intervals"]
     assert "timed in turns" not in notes and "quiet machine" not in notes
     assert not (outcome.directory.parent / "records.sqlite").exists()  # nothing predicted is on record
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_one_plan_is_compiled_without_a_device(
+    with_data: bool, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsparse.compiler.Library.load", refuse)
+    monkeypatch.setattr("hwsparse.pipeline.compilation.open_bench", refuse)
+    plan, workspace = uniform_plan(MODEL, parse_choice("block4x1@0.9")), Workspace(tmp_path / "out", tmp_path / "r.db")
+    outcome = compile_plan(MODEL, plan, TARGET, workspace, data if with_data else None)
+    (finalist,) = outcome.finalists
+    assert outcome.winner is finalist and isinstance(finalist.latency, Estimate)
+    assert (finalist.quality is not None) == with_data
+    manifest = Artifact.load(finalist.artifact.directory).manifest
+    assert manifest.latency is not None and manifest.latency.source == "predicted"
+    assert manifest.target.name == "arm-cortex-a76" and not (tmp_path / "r.db").exists()
 
 
 def test_it_chooses_among_types(outcome: Outcome) -> None:
