@@ -98,8 +98,6 @@ def compile_(
             corrupted=corrupted, ranges=ranges, board=board,
         )  # fmt: skip
     show_artifact(outcome.finalists[0].artifact, console)
-    if device.estimable and board is None:
-        console.print("Latencies are predicted: nothing ran on the device.")
     for note in (*robustness_notes(outcome), *coarseness_notes(outcome)):
         console.print(escape(note))
     if note := load_note(outcome.cpu_share):

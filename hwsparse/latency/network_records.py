@@ -69,10 +69,6 @@ class NetworkRecords(RecordsFile):
         Raises:
             MeasureError: it cannot be written.
         """
-        row = network_row(self._target_name, self._threads, known.taken, *_bytes(known.footprint))
+        row = network_row(self._target_name, self._threads, known.taken, known.footprint)
         with self._said("cannot be written"), Session(self._engine) as session, session.begin():
             session.add(row)
-
-
-def _bytes(footprint: Footprint) -> tuple[float, float | None]:
-    return footprint.file_bytes, footprint.memory_bytes

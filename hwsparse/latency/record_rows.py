@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from hwsparse import strictjson
 from hwsparse.errors import HwsparseError, MeasureError
 from hwsparse.latency.fingerprint import Device, Toolchain
+from hwsparse.latency.footprint import Footprint
 from hwsparse.latency.measurement import Cache, MeasureFailure, Measurement, RunSettings, Source, Stage
 from hwsparse.latency.workload import Workload
 from hwsparse.plan import parse_choice
@@ -174,13 +175,9 @@ def failure_row(
     return FailureRow(**_known_by(workload), **placed, stage=failure.stage, reason=failure.reason)
 
 
-def network_row(
-    target: str, threads: int, taken: Measurement, file_bytes: float, memory_bytes: float | None
-) -> NetworkRow:
+def network_row(target: str, threads: int, taken: Measurement, footprint: Footprint) -> NetworkRow:
     """The row of a whole network, known by the measurement's key; not in any file yet."""
-    return NetworkRow(
-        **_taken(target, threads, taken), network=taken.key, file_bytes=file_bytes, memory_bytes=memory_bytes
-    )
+    return NetworkRow(**_taken(target, threads, taken), network=taken.key, **asdict(footprint))
 
 
 def workload_of(row: Row, path: Path) -> Workload:

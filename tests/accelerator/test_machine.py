@@ -68,9 +68,13 @@ def test_what_cannot_be_built_is_refused(changes: dict[str, object], said: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_the_least_that_is_asked_for_is_enough() -> None:
-    machine = replace(shipped("fpga-sim"), run_bits=4)
-    replace(machine, inputs_bytes=2048, weights_bytes=832, outputs_bytes=512)
+def test_the_least_that_is_asked_for_is_enough_and_a_byte_less_is_not() -> None:
+    least = {"inputs_bytes": 2048, "weights_bytes": 832, "outputs_bytes": 512}
+    machine = replace(shipped("fpga-sim"), run_bits=4, **least)  # type: ignore[arg-type]
+    for name, size in least.items():
+        assert getattr(machine, name) == size
+        with pytest.raises(TargetError, match=f"{name} must be {size} at least"):
+            replace(machine, **{name: size - 1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
