@@ -15,6 +15,7 @@ from hypothesis import settings
 from hwsparse.execution import local
 from hwsparse.latency import Footprint, LocalRunner, Measurement, Outcome, RunSettings, process
 from hwsparse.latency.runner import ProcessRunner
+from hwsparse.pipeline import exploration
 from hwsparse.pipeline.bench import Bench, file_bytes
 from tests.codegen import script_parsing
 from tests.idle import IdleProcesses
@@ -77,6 +78,7 @@ def timed_roughly(request: pytest.FixtureRequest, idle: IdleProcesses) -> Iterat
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(ProcessRunner, "run_many", roughly)
         patch.setattr(Bench, "weigh_networks", weighed)
+        patch.setattr(exploration, "lasts", lambda taken: True)
         patch.setattr(LocalRunner, "alone", lambda runner: nullcontext())
         # Each process that works takes seconds to start, and tests have a process for each CPU already.
         patch.setattr(local, "MOST_PROCESSES", 1)

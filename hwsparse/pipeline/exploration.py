@@ -13,6 +13,7 @@ import numpy as np
 from hwsparse import compiler
 from hwsparse.artifact.manifest import NOISY
 from hwsparse.latency import CostModel, Footprints, KnownNetwork, Measurement, stored_bytes
+from hwsparse.latency.load import taken_by_others
 from hwsparse.model import Model
 from hwsparse.pipeline.bench import ROUGH_PATIENCE_S, Bench
 from hwsparse.pipeline.building import NetworkOrder
@@ -144,13 +145,21 @@ def _measured(
     weighed = bench.weigh_networks(directories)
     for plan in new:
         known[plan] = KnownNetwork(times[names[plan]], weighed[names[plan]])
-        if known[plan].taken.known_to <= NOISY:  # else the next search may have a quieter machine
+        if lasts(known[plan].taken):
             bench.known.add(known[plan])
     tell = describe(bench.target)
     stored = {plan: stored_bytes(model, plan, kernels[plan], tell) for plan in plans}
     footprints = Footprints.fit((stored[plan], known[plan].footprint) for plan in plans)
     on_stage("whole networks", len(new) + 1, len(new) + 1)
     return [(plan, known[plan].taken) for plan in plans], footprints
+
+
+def lasts(taken: Measurement) -> bool:
+    """Whether a figure is good enough to be kept: known well, with nobody else at work.
+
+    Else the next search may have a quieter machine.
+    """
+    return taken.known_to <= NOISY and not taken_by_others(taken.cpu_share)
 
 
 def _name(plan: Plan, kernels: Mapping[str, str]) -> str:
