@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine, event
 
 from hwsparse.errors import InputError, MeasureError
-from hwsparse.latency import MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
+from hwsparse.latency import MeasureFailure, Measurement, Records, Toolchain, Workload
 from hwsparse.latency.record_rows import KNOWN_BY
 from hwsparse.latency.records import KeptFailure, RecordsFile
 from hwsparse.pattern import Block
@@ -335,57 +335,6 @@ def test_a_database_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Pa
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("studies",)]
     connection.close()
-
-
-def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
-    opened(tmp_path / "r.db").close()
-    change(tmp_path / "r.db", "UPDATE hwsparse_records SET version = 99")
-    with pytest.raises(MeasureError, match="of version 99; this hwsparse knows version 8"):
-        opened(tmp_path / "r.db")
-
-
-def test_records_of_the_first_version_are_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "r.db"
-    with opened(path) as records:
-        records.add(HALF, measurement(HALF, 1.0))
-    for column in ("kernel", "reference_s", "cpu_share", "cache", "imported"):
-        change(path, f"ALTER TABLE measurements DROP COLUMN {column}")
-    change(path, "ALTER TABLE failures DROP COLUMN cache")
-    change(path, "DROP TABLE networks")
-    settings = (
-        '{"threads": 1, "samples": 30, "rounds": 5, "warmup_s": 0.02, "min_sample_s": 0.0001, "timeout_s": 60.0, '
-        '"tolerance": 0.001}'
-    )
-    change(path, "UPDATE measurements SET settings = ?", settings)
-    change(path, "UPDATE measurements SET device = json_remove(device, '$.clock', '$.used')")
-    change(path, "DROP INDEX measurements_known_by")
-    change(path, "CREATE INDEX measurements_of_target ON measurements (target, threads, device_digest, toolchain)")
-    change(path, "UPDATE hwsparse_records SET version = 1")
-    with opened(path) as records:
-        ((_, taken),) = records.every()
-        assert (taken.kernel, taken.reference_s, taken.cpu_share) == (None, None, 1.0)
-        assert taken.device == replace(DEVICE, clock="unknown")
-        assert taken.settings == RunSettings(threads=1, samples=30, rounds=5, stretch=1)
-        records.add(MOST, measurement(MOST, 1.0, kernel="some kernel"))
-    with opened(path) as records:
-        assert table(records)[MOST].kernel == "some kernel"
-    connection = sqlite3.connect(path)
-    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
-    connection.close()
-    assert found == [("measurements_known_by",), ("networks_known_by",)]
-
-
-def test_records_of_before_there_were_boards_are_of_the_same_device(tmp_path: Path) -> None:
-    path = tmp_path / "r.db"
-    with opened(path) as records:
-        records.add(HALF, measurement(HALF, 1.0))
-    change(path, "UPDATE measurements SET device = json_remove(device, '$.used')")
-    change(path, "UPDATE hwsparse_records SET version = 6")
-    with opened(path) as records:
-        records.add(MOST, measurement(MOST, 1.0))
-        assert set(table(records)) == {HALF, MOST}
-        (group,) = records.groups()  # told by the same text
-        assert group.device == DEVICE and group.measurements == 2
 
 
 def test_a_truncated_file_is_one_clear_error(tmp_path: Path) -> None:
