@@ -94,7 +94,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
 
 BAD = [
     ("optimize model.onnx --data data.npz --target x86-locl", 2, "did you mean x86-local?"),
-    ("compile model.onnx --choice 2:4 --target arm-cortex-a76", 1, "arm-cortex-a76 is timed on a board"),
+    ("calibrate model.onnx --target arm-cortex-a76", 1, "arm-cortex-a76 is timed on a board"),
     (
         "optimize model.onnx --data data.npz --target arm-cortex-a76 --max-file-mb 1",
         2,
@@ -157,7 +157,6 @@ BAD = [
     ("request model.onnx --data data.npz --trials 0", 2, "trials"),
     ("request model.onnx --choice 2:4 --shape x=0", 2, "NAME=1,3,224,224"),
     ("request model.onnx --choice 2:4 --out data.npz", 2, "something is there already"),
-    ("compile model.onnx --choice 2:4 --target arm-cortex-a76", 1, "arm-cortex-a76 is timed on a board"),
     ("compile model.onnx --choice 2:4/float16", 1, "cannot run 2:4 in float16"),
     ("compile plain.onnx --choice 2:4", 2, "no prunable layers"),
     ("optimize plain.onnx --data plain.npz", 2, "no prunable layers"),
@@ -521,22 +520,3 @@ def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_step() -> None:
     finally:
         interrupt._asked.clear()
         signal.signal(signal.SIGINT, before)
-
-
-def test_a_search_without_a_device_says_that_all_is_predicted(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (home / "wide.onnx").write_bytes(classifier(256).proto)
-    asked = ("--target", "arm-cortex-a76", "--pattern", "block4x1", "--trials", "3", "--max-drop", "1", "--out", "out")
-    code, told, _ = run(
-        monkeypatch, capsys, "optimize", "wide.onnx", "--data", "data.npz", *asked, "--records", "records.sqlite"
-    )  # fmt: skip
-    assert code == 0
-    assert "Latencies are predicted: nothing ran on the device." in told
-    report = read_report(home / "out" / "front.json")
-    assert {point.latency_source for point in report.points} == {"predicted"}
-    assert "Predicted latency of one inference (ms)" in (home / "out" / "front.html").read_text()
-    built = [point.artifact for point in report.points if point.artifact is not None]
-    assert built and not (home / "records.sqlite").exists()
-    code, told, _ = run(monkeypatch, capsys, "verify", str(home / "out" / built[0].directory))
-    assert code == 0 and "its outputs were not checked there" in told

@@ -22,7 +22,7 @@ from hwsparse.errors import (
     UnsupportedError,
 )
 from hwsparse.plan import Choice, Plan, parse_choice
-from hwsparse.serve.client import Client
+from hwsparse.serve.client import Client, OperationHandle
 from hwsparse.serve.jobfiles import read_request
 from hwsparse.serve.operation import Budget, OperationState
 from hwsparse.serve.server import Server
@@ -367,16 +367,23 @@ def test_threads_are_those_asked_for(client: Client, upload: UploadModel, datase
             refused()
 
 
-def test_a_search_for_a_device_that_is_not_here_goes_by_estimates(start_server: StartServer, tmp_path: Path) -> None:
+def test_what_is_for_a_device_that_is_not_here_goes_by_estimates(start_server: StartServer, tmp_path: Path) -> None:
     phone = load_target("arm-cortex-a76")
-    with Client(start_server(targets=(phone,)).address) as client:
+    unknown = replace(phone, name="unknown-board", core=None)  # nothing to estimate its times from
+    with Client(start_server(targets=(phone, unknown)).address) as client:
         (tmp_path / "late-crash.onnx").write_bytes(b"model")
         (tmp_path / "data.npz").write_bytes(b"arrays")
-        model = client.upload_model(tmp_path / "late-crash.onnx")
-        handle = client.optimize(model, phone.name, client.upload_dataset(tmp_path / "data.npz"), Budget(1))
-        assert read_request(tmp_path / "state" / "jobs" / handle.name).target == phone.name
-        with pytest.raises(UnsupportedError, match="target arm-cortex-a76 is timed on a board"):
-            client.compile(model, phone.name, DENSE)
+        model, dataset = client.upload_model(tmp_path / "late-crash.onnx"), client.upload_dataset(tmp_path / "data.npz")
+
+        def asked(target: str) -> Iterator[Callable[[], OperationHandle]]:
+            yield lambda: client.optimize(model, target, dataset, Budget(1))
+            yield lambda: client.compile(model, target, DENSE)
+
+        for ask in asked(phone.name):
+            assert read_request(tmp_path / "state" / "jobs" / ask().name).target == phone.name
+        for ask in asked(unknown.name):
+            with pytest.raises(UnsupportedError, match="target unknown-board is timed on a board"):
+                ask()
 
 
 def test_types_are_those_asked_for(start_server: StartServer, tmp_path: Path) -> None:
