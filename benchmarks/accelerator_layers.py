@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsparse.accelerator import Accelerator, Geometry, Product
+from hwsparse.accelerator.machine import HOST_BYTES
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Window
 from hwsparse.sparsify import make_mask
@@ -52,7 +53,7 @@ def draw_machine(random: np.random.Generator, dtype: str = "int8") -> Accelerato
         input_copies=copies,
         weights_bytes=-(-2 * rows * (8 * size + run_bits + 1) * row_words // 8),
         inputs_bytes=2 * copies * tile * size * chunk,
-        outputs_bytes=2 * rows * tile * size * int(random.integers(1, accumulators + 1)),
+        outputs_bytes=2 * rows * tile * max(HOST_BYTES, size * int(random.integers(1, accumulators + 1))),
         dram_bytes_per_cycle=float(random.choice([0.5, 1.7, 4.0, 32.0])),
         dram_latency_cycles=int(random.integers(0, 40)),
         vector_lanes=int(random.integers(1, 5)),
@@ -85,7 +86,10 @@ def draw_layer(random: np.random.Generator, dtype: str = "int8", *, most_size: i
     weight, inputs = _draw(random, shape, dtype), _draw(random, (1, channels, *sizes), dtype)
     flat, kept = (np.ascontiguousarray(np.moveaxis(each, 1, -1).reshape(outputs, -1)) for each in (weight, mask))
     geometry = Geometry(1, channels, sizes, kernel, window)
-    product = Product("drawn", flat, kept, geometry, pattern, residual=bool(random.integers(2)))
+    sizes = weight.itemsize, HOST_BYTES
+    residual_bytes = int(random.integers(2)) and int(random.choice(sizes))
+    pad = int(random.integers(-128, 128)) if dtype == "int8" else 0
+    product = Product("drawn", flat, kept, geometry, pattern, int(random.choice(sizes)), residual_bytes, pad)
     return Drawn(product, inputs, choice)
 
 
@@ -99,5 +103,5 @@ def reference_sums(product: Product, inputs: np.ndarray) -> np.ndarray:
     """(outputs, positions) in numpy's int64 or float64, by the weights and their mask."""
     wide = np.int64 if inputs.dtype == np.int8 else np.float64
     kept = np.where(product.mask, product.weight, 0).astype(wide)
-    found: np.ndarray = kept @ product.geometry.columns(inputs).astype(wide)
+    found: np.ndarray = kept @ product.geometry.columns(inputs, product.pad).astype(wide)
     return found

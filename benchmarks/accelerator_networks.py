@@ -61,12 +61,12 @@ class Shape:
         return layer.name.endswith(_RESIDUAL[self.name])
 
 
-def draw_product(layer: Layer, choice: Choice, seed: int, *, residual: bool = False) -> Product:
+def draw_product(layer: Layer, choice: Choice, seed: int, *, residual_bytes: int = 0) -> Product:
     """A layer with weights at random that are never zero, of which the choice keeps some at random."""
     random = np.random.default_rng(seed)
     weight = random.integers(1, 128, layer.weight_shape, np.int8)
     mask = make_mask(random.random(layer.weight_shape, np.float32), choice)
-    return lay_out(layer, weight, mask, choice.pattern, residual=residual)
+    return lay_out(layer, weight, mask, choice.pattern, residual_bytes=residual_bytes)
 
 
 def products(shape: Shape, choice: Choice, seed: int) -> Iterator[Product]:
@@ -74,7 +74,7 @@ def products(shape: Shape, choice: Choice, seed: int) -> Iterator[Product]:
     for number, layer in enumerate(shape.layers):
         fits = layer.name in shape.pruned and applicable(layer, choice.pattern) is None
         own = choice if fits else Choice(Dense(), dtype=choice.dtype)
-        yield draw_product(layer, own, seed + number, residual=shape.adds(layer))
+        yield draw_product(layer, own, seed + number, residual_bytes=int(shape.adds(layer)))
 
 
 def compiled(accelerator: Accelerator, layers: Iterable[Product]) -> list[Program]:

@@ -79,7 +79,7 @@ class Target:
     memory_bytes: int
     peak_flops: float  # float32 per second (of the supported dtype where there is no float32)
     bandwidth_bytes_per_s: float
-    vector_bits: int = 0  # CPUs: width of a SIMD register
+    vector_bits: int = 0  # CPUs, and hosts of accelerators: width of a SIMD register
     vector_registers: int = 0
     l1d_bytes: int = 0
     l2_bytes: int = 0
@@ -114,8 +114,10 @@ class Target:
             self._check_accelerator(self.accelerator)
         if self.runner == "estimator" and self.core is None:
             raise TargetError("the runner estimator needs a [core] to estimate times from")
-        if self.kind == "cpu" and (self.vector_bits not in (128, 256, 512) or self.vector_registers not in (16, 32)):
-            raise TargetError("a CPU has vector_registers 16 or 32 of vector_bits 128, 256 or 512")
+        has_code = self.kind == "cpu" or self.accelerator is not None
+        if has_code and (self.vector_bits not in (128, 256, 512) or self.vector_registers not in (16, 32)):
+            whose = "a CPU has" if self.kind == "cpu" else "the host of an accelerator is a CPU, which has"
+            raise TargetError(f"{whose} vector_registers 16 or 32 of vector_bits 128, 256 or 512")
         if not all(re.fullmatch(r"\w+", flag, re.ASCII) for flag in self.isa):
             raise TargetError("isa is a list of CPU flags as /proc/cpuinfo names them, such as avx2")
         for pattern, dtype in self.supported:
@@ -134,8 +136,12 @@ class Target:
         for field in ("peak_flops", "bandwidth_bytes_per_s"):
             if not math.isclose(told := getattr(self, field), made := getattr(accelerator, field), rel_tol=1e-6):
                 raise TargetError(f"{field} must be {made:g}, as [accelerator] makes it, not {told:g}")
-        if any(dtype != accelerator.dtype for _, dtype in self.supported):
-            raise TargetError(f"[supported] names other types than {accelerator.dtype}, which the [accelerator] is of")
+        hosts = ("dense", "float32")
+        if any(dtype != accelerator.dtype and (pattern, dtype) != hosts for pattern, dtype in self.supported):
+            raise TargetError(
+                f"[supported] names other types than {accelerator.dtype}, which the [accelerator] is of, and dense "
+                "float32, which its host runs"
+            )
 
     def supports(self, choice: Choice) -> bool:
         """Whether the target can run layers of this choice."""

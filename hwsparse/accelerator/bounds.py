@@ -30,11 +30,11 @@ def lower_bounds(accelerator: Accelerator, product: Product) -> Bounds:
     """Kept weights by positions over all multiply-adds; each weight, input and output once; every output finished."""
     size = accelerator.element_bytes
     outputs = product.outputs * product.positions
-    moved = product.kept + touched_elements(product.geometry) + outputs * product.operations
-    if not product.kept:
-        moved = outputs * product.operations
+    moved = outputs * ((product.output_bytes or size) + product.residual_bytes)
+    if product.kept:
+        moved += (product.kept + touched_elements(product.geometry)) * size
     return Bounds(
         math.ceil(product.kept * product.positions / accelerator.macs_per_cycle),
-        math.ceil(moved * size / accelerator.dram_bytes_per_cycle),
+        math.ceil(moved / accelerator.dram_bytes_per_cycle),
         math.ceil(outputs * product.operations / accelerator.vector_lanes),
     )

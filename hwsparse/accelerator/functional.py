@@ -2,14 +2,17 @@
 
 int8 adds up exactly in int32, and a sum that leaves it is found out, bounded beforehand where weights allow. Floats
 are multiplied and added in float32, one product after the other in the order of a row's entries; of float16 the
-products are exact there. Padding adds nothing. Knows no masks, no times and no vector unit: sums come out as they
-are.
+products are exact there. Entries of padding add nothing. Knows no masks, no times and no vector unit: sums come out as
+they are.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from hwsparse.accelerator.geometry import Geometry
 from hwsparse.accelerator.program import Program
 from hwsparse.errors import DataError, UnsupportedError
 
@@ -27,78 +30,101 @@ def run_program(program: Program, inputs: np.ndarray) -> np.ndarray:
         DataError: inputs of another type or shape.
         UnsupportedError: a sum left int32.
     """
-    geometry = program.geometry
-    wanted = (geometry.batch, geometry.channels, *geometry.sizes)
-    if inputs.dtype.name != program.dtype or inputs.shape != wanted:
-        raise DataError(f"the array reads {program.dtype} of {wanted}, not {inputs.dtype} of {inputs.shape}")
-    columns = geometry.columns(inputs)
-    rows, starts, places, values = _by_channel(program)
-    if program.dtype != "int8":
-        return _in_order(program, columns.astype(np.float32), rows, starts, places, values.astype(np.float32))
-    if may_overflow(program):
-        _check_sums(program, columns, rows, starts, places, values)
-    weight = np.zeros((program.outputs, geometry.inputs))
-    np.add.at(weight, (rows, places), values)  # whole numbers below 2^53: float64 holds every sum
-    return np.asarray(weight @ columns.astype(np.float64)).astype(np.int64).astype(np.int32)
+    return Unpacked.of(program).run(inputs)
 
 
 def may_overflow(program: Program) -> bool:
     """Whether some inputs could drive a channel's sum, or a part of it, out of int32."""
-    if program.dtype != "int8":
-        return False
-    rows, _, _, values = _by_channel(program)
-    most = np.bincount(rows, np.abs(values.astype(np.int64)), program.outputs) * 128
-    return bool(most.max(initial=0) > _INT32)
+    return Unpacked.of(program).may_overflow
 
 
-def _by_channel(program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Products in the array's order, channel after channel: output, where a channel's begin, input, value."""
-    form, tiling = program.form, program.tiling
-    counts = program.counts
-    sets, _, width = counts.shape
-    unit = np.broadcast_to(np.arange(sets)[:, None, None] * width + np.arange(width), counts.shape).reshape(-1)
-    start = np.broadcast_to(np.array([start for start, _ in tiling.chunks])[:, None], counts.shape).reshape(-1)
-    per_entry = np.repeat(unit, counts.reshape(-1))
-    first = np.repeat(start, counts.reshape(-1)) + program.places() * form.span
-    order = np.argsort(per_entry, kind="stable")  # a set's chunks come one after the other
-    per_entry, first, values = per_entry[order], first[order], program.values[order]
-    places = np.repeat((first[:, None] + np.arange(form.span)).reshape(-1), form.share)
-    rows = (per_entry[:, None, None] * form.share + np.broadcast_to(np.arange(form.share), values.shape)).reshape(-1)
-    flat = values.reshape(-1)
-    kept = (flat != 0) & (rows < program.outputs)
-    rows, places, flat = rows[kept], places[kept], flat[kept]
-    order = np.argsort(rows, kind="stable")
-    rows, places, flat = rows[order], places[order], flat[order]
-    return rows, np.searchsorted(rows, np.arange(program.outputs + 1)), places, flat
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Unpacked:
+    """A program to be run over and over: its products in the array's order, channel after channel."""
 
+    name: str
+    dtype: str
+    geometry: Geometry
+    pad: int
+    starts: np.ndarray  # (outputs + 1,) where a channel's products begin
+    places: np.ndarray  # (products,) the input that each takes
+    values: np.ndarray  # (products,) weights
+    most: np.ndarray  # (outputs,) of int8, what a channel's sum, or a part of it, can come to
 
-def _in_order(
-    program: Program, columns: np.ndarray, rows: np.ndarray, starts: np.ndarray, places: np.ndarray, values: np.ndarray
-) -> np.ndarray:
-    """float32 sums, the products of a channel one after the other; all channels side by side."""
-    found = np.zeros((program.outputs, columns.shape[1]), np.float32)
-    lengths = np.diff(starts)
-    by_length = np.argsort(-lengths, kind="stable")
-    longest = lengths[by_length]
-    for at in range(int(longest.max(initial=0))):
-        busy = by_length[: int(np.searchsorted(-longest, -at, side="left"))]
-        entry = starts[busy] + at
-        found[busy] += values[entry, None] * columns[places[entry]]
-    return found
+    @classmethod
+    def of(cls, program: Program) -> Unpacked:
+        """Of what a command stream holds."""
+        form, tiling = program.form, program.tiling
+        counts = program.counts
+        sets, _, width = counts.shape
+        unit = np.broadcast_to(np.arange(sets)[:, None, None] * width + np.arange(width), counts.shape).reshape(-1)
+        start = np.broadcast_to(np.array([start for start, _ in tiling.chunks])[:, None], counts.shape).reshape(-1)
+        per_entry = np.repeat(unit, counts.reshape(-1))
+        first = np.repeat(start, counts.reshape(-1)) + program.places() * form.span
+        order = np.argsort(per_entry, kind="stable")  # a set's chunks come one after the other
+        per_entry, first, values = per_entry[order], first[order], program.values[order]
+        places = np.repeat((first[:, None] + np.arange(form.span)).reshape(-1), form.share)
+        of_share = np.broadcast_to(np.arange(form.share), values.shape)
+        rows = (per_entry[:, None, None] * form.share + of_share).reshape(-1)
+        flat = values.reshape(-1)
+        kept = (flat != 0) & (rows < program.outputs)
+        rows, places, flat = rows[kept], places[kept], flat[kept]
+        order = np.argsort(rows, kind="stable")
+        starts = np.searchsorted(rows[order], np.arange(program.outputs + 1))
+        values = flat[order]
+        if program.dtype == "int8":
+            most = 128 * np.diff(np.concatenate([[0], np.cumsum(np.abs(values.astype(np.int64)))])[starts])
+        else:
+            most = np.zeros(program.outputs, np.int64)
+        return cls(
+            program.name, program.dtype, program.geometry, program.pad, starts, places[order].astype(np.int32), values,
+            most,
+        )  # fmt: skip
 
+    @property
+    def outputs(self) -> int:
+        return len(self.starts) - 1
 
-def _check_sums(
-    program: Program, columns: np.ndarray, rows: np.ndarray, starts: np.ndarray, places: np.ndarray, values: np.ndarray
-) -> None:
-    step = max(1, _BLOCK // max(int(np.diff(starts).max(initial=1)), 1))
-    for channel in range(program.outputs):
-        mine = slice(starts[channel], starts[channel + 1])
-        if np.abs(values[mine].astype(np.int64)).sum() * 128 <= _INT32:
-            continue
-        for at in range(0, columns.shape[1], step):
-            read = columns[places[mine], at : at + step].astype(np.int64)
-            sums = np.cumsum(values[mine, None].astype(np.int64) * read, axis=0)
-            if sums.max() > _INT32 or sums.min() < -_INT32 - 1:
-                raise UnsupportedError(
-                    f"layer {program.name!r}: the sum of output {channel} leaves int32; scale its weights down"
-                )
+    @property
+    def may_overflow(self) -> bool:
+        """As the function of this name."""
+        return bool(self.most.max(initial=0) > _INT32)
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """As `run_program`."""
+        geometry = self.geometry
+        wanted = (geometry.batch, geometry.channels, *geometry.sizes)
+        if inputs.dtype.name != self.dtype or inputs.shape != wanted:
+            raise DataError(f"the array reads {self.dtype} of {wanted}, not {inputs.dtype} of {inputs.shape}")
+        columns = geometry.columns(inputs, self.pad)
+        if self.dtype != "int8":
+            return self._in_order(columns.astype(np.float32))
+        self._check_sums(columns)
+        weight = np.zeros((self.outputs, geometry.inputs))  # whole numbers below 2^53: float64 holds every sum
+        weight[np.repeat(np.arange(self.outputs), np.diff(self.starts)), self.places] = self.values
+        return np.asarray(weight @ columns.astype(np.float64)).astype(np.int64).astype(np.int32)
+
+    def _in_order(self, columns: np.ndarray) -> np.ndarray:
+        """float32 sums, the products of a channel one after the other; all channels side by side."""
+        found = np.zeros((self.outputs, columns.shape[1]), np.float32)
+        lengths = np.diff(self.starts)
+        by_length = np.argsort(-lengths, kind="stable")
+        longest = lengths[by_length]
+        values = self.values.astype(np.float32)
+        for at in range(int(longest.max(initial=0))):
+            busy = by_length[: int(np.searchsorted(-longest, -at, side="left"))]
+            entry = self.starts[busy] + at
+            found[busy] += values[entry, None] * columns[self.places[entry]]
+        return found
+
+    def _check_sums(self, columns: np.ndarray) -> None:
+        step = max(1, _BLOCK // max(int(np.diff(self.starts).max(initial=1)), 1))
+        for channel in np.flatnonzero(self.most > _INT32):
+            mine = slice(self.starts[channel], self.starts[channel + 1])
+            for at in range(0, columns.shape[1], step):
+                read = columns[self.places[mine], at : at + step].astype(np.int64)
+                sums = np.cumsum(self.values[mine, None].astype(np.int64) * read, axis=0)
+                if sums.max() > _INT32 or sums.min() < -_INT32 - 1:
+                    raise UnsupportedError(
+                        f"layer {self.name!r}: the sum of output {channel} leaves int32; scale its weights down"
+                    )

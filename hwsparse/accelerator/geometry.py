@@ -92,15 +92,15 @@ class Geometry:
         whole = np.where(found[:, None] < 0, -1, found[:, None] + samples)
         return whole.reshape(found.shape[0], -1)
 
-    def columns(self, inputs: np.ndarray) -> np.ndarray:
-        """(K, positions): what every position reads, zero beyond the edge.
+    def columns(self, inputs: np.ndarray, pad: int = 0) -> np.ndarray:
+        """(K, positions): what every position reads, `pad` beyond the edge.
 
         Args:
             inputs: (batch, channels, *sizes).
         """
         flat = np.moveaxis(inputs.reshape(self.batch, self.channels, -1), 1, 2).reshape(-1, self.channels)
-        cells = self.cells()
-        read = flat[cells] * (cells >= 0)[..., None].astype(inputs.dtype)
+        beyond = np.full((1, self.channels), pad, inputs.dtype)
+        read = np.concatenate([flat, beyond])[self.cells()]  # -1 is the last
         return np.ascontiguousarray(np.moveaxis(read, 2, 1).reshape(self.inputs, self.positions))
 
 

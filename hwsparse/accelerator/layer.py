@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hwsparse.accelerator.geometry import Geometry
+from hwsparse.accelerator.machine import HOST_BYTES
 from hwsparse.errors import PlanError
 from hwsparse.pattern import Dense, Pattern, Unstructured
 from hwsparse.plan import Layer
@@ -30,7 +31,9 @@ class Product:
     mask: np.ndarray  # (outputs, inputs), bool
     geometry: Geometry
     pattern: Pattern = field(default_factory=Dense)
-    residual: bool = False  # the vector unit adds another map of the outputs' size
+    output_bytes: int = 0  # of an output in memory; 0: as many as the weights' type has
+    residual_bytes: int = 0  # of an element of the map that the vector unit adds; 0: it adds none
+    pad: int = 0  # what windows read beyond the map's edge: of bytes about a zero, that zero
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.weight.shape != self.mask.shape or self.mask.dtype != np.bool_:
@@ -43,6 +46,13 @@ class Product:
             )
         if self.weight.dtype.kind == "f" and not np.isfinite(self.weight[self.mask]).all():
             raise PlanError(f"layer {self.name!r}: a weight is not finite")
+        if not {self.output_bytes, self.residual_bytes} <= {0, self.weight.itemsize, HOST_BYTES}:
+            raise PlanError(
+                f"layer {self.name!r}: outputs and residuals are {self.weight.dtype} or float32, not of "
+                f"{self.output_bytes} and {self.residual_bytes} bytes"
+            )
+        if self.pad and not (self.weight.dtype == np.int8 and -128 <= self.pad <= 127):
+            raise PlanError(f"layer {self.name!r}: beyond the edge are zeros, or of int8 -128 to 127, not {self.pad}")
 
     @property
     def outputs(self) -> int:
@@ -63,11 +73,18 @@ class Product:
     @property
     def operations(self) -> int:
         """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
-        return 2 if self.residual else 1
+        return 2 if self.residual_bytes else 1
 
 
 def lay_out(
-    layer: Layer, weight: np.ndarray, mask: np.ndarray, pattern: Pattern | None = None, *, residual: bool = False
+    layer: Layer,
+    weight: np.ndarray,
+    mask: np.ndarray,
+    pattern: Pattern | None = None,
+    *,
+    output_bytes: int = 0,
+    residual_bytes: int = 0,
+    pad: int = 0,
 ) -> Product:
     """A layer of a model, its inputs put channels last.
 
@@ -75,6 +92,8 @@ def lay_out(
         weight: of the layer's canonical shape, outputs first.
         mask: of the same shape.
         pattern: what the mask follows; by default dense where it drops nothing, else unstructured.
+        output_bytes, residual_bytes: as in `Product`.
+        pad: what windows read beyond the edge.
 
     Raises:
         UnsupportedError: a convolution in groups, which runs on the host.
@@ -86,4 +105,4 @@ def lay_out(
     rows = (np.moveaxis(array, 1, -1).reshape(layer.outputs, -1) for array in (weight, mask))
     flat, kept = (np.ascontiguousarray(array) for array in rows)
     pattern = pattern or (Dense() if kept.all() else Unstructured())
-    return Product(layer.name, flat, kept, geometry, pattern, residual)
+    return Product(layer.name, flat, kept, geometry, pattern, output_bytes, residual_bytes, pad)

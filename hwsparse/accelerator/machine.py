@@ -26,6 +26,8 @@ from hwsparse.errors import TargetError
 
 DISTRIBUTORS = ("static", "balanced")
 ELEMENT_BYTES = {"int8": 1, "float16": 2, "float32": 4}
+# Of what leaves for the host, or comes from there, where it is not of the machine's type: float32.
+HOST_BYTES = 4
 # From the start of a pass to its end without work: a word is fetched, its input read, multiplied and added. The RTL's.
 FILL_CYCLES = 4
 
@@ -95,11 +97,11 @@ class Accelerator:
                     f"[accelerator] {field} must be {least * unit} at least, for {least} inputs of a tile of "
                     f"{self.tile_positions} positions, not {getattr(self, field)}"
                 )
-        tile = 2 * self.rows * self.tile_positions * self.element_bytes
+        tile = 2 * self.rows * self.tile_positions * HOST_BYTES
         if self.outputs_bytes < tile:
             raise TargetError(
                 f"[accelerator] outputs_bytes must be {tile} at least, for a tile of {self.tile_positions} positions "
-                f"by {self.rows} rows, not {self.outputs_bytes}"
+                f"by {self.rows} rows in float32, as the host may want them, not {self.outputs_bytes}"
             )
 
     @property
@@ -133,10 +135,9 @@ class Accelerator:
         """Inputs of each position that half an input buffer holds."""
         return self.inputs_bytes // (2 * self.input_copies * self.tile_positions * self.element_bytes)
 
-    @property
-    def tile_channels(self) -> int:
-        """Channels of a tile that half the output buffer holds."""
-        return self.outputs_bytes // (2 * self.tile_positions * self.element_bytes)
+    def tile_channels(self, output_bytes: int) -> int:
+        """Channels of a tile that half the output buffer holds, so many bytes an output."""
+        return self.outputs_bytes // (2 * self.tile_positions * output_bytes)
 
     @property
     def peak_flops(self) -> float:

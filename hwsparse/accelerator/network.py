@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwsparse.accelerator.layer import Product
-from hwsparse.accelerator.machine import Accelerator
+from hwsparse.accelerator.machine import HOST_BYTES, Accelerator
 from hwsparse.accelerator.passes import time_passes
 from hwsparse.accelerator.program import Program, compile_layer
 from hwsparse.accelerator.timing import Timing, time_layer, time_vector
@@ -106,8 +106,9 @@ def time_pipeline(accelerator: Accelerator, layers: Sequence[Product]) -> Run:
                 "the network layer by layer, or on more memory"
             )
     size = accelerator.element_bytes
-    moved = layers[0].geometry.map_elements + layers[-1].outputs * layers[-1].positions
-    memory = math.ceil(moved * size / accelerator.dram_bytes_per_cycle)
+    moved = layers[0].geometry.map_elements * size
+    moved += layers[-1].outputs * layers[-1].positions * (layers[-1].output_bytes or size)
+    memory = math.ceil(moved / accelerator.dram_bytes_per_cycle)
     pace = max(memory, *(stage.timing.cycles for stage in stages))
     latency = accelerator.dram_latency_cycles + memory + sum(stage.timing.cycles for stage in stages)
     return Run(tuple(stage.timing for stage in stages), latency, pace, tuple(count * portion for count in given))
@@ -134,7 +135,7 @@ def _stage(accelerator: Accelerator, layer: Product, rows: int) -> _Stage:
         inputs_bytes=math.ceil(accelerator.inputs_bytes * share),
         outputs_bytes=max(
             math.ceil(accelerator.outputs_bytes * share),
-            2 * rows * accelerator.tile_positions * accelerator.element_bytes,
+            2 * rows * accelerator.tile_positions * HOST_BYTES,
         ),
         vector_lanes=max(1, math.floor(accelerator.vector_lanes * share)),
         dram_bytes_per_cycle=2.0**16,

@@ -25,14 +25,21 @@ class Program:
     name: str
     dtype: str
     outputs: int
-    operations: int  # of the vector unit, for each output
+    output_bytes: int  # of an output in memory
+    residual_bytes: int  # of an element of what the vector unit adds; 0: nothing
     geometry: Geometry
+    pad: int  # what windows read beyond the map's edge
     form: Format
     tiling: Tiling
     groups: np.ndarray  # (units,) the group of rows that does a unit; ABSENT where it has no weights
     counts: np.ndarray  # (sets, chunks, set_units) entries; 0 of absent units and beyond the last
     skips: np.ndarray  # (entries,) uint8: what the index says; 0 where there is none
     values: np.ndarray  # (entries, span, share)
+
+    @property
+    def operations(self) -> int:
+        """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
+        return 2 if self.residual_bytes else 1
 
     @property
     def units(self) -> int:
@@ -94,7 +101,7 @@ def compile_layer(accelerator: Accelerator, product: Product) -> Program:
     form = format_for(accelerator, product)
     kept = joined(product.mask, form.share, form.span)
     loads = entry_counts(form, kept, accelerator.run_bits)
-    size = Size(product.outputs, len(kept), int(loads.sum()))
+    size = Size(product.outputs, len(kept), int(loads.sum()), product.output_bytes or accelerator.element_bytes)
     for tiling in tilings(accelerator, product.geometry, form, size):
         program = encode(accelerator, product, form, tiling, kept, loads)
         if int(program.words().max(initial=0)) <= accelerator.row_words:
@@ -143,8 +150,8 @@ def encode(
             skips.append(skip)
             entries.append(found)
     return Program(
-        product.name, accelerator.dtype, product.outputs, product.operations, product.geometry, form, tiling,
-        groups, counts, np.concatenate(skips), np.concatenate(entries),
+        product.name, accelerator.dtype, product.outputs, product.output_bytes or accelerator.element_bytes,
+        product.residual_bytes, product.geometry, product.pad, form, tiling, groups, counts, np.concatenate(skips), np.concatenate(entries),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The command stream of a layer: bytes that the machine reads, written from a program and read back to one.
 
-    head       magic, version, the machine's sizes, type, outputs, operations, format, order, units of a set, chunks
+    head       magic, version, the machine's sizes, type, outputs, bytes of an output and of a residual's element, format,
+               order, units of a set, chunks, axes, what lies beyond the edge, the length of the name, the name
     geometry   the map's sizes, the kernel and how it slides
     table      for every unit the group of rows that does it, 16 bits each
     sections   for each set and chunk: entries (32 bits), then their bits without gaps, filled up to a byte
@@ -26,18 +27,18 @@ import numpy as np
 from hwsparse.accelerator.distribution import ABSENT
 from hwsparse.accelerator.format import KINDS, Format
 from hwsparse.accelerator.geometry import Geometry
-from hwsparse.accelerator.machine import ELEMENT_BYTES, Accelerator
+from hwsparse.accelerator.machine import ELEMENT_BYTES, HOST_BYTES, Accelerator
 from hwsparse.accelerator.program import Program, decode_places
 from hwsparse.accelerator.tiling import ORDERS, Tiling
 from hwsparse.errors import ArtifactError, HwsparseError
 from hwsparse.plan import Window
 
-MAGIC, VERSION = b"HWSA", 1
+MAGIC, VERSION = b"HWSA", 2
 _MOST_CHUNKS, _MOST_PASSES = 1 << 16, 1 << 20
 _NOBODY = 0xFFFF  # the group of a unit without weights
 _DTYPES = tuple(ELEMENT_BYTES)
 _MACHINE = ("rows", "columns", "lanes", "accumulators", "run_bits")
-_HEAD = struct.Struct("<4sH5HB IB BBBBB BII B H")
+_HEAD = struct.Struct("<4sH5HB IBB BBBBB BII Bb H")
 _AXIS = struct.Struct("<I5I")
 
 
@@ -48,8 +49,8 @@ def write_stream(accelerator: Accelerator, program: Program) -> bytes:
     parts = [
         _HEAD.pack(
             MAGIC, VERSION, *(getattr(accelerator, field) for field in _MACHINE), _DTYPES.index(program.dtype),
-            program.outputs, program.operations, KINDS.index(form.kind), form.share, form.span, form.n, form.m,
-            ORDERS.index(tiling.order), tiling.set_units, len(tiling.chunks), len(geometry.sizes), len(name),
+            program.outputs, program.output_bytes, program.residual_bytes, KINDS.index(form.kind), form.share, form.span, form.n, form.m,
+            ORDERS.index(tiling.order), tiling.set_units, len(tiling.chunks), len(geometry.sizes), program.pad, len(name),
         ),
         name,
         struct.pack("<II", geometry.batch, geometry.channels),
@@ -139,7 +140,7 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     _, version, *rest = _HEAD.unpack(reader.take(_HEAD.size))
     if version != VERSION:
         raise ArtifactError(f"the command stream is of version {version}; this is {VERSION}")
-    machine, (dtype, outputs, operations, kind, share, span, n, m, order, width, chunk_count, axes, name) = (
+    machine, (dtype, outputs, output_bytes, residual_bytes, kind, share, span, n, m, order, width, chunk_count, axes, pad, name) = (
         rest[:5], rest[5:],
     )  # fmt: skip
     mine = [getattr(accelerator, field) for field in _MACHINE]
@@ -153,7 +154,12 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     pads = tuple((axis[3], axis[4]) for axis in each)
     window = Window(tuple(axis[2] for axis in each), pads, tuple(axis[5] for axis in each))
     geometry = Geometry(batch, channels, tuple(a[0] for a in each), tuple(a[1] for a in each), window)
-    if not (outputs and operations and width and 0 < chunk_count <= _MOST_CHUNKS and kind < len(KINDS) and order < 2):
+    if pad and accelerator.dtype != "int8":
+        raise ArtifactError("the command stream reads other than zeros beyond the edge, which is int8's alone")
+    sizes = {accelerator.element_bytes, HOST_BYTES}
+    if output_bytes not in sizes or residual_bytes not in {0, *sizes}:
+        raise ArtifactError("the command stream's outputs or residuals are neither of its type nor float32")
+    if not (outputs and width and 0 < chunk_count <= _MOST_CHUNKS and kind < len(KINDS) and order < 2):
         raise ArtifactError("the command stream's head is of an impossible layer")
     form = Format(KINDS[kind], share, span, n, m)
     sizes_fit = min(share, span, n, m) >= 1 and accelerator.rows % share == 0 and n <= m <= 1 << accelerator.run_bits
@@ -171,7 +177,10 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     counts, skips, values = _read_sections(accelerator, reader, form, tiling, groups)
     if reader.at != len(reader.data):
         raise ArtifactError(f"the command stream goes on for {len(reader.data) - reader.at} bytes after its end")
-    return Program(text, accelerator.dtype, outputs, operations, geometry, form, tiling, groups, counts, skips, values)
+    return Program(
+        text, accelerator.dtype, outputs, output_bytes, residual_bytes, geometry, pad, form, tiling, groups, counts,
+        skips, values,
+    )
 
 
 def _read_sections(

@@ -48,6 +48,7 @@ class Size:
     outputs: int
     units: int
     entries: int  # of indices, padding included
+    output_bytes: int  # of an output in memory
 
 
 def chunks(geometry: Geometry, most: int, step: int) -> tuple[tuple[int, int], ...]:
@@ -84,7 +85,7 @@ def _candidates(
     most = min(accelerator.chunk_inputs, geometry.inputs)
     # As much as the inputs' half holds and less, as a row's half holds of one channel, and the least there must be.
     lengths = (*_halves(most)[:3], *_halves(min(most, accelerator.row_words))[:2], min(most, 1 << accelerator.run_bits))
-    most_units = min(groups * accelerator.accumulators, accelerator.tile_channels // form.share)
+    most_units = min(groups * accelerator.accumulators, accelerator.tile_channels(size.output_bytes) // form.share)
     slots = _halves(min(most_units // groups, -(-size.units // groups)))
     for cut in dict.fromkeys(chunks(geometry, max(length, form.step), form.step) for length in lengths):
         inputs = int(input_bytes(geometry, accelerator.tile_positions, cut, accelerator.element_bytes).sum())
@@ -122,7 +123,7 @@ def _cost(
     else:
         stay = words * slack <= 2 * accelerator.row_words or sets * parts == 1
         loads = weights * (1 if stay else tiles) + inputs * (1 if parts == 1 else sets)
-    loads += geometry.positions * size.outputs * accelerator.element_bytes
+    loads += geometry.positions * size.outputs * size.output_bytes
     longest = max(end - start for start, end in tiling.chunks) / geometry.inputs
     full = a_set * longest * slack > accelerator.row_words
     passes = tiles * sets * parts

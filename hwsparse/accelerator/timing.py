@@ -162,8 +162,8 @@ def _schedule(accelerator: Accelerator, program: Program, passes: Passes) -> tup
     positions = np.minimum(tile, geometry.positions - at * tile)
     outputs = program.set_channels()[number] * positions
     ends = chunk == chunks - 1
-    stores = np.where(ends, outputs * accelerator.element_bytes, 0)
-    residual = stores if program.operations > 1 else np.zeros_like(stores)
+    stores = np.where(ends, outputs * program.output_bytes, 0)
+    residual = np.where(ends, outputs * program.residual_bytes, 0)
     vector = np.where(ends, -(-outputs * program.operations // accelerator.vector_lanes), 0)
     schedule = _Schedule(passes.cycles[number, chunk], weights + inputs + residual, vector, stores, ends)
     traffic = Traffic(*(int(each.sum()) for each in (weights, inputs, stores, residual)))

@@ -3,8 +3,8 @@
 import hwsparse.codegen.without_torch  # noqa: F401  # before anything else imports TVM
 from hwsparse.codegen.build import build_model, compile_model
 from hwsparse.codegen.cpu.arithmetic import RUN_ERROR
-from hwsparse.codegen.cpu.select import kernels_for, plain_kernel, refusal
-from hwsparse.codegen.cpu.work import work
+from hwsparse.codegen.cpu.select import plain_kernel, refusal
+from hwsparse.codegen.kernels import kernels_for, work
 from hwsparse.codegen.library import Library, random_inputs, relative_error
 from hwsparse.codegen.lowering import require_compilable
 from hwsparse.codegen.single import build_layer, layer_assembly

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,14 +63,16 @@ def compile_model(
     Raises:
         CompileError: TVM or the linker refused the program, or a layer has no kernel of the name asked for.
         StorageError: `directory`, or the one for temporary files, cannot be written to.
-        UnsupportedError: the target is not a CPU.
+        UnsupportedError: the target is neither a CPU nor an accelerator of int8.
     """
-    if target.kind != "cpu":
-        raise UnsupportedError(f"target {target.name} is a {target.kind}; code can be generated for CPUs only")
+    if target.kind != "cpu" and (target.accelerator is None or target.accelerator.dtype != "int8"):
+        raise UnsupportedError(
+            f"target {target.name} is a {target.kind}; code can be generated for CPUs and accelerators of int8 only"
+        )
     lowered = lower(model, plan, weights, target, kernels)
     options = json.loads(target.tvm_target)
     export(compile_module(lowered.module, target), directory / LIBRARY, options.get("mtriple", ""))
-    write_parameters(lowered, model, directory)
+    write_parameters(lowered, model, target, directory)
 
 
 def compile_module(module: tvm.IRModule, target: Target) -> Any:
@@ -150,7 +153,7 @@ def export(executable: Any, path: Path, triple: str) -> None:
     executable.export_library(str(path), fcompile=linker)
 
 
-def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
+def write_parameters(lowered: Lowered, model: Model, target: Target, directory: Path) -> None:
     """Writes weights.safetensors and library.json, which make library.so a `Library`.
 
     Raises:
@@ -165,6 +168,8 @@ def write_parameters(lowered: Lowered, model: Model, directory: Path) -> None:
         "kernels": lowered.kernels,
         "tvm": tvm.__version__,
     }
+    if target.accelerator is not None:
+        description["accelerator"] = asdict(target.accelerator)
     with writing(directory / DESCRIPTION):
         (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))
 

@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from tvm import relax
 
+from hwsparse.accelerator import Program, read_accelerator
+from hwsparse.codegen.fpga.calls import ARRAY, read, unpack
 from hwsparse.elf import read_shared_library
 from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec
@@ -86,6 +88,7 @@ class Library:
             self.kernels: dict[str, str] = description["kernels"]
             made_by = str(description.get("tvm", ""))
             parameters = [_tensor(directory / WEIGHTS, name, self._device) for name in description["parameters"]]
+            streams = _streams(description, parameters)
             module = _module(directory / LIBRARY, session)
             find = tvm.get_global_func if session is None else session.get_function
             find("runtime.config_threadpool")(1, threads)
@@ -94,6 +97,7 @@ class Library:
             raise ArtifactError(_trouble(directory, error, made_by, session)) from None
         self.directory = directory
         self._parameters = parameters
+        self._streams = unpack(streams)
 
     @classmethod
     def load(cls, directory: Path, threads: int, session: Any = None) -> Library:
@@ -246,6 +250,21 @@ def _tensor(path: Path, name: str, device: Any) -> Any:
     """One tensor of a file, which is let go of at once: held open for all, it would be in memory beside them."""
     with safe_open(path, framework="numpy") as file:
         return tvm.runtime.tensor(file.get_tensor(name), device)
+
+
+def _streams(description: Mapping[str, Any], parameters: list[Any]) -> list[tuple[np.ndarray, Program]]:
+    """Streams of the layers that run on an accelerator, with what they hold.
+
+    Raises:
+        ArtifactError: one is cut off, damaged, or another machine's.
+    """
+    if "accelerator" not in description:
+        return []
+    accelerator = read_accelerator(description["accelerator"])
+    places = {name: place for place, name in enumerate(description["parameters"])}
+    layers = [layer for layer, kernel in description["kernels"].items() if kernel == ARRAY]
+    streams = {layer: parameters[places[f"{layer}/0"]].numpy() for layer in layers}
+    return [(stream, read(accelerator, stream, layer)) for layer, stream in streams.items()]
 
 
 def _module(path: Path, session: Any) -> Any:

@@ -32,10 +32,12 @@ from hwsparse.codegen.chains import Chain, find_chains
 from hwsparse.codegen.cpu.attention import attention
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.quantise import quantise
-from hwsparse.codegen.cpu.select import Kernel, kernel_for
+from hwsparse.codegen.cpu.select import Kernel
 from hwsparse.codegen.folding import folded, folded_floats
+from hwsparse.codegen.fpga.calls import Call
 from hwsparse.codegen.graph import Graph, shape_of
 from hwsparse.codegen.in_place import add_in_place
+from hwsparse.codegen.kernels import kernel_for
 from hwsparse.codegen.operations import greatest_of_bytes, operation_of
 from hwsparse.codegen.roundings import AsBytes, Bytes
 from hwsparse.errors import CompileError, ModelError, one_line
@@ -116,10 +118,9 @@ def call_alone(kernel: Kernel, ports: tuple[TensorSpec, TensorSpec], parameters:
         sizes: list[Any] = [tirx.Var(f"n{part}", "int64"), *array.shape[1:]]
         variables.append(relax.Var(f"p{part}", relax.TensorType(sizes, str(array.dtype))))
     with builder.function("main", [x, *variables]):
-        where = builder.add_func(_opaque(kernel.function), kernel.name)
         result = relax.TensorType(ports[1].shape, ports[1].dtype)
         with builder.dataflow():
-            out = builder.emit_output(relax.call_tir(where, [x, *variables], result))
+            out = builder.emit_output(_call(builder, kernel.function, kernel.name, [x, *variables], result))
         builder.emit_func_output(out)
     module = builder.get()
     module["main"] = module["main"].with_attr("num_input", 1)
@@ -263,7 +264,7 @@ class KernelCall:
     """
 
     replaced: tuple[Any, ...]
-    function: Any  # PrimFunc
+    function: Any  # PrimFunc, or what is called in its place
     function_name: str
     inputs: tuple[Any, ...]
     residual: Any
@@ -317,7 +318,7 @@ class _Pool:
         function_name, function = self._functions.setdefault(
             key, (f"{kernel.name}_{len(self._functions)}", kernel.function)
         )
-        if epilogue.residual and epilogue.added == epilogue.stored:
+        if epilogue.residual and epilogue.added == epilogue.stored and not isinstance(function, Call):
             in_place = partial(kernel_for, layer, choice, self.target, replace(epilogue, in_place=True), kernel.name)
             self.in_place[function_name] = lambda: _opaque(in_place().function)
         bias = chain.bias if chain.bias is not None else np.zeros(layer.outputs, np.float32)
@@ -399,8 +400,7 @@ def _rewrite(
         def call(
             self, function: Any, name: str, inputs: list[Any], shape: tuple[int, ...], dtype: str = "float32"
         ) -> Any:
-            where = self.builder_.add_func(_opaque(function), name)
-            return relax.call_tir(where, inputs, relax.TensorType(shape, dtype))
+            return _call(self.builder_, function, name, inputs, relax.TensorType(shape, dtype))
 
         def given(self, value: Any) -> Any:
             """What a kernel is given: a variable, or what stands for its values, made once for all who read it."""
@@ -448,6 +448,13 @@ def _rewrite(
     result["main"] = function.with_attr("global_symbol", "main").with_attr("num_input", len(inputs))
     result = add_in_place(relax.transform.DeadCodeElimination()(result), pool.in_place)
     return Lowered(result, pool.arrays, pool.kernels)
+
+
+def _call(builder: Any, function: Any, name: str, inputs: list[Any], result: Any) -> Any:
+    """The call of a kernel that a module gets, or of the function in its place."""
+    if isinstance(function, Call):
+        return relax.call_dps_packed(function.name, [*inputs, tvm.ir.StringImm(function.told)], result)
+    return relax.call_tir(builder.add_func(_opaque(function), name), inputs, result)
 
 
 def _opaque(function: Any) -> Any:

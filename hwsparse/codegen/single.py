@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 from hwsparse.codegen.build import compile_module, export, write_parameters
 from hwsparse.codegen.cpu.arithmetic import RUN_ERROR
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.select import kernel_for
 from hwsparse.codegen.folding import folded
+from hwsparse.codegen.kernels import kernel_for
 from hwsparse.codegen.library import LIBRARY, REFERENCE, random_inputs
 from hwsparse.codegen.lowering import Lowered, call_alone, lower
 from hwsparse.errors import writing
@@ -60,7 +60,7 @@ def build_layer(
     """
     program, lowered, model, inputs, outputs = _drawn(layer, choice, target, kernel, seed)
     (directory / LIBRARY).write_bytes(_code(program))
-    write_parameters(lowered, model, directory)
+    write_parameters(lowered, model, target, directory)
     reference = {f"in/{name}": value for name, value in inputs.items()}
     reference |= {f"out/{name}": value for name, value in outputs.items()}
     if choice.dtype == "float16":

@@ -33,8 +33,11 @@ def test_products_over_what_positions_read_are_the_convolution(signature: str) -
     inputs = random.integers(-9, 9, layer.input_shape).astype(np.float32)
     product = lay_out(layer, weight, np.ones(weight.shape, bool))
     sums = product.weight @ product.geometry.columns(inputs)
-    expected = _convolve(layer, layer.window, weight, inputs)
-    assert np.array_equal(np.moveaxis(expected, 1, 0).reshape(layer.outputs, -1), sums)
+    expected = np.moveaxis(_convolve(layer, layer.window, weight, inputs), 1, 0).reshape(layer.outputs, -1)
+    assert np.array_equal(expected, sums)
+    # About another zero, which lies beyond the edge too, sums are moved by as much for every window.
+    moved = product.weight @ product.geometry.columns(inputs + 5, 5)
+    assert np.array_equal(moved - 5 * product.weight.sum(axis=1, keepdims=True), expected)
 
 
 def _convolve(layer: Layer, window: Window, weight: np.ndarray, inputs: np.ndarray) -> np.ndarray:
@@ -132,3 +135,8 @@ def test_arrays_of_another_layer_are_refused() -> None:
         lay_out(layer, np.full((7, 12), np.nan, np.float32), np.ones((7, 12), bool))
     with pytest.raises(PlanError, match="weights are int8"):
         lay_out(layer, np.ones((7, 12), np.float64), np.ones((7, 12), bool))
+    for dtype, pad in ((np.int8, 128), (np.float32, 1)):
+        with pytest.raises(PlanError, match=f"beyond the edge are zeros, or of int8 -128 to 127, not {pad}"):
+            lay_out(layer, np.ones((7, 12), dtype), np.ones((7, 12), bool), pad=pad)
+    with pytest.raises(PlanError, match="outputs and residuals are int8 or float32, not of 2 and 0 bytes"):
+        lay_out(layer, np.ones((7, 12), np.int8), np.ones((7, 12), bool), output_bytes=2)

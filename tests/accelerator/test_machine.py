@@ -58,7 +58,7 @@ def test_what_ships_reads_back_and_agrees_with_its_hardware(name: str) -> None:
             "inputs_bytes must be 2048 at least, for 16 inputs of a tile of 16 positions, not 1024",
         ),
         ({"weights_bytes": 100}, r"weights_bytes must be 832 at least, for 16 inputs of a tile .* not 100"),
-        ({"outputs_bytes": 256}, "outputs_bytes must be 512 at least, for a tile of 16 positions by 16 rows, not 256"),
+        ({"outputs_bytes": 256}, "outputs_bytes must be 2048 at least, for a tile of 16 positions by 16 rows .* not 256"),
         ({"lanes": 1024}, "inputs_bytes must be"),  # a tile that fits no buffer
     ],
 )
@@ -69,7 +69,7 @@ def test_what_cannot_be_built_is_refused(changes: dict[str, object], said: str) 
 
 
 def test_the_least_that_is_asked_for_is_enough_and_a_byte_less_is_not() -> None:
-    least = {"inputs_bytes": 2048, "weights_bytes": 832, "outputs_bytes": 512}
+    least = {"inputs_bytes": 2048, "weights_bytes": 832, "outputs_bytes": 2048}
     machine = replace(shipped("fpga-sim"), run_bits=4, **least)  # type: ignore[arg-type]
     for name, size in least.items():
         assert getattr(machine, name) == size

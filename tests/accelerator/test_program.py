@@ -65,7 +65,7 @@ def test_entries_are_the_kept_weights_within_the_buffers(seed: int, dtype: str) 
     assert np.array_equal(decoded(program), np.where(product.mask, product.weight, 0).astype(np.float64))
     assert program.words().max(initial=0) <= machine.row_words
     assert max(end - start for start, end in program.tiling.chunks) <= machine.chunk_inputs
-    assert program.set_channels().max() <= max(machine.tile_channels, machine.rows)
+    assert program.set_channels().max() <= max(machine.tile_channels(program.output_bytes), machine.rows)
     assert program.set_channels().sum() == product.outputs
     for groups in program.set_groups():
         assert np.bincount(groups[groups != ABSENT], minlength=1).max() <= machine.accumulators

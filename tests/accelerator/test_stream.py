@@ -32,7 +32,7 @@ def test_what_is_written_reads_back(seed: int, dtype: str) -> None:
     machine, program = drawn(seed, dtype)
     stream = write_stream(machine, program)
     found = read_stream(machine, stream)
-    for field in ("name", "dtype", "outputs", "operations", "geometry", "form", "tiling"):
+    for field in ("name", "dtype", "outputs", "output_bytes", "residual_bytes", "geometry", "pad", "form", "tiling"):
         assert getattr(found, field) == getattr(program, field)
     for field in ("groups", "counts", "skips", "values"):
         assert np.array_equal(getattr(found, field), getattr(program, field))

@@ -26,11 +26,15 @@ LAYERS = (
 )
 
 
+def output_bytes(machine: Accelerator, product: Product) -> int:
+    return product.output_bytes or machine.element_bytes
+
+
 def offered(machine: Accelerator, product: Product) -> list[Tiling]:
     form = format_for(machine, product)
     kept = joined(product.mask, form.share, form.span)
     entries = int(entry_counts(form, kept, machine.run_bits).sum())
-    return tilings(machine, product.geometry, form, Size(product.outputs, len(kept), entries))
+    return tilings(machine, product.geometry, form, Size(product.outputs, len(kept), entries, output_bytes(machine, product)))
 
 
 @given(st.integers(0, 2**32))
@@ -43,7 +47,7 @@ def test_what_is_offered_covers_the_layer_within_the_buffers(seed: int) -> None:
         assert all(0 < end - start <= machine.chunk_inputs for start, end in tiling.chunks)
         assert all(end % form.step == 0 for _, end in tiling.chunks)
         assert tiling.set_units * form.share <= machine.rows * machine.accumulators
-        assert tiling.set_units * form.share <= max(machine.tile_channels, machine.rows)
+        assert tiling.set_units * form.share <= max(machine.tile_channels(output_bytes(machine, product)), machine.rows)
 
 
 @pytest.mark.parametrize("target", ["fpga-edge", "fpga-sim", "fpga-s4"])

@@ -148,8 +148,9 @@ def test_every_tile_and_chunk_of_every_set_has_its_pass(seed: int) -> None:
     schedule, traffic = _schedule(machine, program, passes)
     tiles = -(-product.positions // machine.tile_positions)
     assert schedule.compute.sum() == tiles * passes.cycles.sum()
-    assert schedule.stores.sum() == traffic.outputs == product.outputs * product.positions
-    assert traffic.residual == (traffic.outputs if product.residual else 0)
+    elements = product.outputs * product.positions
+    assert schedule.stores.sum() == traffic.outputs == elements * product.output_bytes
+    assert traffic.residual == elements * product.residual_bytes
     assert schedule.loads.sum() + schedule.stores.sum() == traffic.total
     assert schedule.ends.sum() == tiles * program.sets
 

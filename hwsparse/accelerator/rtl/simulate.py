@@ -40,7 +40,7 @@ def run_layers(accelerator: Accelerator, layers: Sequence[tuple[Program, np.ndar
 
     async def bench(context: Any) -> None:
         for program, inputs in layers:
-            found.append(await _run_layer(context, array, program, program.geometry.columns(inputs)))
+            found.append(await _run_layer(context, array, program, program.geometry.columns(inputs, program.pad)))
 
     simulator = Simulator(array)
     simulator.add_clock(1e-6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tvm import tirx
@@ -56,7 +57,7 @@ class Kernel:
     """
 
     name: str
-    function: tirx.PrimFunc
+    function: Any  # PrimFunc, or what is called in its place
     pack: _Pack
 
 

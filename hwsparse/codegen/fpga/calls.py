@@ -1,0 +1,177 @@
+"""What compiled code calls for the layers of a simulated accelerator: its command streams are run, bit by bit right.
+
+The array's sums become what the layer gives in the vector unit, which computes as the host's kernels of bytes do
+(`hwsparse.codegen.folding` says what from). Streams are read, and refused if anything is wrong with them, where a
+library is loaded; code that is called names them by what they hold.
+
+Knows nothing of Relax, models or times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import tvm_ffi
+from scipy.special import erf, expit
+
+from hwsparse.accelerator import Accelerator, Program, Unpacked, read_stream
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.errors import ArtifactError
+from hwsparse.quantise import MOST_VALUE
+
+ARRAY = "array"  # what layers' kernel is called
+FUNCTION = "hwsparse.accelerator.layer"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """In the place of a PrimFunc: the packed function is called, and `told` this text after all arrays but the last."""
+
+    told: str
+    name: str = FUNCTION
+
+
+def told(epilogue: Epilogue, tokens: bool) -> str:
+    """What a call is told of its layer beside its arrays; `tokens` if channels come last."""
+    return json.dumps({"tokens": tokens, **asdict(epilogue)})
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds that calls took, all together: of whoever times the host they are no part."""
+
+    spent_s: float = 0.0
+    running: bool = True  # otherwise calls compute nothing, and give zeros
+
+
+CLOCK = Clock()
+_READY: WeakValueDictionary[bytes, Unpacked] = WeakValueDictionary()
+
+
+def unpack(programs: Iterable[tuple[np.ndarray, Program]]) -> list[Unpacked]:
+    """Streams made ready to be called, for as long as the result is kept.
+
+    Args:
+        programs: streams, each with what it holds.
+    """
+    found = []
+    for stream, program in programs:
+        key = _key(stream)
+        unpacked = _READY.get(key) or Unpacked.of(program)
+        _READY[key] = unpacked
+        found.append(unpacked)
+    return found
+
+
+def read(accelerator: Accelerator, stream: np.ndarray, layer: str) -> Program:
+    """The program of a layer's stream (bytes,).
+
+    Raises:
+        ArtifactError: it is cut off, damaged, or another machine's.
+    """
+    try:
+        return read_stream(accelerator, stream.tobytes())
+    except ArtifactError as error:
+        raise ArtifactError(f"layer {layer!r}: {error}") from None
+
+
+def _key(stream: np.ndarray) -> bytes:
+    return hashlib.blake2b(stream.tobytes(), digest_size=16).digest()
+
+
+@tvm_ffi.register_global_func(FUNCTION)  # type: ignore[untyped-decorator]  # TVM has no types
+def run_layer(*arguments: Any) -> None:
+    """Runs a layer: bytes read, its stream, offsets, scales, terms, biases, the residual if any, `told`, the output."""
+    began = time.perf_counter()
+    *tensors, text, last = arguments
+    out = np.from_dlpack(last)
+    if CLOCK.running:
+        _run_layer([np.from_dlpack(each) for each in tensors], json.loads(text), out)
+    else:
+        out[...] = 0
+    CLOCK.spent_s += time.perf_counter() - began
+
+
+def _run_layer(arrays: list[np.ndarray], facts: dict[str, Any], out: np.ndarray) -> None:
+    x, stream, offset, scale, terms, bias, *added = arrays
+    tokens = facts.pop("tokens")
+    epilogue = Epilogue(**facts)
+    unpacked = _READY.get(_key(stream))
+    if unpacked is None:
+        raise ArtifactError("a command stream is called that no loaded library holds; load it as a `Library`")
+    geometry = unpacked.geometry
+    signed = (x ^ 0x80).view(np.int8)  # less 128
+    shape = (geometry.batch, geometry.channels, *geometry.sizes)
+    signed = signed.reshape(-1, geometry.channels).T.reshape(shape) if tokens else signed.reshape(shape)
+    sums = unpacked.run(np.ascontiguousarray(signed))
+    if not epilogue.at_once:
+        sums = sums + offset[:, None]
+    residual = None
+    if added:
+        whole = added[0].reshape(out.shape)
+        residual = whole.reshape(-1, len(sums)).T if tokens else np.moveaxis(whole, 1, 0).reshape(len(sums), -1)
+    values = finished(sums, scale, terms, bias, residual, epilogue)
+    if tokens:
+        out[...] = values.T.reshape(out.shape)
+    else:
+        out[...] = np.moveaxis(values.reshape(len(values), out.shape[0], *out.shape[2:]), 0, 1)
+
+
+def finished(
+    sums: np.ndarray,
+    scale: np.ndarray,
+    terms: np.ndarray,
+    bias: np.ndarray,
+    residual: np.ndarray | None,
+    epilogue: Epilogue,
+) -> np.ndarray:
+    """(outputs, positions): what the vector unit makes of the array's sums, float32 or bytes.
+
+    Args:
+        sums: (outputs, positions) int32, moved already unless they become bytes at once.
+        scale, bias: (outputs,); `terms` (3,): see `hwsparse.codegen.folding`.
+        residual: (outputs, positions), float32 or bytes.
+    """
+    values = _multiplied(sums, scale[:, None], bias[:, None])
+    if residual is not None:
+        factor = terms[0] if epilogue.added == "uint8" or epilogue.at_once else np.float32(1)
+        values = _multiplied(residual, factor, values)
+    if epilogue.at_once:
+        return _bytes(np.clip(values, terms[1], terms[2]))
+    if epilogue.function:
+        values = FUNCTIONS[epilogue.function](values.astype(np.float64)).astype(np.float32)
+    values = np.clip(values, np.float32(epilogue.low), np.float32(epilogue.high))
+    if epilogue.stored == "uint8":
+        return _bytes(np.clip(_multiplied(values, terms[1], terms[2]), 0, MOST_VALUE))
+    return values
+
+
+def _multiplied(values: np.ndarray, by: Any, plus: Any) -> np.ndarray:
+    """Multiplied and added in one step, rounded once, as the host's code does."""
+    return (values.astype(np.float64) * by + plus).astype(np.float32)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).astype(np.uint8)
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+
+
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "erf": erf,
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    "gelu_tanh": _gelu_tanh,
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "sigmoid": expit,
+    "silu": lambda x: x * expit(x),
+    "tanh": np.tanh,
+}

@@ -1,0 +1,107 @@
+"""Which layers run on a target's accelerator, and what is called for them.
+
+TVM partitions graphs for external code generators by matching patterns of its own (FuseOpsByPattern, RunCodegen); here
+chains of a layer and what follows it are found already, and a call of a packed function, which TVM leaves as it is, hands
+one to the accelerator as it stands. Its command stream is a parameter, kept beside all other weights.
+
+What the accelerator cannot run, groups of channels above all, has the host's kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from hwsparse.accelerator import Accelerator, Geometry, compile_layer, lay_out, may_overflow, write_stream
+from hwsparse.codegen.cpu.epilogue import Epilogue
+from hwsparse.codegen.cpu.select import Kernel
+from hwsparse.codegen.fpga.calls import ARRAY, Call, told
+from hwsparse.errors import CompileError, PlanError, UnsupportedError
+from hwsparse.pattern import Channel, Dense
+from hwsparse.plan import Choice, Layer
+from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
+from hwsparse.target import Target
+from hwsparse.work import Work
+
+# Activations are bytes of 0 to 255, and the array reads signed ones: it gets them less this.
+LESS = (MOST_VALUE + 1) // 2
+
+
+def takes(layer: Layer, choice: Choice, target: Target) -> bool:
+    """Whether a layer under a choice runs on the target's accelerator."""
+    if target.accelerator is None or choice.dtype != target.accelerator.dtype:
+        return False
+    try:
+        Geometry.of(layer)
+    except (PlanError, UnsupportedError):  # groups, or a map larger than it can count
+        return False
+    return True
+
+
+def array_kernel(layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue) -> Kernel:
+    """The call for a layer; what it packs is a command stream."""
+    return Kernel(ARRAY, Call(told(epilogue, layer.window is None)), partial(_pack, layer, choice, accelerator, epilogue))
+
+
+def _pack(
+    layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue, weight: np.ndarray, scale: Scale
+) -> tuple[np.ndarray, ...]:
+    """The command stream (bytes,), and by row what sums are moved by, int32, and multiplied by.
+
+    Raises:
+        CompileError: no tiling fits the accelerator, or sums could leave int32.
+    """
+    signed, scales = weight_bytes(weight)
+    dense = isinstance(choice.pattern, Dense | Channel)
+    mask = np.ones(signed.shape, bool) if dense else signed != 0
+    product = lay_out(
+        layer,
+        signed,
+        mask,
+        choice.pattern,
+        output_bytes=np.dtype(epilogue.stored).itemsize,
+        residual_bytes=np.dtype(epilogue.added).itemsize if epilogue.residual else 0,
+        pad=scale.zero - LESS,
+    )
+    try:
+        program = compile_layer(accelerator, product)
+    except UnsupportedError as error:
+        raise CompileError(f"{error}; leave the layer in float32, which is the host's") from None
+    if may_overflow(program):
+        raise CompileError(
+            f"layer {layer.name!r} as {choice}: sums of its {layer.inputs} products may leave the accelerator's int32; "
+            "leave it in float32, which is the host's"
+        )
+    stream = np.frombuffer(write_stream(accelerator, program), np.uint8)
+    rows = signed.reshape(len(signed), -1).sum(axis=1, dtype=np.int64)
+    return stream, ((LESS - scale.zero) * rows).astype(np.int32), scales * np.float32(scale.scale)
+
+
+def work(layer: Layer, choice: Choice, accelerator: Accelerator) -> Work:
+    """What the accelerator does for a layer, in its cycles were nothing in its way, and in bytes of its memory."""
+    geometry, rows = Geometry.of(layer), layer.outputs
+    kept = rows * geometry.inputs * (1 - choice.ratio)
+    words = kept / accelerator.rows
+    tiles = -(-geometry.positions // accelerator.tile_positions)
+    index = 0 if choice.is_dense else accelerator.run_bits + 1
+    stored = kept * (accelerator.element_bytes + index / 8)
+    parts = {
+        "calls": 1.0,
+        "words": words * tiles,
+        "stored bytes": stored,
+        "input bytes": math.prod(layer.input_shape) * accelerator.element_bytes,
+        "output bytes": math.prod(layer.output_shape) * accelerator.element_bytes,
+    }
+    traits = {
+        "rows": rows,
+        "columns": geometry.inputs,
+        "positions": geometry.positions,
+        "taps": math.prod(geometry.kernel),
+        "tiles": tiles,
+        "kept of a row": kept / rows,
+        "weights held": stored / accelerator.weights_bytes,
+    }
+    place = (float(getattr(choice.pattern, "rows", 1)), -math.log2(max(1 - choice.ratio, 1e-3)))
+    return Work(ARRAY, parts, {name: float(value) for name, value in traits.items()}, place, stored)
