@@ -32,7 +32,7 @@ KINDS = ("cpu", "gpu", "fpga")
 # How code on a target is timed; this version can do those in CAN_TIME. Of an "estimator" there is no device: what it
 # would take is predicted from its [core].
 RUNNERS = ("local", "rpc", "cuda", "simulator", "estimator")
-CAN_TIME = ("local", "rpc")
+CAN_TIME = ("local", "rpc", "simulator")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 MAX_DESCRIPTOR_BYTES = 1 << 20
 PATH_VARIABLE = "HWSPARSE_TARGETS"

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from tvm import relax
 
-from hwsparse.accelerator import Program, read_accelerator
-from hwsparse.codegen.fpga.calls import ARRAY, read, unpack
+from hwsparse.accelerator import read_accelerator
+from hwsparse.codegen.fpga.calls import ARRAY, Accelerated
 from hwsparse.elf import read_shared_library
 from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec
@@ -72,7 +72,7 @@ def _filler() -> np.ndarray:
 
 
 class Library:
-    """A loaded library; `kernels` names the kernel of each layer."""
+    """A loaded library; `kernels` names the kernel of each layer, `accelerated` what runs on an accelerator, if any."""
 
     def __init__(self, directory: Path, threads: int, session: Any = None) -> None:
         """Loads a library from its directory; use `Library.load`."""
@@ -88,7 +88,7 @@ class Library:
             self.kernels: dict[str, str] = description["kernels"]
             made_by = str(description.get("tvm", ""))
             parameters = [_tensor(directory / WEIGHTS, name, self._device) for name in description["parameters"]]
-            streams = _streams(description, parameters)
+            self.accelerated = _accelerated(description, parameters)
             module = _module(directory / LIBRARY, session)
             find = tvm.get_global_func if session is None else session.get_function
             find("runtime.config_threadpool")(1, threads)
@@ -97,7 +97,6 @@ class Library:
             raise ArtifactError(_trouble(directory, error, made_by, session)) from None
         self.directory = directory
         self._parameters = parameters
-        self._streams = unpack(streams)
 
     @classmethod
     def load(cls, directory: Path, threads: int, session: Any = None) -> Library:
@@ -252,19 +251,18 @@ def _tensor(path: Path, name: str, device: Any) -> Any:
         return tvm.runtime.tensor(file.get_tensor(name), device)
 
 
-def _streams(description: Mapping[str, Any], parameters: list[Any]) -> list[tuple[np.ndarray, Program]]:
-    """Streams of the layers that run on an accelerator, with what they hold.
+def _accelerated(description: Mapping[str, Any], parameters: list[Any]) -> Accelerated | None:
+    """What runs on an accelerator; None: the library has none.
 
     Raises:
-        ArtifactError: one is cut off, damaged, or another machine's.
+        ArtifactError: a command stream is cut off, damaged, or another machine's.
     """
     if "accelerator" not in description:
-        return []
-    accelerator = read_accelerator(description["accelerator"])
+        return None
     places = {name: place for place, name in enumerate(description["parameters"])}
     layers = [layer for layer, kernel in description["kernels"].items() if kernel == ARRAY]
     streams = {layer: parameters[places[f"{layer}/0"]].numpy() for layer in layers}
-    return [(stream, read(accelerator, stream, layer)) for layer, stream in streams.items()]
+    return Accelerated(read_accelerator(description["accelerator"]), streams, bool(description["host"]))
 
 
 def _module(path: Path, session: Any) -> Any:

@@ -35,7 +35,7 @@ from hwsparse.codegen.cpu.quantise import quantise
 from hwsparse.codegen.cpu.select import Kernel
 from hwsparse.codegen.folding import folded, folded_floats
 from hwsparse.codegen.fpga.calls import Call
-from hwsparse.codegen.graph import Graph, shape_of
+from hwsparse.codegen.graph import RESHAPES, Graph, operator_of, shape_of
 from hwsparse.codegen.in_place import add_in_place
 from hwsparse.codegen.kernels import kernel_for
 from hwsparse.codegen.operations import greatest_of_bytes, operation_of
@@ -65,6 +65,13 @@ class Lowered:
     module: tvm.IRModule
     parameters: dict[str, np.ndarray]
     kernels: dict[str, str]
+
+    @property
+    def has_host(self) -> bool:
+        """Whether anything is computed but by what is called in the place of kernels."""
+        values = Graph.of(self.module["main"]).values.values()
+        called = {"relax.call_dps_packed", *RESHAPES}
+        return any(operator_of(value) not in called for value in values)
 
 
 def lower(

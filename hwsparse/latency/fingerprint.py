@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwsparse import strictjson
+from hwsparse.accelerator import COUNTING_VERSION
 from hwsparse.latency.cores import used_cpus
 from hwsparse.probe import CACHES, read_caches
 from hwsparse.target import Target
@@ -93,7 +94,8 @@ class Toolchain:
             target.l1d_bytes,
             target.l2_bytes,
         )
-        digest = hashlib.sha256(repr((told, target.isa)).encode()).hexdigest()[:16]
+        simulated = () if target.accelerator is None else (target.accelerator, COUNTING_VERSION)
+        digest = hashlib.sha256(repr((told, target.isa, *simulated)).encode()).hexdigest()[:16]
         return cls(kernels=kernels, tvm=_version("apache-tvm"), target=digest)
 
 

@@ -64,7 +64,12 @@ class ProcessRunner(ABC):
     chances = 1
 
     def __init__(
-        self, toolchain: Toolchain, clock: Clock, reference: Path | None = None, session_s: float = math.inf
+        self,
+        toolchain: Toolchain,
+        clock: Clock,
+        reference: Path | None = None,
+        session_s: float = math.inf,
+        source: Source = "measured",
     ) -> None:
         """Starts nothing yet.
 
@@ -73,12 +78,14 @@ class ProcessRunner(ABC):
             clock: tells the time for `taken_at`.
             reference: a library that is timed now and then beside all others, to tell how fast the clock is.
             session_s: how long a child process can be of use.
+            source: of what libraries say that they take.
         """
         self.toolchain = toolchain
         self._clock = clock
         self._reference = reference
         self._worker: Worker | None = None
         self._session_s = session_s
+        self._source = source
         self._started = 0.0
 
     @property
@@ -157,6 +164,8 @@ class ProcessRunner(ABC):
         Raises:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
+        if self._source == "simulated":
+            return MeasureFailure(key, "run", "what a simulator takes is not what the device would")
         with self.alone():
             return self._peak_memory(key, directory, settings)
 
@@ -288,7 +297,7 @@ class ProcessRunner(ABC):
             )
             return MeasureFailure(key, "noise", "; ".join(filter(None, (reason, taken_by_others(share)))))
         return Measurement(
-            key, tuple(taken.samples), "measured", settings, self.device, self.toolchain, self._clock(),
+            key, tuple(taken.samples), self._source, settings, self.device, self.toolchain, self._clock(),
             reference_s=quiet(taken.reference) if taken.reference else None, cpu_share=share,
         )  # fmt: skip
 
@@ -327,6 +336,7 @@ class LocalRunner(ProcessRunner):
         loader: str = "hwsparse.codegen:Library",
         reference: Path | None = None,
         lock: Path | None = None,
+        source: Source = "measured",
     ) -> None:
         """Starts nothing yet; arguments are those of `ProcessRunner`, and
 
@@ -336,7 +346,7 @@ class LocalRunner(ProcessRunner):
             loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
                 to be timed with a cold cache, `time(repeats, number, cold=True)` too.
         """
-        super().__init__(toolchain, clock, reference)
+        super().__init__(toolchain, clock, reference, source=source)
         self._device = device or Device.probe()
         self._loader = loader
         self._lock, self._held = lock, False

@@ -150,14 +150,14 @@ def time_side_by_side(
 ) -> dict[str, Measurement]:
     """Times all that was built, other libraries, and the dense model in onnxruntime, called ONNXRUNTIME, in turns.
 
-    On a board there is no onnxruntime, and it is left out.
+    Where a network runs on a board, or on what is simulated, there is no onnxruntime, and it is left out.
 
     Raises:
         MeasureError: a network was not timed.
     """
     libraries = {label: each.library for label, each in built.items()} | dict(besides)
     directories = {label: library.directory for label, library in libraries.items()}
-    if shop.bench.answer is None:
+    if shop.target.runner == "local":
         directories[ONNXRUNTIME] = shop.scratch / ONNXRUNTIME
         directories[ONNXRUNTIME].mkdir()
         write_onnxruntime_contender(shop.model, directories[ONNXRUNTIME])

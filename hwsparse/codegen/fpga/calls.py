@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -45,41 +46,47 @@ def told(epilogue: Epilogue, tokens: bool) -> str:
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds that calls took, all together: of whoever times the host they are no part."""
+    """Counts calls, and the seconds that they take: of who times the host alone they are no part."""
 
+    calls: int = 0
     spent_s: float = 0.0
-    running: bool = True  # otherwise calls compute nothing, and give zeros
+    computes: bool = True  # otherwise calls give zeros
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Counts from 0; meanwhile calls compute nothing."""
+        self.calls, self.spent_s, self.computes = 0, 0.0, False
+        try:
+            yield
+        finally:
+            self.computes = True
 
 
 CLOCK = Clock()
 _READY: WeakValueDictionary[bytes, Unpacked] = WeakValueDictionary()
 
 
-def unpack(programs: Iterable[tuple[np.ndarray, Program]]) -> list[Unpacked]:
-    """Streams made ready to be called, for as long as the result is kept.
+class Accelerated:
+    """What of a library runs on an accelerator; as long as there is this, its streams can be called."""
 
-    Args:
-        programs: streams, each with what it holds.
-    """
-    found = []
-    for stream, program in programs:
-        key = _key(stream)
-        unpacked = _READY.get(key) or Unpacked.of(program)
-        _READY[key] = unpacked
-        found.append(unpacked)
-    return found
+    def __init__(self, accelerator: Accelerator, streams: Mapping[str, np.ndarray], has_host: bool) -> None:
+        """Reads a stream (bytes,) for each layer, by name.
 
-
-def read(accelerator: Accelerator, stream: np.ndarray, layer: str) -> Program:
-    """The program of a layer's stream (bytes,).
-
-    Raises:
-        ArtifactError: it is cut off, damaged, or another machine's.
-    """
-    try:
-        return read_stream(accelerator, stream.tobytes())
-    except ArtifactError as error:
-        raise ArtifactError(f"layer {layer!r}: {error}") from None
+        Raises:
+            ArtifactError: one is cut off, damaged, or another machine's.
+        """
+        self.accelerator, self.has_host = accelerator, has_host
+        self.programs: dict[str, Program] = {}
+        self._ready = []
+        for layer, stream in streams.items():
+            try:
+                self.programs[layer] = read_stream(accelerator, stream.tobytes())
+            except ArtifactError as error:
+                raise ArtifactError(f"layer {layer!r}: {error}") from None
+            key = _key(stream)
+            unpacked = _READY.get(key) or Unpacked.of(self.programs[layer])
+            _READY[key] = unpacked
+            self._ready.append(unpacked)
 
 
 def _key(stream: np.ndarray) -> bytes:
@@ -92,10 +99,11 @@ def run_layer(*arguments: Any) -> None:
     began = time.perf_counter()
     *tensors, text, last = arguments
     out = np.from_dlpack(last)
-    if CLOCK.running:
+    if CLOCK.computes:
         _run_layer([np.from_dlpack(each) for each in tensors], json.loads(text), out)
     else:
         out[...] = 0
+    CLOCK.calls += 1
     CLOCK.spent_s += time.perf_counter() - began
 
 
