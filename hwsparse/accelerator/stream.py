@@ -178,8 +178,19 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     if reader.at != len(reader.data):
         raise ArtifactError(f"the command stream goes on for {len(reader.data) - reader.at} bytes after its end")
     return Program(
-        text, accelerator.dtype, outputs, output_bytes, residual_bytes, geometry, pad, form, tiling, groups, counts,
-        skips, values,
+        text,
+        accelerator.dtype,
+        outputs,
+        output_bytes,
+        residual_bytes,
+        geometry,
+        pad,
+        form,
+        tiling,
+        groups,
+        counts,
+        skips,
+        values,
     )
 
 

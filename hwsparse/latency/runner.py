@@ -25,7 +25,7 @@ from hwsparse.errors import MeasureError
 from hwsparse.latency.alone import alone
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.load import Bystanders, taken_by_others
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage, quiet
+from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage, quiet
 from hwsparse.latency.process import PINNABLE_CPUS, LostError, RefusedError, Worker
 from hwsparse.latency.turns import ClockError, Goal, NoRoom, Reference, Turns, prepare
 

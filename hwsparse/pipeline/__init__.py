@@ -192,7 +192,7 @@ def _identity(
     model: Model, judges: Judges, target: Target, choices: Iterable[Choice], ranges: str
 ) -> StudyIdentity:  # fmt: skip
     """What a study must have in common with a job to go on with it; ranges, where layers may be int8."""
-    texts, timed_here = tuple(sorted(map(str, choices))), target.runner == "local"
+    texts, timed_here = tuple(sorted(map(str, choices))), target.runner in ("local", "simulator")
     device = hashlib.sha256(f"{target.compiled_for} {Device.probe().digest if timed_here else ''}".encode()).hexdigest()
     pruner = f"{PRUNER}, {ranges} ranges" if any(choice.dtype == "int8" for choice in choices) else PRUNER
     return StudyIdentity(

@@ -58,7 +58,10 @@ def test_what_ships_reads_back_and_agrees_with_its_hardware(name: str) -> None:
             "inputs_bytes must be 2048 at least, for 16 inputs of a tile of 16 positions, not 1024",
         ),
         ({"weights_bytes": 100}, r"weights_bytes must be 832 at least, for 16 inputs of a tile .* not 100"),
-        ({"outputs_bytes": 256}, "outputs_bytes must be 2048 at least, for a tile of 16 positions by 16 rows .* not 256"),
+        (
+            {"outputs_bytes": 256},
+            "outputs_bytes must be 2048 at least, for a tile of 16 positions by 16 rows .* not 256",
+        ),
         ({"lanes": 1024}, "inputs_bytes must be"),  # a tile that fits no buffer
     ],
 )
@@ -86,6 +89,13 @@ def test_the_least_that_is_asked_for_is_enough_and_a_byte_less_is_not() -> None:
         ("rows = 16", "rows = 32", r"peak_flops must be 2.048e\+11, as \[accelerator\] makes it, not 1.024e\+11"),
         ("dram_bytes_per_cycle = 96.0", "dram_bytes_per_cycle = 48", "bandwidth_bytes_per_s must be 9.6e"),
         ('dtype = "int8"', 'dtype = "float16"', r"\[supported\] names other types than float16"),
+        (
+            'float32 = ["dense"]',
+            'float32 = ["2:4"]',
+            r"other types than int8, .* and dense float32, which its host runs",
+        ),
+        ("vector_bits = 256", "vector_bits = 64", "the host of an accelerator is a CPU, which has vector_registers 16"),
+        ("vector_bits = 256", "", "the host of an accelerator is a CPU, which has vector_registers 16 or 32"),
         ('kind = "fpga"', 'kind = "gpu"', r"a gpu has no \[accelerator\]"),
     ],
 )

@@ -34,7 +34,8 @@ def offered(machine: Accelerator, product: Product) -> list[Tiling]:
     form = format_for(machine, product)
     kept = joined(product.mask, form.share, form.span)
     entries = int(entry_counts(form, kept, machine.run_bits).sum())
-    return tilings(machine, product.geometry, form, Size(product.outputs, len(kept), entries, output_bytes(machine, product)))
+    size = Size(product.outputs, len(kept), entries, output_bytes(machine, product))
+    return tilings(machine, product.geometry, form, size)
 
 
 @given(st.integers(0, 2**32))

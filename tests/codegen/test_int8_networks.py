@@ -46,7 +46,7 @@ def in_bytes(model: Model, text: str, floats: Collection[str] = ()) -> tuple[Pla
 
 
 @pytest.mark.parametrize("make", [convolutional, transformer], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "vnni"])
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avx512", "vnni", "fpga-sim"])
 @pytest.mark.parametrize(("batch", "text"), [(1, "block4x4@0.5"), (2, "dense"), (1, "block1x4@0.7")])
 def test_a_network_computes_what_onnxruntime_does(make, name: str, batch: int, text: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     target = with_flags("x86-avx512", "avx512_vnni") if name == "vnni" else load_target(name)

@@ -152,22 +152,21 @@ def finished(
         factor = terms[0] if epilogue.added == "uint8" or epilogue.at_once else np.float32(1)
         values = _multiplied(residual, factor, values)
     if epilogue.at_once:
-        return _bytes(np.clip(values, terms[1], terms[2]))
+        return _bytes(values, terms[1], terms[2])
     if epilogue.function:
         values = FUNCTIONS[epilogue.function](values.astype(np.float64)).astype(np.float32)
-    values = np.clip(values, np.float32(epilogue.low), np.float32(epilogue.high))
-    if epilogue.stored == "uint8":
-        return _bytes(np.clip(_multiplied(values, terms[1], terms[2]), 0, MOST_VALUE))
-    return values
+    values = np.asarray(np.clip(values, np.float32(epilogue.low), np.float32(epilogue.high)))
+    return _bytes(_multiplied(values, terms[1], terms[2]), 0, MOST_VALUE) if epilogue.stored == "uint8" else values
 
 
 def _multiplied(values: np.ndarray, by: Any, plus: Any) -> np.ndarray:
     """Multiplied and added in one step, rounded once, as the host's code does."""
-    return (values.astype(np.float64) * by + plus).astype(np.float32)
+    return np.asarray((values.astype(np.float64) * by + plus).astype(np.float32))
 
 
-def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).astype(np.uint8)
+def _bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The nearest bytes of values within bounds."""
+    return np.asarray(np.rint(np.clip(values, low, high)).astype(np.uint8))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ import numpy as np
 
 from hwsparse.accelerator import Accelerator, Geometry, compile_layer, lay_out, may_overflow, write_stream
 from hwsparse.codegen.cpu.epilogue import Epilogue
-from hwsparse.codegen.cpu.select import Kernel
+from hwsparse.codegen.cpu.select import Kernel, shared_rows
 from hwsparse.codegen.fpga.calls import ARRAY, Call, told
 from hwsparse.errors import CompileError, PlanError, UnsupportedError
-from hwsparse.pattern import Channel, Dense
+from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
 from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
 from hwsparse.target import Target
@@ -42,7 +42,9 @@ def takes(layer: Layer, choice: Choice, target: Target) -> bool:
 
 def array_kernel(layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue) -> Kernel:
     """The call for a layer; what it packs is a command stream."""
-    return Kernel(ARRAY, Call(told(epilogue, layer.window is None)), partial(_pack, layer, choice, accelerator, epilogue))
+    return Kernel(
+        ARRAY, Call(told(epilogue, layer.window is None)), partial(_pack, layer, choice, accelerator, epilogue)
+    )
 
 
 def _pack(
@@ -54,8 +56,11 @@ def _pack(
         CompileError: no tiling fits the accelerator, or sums could leave int32.
     """
     signed, scales = weight_bytes(weight)
-    dense = isinstance(choice.pattern, Dense | Channel)
-    mask = np.ones(signed.shape, bool) if dense else signed != 0
+    mask = signed != 0
+    if isinstance(choice.pattern, Dense):
+        mask[:] = True
+    elif isinstance(choice.pattern, Channel):  # rows are whole, or not there
+        mask[:] = mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
     product = lay_out(
         layer,
         signed,
@@ -85,8 +90,7 @@ def work(layer: Layer, choice: Choice, accelerator: Accelerator) -> Work:
     kept = rows * geometry.inputs * (1 - choice.ratio)
     words = kept / accelerator.rows
     tiles = -(-geometry.positions // accelerator.tile_positions)
-    index = 0 if choice.is_dense else accelerator.run_bits + 1
-    stored = kept * (accelerator.element_bytes + index / 8)
+    stored = kept * (accelerator.element_bytes + _index_bits(choice.pattern, accelerator) / 8)
     parts = {
         "calls": 1.0,
         "words": words * tiles,
@@ -103,5 +107,18 @@ def work(layer: Layer, choice: Choice, accelerator: Accelerator) -> Work:
         "kept of a row": kept / rows,
         "weights held": stored / accelerator.weights_bytes,
     }
-    place = (float(getattr(choice.pattern, "rows", 1)), -math.log2(max(1 - choice.ratio, 1e-3)))
+    place = (math.log2(shared_rows(choice.pattern)), -math.log2(max(1 - choice.ratio, 1e-3)))
     return Work(ARRAY, parts, {name: float(value) for name, value in traits.items()}, place, stored)
+
+
+def _index_bits(pattern: Pattern, accelerator: Accelerator) -> float:
+    """Of each weight in a stream, its share of what says where it is."""
+    match pattern:
+        case Dense() | Channel():
+            return 0.0
+        case NM(m=m, shared=shared):
+            return (m - 1).bit_length() / shared
+        case Block(rows, cols):
+            return (accelerator.run_bits + 1) / (rows * cols)
+        case Unstructured():
+            return accelerator.run_bits + 1
