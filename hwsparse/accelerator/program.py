@@ -151,7 +151,8 @@ def encode(
             entries.append(found)
     return Program(
         product.name, accelerator.dtype, product.outputs, product.output_bytes or accelerator.element_bytes,
-        product.residual_bytes, product.geometry, product.pad, form, tiling, groups, counts, np.concatenate(skips), np.concatenate(entries),
+        product.residual_bytes, product.geometry, product.pad, form, tiling, groups, counts,
+        np.concatenate(skips), np.concatenate(entries),
     )  # fmt: skip
 
 

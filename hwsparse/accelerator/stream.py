@@ -1,7 +1,7 @@
 """The command stream of a layer: bytes that the machine reads, written from a program and read back to one.
 
-    head       magic, version, the machine's sizes, type, outputs, bytes of an output and of a residual's element, format,
-               order, units of a set, chunks, axes, what lies beyond the edge, the length of the name, the name
+    head       magic, version, the machine's sizes, type, outputs, bytes of an output and of a residual's element,
+               format, order, units of a set, chunks, axes, what lies beyond the edge, length of the name, the name
     geometry   the map's sizes, the kernel and how it slides
     table      for every unit the group of rows that does it, 16 bits each
     sections   for each set and chunk: entries (32 bits), then their bits without gaps, filled up to a byte
@@ -49,8 +49,9 @@ def write_stream(accelerator: Accelerator, program: Program) -> bytes:
     parts = [
         _HEAD.pack(
             MAGIC, VERSION, *(getattr(accelerator, field) for field in _MACHINE), _DTYPES.index(program.dtype),
-            program.outputs, program.output_bytes, program.residual_bytes, KINDS.index(form.kind), form.share, form.span, form.n, form.m,
-            ORDERS.index(tiling.order), tiling.set_units, len(tiling.chunks), len(geometry.sizes), program.pad, len(name),
+            program.outputs, program.output_bytes, program.residual_bytes, KINDS.index(form.kind), form.share,
+            form.span, form.n, form.m, ORDERS.index(tiling.order), tiling.set_units, len(tiling.chunks),
+            len(geometry.sizes), program.pad, len(name),
         ),
         name,
         struct.pack("<II", geometry.batch, geometry.channels),
@@ -140,9 +141,10 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     _, version, *rest = _HEAD.unpack(reader.take(_HEAD.size))
     if version != VERSION:
         raise ArtifactError(f"the command stream is of version {version}; this is {VERSION}")
-    machine, (dtype, outputs, output_bytes, residual_bytes, kind, share, span, n, m, order, width, chunk_count, axes, pad, name) = (
+    machine, (dtype, outputs, *sizes, kind, share, span, n, m, order, width, chunk_count, axes, pad, name) = (
         rest[:5], rest[5:],
     )  # fmt: skip
+    output_bytes, residual_bytes = sizes
     mine = [getattr(accelerator, field) for field in _MACHINE]
     if machine != mine or _DTYPES[dtype : dtype + 1] != (accelerator.dtype,):
         raise ArtifactError(
@@ -156,8 +158,8 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     geometry = Geometry(batch, channels, tuple(a[0] for a in each), tuple(a[1] for a in each), window)
     if pad and accelerator.dtype != "int8":
         raise ArtifactError("the command stream reads other than zeros beyond the edge, which is int8's alone")
-    sizes = {accelerator.element_bytes, HOST_BYTES}
-    if output_bytes not in sizes or residual_bytes not in {0, *sizes}:
+    known = {accelerator.element_bytes, HOST_BYTES}
+    if output_bytes not in known or residual_bytes not in {0, *known}:
         raise ArtifactError("the command stream's outputs or residuals are neither of its type nor float32")
     if not (outputs and width and 0 < chunk_count <= _MOST_CHUNKS and kind < len(KINDS) and order < 2):
         raise ArtifactError("the command stream's head is of an impossible layer")
