@@ -1,7 +1,7 @@
 """Times libraries on a simulated accelerator: its cycles are counted, and what its host does is timed on this machine.
 
-A call takes the cycles of its layers, one after the other, by the accelerator's clock, and all that its host does beside
-that: layers and operations that the accelerator does not have, and handing layers over. While that is timed the
+A call takes the cycles of its layers, one after the other, by the accelerator's clock, and all that its host does
+beside: layers and operations that the accelerator does not have, and handing layers over. While that is timed the
 accelerator computes nothing, and is counted for nothing. Where there is no host's part, as in a layer alone, every
 call takes exactly as long.
 """

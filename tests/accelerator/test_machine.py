@@ -92,7 +92,7 @@ def test_the_least_that_is_asked_for_is_enough_and_a_byte_less_is_not() -> None:
         (
             'float32 = ["dense"]',
             'float32 = ["2:4"]',
-            r"other types than int8, .* and dense float32, which its host runs",
+            r"types than int8, .* and dense float32, which its host runs",
         ),
         ("vector_bits = 256", "vector_bits = 64", "the host of an accelerator is a CPU, which has vector_registers 16"),
         ("vector_bits = 256", "", "the host of an accelerator is a CPU, which has vector_registers 16 or 32"),

@@ -1,8 +1,8 @@
 """Which layers run on a target's accelerator, and what is called for them.
 
-TVM partitions graphs for external code generators by matching patterns of its own (FuseOpsByPattern, RunCodegen); here
-chains of a layer and what follows it are found already, and a call of a packed function, which TVM leaves as it is, hands
-one to the accelerator as it stands. Its command stream is a parameter, kept beside all other weights.
+TVM partitions graphs for external code generators by matching patterns of its own (FuseOpsByPattern, RunCodegen);
+here chains of a layer and what follows it are found already, and a call of a packed function, which TVM leaves as it
+is, hands one to the accelerator as it stands. Its command stream is a parameter, kept beside all other weights.
 
 What the accelerator cannot run, groups of channels above all, has the host's kernels.
 """
