@@ -204,6 +204,11 @@ class Target:
             )
 
     @property
+    def usual_dtypes(self) -> tuple[str, ...]:
+        """Types that layers' weights may have where nobody asks for others: an accelerator's own, or else float32."""
+        return ("float32",) if self.accelerator is None else (self.accelerator.dtype,)
+
+    @property
     def estimable(self) -> bool:
         """Whether what it would take can be estimated where there is no board of it."""
         return self.runner in ("rpc", "estimator") and self.core is not None and self.vector_bits == 128

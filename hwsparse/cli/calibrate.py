@@ -35,9 +35,9 @@ def calibrate(
     target: str = options.TARGET,
     pattern: list[str] = typer.Option([], help="Only these patterns, as unstructured or block4x1; may be repeated."),
     dtype: list[str] = typer.Option(
-        ["float32"],
+        [],
         help="Types of weights, and of what layers read, to measure: float32, float16, bfloat16, int8; may be "
-        "repeated.",
+        "repeated. By default float32, or what the device's accelerator is of.",
     ),
     ratio: list[float] = typer.Option(RATIOS, help="Shares of zeros to measure; may be repeated."),
     within: float | None = options.WITHIN,
@@ -74,7 +74,7 @@ def calibrate(
             records,
             patterns=pattern,
             ratios=sorted(set(ratio)),
-            dtypes=tuple(dict.fromkeys(dtype)),
+            dtypes=tuple(dict.fromkeys(dtype)) or device.usual_dtypes,
             within=within,
             cache="cold" if cold else "warm",
             board=board,

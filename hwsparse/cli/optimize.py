@@ -86,7 +86,7 @@ def optimize(
         max_drop=max_drop,
         bounds=options.bounds(max_latency_ms, min_quality, max_file_mb, max_memory_mb),
         patterns=tuple(pattern),
-        dtypes=tuple(dict.fromkeys(dtype)),
+        dtypes=tuple(dict.fromkeys(dtype)) or device.usual_dtypes,
         ranges=ranges,
         within=within,
     )

@@ -37,9 +37,10 @@ CHOICE: Any = typer.Option(
     None, help="One choice for every layer that can have it, as block4x1@0.9, 2:4 or block4x4@0.5/int8."
 )
 DTYPE: Any = typer.Option(
-    ["float32"],
+    [],
     help="Types of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8; may be "
-    "repeated. With others than float32, layers are rounded as they are pruned.",
+    "repeated. With others than float32, layers are rounded as they are pruned. By default float32, or what the "
+    "device's accelerator is of.",
 )
 RANGES: Any = typer.Option(
     DEFAULT_METHOD,

@@ -100,9 +100,10 @@ def request(
     wanted = None if choice is None else options.choice(choice)
     if wanted is not None and front is not None:
         raise InputError("--front is of a search: leave it out, or --choice")
-    if wanted is not None and dtype != ["float32"]:
+    if wanted is not None and dtype:
         raise InputError("--dtype is of a search: leave it out, and say it in --choice, as dense/int8")
-    require_use(ranges, dtype if wanted is None else (wanted.dtype,))
+    if asked := dtype if wanted is None else [wanted.dtype]:
+        require_use(ranges, asked)
     if ranges != DEFAULT_METHOD and data is None:
         raise InputError("--ranges are of what is seen on data: give --data too, or leave it out")
     if wanted is None and data is None:

@@ -1,6 +1,7 @@
 """What whole-network timing compares: a compiled library or onnxruntime, told apart by the directory.
 
-Knows nothing of plans; a directory with model.onnx is a model for onnxruntime, any other a library.
+Knows nothing of plans; a directory with model.onnx is a model for onnxruntime, any other a library, which is timed on
+the simulated accelerator if it was compiled for one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import onnxruntime
 
 from hwsparse.codegen import Library, random_inputs
 from hwsparse.errors import MeasureError
+from hwsparse.latency.simulator import Simulated
 from hwsparse.model import Model, TensorSpec
 
 MODEL = "model.onnx"
@@ -28,13 +30,14 @@ class Timed(Protocol):
 
 
 class Contender:
-    """Loads either kind; `load` is what a worker calls."""
+    """Loads any of them; `load` is what a worker calls."""
 
     @staticmethod
     def load(directory: Path, threads: int) -> Timed:
         if (directory / MODEL).exists():
             return OnnxruntimeModel(directory / MODEL, threads)
-        return Library.load(directory, threads)
+        library = Library.load(directory, threads)
+        return library if library.accelerated is None else Simulated(library, library.accelerated)
 
 
 class OnnxruntimeModel:

@@ -25,7 +25,7 @@ from hwsparse.errors import MeasureError
 from hwsparse.latency.alone import alone
 from hwsparse.latency.fingerprint import Device, Toolchain
 from hwsparse.latency.load import Bystanders, taken_by_others
-from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Source, Stage, quiet
+from hwsparse.latency.measurement import MeasureFailure, Measurement, RunSettings, Stage, quiet
 from hwsparse.latency.process import PINNABLE_CPUS, LostError, RefusedError, Worker
 from hwsparse.latency.turns import ClockError, Goal, NoRoom, Reference, Turns, prepare
 
@@ -64,12 +64,7 @@ class ProcessRunner(ABC):
     chances = 1
 
     def __init__(
-        self,
-        toolchain: Toolchain,
-        clock: Clock,
-        reference: Path | None = None,
-        session_s: float = math.inf,
-        source: Source = "measured",
+        self, toolchain: Toolchain, clock: Clock, reference: Path | None = None, session_s: float = math.inf
     ) -> None:
         """Starts nothing yet.
 
@@ -78,14 +73,12 @@ class ProcessRunner(ABC):
             clock: tells the time for `taken_at`.
             reference: a library that is timed now and then beside all others, to tell how fast the clock is.
             session_s: how long a child process can be of use.
-            source: of what libraries say that they take.
         """
         self.toolchain = toolchain
         self._clock = clock
         self._reference = reference
         self._worker: Worker | None = None
         self._session_s = session_s
-        self._source = source
         self._started = 0.0
 
     @property
@@ -164,8 +157,6 @@ class ProcessRunner(ABC):
         Raises:
             MeasureError: the child process cannot be started, or this machine has too few CPUs.
         """
-        if self._source == "simulated":
-            return MeasureFailure(key, "run", "what a simulator takes is not what the device would")
         with self.alone():
             return self._peak_memory(key, directory, settings)
 
@@ -176,7 +167,9 @@ class ProcessRunner(ABC):
             before: int = worker.ask(settings.timeout_s, do="memory")["held"]
             worker.ask(settings.timeout_s, do="load", slot=0, directory=str(directory.absolute()))
             stage = "run"
-            worker.ask(settings.timeout_s, do="time", slot=0, repeats=2, number=1)
+            taken = worker.ask(settings.timeout_s, do="time", slot=0, repeats=2, number=1)
+            if taken["source"] == "simulated":
+                return MeasureFailure(key, stage, "what a simulator takes is not what the device would")
             most: int = worker.ask(settings.timeout_s, do="memory")["most"]
             return max(0, most - before)
         except RefusedError as refused:
@@ -297,7 +290,7 @@ class ProcessRunner(ABC):
             )
             return MeasureFailure(key, "noise", "; ".join(filter(None, (reason, taken_by_others(share)))))
         return Measurement(
-            key, tuple(taken.samples), self._source, settings, self.device, self.toolchain, self._clock(),
+            key, tuple(taken.samples), taken.source, settings, self.device, self.toolchain, self._clock(),
             reference_s=quiet(taken.reference) if taken.reference else None, cpu_share=share,
         )  # fmt: skip
 
@@ -336,7 +329,6 @@ class LocalRunner(ProcessRunner):
         loader: str = "hwsparse.codegen:Library",
         reference: Path | None = None,
         lock: Path | None = None,
-        source: Source = "measured",
     ) -> None:
         """Starts nothing yet; arguments are those of `ProcessRunner`, and
 
@@ -346,7 +338,7 @@ class LocalRunner(ProcessRunner):
             loader: "module:class" with `load(directory, threads)`, `check()` and `time(repeats, number)`; of libraries
                 to be timed with a cold cache, `time(repeats, number, cold=True)` too.
         """
-        super().__init__(toolchain, clock, reference, source=source)
+        super().__init__(toolchain, clock, reference)
         self._device = device or Device.probe()
         self._loader = loader
         self._lock, self._held = lock, False

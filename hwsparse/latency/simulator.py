@@ -1,4 +1,4 @@
-"""Times libraries on a simulated accelerator: its cycles are counted, and what its host does is timed on this machine.
+"""A library timed on its simulated accelerator: cycles are counted, and what the host does is timed on this machine.
 
 A call takes the cycles of its layers, one after the other, by the accelerator's clock, and all that its host does
 beside: layers and operations that the accelerator does not have, and handing layers over. While that is timed the
@@ -8,36 +8,26 @@ call takes exactly as long.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hwsparse.accelerator import time_network
 from hwsparse.codegen import Library
-from hwsparse.codegen.fpga.calls import CLOCK
-
-LOADER = "hwsparse.latency.simulator:Simulated"
+from hwsparse.codegen.fpga.calls import CLOCK, Accelerated
+from hwsparse.latency.measurement import Source
 
 
 class Simulated:
-    """A library on the accelerator that it was compiled for; `load` is what a worker calls."""
+    """What a worker can check and time, of a library that was compiled for an accelerator."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
-        """Loads it, and counts what its layers take; use `load`."""
-        self._library = Library.load(directory, threads)
-        self._accelerator_s, self._layers = 0.0, 0
-        accelerated = self._library.accelerated
-        if accelerated is not None:
-            run = time_network(accelerated.accelerator, list(accelerated.programs.values()))
-            self._accelerator_s, self._layers = run.latency_s(accelerated.accelerator), len(run.layers)
-        self._has_host = accelerated is None or accelerated.has_host
+    source: Source = "simulated"
 
-    @classmethod
-    def load(cls, directory: Path, threads: int) -> Simulated:
-        """Loads a library.
+    def __init__(self, library: Library, accelerated: Accelerated) -> None:
+        """Counts what the layers take.
 
-        Raises:
-            ArtifactError: as `Library.load`.
+        Args:
+            accelerated: the library's.
         """
-        return cls(directory, threads)
+        self._library, self._has_host, machine = library, accelerated.has_host, accelerated.accelerator
+        run = time_network(machine, list(accelerated.programs.values()))
+        self._accelerator_s, self._layers = run.latency_s(machine), len(run.layers)
 
     def check(self) -> float | None:
         """As `Library.check`: what the accelerator computes is right to the bit."""

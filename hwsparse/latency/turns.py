@@ -20,6 +20,7 @@ from hwsparse.latency.measurement import (
     SHORTEST_S,
     MeasureFailure,
     RunSettings,
+    Source,
     Stage,
     quantile_interval,
     quiet,
@@ -39,6 +40,7 @@ class Turns:
     samples: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)  # of its CPU, that the process had in each turn
     reference: list[float] = field(default_factory=list)  # what the reference kernel took before each turn
+    source: Source = "measured"
 
     def take(self, worker: Worker, settings: RunSettings, repeats: int) -> None:
         """One turn more.
@@ -59,6 +61,7 @@ class Turns:
         if len(samples) != repeats or not all(SHORTEST_S <= sample <= LONGEST_S for sample in samples):
             raise ClockError(f"the clock gave {samples[:3]} s for {repeats} samples")
         self.samples += samples
+        self.source = answer["source"]
         self.shares.append(answer["share"])
 
     def known_to(self, quantile: float) -> float:

@@ -98,7 +98,8 @@ def _time(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, th
     # Clocks of threads are coarse.
     told = took > LEAST_SHARED_S and not getattr(library, "elsewhere", False)
     share = min(1.0, worked / took) if told else 1.0
-    return {"samples": [float(sample) for sample in samples], "share": share}
+    source = getattr(library, "source", "measured")
+    return {"samples": [float(sample) for sample in samples], "share": share, "source": source}
 
 
 def _describe(libraries: dict[int, Any], request: Mapping[str, Any], loader: Any, threads: int) -> dict[str, Any]:

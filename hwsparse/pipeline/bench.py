@@ -44,7 +44,6 @@ from hwsparse.latency.drift import slowness, usual_reference
 from hwsparse.latency.presence import Needs
 from hwsparse.latency.runner import BATCH, ProcessRunner
 from hwsparse.latency.sent import Compiled
-from hwsparse.latency.simulator import LOADER as SIMULATED
 from hwsparse.model import Model
 from hwsparse.pipeline.building import NetworkOrder, build_networks, compile_networks
 from hwsparse.plan import Choice
@@ -222,14 +221,10 @@ def open_bench(
         layers: ProcessRunner
         if board is None:
             lock = timing_lock()
-            networks: ProcessRunner
-            if target.runner == "simulator":
-                layers = networks = LocalRunner(
-                    toolchain, clock, None, SIMULATED, reference, lock, source="simulated",
-                )  # fmt: skip
-            else:
-                layers = LocalRunner(toolchain, clock, reference=reference, lock=lock)
-                networks = LocalRunner(toolchain, clock, layers.device, LOADER, reference, lock)
+            networks: ProcessRunner = LocalRunner(toolchain, clock, None, LOADER, reference, lock)
+            layers = networks
+            if target.runner == "local":  # what loads layers alone needs no onnxruntime
+                layers = LocalRunner(toolchain, clock, networks.device, reference=reference, lock=lock)
         else:
             onboard = layers = networks = BoardRunner(toolchain, clock, board, reference, Needs.of(target, toolchain))
             settings = RunSettings(threads=target.threads, timeout_s=SENDING_S)

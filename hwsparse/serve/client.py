@@ -147,7 +147,7 @@ class Client:
         seed: int = 0,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         threads: int = 0,
-        dtypes: Sequence[str] = ("float32",),
+        dtypes: Sequence[str] = (),
         ranges: str = "",
         request_id: str = "",
     ) -> OperationHandle:
@@ -159,7 +159,8 @@ class Client:
             dataset: digest from `upload_dataset`, or the name of one of the server's own.
             shapes: for inputs whose shape the model leaves open.
             threads: that inference runs with; 0 for the device's own number.
-            dtypes: of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8.
+            dtypes: of weights, and of what layers read, to choose from: float32, float16, bfloat16, int8; none:
+                float32, or what the device's accelerator is of.
             ranges: how the range of what int8 layers read is found on samples; none: as the server does.
             request_id: with one, the request may be sent again without being done again.
         """

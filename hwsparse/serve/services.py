@@ -153,7 +153,7 @@ class OptimizationService(optimization_pb2_grpc.OptimizationServiceServicer):
     ) -> optimization_pb2.OptimizeResponse:
         model = self._house.models.get(request.model_sha256, "model")
         target = self._target(request)
-        dtypes = tuple(dict.fromkeys(request.dtypes)) or ("float32",)
+        dtypes = tuple(dict.fromkeys(request.dtypes)) or target.usual_dtypes
         for dtype in dtypes:
             target.require_type(dtype)
         ranges = request.ranges or DEFAULT_METHOD

@@ -14,7 +14,7 @@ from hwsparse.accelerator import compile_layer, lay_out, time_network
 from hwsparse.codegen import Library, build_layer, build_model, random_inputs
 from hwsparse.codegen.fpga import calls
 from hwsparse.latency import LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
-from hwsparse.latency.simulator import LOADER, Simulated
+from hwsparse.latency.contender import LOADER, Contender
 from hwsparse.plan import Choice, parse_choice
 from hwsparse.target import load_target
 from tests.codegen.layers import conv
@@ -41,7 +41,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runner() -> Iterator[LocalRunner]:
     toolchain = Toolchain.of(TARGET, "test")
-    with LocalRunner(toolchain, lambda: datetime.now(timezone.utc), None, LOADER, source="simulated") as made:
+    with LocalRunner(toolchain, lambda: datetime.now(timezone.utc), loader=LOADER) as made:
         yield made
 
 
@@ -50,26 +50,26 @@ def test_a_layer_alone_takes_what_is_counted_every_time(tmp_path: Path) -> None:
     weight = np.ones(LAYER.weight_shape, np.int8)
     program = compile_layer(MACHINE, lay_out(LAYER, weight, weight > 0))
     expected = time_network(MACHINE, [program]).latency_s(MACHINE)
-    assert Simulated.load(tmp_path, 1).time(3, 5) == (expected,) * 3
+    assert Contender.load(tmp_path, 1).time(3, 5) == (expected,) * 3
 
 
 def test_a_network_takes_its_layers_and_what_its_host_does(network: Path) -> None:
     library = Library.load(network, 1)
     assert library.accelerated is not None and library.accelerated.has_host
     counted = time_network(MACHINE, list(library.accelerated.programs.values())).latency_s(MACHINE)
-    assert all(sample > counted for sample in Simulated.load(network, 1).time(3, 2))
+    assert all(sample > counted for sample in Contender.load(network, 1).time(3, 2))
 
 
 def test_what_the_accelerator_takes_here_is_not_the_hosts(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second for every layer that is simulated would be seen."""
-    simulated, ticks = Simulated.load(network, 1), count()
+    simulated, ticks = Contender.load(network, 1), count()
     before = simulated.time(1)[0]
     monkeypatch.setattr(calls.time, "perf_counter", lambda: float(next(ticks)))
     assert simulated.time(1)[0] < before - 1
 
 
 def test_outputs_are_right_again_after_timing(network: Path) -> None:
-    library, simulated = Library.load(network, 1), Simulated.load(network, 1)
+    library, simulated = Library.load(network, 1), Contender.load(network, 1)
     inputs = random_inputs(library.inputs)
     expected = library.run(inputs)
     simulated.time(2)
