@@ -10,6 +10,7 @@ Knows nothing of what the network computes.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from pathlib import Path
 
 from hwsparse.artifact.directory import REQUIRED, fresh_directory
 from hwsparse.elf import SharedLibrary, read_shared_library
-from hwsparse.errors import CompileError, UnsupportedError, one_line
+from hwsparse.errors import ArtifactError, CompileError, UnsupportedError, one_line
 from hwsparse.probe import machine
 
 # Files of the runtime, and the packages that they are of.
 RUNTIME = {"libtvm_runtime.so": "apache-tvm", "libtvm_ffi.so": "apache-tvm-ffi"}
+DESCRIPTION = "library.json"
 FOLDER = Path(__file__).parent
 PROGRAMS = ("run.py", "run.cc")
 GLIBC = ("2_28", "2_27", "2_24", "2_17")  # that PyPI's wheels are built for
@@ -41,10 +43,15 @@ def bundle(library: Path, directory: Path, wheels: Path | None = None, build: bo
 
     Raises:
         ArtifactError: `library` is none, or `directory` is in the way or cannot be written.
-        UnsupportedError: there is no runtime for such a device.
+        UnsupportedError: there is no runtime for such a device, or it is a simulated one.
         CompileError: the runtime cannot be had, or run.cc not be compiled.
     """
     made_for = read_shared_library(library / "library.so")
+    if _is_simulated(library / DESCRIPTION):
+        raise UnsupportedError(
+            f"{library} is compiled for a simulated accelerator, which hwsparse runs, and no device: load it as README "
+            "says, or compile it for a device"
+        )
     if build and made_for.of_android:
         raise UnsupportedError("run.cc cannot be compiled for Android here: that needs Android's NDK")
     with fresh_directory(directory) as scratch:
@@ -58,6 +65,13 @@ def bundle(library: Path, directory: Path, wheels: Path | None = None, build: bo
         if build:
             build_program(scratch, made_for.machine)
         (scratch / "README.txt").write_text(_told(made_for, build))
+
+
+def _is_simulated(description: Path) -> bool:
+    try:
+        return "accelerator" in json.loads(description.read_text())
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{description} tells of no compiled library: {one_line(error)}") from None
 
 
 def runtime(made_for: SharedLibrary, wheels: Path | None = None) -> Mapping[str, bytes]:

@@ -16,13 +16,14 @@ import pytest
 import tvm_ffi.libinfo
 from safetensors.numpy import load_file, save_file
 
-from hwsparse.codegen import Library, compile_model, random_inputs
+from hwsparse.codegen import Library, build_layer, compile_model, random_inputs
 from hwsparse.deploy import bundle, run
 from hwsparse.deploy.bundle import RUNTIME
 from hwsparse.elf import SharedLibrary
 from hwsparse.errors import ArtifactError, CompileError, UnsupportedError
-from hwsparse.plan import Plan
+from hwsparse.plan import Choice, Plan, parse_signature
 from hwsparse.probe import machine
+from hwsparse.target import load_target
 from tests.codegen.building import Network
 from tests.codegen.layers import CPU
 
@@ -215,3 +216,15 @@ def test_what_there_is_no_runtime_for_is_refused(library: Path, tmp_path: Path) 
     (tmp_path / "taken/file").touch()
     with pytest.raises(ArtifactError, match="something is there already"):
         bundle(library, tmp_path / "taken")
+
+
+def test_what_only_a_simulator_runs_is_refused(tmp_path: Path) -> None:
+    layer = parse_signature("conv 1x8x6x6 w8x8x3x3 s1x1 p1,1_1,1 d1x1 g1 float32")
+    (made := tmp_path / "made").mkdir()
+    build_layer(layer, Choice(dtype="int8"), load_target("fpga-sim"), made)
+    with pytest.raises(UnsupportedError, match="compiled for a simulated accelerator, which hwsparse runs"):
+        bundle(made, tmp_path / "folder")
+    (made / "library.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"library.json tells of no compiled library"):
+        bundle(made, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
