@@ -31,7 +31,7 @@ from hwsparse.latency import (
     Toolchain,
 )
 from hwsparse.latency.load import load_note
-from hwsparse.latency.measurement import MIN_SAMPLES
+from hwsparse.latency.measurement import MIN_SAMPLES, Source
 from hwsparse.latency.presence import Needs
 from hwsparse.latency.runner import ProcessRunner
 
@@ -54,6 +54,7 @@ class Measured:
     file_bytes: int
     samples_s: tuple[float, ...]
     cpu_share: float  # of its CPU, that the process had
+    source: Source  # measured, or simulated on the accelerator that the artifact is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def measure(
 ) -> None:
     """Times networks side by side, in turns: artifacts, and ONNX files in onnxruntime.
 
+    What an artifact takes on a simulated accelerator is simulated, with its host's part measured here.
     With --tracker artifacts are timed on a board, registered there under the name of their target.
 
     Turns go on until every median is known to 2 %, or for a minute; where that does not do, it says so.
@@ -116,7 +118,7 @@ def measure(
             Measured(
                 name, network.runtime, network.batch, taken.median_s, taken.interval_s, taken.quiet_s,
                 network.batch / taken.median_s, None if isinstance(most, MeasureFailure) else most,
-                network.file_bytes, taken.samples_s, taken.cpu_share,
+                network.file_bytes, taken.samples_s, taken.cpu_share, taken.source,
             )
         )  # fmt: skip
     report = Report(runner.device, settings, tuple(measured))
@@ -132,7 +134,7 @@ def show(report: Report, console: Console) -> None:
     """Prints a report as a table, and what there is to say of how well its times are known."""
     console.print(_table(report))
     figures = (
-        LatencyFigure(each.median_s, each.interval_s, "measured", len(each.samples_s)) for each in report.networks
+        LatencyFigure(each.median_s, each.interval_s, each.source, len(each.samples_s)) for each in report.networks
     )
     notes = noise_note(figures), load_note(min((each.cpu_share for each in report.networks), default=1.0))
     for note in filter(None, notes):
@@ -196,9 +198,10 @@ def _table(report: Report) -> Table:
     )  # fmt: skip
     for each in report.networks:
         low, high = (1e3 * bound for bound in each.interval_s)
+        runtime = each.runtime if each.source == "measured" else f"{each.runtime}, {each.source}"
         memory = "-" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes / 1e6:.1f} MB"
         table.add_row(
-            escape(each.path), each.runtime, f"{1e3 * each.median_s:.3f} ms", f"{low:.3f} to {high:.3f}",
+            escape(each.path), runtime, f"{1e3 * each.median_s:.3f} ms", f"{low:.3f} to {high:.3f}",
             f"{1e3 * each.quiet_s:.3f}", f"{each.samples_per_s:.1f}", memory, f"{each.file_bytes / 1e6:.1f} MB",
         )  # fmt: skip
     return table
