@@ -134,7 +134,7 @@ def _name_baselines(axes: Axes, shown: View) -> None:
             continue
         for point in group.points:
             # The two that are dense are often close: one name goes below the front, the other above it.
-            text = f"{_clipped(point.label, 30)} {words.milliseconds(point.latency_s)}"
+            text = f"{clipped(point.label, 30)} {words.milliseconds(point.latency_s)}"
             if group.style is not STYLES["external"]:
                 _name(axes, point, point.quality, _with_sizes(text, point), group.style.colour, (-10, -7))
             else:
@@ -142,7 +142,7 @@ def _name_baselines(axes: Axes, shown: View) -> None:
 
 
 def _with_sizes(text: str, point: FrontPoint) -> str:
-    return "\n".join(filter(None, [_clipped(text, 40), words.sizes(point).replace("parameters", "par.")]))
+    return "\n".join(filter(None, [clipped(text, 40), words.sizes(point).replace("parameters", "par.")]))
 
 
 def _name(axes: Axes, point: FrontPoint, y: float, text: str, colour: str, offset: tuple[float, float]) -> None:
@@ -158,10 +158,10 @@ def _name(axes: Axes, point: FrontPoint, y: float, text: str, colour: str, offse
 
 
 def _titles(figure: Figure, report: FrontReport, shown: View) -> None:
-    figure.text(0.02, 0.945, _clipped(report.title, 70), color=INK, fontsize=15, fontweight="bold")
-    figure.text(0.02, 0.894, _clipped(headline(report), 100), color=INK, fontsize=11)
+    figure.text(0.02, 0.945, clipped(report.title, 70), color=INK, fontsize=15, fontweight="bold")
+    figure.text(0.02, 0.894, clipped(headline(report), 100), color=INK, fontsize=11)
     about = " · ".join(filter(None, [report.model, report.device, report.dataset]))
-    figure.text(0.02, 0.853, _clipped(about, 130), color=FAINT_INK, fontsize=9)
+    figure.text(0.02, 0.853, clipped(about, 130), color=FAINT_INK, fontsize=9)
     below = [shown.legend, *textwrap.wrap(shown.categories, 130, max_lines=2, placeholder=" …")]
     figure.text(0.02, 0.088, "\n".join(below), color=FAINT_INK, fontsize=8.5, va="top")
 
@@ -173,7 +173,7 @@ def _legend(axes: Axes, shown: View) -> None:
             [], [], linestyle="none", marker=WINNER.matplotlib_marker, color=WINNER.colour, markersize=10
         )
     for group in reversed(shown.groups):  # timed before predicted: one entry for a shape
-        entries.setdefault(_clipped(group.name, 24), _key(group))
+        entries.setdefault(clipped(group.name, 24), _key(group))
     if shown.front:
         entries["front"] = Line2D([], [], color=OURS.colour, linewidth=2.0)
     if shown.predicted_front:
@@ -193,7 +193,7 @@ def _key(group: Group) -> Line2D:
     )  # fmt: skip
 
 
-def _clipped(text: str, length: int) -> str:
+def clipped(text: str, length: int) -> str:
     """One line that fits: names from outside may be of any length."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
