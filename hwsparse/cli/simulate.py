@@ -57,7 +57,8 @@ def _run(artifact: Artifact) -> NetworkRun:
             f"{artifact.directory} is for {manifest.target.name}, which has no simulated accelerator; "
             "`hwsparse measure` times it"
         )
-    programs = accelerated.programs
+    if not (programs := accelerated.programs):
+        raise InputError(f"{artifact.directory}: no layer runs on the accelerator, all are its host's")
     choices = {layer.name: layer.shipped for layer in manifest.layers}
     counted = time_network(accelerated.accelerator, list(programs.values())).layers
     layers = tuple(

@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -52,7 +53,7 @@ class LayerRun:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRun:
-    """A network's layers on an accelerator, in the order that they run in, and the kernels of those of its host."""
+    """A network's layers on an accelerator, one at least, and the kernels of those of its host."""
 
     title: str
     accelerator: Accelerator
@@ -60,8 +61,12 @@ class NetworkRun:
     on_host: tuple[tuple[str, str], ...]  # layer, kernel
 
     @property
+    def timings(self) -> tuple[Timing, ...]:
+        return tuple(layer.timing for layer in self.layers)
+
+    @property
     def cycles(self) -> int:
-        return sum(layer.timing.cycles for layer in self.layers)
+        return sum(timing.cycles for timing in self.timings)
 
     @property
     def seconds(self) -> float:
@@ -70,39 +75,37 @@ class NetworkRun:
     @property
     def energy_j(self) -> tuple[float, float]:
         """From the least to the most that is told of DRAM."""
-        found = [estimate_energy(self.accelerator, layer.timing).total_j for layer in self.layers]
+        found = [estimate_energy(self.accelerator, timing).total_j for timing in self.timings]
         return sum(least for least, _ in found), sum(most for _, most in found)
 
 
 def run_table(run: NetworkRun) -> Table:
-    """A row for each layer: cycles and what most of them went to, the array's use, bytes of memory, energy."""
-    table = Table(
-        "Layer", "Choice", "Cycles", "ms", "Bound by", "In use", "MB", "mJ",
-        title=escape(run.title), box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    for column in table.columns[2:]:
-        column.justify = "right"
+    """A row for each layer: cycles, what most of them went to, how busy the array is, bytes; fits 80 columns."""
     machine = run.accelerator
+    low, high = (1e3 * each for each in run.energy_j)
+    table = Table(
+        title=escape(run.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+        caption=f"energy, by published figures of single operations: {low:.3g} to {high:.3g} mJ",
+    )  # fmt: skip
+    for header, width in (("Layer", 12), ("Choice", 16)):
+        table.add_column(header, overflow="ellipsis", no_wrap=True, max_width=width)
+    for header, width in (("Cycles", 9), ("ms", 6), ("Bound by", 13), ("Busy", 4), ("MB", 5)):
+        table.add_column(header, justify="right", no_wrap=True, min_width=width)
     for layer in run.layers:
-        timing = layer.timing
-        low, high = (1e3 * each for each in estimate_energy(machine, timing).total_j)
+        timing, choice = layer.timing, layer.choice.removesuffix(f"/{machine.dtype}")
         bound = timing.parts.bound_by
-        share = getattr(timing.parts, bound) / timing.cycles
         table.add_row(
-            escape(timing.name), layer.choice, f"{timing.cycles:,}", f"{1e3 * timing.cycles / machine.clock_hz:.3f}",
-            f"{bound} {share:.0%}", f"{timing.utilisation(machine):.0%}", f"{timing.traffic.total / 1e6:.2f}",
-            f"{low:.2g} to {high:.2g}",
+            escape(timing.name), choice, f"{timing.cycles:,}", f"{1e3 * timing.cycles / machine.clock_hz:.3f}",
+            f"{bound} {getattr(timing.parts, bound) / timing.cycles:.0%}", f"{timing.utilisation(machine):.0%}",
+            f"{timing.traffic.total / 1e6:.2f}",
         )  # fmt: skip
     for name, kernel in run.on_host:
-        table.add_row(escape(name), f"host: {kernel}", *["-"] * 6, style="dim")
-    low, high = (1e3 * each for each in run.energy_j)
+        table.add_row(escape(name), f"host: {kernel}", *["-"] * 5, style="dim")
+    macs, moved = (sum(each) for each in zip(*((t.macs, t.traffic.total) for t in run.timings), strict=True))
     table.add_section()
-    macs = sum(layer.timing.macs for layer in run.layers)
     table.add_row(
         "accelerator", "", f"{run.cycles:,}", f"{1e3 * run.seconds:.3f}", "",
-        f"{macs / (machine.macs_per_cycle * max(run.cycles, 1)):.0%}",
-        f"{sum(layer.timing.traffic.total for layer in run.layers) / 1e6:.2f}", f"{low:.2g} to {high:.2g}",
-        style="bold",
+        f"{macs / (machine.macs_per_cycle * run.cycles):.0%}", f"{moved / 1e6:.2f}", style="bold",
     )  # fmt: skip
     return table
 
@@ -139,6 +142,9 @@ def _roofs(axes: Axes, accelerator: Accelerator, layers: Sequence[LayerRun]) -> 
     axes.plot([left, peak / rate, right], [left * rate, peak, peak], color=INK, linewidth=1.6, zorder=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left, right)
     axes.set_xlabel("operations for each byte of memory", color=INK)
     axes.set_ylabel("thousand million operations a second", color=INK)
