@@ -86,7 +86,7 @@ def _timed(target: Target) -> str:
         target.require_timing()
     except UnsupportedError:
         return f"not here ({target.runner})"
-    return "here"
+    return "simulated here" if target.runner == "simulator" else "here"
 
 
 def _supported(target: Target) -> str:
