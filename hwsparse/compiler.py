@@ -91,12 +91,21 @@ class Figures:
 
 
 def settle(
-    model: Model, plan: Plan, target: Target, costs: CostModel, *, by_estimates: bool = False
+    model: Model,
+    plan: Plan,
+    target: Target,
+    costs: CostModel,
+    *,
+    by_estimates: bool = False,
+    baseline: Choice | None = None,
 ) -> tuple[Plan, dict[str, Refusal]]:
     """The plan that ships, and why layers were left dense, by name.
 
     A layer whose times, sparse and dense, are not both measured stays dense: what is predicted does not ship, but for
     a device that is not there, `by_estimates`.
+
+    Args:
+        baseline: a choice that layers keep whether or not it pays, of a plan that others are held to.
 
     Raises:
         MeasureError: nothing was measured of a layer under its choice's pattern, nor learned.
@@ -104,7 +113,9 @@ def settle(
     choices, refused = {}, {}
     for name, choice in plan.choices:
         layer = model.layer(name)
-        reason = refusal(layer, choice) or _not_faster(layer, choice, target, costs, by_estimates)
+        reason = refusal(layer, choice)
+        if reason is None and choice != baseline:
+            reason = _not_faster(layer, choice, target, costs, by_estimates)
         if reason is None:
             choices[name] = choice
         else:

@@ -209,6 +209,11 @@ class Target:
         return ("float32",) if self.accelerator is None else (self.accelerator.dtype,)
 
     @property
+    def own_dense(self) -> Choice | None:
+        """What an accelerator makes of a dense layer, against which it is held to its zeros; None: it has none."""
+        return None if self.accelerator is None else Choice(dtype=self.accelerator.dtype)
+
+    @property
     def estimable(self) -> bool:
         """Whether what it would take can be estimated where there is no board of it."""
         return self.runner in ("rpc", "estimator") and self.core is not None and self.vector_bits == 128

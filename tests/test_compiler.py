@@ -96,6 +96,13 @@ def test_what_is_not_faster_beyond_noise_is_refused(model: Model, sparse: tuple[
     assert not shipped.choices and "not faster on test-cpu" in refused["conv"].reason
 
 
+def test_what_others_are_held_to_ships_whether_or_not_it_pays(model: Model) -> None:
+    costs = costs_of(model, {("conv", Choice()): (4e-3,), ("conv", BLOCK): (5e-3,)})
+    plan = Plan.of(model.digest, {"conv": BLOCK})
+    assert settle(model, plan, TARGET, costs, baseline=BLOCK) == (plan, {})
+    assert settle(model, plan, TARGET, costs, baseline=HALF)[0] == Plan(model.digest)
+
+
 def test_a_choice_without_a_kernel_is_refused_without_being_measured(model: Model, costs: CostModel) -> None:
     half = parse_choice("block4x1@0.9/float8")
     shipped, refused = settle(model, Plan.of(model.digest, {"conv": half}), TARGET, costs)

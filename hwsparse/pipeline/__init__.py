@@ -53,7 +53,7 @@ from hwsparse.pipeline.corrected import CorrectedWeights
 from hwsparse.pipeline.estimation import estimated_costs, measured_on_boards, require_no_device
 from hwsparse.pipeline.exploration import explore, explore_estimates
 from hwsparse.pipeline.figures import coarseness_notes, front_report, robustness_notes
-from hwsparse.pipeline.finals import Workshop, finalist_plans, rounded_plans
+from hwsparse.pipeline.finals import Workshop, finalist_plans, held_to, rounded_plans
 from hwsparse.pipeline.goal import DTYPES, Goal
 from hwsparse.pipeline.judges import Judges, appoint_judges, fitted_on
 from hwsparse.pipeline.outcome import Baselines, Finalist, Limits, Outcome, Rivals, SmallDense
@@ -167,7 +167,12 @@ def optimize(
         if bench is not None:
             proven = measure_plans(bench, model, plans.values(), proven, partial(on_stage, "finalists' layers"))
         corrected = CorrectedWeights(database, model, judges, target.host_cores, goal.seed)
-        shipped = (compiler.settle(model, plan, target, proven, by_estimates=estimated)[0] for plan in plans.values())
+        shipped = (
+            compiler.settle(
+                model, plan, target, proven, by_estimates=estimated, baseline=held_to(label, target)
+            )[0]
+            for label, plan in plans.items()
+        )  # fmt: skip
         corrected.begin(shipped, workers, {candidate.plan: candidate.quality for candidate in candidates})
         limits = Limits(goal.max_drop, goal.bounds)
         if bench is None:

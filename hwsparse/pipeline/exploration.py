@@ -71,7 +71,9 @@ def explore(
     target = bench.target
     offers, costs = survey(model, database, target, choices, settled, bench, on_stage, within)
     uniform = [choice for choice in choices if str(choice) in UNIFORM]
-    space = build_space(model.digest, offers, uniform=uniform, settled=settled is not None)
+    space = build_space(
+        model.digest, offers, uniform=uniform, baseline=target.own_dense, settled=settled is not None
+    )  # fmt: skip
     looked_at = layer_choices(model, target, offers, space, database.entries(), costs)
     whole = _anchors(model, space)
     costs = measure_plans(bench, model, whole, costs, partial(on_stage, "whole networks' layers"))

@@ -23,7 +23,7 @@ from hwsparse.pipeline.building import NetworkOrder
 from hwsparse.pipeline.goal import shown_drop
 from hwsparse.pipeline.judges import Judges
 from hwsparse.pipeline.outcome import Baselines, Entrant, Finalist, Limits, Weights
-from hwsparse.plan import Plan
+from hwsparse.plan import Choice, Plan
 from hwsparse.report.front import ROUNDING
 from hwsparse.search import Candidate, SearchSpace, pareto_front, pick_finalists
 from hwsparse.sparsify import QualityReport
@@ -38,7 +38,7 @@ B = TypeVar("B", bound=Place, covariant=True)
 def rounded_plans(space: SearchSpace) -> dict[str, Plan]:
     """What layers' types give without a zero: for each type the plan with every layer dense in it that can be.
 
-    By label, as "dense int8". A layer is left as it is where that type is no faster.
+    By label, as "dense int8". A layer is left as it is where that type is no faster, but for an accelerator's own.
     """
     found = {f"{ROUNDED}{choice.dtype}": space.uniformly(choice) for choice in space.uniform if choice.is_dense}
     return {label: plan for label, plan in found.items() if plan.choices}
@@ -124,9 +124,12 @@ def build_finalists(shop: Workshop[Place], plans: Mapping[str, Plan], on_step: S
     model, found = shop.model, dict[str, Built]()
     asked = {**plans, DENSE: Plan(model.digest)}
     settled = {
-        label: compiler.settle(model, plan, shop.target, shop.costs, by_estimates=shop.by_estimates)
+        label: compiler.settle(
+            model, plan, shop.target, shop.costs,
+            by_estimates=shop.by_estimates, baseline=held_to(label, shop.target),
+        )
         for label, plan in asked.items()
-    }
+    }  # fmt: skip
     shipped = dict.fromkeys(plan for plan, _ in settled.values())
 
     def orders() -> Iterator[NetworkOrder]:
@@ -236,6 +239,11 @@ def pick_winner(finalists: Sequence[E], dense: Latency, limits: Limits) -> E | N
     """The fastest finalist that is faster than dense beyond noise and within the limits; None: there is none."""
     eligible = [each for each in finalists if limits.refusal(each, dense) is None]
     return min(eligible, key=lambda finalist: finalist.latency.median_s, default=None)
+
+
+def held_to(label: str, target: Target) -> Choice | None:
+    """What a plan's layers keep, whether or not it pays: where it is what an accelerator does without zeros."""
+    return target.own_dense if label.startswith(ROUNDED) else None
 
 
 def is_baseline(label: str) -> bool:

@@ -82,7 +82,7 @@ def survey(
     """
     dense = bench.calibrate(model, {}, lambda done, total: on_stage("dense layers", done, total))
     dense_s = _dense_times(model, target, dense)
-    refused = _refused(model, dense_s, choices, settled)
+    refused = _refused(model, dense_s, choices, settled, target.own_dense)
     wanted = {
         name: [choice for choice, reason in reasons.items() if reason is None] for name, reasons in refused.items()
     }
@@ -103,7 +103,10 @@ def survey(
         for layer in model.layers
     }
     if settled is None:
-        offers = {name: [dense, *(_if_paid(each, dense) for each in rest)] for name, (dense, *rest) in offers.items()}
+        offers = {
+            name: [dense, *(each if each.choice == target.own_dense else _if_paid(each, dense) for each in rest)]
+            for name, (dense, *rest) in offers.items()
+        }
     return with_errors(offers, database, on_stage), costs
 
 
@@ -143,16 +146,26 @@ def estimated_offers(
 
 
 def _refused(
-    model: Model, dense_s: Mapping[str, float], choices: Sequence[Choice], settled: SettledChoices | None
+    model: Model,
+    dense_s: Mapping[str, float],
+    choices: Sequence[Choice],
+    settled: SettledChoices | None,
+    baseline: Choice | None = None,
 ) -> dict[str, dict[Choice, str | None]]:
-    """By layer name the choices to look at, each with why the layer cannot have it; None: it can."""
+    """By layer name the choices to look at, each with why the layer cannot have it; None: it can.
+
+    Args:
+        baseline: what layers of any size can have.
+    """
     total_s = sum(dense_s.values())
     small = {name: time / total_s for name, time in dense_s.items() if time < MIN_SHARE * total_s}
     asked = dict.fromkeys(dense_s, choices)
     if settled is not None:
         small, asked = {}, {name: settled.sparse(name) for name in dense_s}
     return {
-        layer.name: {choice: _refusal(model, layer, choice, small) for choice in asked[layer.name]}
+        layer.name: {
+            choice: _refusal(model, layer, choice, {} if choice == baseline else small) for choice in asked[layer.name]
+        }
         for layer in model.layers
     }
 

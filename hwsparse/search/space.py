@@ -203,7 +203,12 @@ class Beginning:
 
 
 def build_space(
-    model_digest: str, offers: Mapping[str, Sequence[Offer]], *, uniform: Iterable[Choice] = (), settled: bool = False
+    model_digest: str,
+    offers: Mapping[str, Sequence[Offer]],
+    *,
+    uniform: Iterable[Choice] = (),
+    baseline: Choice | None = None,
+    settled: bool = False,
 ) -> SearchSpace:
     """Draws up the space from every offer for every prunable layer.
 
@@ -211,6 +216,7 @@ def build_space(
         model_digest: of the model that the plans are for.
         offers: by layer name, in the model's order; each layer has an offer of dense, not refused.
         uniform: choices that uniform plans will be made of; no layer loses one of them to a better option.
+        baseline: one of them that layers have whether or not it pays: the others are held to it.
         settled: the offers are those of a study that goes on: whatever can be had today stays, paying or not.
 
     Raises:
@@ -219,14 +225,14 @@ def build_space(
     spared = {str(choice): choice for choice in uniform}
     layers, refused = [], []
     for name, offered in offers.items():
-        options, left_out = _layer(name, offered, spared.keys(), settled)
+        options, left_out = _layer(name, offered, spared.keys(), baseline, settled)
         layers.append(options)
         refused.extend(left_out)
     return SearchSpace(model_digest, tuple(layers), tuple(spared.values()), tuple(refused))
 
 
 def _layer(
-    name: str, offers: Sequence[Offer], spared: Collection[str], settled: bool
+    name: str, offers: Sequence[Offer], spared: Collection[str], baseline: Choice | None, settled: bool
 ) -> tuple[LayerOptions, list[Refusal]]:
     dense = next((offer for offer in offers if offer.choice.is_plain and offer.refused is None), None)
     if dense is None:
@@ -236,7 +242,7 @@ def _layer(
     for offer in offers:
         if offer is dense:
             continue
-        if reason := offer.refused if settled else unpaid(offer, dense):
+        if reason := offer.refused if settled or offer.choice == baseline else unpaid(offer, dense):
             refused.append(Refusal(name, offer.choice, reason))
         else:
             paying.append(offer)

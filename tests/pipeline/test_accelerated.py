@@ -37,7 +37,8 @@ def test_a_search_ends_in_simulated_artifacts(data: Dataset, tmp_path: Path) -> 
     assert {point.latency_source for point in report.points} == {"simulated", "predicted"}
     # There is no onnxruntime on it.
     assert outcome.baselines.onnxruntime is None and all(point.kind != "external" for point in report.points)
-    assert outcome.finalists
+    (dense,) = (finalist for finalist in outcome.finalists if finalist.label == "dense int8")
+    assert dict(dense.plan.choices) == {layer.name: Choice(dtype="int8") for layer in MODEL.layers}
     for finalist in outcome.finalists:
         library = Library.load(finalist.artifact.directory, 1)
         inputs = {"x": data.inputs["x"][:1]}

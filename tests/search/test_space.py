@@ -52,6 +52,17 @@ def test_a_beaten_option_is_left_out_unless_uniform_plans_need_it() -> None:
     assert texts_of(spared) == {"a": ("dense", "unstructured@0.9", "block4x1@0.9")}
 
 
+def test_what_others_are_held_to_stays_whether_or_not_it_pays() -> None:
+    slower = parse_choice("dense/int8")
+    offers = [offer("dense"), offer("dense/int8", 1.5, 0.1), offer("unstructured@0.9/int8", 0.5, 0.3)]
+    assert texts_of(build_space(MODEL, {"a": offers}, uniform=[slower]))["a"] == ("dense", "unstructured@0.9/int8")
+    space = build_space(MODEL, {"a": offers}, uniform=[slower], baseline=slower)
+    assert texts_of(space)["a"] == ("dense", "dense/int8", "unstructured@0.9/int8")
+    assert space.uniformly(slower) == Plan.of(MODEL, {"a": slower})
+    refused = Offer(slower, refused="no kernel")
+    assert texts_of(build_space(MODEL, {"a": [offer("dense"), refused]}, baseline=slower))["a"] == ("dense",)
+
+
 def test_of_equal_options_one_stays() -> None:
     offers = [offer("dense"), offer("unstructured@0.9", 0.5, 0.3), offer("block4x1@0.9", 0.5, 0.3)]
     assert texts_of(build_space(MODEL, {"a": offers})) == {"a": ("dense", "block4x1@0.9")}
