@@ -19,7 +19,9 @@ def simulate(
     roofline: Path | None = typer.Option(
         None, help="A PNG to draw: what layers reach of what array and memory could do, and what bounds them."
     ),
-    json: bool = typer.Option(False, "--json", help="Print everything as JSON: cycles by what they went to, bytes."),
+    json: bool = typer.Option(
+        False, "--json", help="Print everything as JSON: cycles by what they went to, bytes, energy."
+    ),
 ) -> None:
     """Counts the cycles of every layer of an artifact on its simulated accelerator, and says what bound it.
 
@@ -47,7 +49,7 @@ def _run(artifact: Artifact) -> NetworkRun:
         InputError: it is for no simulated accelerator.
         ArtifactError: a command stream is cut off or damaged.
     """
-    from hwsparse.accelerator import time_network
+    from hwsparse.accelerator import estimate_energy, time_network
     from hwsparse.codegen import Library
 
     manifest = artifact.manifest
@@ -59,11 +61,14 @@ def _run(artifact: Artifact) -> NetworkRun:
         )
     if not (programs := accelerated.programs):
         raise InputError(f"{artifact.directory}: no layer runs on the accelerator, all are its host's")
-    choices = {layer.name: layer.shipped for layer in manifest.layers}
-    counted = time_network(accelerated.accelerator, list(programs.values())).layers
+    choices, machine = {layer.name: layer.shipped for layer in manifest.layers}, accelerated.accelerator
+    counted = time_network(machine, list(programs.values())).layers
     layers = tuple(
-        LayerRun(choices.get(name, ""), timing, program.outputs * program.geometry.inputs * program.geometry.positions)
+        LayerRun(
+            choices.get(name, ""), timing, estimate_energy(machine, timing),
+            program.outputs * program.geometry.inputs * program.geometry.positions,
+        )
         for (name, program), timing in zip(programs.items(), counted, strict=True)
-    )
+    )  # fmt: skip
     hosts = tuple((layer.name, layer.kernel) for layer in manifest.layers if layer.name not in programs)
-    return NetworkRun(f"{manifest.model.name} on {manifest.target.name}", accelerated.accelerator, layers, hosts)
+    return NetworkRun(f"{manifest.model.name} on {manifest.target.name}", machine, layers, hosts)

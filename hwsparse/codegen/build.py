@@ -63,11 +63,11 @@ def compile_model(
     Raises:
         CompileError: TVM or the linker refused the program, or a layer has no kernel of the name asked for.
         StorageError: `directory`, or the one for temporary files, cannot be written to.
-        UnsupportedError: the target is neither a CPU nor an accelerator of int8.
+        UnsupportedError: the target is neither a CPU nor an accelerator.
     """
-    if target.kind != "cpu" and (target.accelerator is None or target.accelerator.dtype != "int8"):
+    if target.kind != "cpu" and target.accelerator is None:
         raise UnsupportedError(
-            f"target {target.name} is a {target.kind}; code can be generated for CPUs and accelerators of int8 only"
+            f"target {target.name} is a {target.kind}; code can be generated for CPUs and simulated accelerators only"
         )
     lowered = lower(model, plan, weights, target, kernels)
     options = json.loads(target.tvm_target)

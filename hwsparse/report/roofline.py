@@ -23,7 +23,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from hwsparse.accelerator import Accelerator, Timing, estimate_energy
+from hwsparse.accelerator import Accelerator, Energy, Timing
 from hwsparse.report.files import write_whole
 from hwsparse.report.plot import DPI, FAINT_INK, GRID, INCHES, INK, clipped
 
@@ -35,10 +35,11 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class LayerRun:
-    """A layer on the accelerator: what it takes, and the products that a dense one would have."""
+    """A layer on the accelerator: what it takes, and the multiply-adds that a dense one would have."""
 
     choice: str
     timing: Timing
+    energy: Energy
     dense_macs: int
 
     @property
@@ -75,7 +76,7 @@ class NetworkRun:
     @property
     def energy_j(self) -> tuple[float, float]:
         """From the least to the most that is told of DRAM."""
-        found = [estimate_energy(self.accelerator, timing).total_j for timing in self.timings]
+        found = [layer.energy.total_j for layer in self.layers]
         return sum(least for least, _ in found), sum(most for _, most in found)
 
 

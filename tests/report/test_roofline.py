@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hwsparse.accelerator import compile_layer, lay_out, time_network
+from hwsparse.accelerator import compile_layer, estimate_energy, lay_out, time_network
 from hwsparse.errors import HwsparseError
 from hwsparse.plan import parse_signature
 from hwsparse.report.roofline import LayerRun, NetworkRun, roofline_png, run_table
@@ -33,7 +33,7 @@ def run() -> NetworkRun:
     timings = time_network(MACHINE, [compile_layer(MACHINE, product) for product in products]).layers
     choices = ("unstructured@0.8/int8", "dense/int8")
     found = (
-        LayerRun(choice, timing, product.outputs * product.inputs * product.positions)
+        LayerRun(choice, timing, estimate_energy(MACHINE, timing), product.outputs * product.inputs * product.positions)
         for choice, timing, product in zip(choices, timings, products, strict=True)
     )
     return NetworkRun(HOSTILE, MACHINE, tuple(found), ((HOSTILE, "depthwise"),))

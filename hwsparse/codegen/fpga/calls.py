@@ -93,7 +93,10 @@ def _key(stream: np.ndarray) -> bytes:
 
 @tvm_ffi.register_global_func(FUNCTION)  # type: ignore[untyped-decorator]  # TVM has no types
 def run_layer(*arguments: Any) -> None:
-    """Runs a layer: bytes read, its stream, offsets, scales, terms, biases, the residual if any, `told`, the output."""
+    """Runs a layer: what it reads, its stream, biases, the residual if any, `told`, the output.
+
+    Of bytes offsets, scales and terms come before biases.
+    """
     began = time.perf_counter()
     *tensors, text, last = arguments
     out = np.from_dlpack(last)
@@ -105,19 +108,23 @@ def run_layer(*arguments: Any) -> None:
 
 
 def _run_layer(arrays: list[np.ndarray], facts: dict[str, Any], out: np.ndarray) -> None:
-    x, stream, offset, scale, terms, bias, *added = arrays
+    x, stream, *more = arrays
     tokens = facts.pop("tokens")
     epilogue = Epilogue(**facts)
     unpacked = _READY.get(_key(stream))
     if unpacked is None:
         raise ArtifactError("a command stream is called that no loaded library holds; load it as a `Library`")
-    geometry = unpacked.geometry
-    signed = (x ^ 0x80).view(np.int8)  # less 128
+    geometry, of_bytes = unpacked.geometry, unpacked.dtype == "int8"
+    read = (x ^ 0x80).view(np.int8) if of_bytes else x.astype(unpacked.dtype)  # bytes less 128
     shape = (geometry.batch, geometry.channels, *geometry.sizes)
-    signed = signed.reshape(-1, geometry.channels).T.reshape(shape) if tokens else signed.reshape(shape)
-    sums = unpacked.run(np.ascontiguousarray(signed))
-    if not epilogue.at_once:
-        sums = sums + offset[:, None]
+    read = read.reshape(-1, geometry.channels).T.reshape(shape) if tokens else read.reshape(shape)
+    sums = unpacked.run(np.ascontiguousarray(read))
+    if of_bytes:
+        offset, scale, terms, bias, *added = more
+        sums = sums if epilogue.at_once else sums + offset[:, None]
+    else:
+        bias, *added = more
+        scale, terms = np.ones(len(sums), np.float32), np.ones(3, np.float32)
     residual = None
     if added:
         whole = added[0].reshape(out.shape)
@@ -140,7 +147,7 @@ def finished(
     """(outputs, positions): what the vector unit makes of the array's sums, float32 or bytes.
 
     Args:
-        sums: (outputs, positions) int32, moved already unless they become bytes at once.
+        sums: (outputs, positions) int32, moved already unless they become bytes at once; or float32.
         scale, bias: (outputs,); `terms` (3,): see `hwsparse.codegen.folding`.
         residual: (outputs, positions), float32 or bytes.
     """

@@ -48,40 +48,56 @@ def array_kernel(layer: Layer, choice: Choice, accelerator: Accelerator, epilogu
 
 
 def _pack(
-    layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue, weight: np.ndarray, scale: Scale
+    layer: Layer,
+    choice: Choice,
+    accelerator: Accelerator,
+    epilogue: Epilogue,
+    weight: np.ndarray,
+    scale: Scale | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The command stream (bytes,), and by row what sums are moved by, int32, and multiplied by.
+    """The command stream (bytes,); of bytes also by row what sums are moved by, int32, and multiplied by.
+
+    Args:
+        scale: of what is read, if that is bytes.
 
     Raises:
         CompileError: no tiling fits the accelerator, or sums could leave int32.
     """
+    if scale is None:
+        return (_stream(layer, choice, accelerator, epilogue, weight.astype(accelerator.dtype), 0),)
     signed, scales = weight_bytes(weight)
-    mask = signed != 0
+    stream = _stream(layer, choice, accelerator, epilogue, signed, scale.zero - LESS)
+    rows = signed.reshape(len(signed), -1).sum(axis=1, dtype=np.int64)
+    return stream, ((LESS - scale.zero) * rows).astype(np.int32), scales * np.float32(scale.scale)
+
+
+def _stream(
+    layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue, weight: np.ndarray, pad: int
+) -> np.ndarray:
+    mask = weight != 0
     if isinstance(choice.pattern, Dense):
         mask[:] = True
     elif isinstance(choice.pattern, Channel):  # rows are whole, or not there
         mask[:] = mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
     product = lay_out(
         layer,
-        signed,
+        weight,
         mask,
         choice.pattern,
         output_bytes=np.dtype(epilogue.stored).itemsize,
         residual_bytes=np.dtype(epilogue.added).itemsize if epilogue.residual else 0,
-        pad=scale.zero - LESS,
+        pad=pad,
     )
     try:
         program = compile_layer(accelerator, product)
     except UnsupportedError as error:
-        raise CompileError(f"{error}; leave the layer in float32, which is the host's") from None
+        raise CompileError(str(error)) from None
     if may_overflow(program):
         raise CompileError(
             f"layer {layer.name!r} as {choice}: sums of its {layer.inputs} products may leave the accelerator's int32; "
             "leave it in float32, which is the host's"
         )
-    stream = np.frombuffer(write_stream(accelerator, program), np.uint8)
-    rows = signed.reshape(len(signed), -1).sum(axis=1, dtype=np.int64)
-    return stream, ((LESS - scale.zero) * rows).astype(np.int32), scales * np.float32(scale.scale)
+    return np.frombuffer(write_stream(accelerator, program), np.uint8)
 
 
 def work(layer: Layer, choice: Choice, accelerator: Accelerator) -> Work:

@@ -163,3 +163,19 @@ def test_choice_of_floats_is_the_hosts(tmp_path: Path) -> None:
     assert library.accelerated is not None and library.accelerated.has_host and not library.accelerated.programs
     error = library.check()
     assert error is not None and error < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("text", ["dense", "unstructured@0.8", "block4x1@0.5", "2:4"])
+def test_accelerators_of_floats_give_what_onnxruntime_does(dtype: str, text: str, tmp_path: Path) -> None:
+    assert TARGET.accelerator is not None
+    machine = replace(TARGET.accelerator, dtype=dtype, inputs_bytes=1 << 20, outputs_bytes=1 << 18)
+    choice = replace(parse_choice(text), dtype=dtype)
+    target = replace(TARGET, accelerator=machine, supported=(("dense", dtype),))
+    for name in ("padded", "tokens"):
+        (directory := tmp_path / name).mkdir()
+        build_layer(LAYERS[name], choice, target, directory)
+        library = Library.load(directory, 1)
+        assert library.kernels == {"layer": "array"}
+        error = library.check()
+        assert error is not None and error < 1e-5
