@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwsparse.accelerator.distribution import ABSENT
 from hwsparse.accelerator.geometry import Geometry
+from hwsparse.accelerator.layer import Product
 from hwsparse.accelerator.program import Program
 from hwsparse.errors import DataError, UnsupportedError
+from hwsparse.pattern import NM, Block, Dense, Pattern, Unstructured
 
 _INT32 = 2**31 - 1
 _BLOCK = 1 << 22  # elements that a step of the exact order works on
@@ -31,6 +34,22 @@ def run_program(program: Program, inputs: np.ndarray) -> np.ndarray:
         UnsupportedError: a sum left int32.
     """
     return Unpacked.of(program).run(inputs)
+
+
+def product_of(program: Program) -> Product:
+    """The layer that a program is of; weights of zero that it keeps are told from others in dense rows alone."""
+    form, weight = program.form, Unpacked.of(program).weight()
+    mask = weight != 0
+    if form.kind == "dense":
+        mask[:] = np.repeat(program.groups != ABSENT, form.share)[: program.outputs, None]
+        pattern: Pattern = Dense()
+    elif form.kind == "groups":
+        pattern = NM(form.n, form.m, form.share)
+    else:
+        pattern = Unstructured() if form.share * form.span == 1 else Block(form.share, form.span)
+    return Product(
+        program.name, weight, mask, program.geometry, pattern, program.output_bytes, program.residual_bytes, program.pad
+    )
 
 
 def may_overflow(program: Program) -> bool:
@@ -100,9 +119,14 @@ class Unpacked:
         if self.dtype != "int8":
             return self._in_order(columns.astype(np.float32))
         self._check_sums(columns)
-        weight = np.zeros((self.outputs, geometry.inputs))  # whole numbers below 2^53: float64 holds every sum
-        weight[np.repeat(np.arange(self.outputs), np.diff(self.starts)), self.places] = self.values
-        return np.asarray(weight @ columns.astype(np.float64)).astype(np.int64).astype(np.int32)
+        sums = self.weight().astype(np.float64) @ columns.astype(np.float64)  # whole numbers below 2^53, all exact
+        return np.asarray(sums).astype(np.int64).astype(np.int32)
+
+    def weight(self) -> np.ndarray:
+        """(outputs, inputs) weights, zero where there are none."""
+        found = np.zeros((self.outputs, self.geometry.inputs), self.values.dtype)
+        found[np.repeat(np.arange(self.outputs), np.diff(self.starts)), self.places] = self.values
+        return found
 
     def _in_order(self, columns: np.ndarray) -> np.ndarray:
         """float32 sums, the products of a channel one after the other; all channels side by side."""

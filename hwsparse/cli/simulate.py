@@ -20,7 +20,7 @@ def simulate(
         None, help="A PNG to draw: what layers reach of what array and memory could do, and what bounds them."
     ),
     json: bool = typer.Option(
-        False, "--json", help="Print everything as JSON: cycles by what they went to, bytes, energy."
+        False, "--json", help="Print everything as JSON: cycles by what they went to, bytes, joules."
     ),
 ) -> None:
     """Counts the cycles of every layer of an artifact on its simulated accelerator, and says what bound it.
@@ -32,6 +32,8 @@ def simulate(
         raise InputError(f"--roofline {roofline}: pictures are PNGs, so that the name ends in .png")
     run = _run(Artifact.load(artifact))
     if roofline is not None:
+        if run.pipelined:
+            raise InputError("--roofline is of layers that go through memory: those of a pipeline stay on the chip")
         roofline_png(run, roofline)
     if json:
         print(strictjson.dumps(run, indent=1))
@@ -48,8 +50,9 @@ def _run(artifact: Artifact) -> NetworkRun:
     Raises:
         InputError: it is for no simulated accelerator.
         ArtifactError: a command stream is cut off or damaged.
+        UnsupportedError: its layers are more than a pipeline has room for.
     """
-    from hwsparse.accelerator import estimate_energy, time_network
+    from hwsparse.accelerator import estimate_energy
     from hwsparse.codegen import Library
 
     manifest = artifact.manifest
@@ -62,13 +65,14 @@ def _run(artifact: Artifact) -> NetworkRun:
     if not (programs := accelerated.programs):
         raise InputError(f"{artifact.directory}: no layer runs on the accelerator, all are its host's")
     choices, machine = {layer.name: layer.shipped for layer in manifest.layers}, accelerated.accelerator
-    counted = time_network(machine, list(programs.values())).layers
+    counted = accelerated.timed()
     layers = tuple(
         LayerRun(
-            choices.get(name, ""), timing, estimate_energy(machine, timing),
+            choices.get(name, ""), rows, timing, estimate_energy(machine, timing),
             program.outputs * program.geometry.inputs * program.geometry.positions,
         )
-        for (name, program), timing in zip(programs.items(), counted, strict=True)
+        for (name, program), rows, timing in zip(programs.items(), counted.rows, counted.layers, strict=True)
     )  # fmt: skip
     hosts = tuple((layer.name, layer.kernel) for layer in manifest.layers if layer.name not in programs)
-    return NetworkRun(f"{manifest.model.name} on {manifest.target.name}", machine, layers, hosts)
+    title = f"{manifest.model.name} on {manifest.target.name}"
+    return NetworkRun(title, machine, layers, hosts, accelerated.pipelined, counted.interval_cycles)

@@ -169,7 +169,8 @@ def write_parameters(lowered: Lowered, model: Model, target: Target, directory: 
         "tvm": tvm.__version__,
     }
     if target.accelerator is not None:
-        description |= {"accelerator": asdict(target.accelerator), "host": lowered.has_host}
+        description["accelerator"] = asdict(target.accelerator)
+        description |= {"host": lowered.has_host, "pipelined": target.pipelined}
     with writing(directory / DESCRIPTION):
         (directory / DESCRIPTION).write_text(json.dumps(description, indent=1))
 

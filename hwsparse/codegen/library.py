@@ -262,7 +262,10 @@ def _accelerated(description: Mapping[str, Any], parameters: list[Any]) -> Accel
     places = {name: place for place, name in enumerate(description["parameters"])}
     layers = [layer for layer, kernel in description["kernels"].items() if kernel == ARRAY]
     streams = {layer: parameters[places[f"{layer}/0"]].numpy() for layer in layers}
-    return Accelerated(read_accelerator(description["accelerator"]), streams, bool(description["host"]))
+    machine = read_accelerator(description["accelerator"])
+    return Accelerated(
+        machine, streams, has_host=bool(description["host"]), pipelined=bool(description["pipelined"])
+    )  # fmt: skip
 
 
 def _module(path: Path, session: Any) -> Any:

@@ -3,12 +3,12 @@
 A call takes the cycles of its layers, one after the other, by the accelerator's clock, and all that its host does
 beside: layers and operations that the accelerator does not have, and handing layers over. While that is timed the
 accelerator computes nothing, and is counted for nothing. Where there is no host's part, as in a layer alone, every
-call takes exactly as long.
+call takes exactly as long. Of a pipeline, which has a sample in every stage, what is told is the pace: the host is one
+stage more.
 """
 
 from __future__ import annotations
 
-from hwsparse.accelerator import time_network
 from hwsparse.codegen import Library
 from hwsparse.codegen.fpga.calls import CLOCK, Accelerated
 from hwsparse.latency.measurement import Source
@@ -24,10 +24,14 @@ class Simulated:
 
         Args:
             accelerated: the library's.
+
+        Raises:
+            UnsupportedError: they are more than a pipeline has room for.
         """
-        self._library, self._has_host, machine = library, accelerated.has_host, accelerated.accelerator
-        run = time_network(machine, list(accelerated.programs.values()))
-        self._accelerator_s, self._layers = run.latency_s(machine), len(run.layers)
+        self._library, self._has_host = library, accelerated.has_host
+        self._together = max if accelerated.pipelined else sum
+        self._layers = len(accelerated.programs)
+        self._accelerator_s = accelerated.timed().interval_s(accelerated.accelerator) if self._layers else 0.0
 
     def check(self) -> float | None:
         """As `Library.check`: what the accelerator computes is right to the bit."""
@@ -37,7 +41,7 @@ class Simulated:
         """Seconds a call takes, `repeats` times, each the mean of `number` calls back to back."""
         if not self._has_host:
             return (self._accelerator_s,) * repeats
-        return tuple(self._accelerator_s + self._host_s(number, cold) for _ in range(repeats))
+        return tuple(self._together((self._accelerator_s, self._host_s(number, cold))) for _ in range(repeats))
 
     def _host_s(self, number: int, cold: bool) -> float:
         with CLOCK.host_alone() as taken_s:

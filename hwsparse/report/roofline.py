@@ -38,6 +38,7 @@ class LayerRun:
     """A layer on the accelerator: what it takes, and the multiply-adds that a dense one would have."""
 
     choice: str
+    rows: int  # of the array, that work on it
     timing: Timing
     energy: Energy
     dense_macs: int
@@ -60,6 +61,8 @@ class NetworkRun:
     accelerator: Accelerator
     layers: tuple[LayerRun, ...]
     on_host: tuple[tuple[str, str], ...]  # layer, kernel
+    pipelined: bool = False
+    interval_cycles: int = 0  # of a pipeline, from one sample to the next
 
     @property
     def timings(self) -> tuple[Timing, ...]:
@@ -84,9 +87,12 @@ def run_table(run: NetworkRun) -> Table:
     """A row for each layer: cycles, what most of them went to, how busy the array is, bytes; fits 80 columns."""
     machine = run.accelerator
     low, high = (1e3 * each for each in run.energy_j)
+    caption = f"energy, by published figures of single operations: {low:.3g} to {high:.3g} mJ"
+    if run.pipelined:
+        pace = f"a pipeline: a sample every {run.interval_cycles:,} cycles, "
+        caption = f"{pace}{1e3 * run.interval_cycles / machine.clock_hz:.3f} ms\n{caption}"
     table = Table(
-        title=escape(run.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-        caption=f"energy, by published figures of single operations: {low:.3g} to {high:.3g} mJ",
+        title=escape(run.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption
     )  # fmt: skip
     for header, width in (("Layer", 12), ("Choice", 16)):
         table.add_column(header, overflow="ellipsis", no_wrap=True, max_width=width)
@@ -94,10 +100,10 @@ def run_table(run: NetworkRun) -> Table:
         table.add_column(header, justify="right", no_wrap=True, min_width=width)
     for layer in run.layers:
         timing, choice = layer.timing, layer.choice.removesuffix(f"/{machine.dtype}")
-        bound = timing.parts.bound_by
+        bound, busy = timing.parts.bound_by, timing.utilisation(machine) * machine.rows / layer.rows
         table.add_row(
             escape(timing.name), choice, f"{timing.cycles:,}", f"{1e3 * timing.cycles / machine.clock_hz:.3f}",
-            f"{bound} {getattr(timing.parts, bound) / timing.cycles:.0%}", f"{timing.utilisation(machine):.0%}",
+            f"{bound} {getattr(timing.parts, bound) / timing.cycles:.0%}", f"{busy:.0%}",
             f"{timing.traffic.total / 1e6:.2f}",
         )  # fmt: skip
     for name, kernel in run.on_host:

@@ -15,6 +15,7 @@ from hwsparse.accelerator import (
     Product,
     compile_layer,
     may_overflow,
+    product_of,
     read_stream,
     run_program,
     write_stream,
@@ -32,6 +33,19 @@ def test_sums_of_bytes_are_exact(seed: int) -> None:
     found = run_program(program, drawn.inputs)
     assert found.dtype == np.int32 and np.array_equal(found, reference_sums(drawn.product, drawn.inputs))
     assert not may_overflow(program)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["int8", "float32"]))
+def test_a_program_tells_the_layer_that_it_is_of(seed: int, dtype: str) -> None:
+    random = np.random.default_rng(seed)
+    machine, product = draw_machine(random, dtype), draw_layer(random, dtype).product
+    program = compile_layer(machine, product)
+    found = product_of(program)
+    assert np.array_equal(np.where(found.mask, found.weight, 0), np.where(product.mask, product.weight, 0))
+    for field in ("name", "geometry", "output_bytes", "residual_bytes", "pad"):
+        assert getattr(found, field) == getattr(product, field)
+    if (product.weight[product.mask] != 0).all():
+        assert write_stream(machine, compile_layer(machine, found)) == write_stream(machine, program)
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["float16", "float32"]))

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hwsparse.report.roofline import NetworkRun
+from hwsparse.target import load_target
 from tests.cli.test_cli import home, model, run  # noqa: F401
+from tests.example_artifact import example_artifact
 
 ON_CPU = "compile model.onnx --choice 2:4 --records r.sqlite"
 COMPILE = "compile model.onnx --data data.npz --choice unstructured@0.8/int8 --target fpga-sim --records r.sqlite"
@@ -55,3 +58,16 @@ def test_what_cannot_be_simulated_is_told(
     assert code == 1 and "nowhere" in err
     code, _, err = run(monkeypatch, capsys, *["compile", "model.onnx", "--choice", "2:4", "--target", "fpga-sim"])
     assert code == 1 and "target fpga-sim cannot run 2:4 in float32; in float32 it can run dense" in err
+
+
+def test_layers_of_a_pipeline_have_no_roofline(
+    home: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = load_target("fpga-sim").accelerator
+    assert machine is not None
+    monkeypatch.setattr("hwsparse.cli.simulate._run", lambda artifact: NetworkRun("net", machine, (), (), True, 5))
+    example_artifact(home / "artifact")
+    code, _, err = run(monkeypatch, capsys, "simulate", "artifact", "--roofline", "roof.png")
+    assert code == 2 and "those of a pipeline stay on the chip" in err and not (home / "roof.png").exists()

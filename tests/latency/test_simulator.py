@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from hwsparse.accelerator import compile_layer, lay_out, time_network
 from hwsparse.codegen import Library, build_layer, build_model, random_inputs
 from hwsparse.codegen.fpga import calls
+from hwsparse.errors import UnsupportedError
 from hwsparse.latency import LocalRunner, MeasureFailure, Measurement, RunSettings, Toolchain
 from hwsparse.latency.contender import LOADER, Contender
 from hwsparse.plan import Choice, parse_choice
@@ -90,3 +93,27 @@ def test_measurements_say_that_they_are_simulated(runner: LocalRunner, network: 
 def test_memory_of_the_simulator_is_not_told_as_the_devices(runner: LocalRunner, network: Path) -> None:
     found = runner.peak_memory("network", network, RunSettings(threads=1))
     assert isinstance(found, MeasureFailure) and "not what the device would" in found.reason
+
+
+def test_a_pipeline_is_told_by_its_pace(tmp_path: Path) -> None:
+    """A network of two layers of which the slower one sets it, and the host, a stage of its own."""
+    target = replace(TARGET, pipelined=True)
+    for directory, made_for in (("one", TARGET), ("side", target)):
+        (tmp_path / directory).mkdir()
+        build_layer(LAYER, INT8, made_for, tmp_path / directory)
+    # Alone it has the whole array, and what goes in and out is all that memory carries.
+    alone, piped = (Contender.load(tmp_path / directory, 1).time(1)[0] for directory in ("one", "side"))
+    assert 0 < piped < alone
+    library = Library.load(tmp_path / "side", 1)
+    assert library.accelerated is not None and library.accelerated.pipelined
+    assert piped == library.accelerated.timed().interval_s(MACHINE)
+
+
+def test_a_pipeline_without_room_is_refused(network: Path) -> None:
+    description = json.loads((network / "library.json").read_text())
+    try:
+        (network / "library.json").write_text(json.dumps(description | {"pipelined": True}))
+        with pytest.raises(UnsupportedError, match=r"a pipeline of [5-9] layers needs as many copies of inputs"):
+            Contender.load(network, 1)
+    finally:
+        (network / "library.json").write_text(json.dumps(description))

@@ -33,7 +33,13 @@ def run() -> NetworkRun:
     timings = time_network(MACHINE, [compile_layer(MACHINE, product) for product in products]).layers
     choices = ("unstructured@0.8/int8", "dense/int8")
     found = (
-        LayerRun(choice, timing, estimate_energy(MACHINE, timing), product.outputs * product.inputs * product.positions)
+        LayerRun(
+            choice,
+            MACHINE.rows,
+            timing,
+            estimate_energy(MACHINE, timing),
+            product.outputs * product.inputs * product.positions,
+        )
         for choice, timing, product in zip(choices, timings, products, strict=True)
     )
     return NetworkRun(HOSTILE, MACHINE, tuple(found), ((HOSTILE, "depthwise"),))
@@ -54,6 +60,11 @@ def test_the_table_fits_a_terminal_and_adds_up(run: NetworkRun) -> None:
     assert any(f"{second.parts.bound_by} " in line and "dense" in line for line in lines)
     assert any("host: depthw" in line for line in lines)
     assert any(line.strip().startswith("accelerator") and f"{first.cycles + second.cycles:,}" in line for line in lines)
+
+
+def test_a_pipeline_says_its_pace(run: NetworkRun) -> None:
+    said = text_of(replace(run, pipelined=True, interval_cycles=123_000))
+    assert "a pipeline: a sample every 123,000 cycles, 0.615 ms" in said
 
 
 def test_what_is_reached_is_under_the_roofs(run: NetworkRun) -> None:

@@ -22,7 +22,16 @@ import numpy as np
 import tvm_ffi
 from scipy.special import erf, expit
 
-from hwsparse.accelerator import Accelerator, Program, Unpacked, read_stream
+from hwsparse.accelerator import (
+    Accelerator,
+    Program,
+    Run,
+    Unpacked,
+    product_of,
+    read_stream,
+    time_network,
+    time_pipeline,
+)
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.errors import ArtifactError
 from hwsparse.quantise import MOST_VALUE
@@ -67,13 +76,19 @@ _READY: WeakValueDictionary[bytes, Unpacked] = WeakValueDictionary()
 class Accelerated:
     """What of a library runs on an accelerator; as long as there is this, its streams can be called."""
 
-    def __init__(self, accelerator: Accelerator, streams: Mapping[str, np.ndarray], has_host: bool) -> None:
+    def __init__(
+        self, accelerator: Accelerator, streams: Mapping[str, np.ndarray], *, has_host: bool, pipelined: bool
+    ) -> None:
         """Reads a stream (bytes,) for each layer, by name.
+
+        Args:
+            has_host: whether anything is left to the host.
+            pipelined: whether layers work side by side on the array.
 
         Raises:
             ArtifactError: one is cut off, damaged, or another machine's.
         """
-        self.accelerator, self.has_host = accelerator, has_host
+        self.accelerator, self.has_host, self.pipelined = accelerator, has_host, pipelined
         self.programs: dict[str, Program] = {}
         self._ready = []
         for layer, stream in streams.items():
@@ -85,6 +100,17 @@ class Accelerated:
             unpacked = _READY.get(key) or Unpacked.of(self.programs[layer])
             _READY[key] = unpacked
             self._ready.append(unpacked)
+
+    def timed(self) -> Run:
+        """What the layers take, in their order.
+
+        Raises:
+            UnsupportedError: they are more than a pipeline has room for.
+        """
+        programs = list(self.programs.values())
+        if self.pipelined:
+            return time_pipeline(self.accelerator, [product_of(program) for program in programs])
+        return time_network(self.accelerator, programs)
 
 
 def _key(stream: np.ndarray) -> bytes:
