@@ -1,10 +1,11 @@
 """What the simulated accelerators' figures are worth, and what sparsity is worth on them. Nothing here is timed but
-the simulator: cycles are counted, by the same rules on every machine.
+the simulator, and the host of compiled networks: cycles are counted, by the same rules on every machine.
 
     hardware     small random layers run on the array's hardware description: results and cycles of every pass
     bounds       that no layer, random or of a network, takes less than its multiply-adds, bytes or outputs must
     peer         cycles of ResNet-50's dense layers against SCALE-Sim's for an array of the same size
     networks     ResNet-50 and MiniLM, pruned, against dense on the same machine, and what the cycles went to
+    artifacts    both networks compiled through TVM, dense and 90 % unstructured: their answers, and what they take
     speed        how long the simulator takes for ResNet-50, every layer but the first and last 80 % unstructured
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.accelerator_artifacts import artifacts
 from benchmarks.accelerator_layers import draw_layer, draw_machine, reference_sums
 from benchmarks.accelerator_networks import Shape, compiled, products
 from benchmarks.systolic import compare_with_peer
@@ -50,7 +52,7 @@ CHOICES = (
 )  # fmt: skip
 TARGETS = ("fpga-edge", "fpga-sim", "fpga-s4")
 SPEED_CHOICE = "unstructured@0.8"
-PARTS = ("hardware", "bounds", "peer", "networks", "speed")
+PARTS = ("hardware", "bounds", "peer", "networks", "artifacts", "speed")
 # Layers that one array runs, one after the other: to build it takes seconds.
 LAYERS_A_MACHINE = 8
 BOUND_LAYERS = 500
@@ -95,7 +97,15 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
     machines = {name: _machine(name) for name in arguments.target}
     choices = [Choice(choice.pattern, choice.ratio, "int8") for choice in map(parse_choice, arguments.choices)]
     figures = dict.fromkeys(
-        ("rtl_layers", "rtl_mismatches", "cycle_mismatches", "bounds_beaten", "scalesim_err", "resnet50_sim_s"),
+        (
+            "rtl_layers",
+            "rtl_mismatches",
+            "cycle_mismatches",
+            "bounds_beaten",
+            "scalesim_err",
+            "max_rel_err",
+            "resnet50_sim_s",
+        ),
         math.nan,
     )
     details: dict[str, object] = {}
@@ -110,6 +120,10 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
         details["networks"] = [asdict(row) for row in rows]
         figures["bounds_beaten"] = beaten + np.nan_to_num(figures["bounds_beaten"])
         figures |= _headline(rows)
+    if "artifacts" in arguments.parts:
+        built = artifacts(console, arguments.models, arguments.target, arguments.seed)
+        details["artifacts"] = [asdict(each) for each in built]
+        figures["max_rel_err"] = max(each.error for each in built)
     if "speed" in arguments.parts:
         figures["resnet50_sim_s"] = _speed(console, arguments.seed)
     return figures, details

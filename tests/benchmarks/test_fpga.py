@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import fpga, systolic
+from benchmarks import accelerator_artifacts, fpga, systolic
 from benchmarks.accelerator_networks import Shape, distinct_products, draw_product, products
+from benchmarks.networks import Network
 from hwsparse.accelerator import compile_layer, lower_bounds, time_network
+from hwsparse.codegen import random_inputs
 from hwsparse.errors import InputError, MeasureError
 from hwsparse.plan import Choice, parse_choice, parse_signature
 from hwsparse.target import load_target
+from tests.sparsify.test_quality import classifier
 
 FIRST = parse_signature("conv 1x3x8x8 w8x3x3x3 s1x1 p1,1_1,1 d1x1 g1 float32")
 SECOND = parse_signature("matmul 10x16 w24x16 float32")
@@ -105,3 +108,15 @@ def test_skew_is_all_that_a_systolic_array_adds(monkeypatch: pytest.MonkeyPatch)
     off, kept = systolic.compare_with_peer(Console(quiet=True), machine, "python")
     assert off > 0 and isinstance(kept, list)
     assert all(each["explained"] == each["theirs"] for each in kept)
+
+
+def test_networks_are_compiled_run_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Network(lambda batch: classifier(), "every", lambda model, seed: random_inputs(model.inputs, seed))
+    monkeypatch.setattr(accelerator_artifacts, "NETWORKS", {"resnet50": small})
+    monkeypatch.setattr(accelerator_artifacts, "SAMPLES", 1)
+    figures, details = fpga.run(asked("--parts", "artifacts", "--models", "resnet50", "--target", "fpga-sim"))
+    assert isinstance(details, dict)
+    dense, sparse = details["artifacts"]
+    assert (dense["choice"], sparse["choice"]) == accelerator_artifacts.CHOICES
+    assert sparse["accelerator_s"] < dense["accelerator_s"] and dense["host_s"] > 0
+    assert figures["max_rel_err"] < 0.02 and dense["layers"] == dense["of_layers"] == len(classifier().layers)
