@@ -112,6 +112,8 @@ class Target:
             raise TargetError(f"a {self.kind} has no [core], which is a CPU's")
         if self.accelerator is not None:
             self._check_accelerator(self.accelerator)
+        if (self.runner == "simulator") != (self.accelerator is not None):
+            raise TargetError("the runner simulator and an [accelerator], whose cycles it counts, go together")
         if self.runner == "estimator" and self.core is None:
             raise TargetError("the runner estimator needs a [core] to estimate times from")
         has_code = self.kind == "cpu" or self.accelerator is not None

@@ -1,7 +1,8 @@
 """The command stream of a layer: bytes that the machine reads, written from a program and read back to one.
 
-    head       magic, version, the machine's sizes, type, outputs, bytes of an output and of a residual's element,
-               format, order, units of a set, chunks, axes, what lies beyond the edge, length of the name, the name
+    head       magic, version, the machine's sizes, a checksum of all that is told of it, type, outputs, bytes of an
+               output and of a residual's element, format, order, units of a set, chunks, axes, what lies beyond the
+               edge, length of the name, the name
     geometry   the map's sizes, the kernel and how it slides
     table      for every unit the group of rows that does it, 16 bits each
     sections   for each set and chunk: entries (32 bits), then their bits without gaps, filled up to a byte
@@ -27,7 +28,7 @@ import numpy as np
 from hwsparse.accelerator.distribution import ABSENT
 from hwsparse.accelerator.format import KINDS, Format
 from hwsparse.accelerator.geometry import Geometry
-from hwsparse.accelerator.machine import ELEMENT_BYTES, HOST_BYTES, Accelerator
+from hwsparse.accelerator.machine import ELEMENT_BYTES, HOST_BYTES, Accelerator, format_accelerator
 from hwsparse.accelerator.program import Program, decode_places
 from hwsparse.accelerator.tiling import ORDERS, Tiling
 from hwsparse.errors import ArtifactError, HwsparseError
@@ -38,7 +39,7 @@ _MOST_CHUNKS, _MOST_PASSES = 1 << 16, 1 << 20
 _NOBODY = 0xFFFF  # the group of a unit without weights
 _DTYPES = tuple(ELEMENT_BYTES)
 _MACHINE = ("rows", "columns", "lanes", "accumulators", "run_bits")
-_HEAD = struct.Struct("<4sH5HB IBB BBBBB BII Bb H")
+_HEAD = struct.Struct("<4sH5HIB IBB BBBBB BII Bb H")
 _AXIS = struct.Struct("<I5I")
 
 
@@ -48,7 +49,8 @@ def write_stream(accelerator: Accelerator, program: Program) -> bytes:
     name = program.name.encode()[:0xFFFF]
     parts = [
         _HEAD.pack(
-            MAGIC, VERSION, *(getattr(accelerator, field) for field in _MACHINE), _DTYPES.index(program.dtype),
+            MAGIC, VERSION, *(getattr(accelerator, field) for field in _MACHINE), _checksum(accelerator),
+            _DTYPES.index(program.dtype),
             program.outputs, program.output_bytes, program.residual_bytes, KINDS.index(form.kind), form.share,
             form.span, form.n, form.m, ORDERS.index(tiling.order), tiling.set_units, len(tiling.chunks),
             len(geometry.sizes), program.pad, len(name),
@@ -64,6 +66,11 @@ def write_stream(accelerator: Accelerator, program: Program) -> bytes:
     parts += _sections(program, accelerator.run_bits)
     body = b"".join(parts)
     return body + struct.pack("<I", zlib.crc32(body))
+
+
+def _checksum(accelerator: Accelerator) -> int:
+    """Of all that is told of a machine: streams are cut to its buffers, and timed by the rest."""
+    return zlib.crc32("\n".join(format_accelerator(accelerator)).encode())
 
 
 def section_bytes(accelerator: Accelerator, program: Program) -> np.ndarray:
@@ -142,13 +149,18 @@ def _read(accelerator: Accelerator, reader: _Reader) -> Program:
     if version != VERSION:
         raise ArtifactError(f"the command stream is of version {version}; this is {VERSION}")
     machine, (dtype, outputs, *sizes, kind, share, span, n, m, order, width, chunk_count, axes, pad, name) = (
-        rest[:5], rest[5:],
+        rest[:5], rest[6:],
     )  # fmt: skip
     output_bytes, residual_bytes = sizes
     mine = [getattr(accelerator, field) for field in _MACHINE]
     if machine != mine or _DTYPES[dtype : dtype + 1] != (accelerator.dtype,):
         raise ArtifactError(
             f"the command stream is for another machine: {', '.join(_MACHINE)} are {machine}, here {mine}; compile anew"
+        )
+    if rest[5] != _checksum(accelerator):
+        raise ArtifactError(
+            "the command stream is for another machine: of the same array, but with other buffers, banks, memory or "
+            "clock; compile anew"
         )
     text = bytes(reader.take(name)).decode(errors="replace")
     batch, channels = reader.unpack(struct.Struct("<II"))

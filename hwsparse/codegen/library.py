@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file
 from tvm import relax
 
 from hwsparse.accelerator import read_accelerator
-from hwsparse.codegen.fpga.calls import ARRAY, Accelerated
+from hwsparse.codegen.fpga.calls import ARRAY, Accelerated, standing_by
 from hwsparse.elf import read_shared_library
 from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec
@@ -74,7 +75,7 @@ def _filler() -> np.ndarray:
 class Library:
     """A loaded library; `kernels` names the kernel of each layer, `accelerated` what runs on an accelerator, if any."""
 
-    def __init__(self, directory: Path, threads: int, session: Any = None) -> None:
+    def __init__(self, directory: Path, threads: int, session: Any = None, *, host_alone: bool = False) -> None:
         """Loads a library from its directory; use `Library.load`."""
         self._session = session
         self._device = tvm.cpu() if session is None else session.cpu()
@@ -88,29 +89,31 @@ class Library:
             self.kernels: dict[str, str] = description["kernels"]
             made_by = str(description.get("tvm", ""))
             parameters = [_tensor(directory / WEIGHTS, name, self._device) for name in description["parameters"]]
-            self.accelerated = _accelerated(description, parameters)
+            self.accelerated = None if host_alone else _accelerated(description, parameters)
             module = _module(directory / LIBRARY, session)
             find = tvm.get_global_func if session is None else session.get_function
             find("runtime.config_threadpool")(1, threads)
-            self._machine = relax.VirtualMachine(module, self._device)
+            with standing_by() if host_alone else nullcontext():  # what code calls is looked up here
+                self._machine = relax.VirtualMachine(module, self._device)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
             raise ArtifactError(_trouble(directory, error, made_by, session)) from None
         self.directory = directory
         self._parameters = parameters
 
     @classmethod
-    def load(cls, directory: Path, threads: int, session: Any = None) -> Library:
+    def load(cls, directory: Path, threads: int, session: Any = None, *, host_alone: bool = False) -> Library:
         """Loads library.so, weights.safetensors and library.json from `directory`.
 
         Loading runs code: verify an artifact that came from elsewhere first (`Artifact.load`).
 
         Args:
             session: TVM's, with another device, to load and run it there.
+            host_alone: without what runs on an accelerator, to be timed: its outputs are anything.
 
         Raises:
             ArtifactError: the files are missing or are not a library.
         """
-        return cls(directory, threads, session)
+        return cls(directory, threads, session, host_alone=host_alone)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference: arrays by input name, of exactly the shapes and dtypes of `self.inputs`.

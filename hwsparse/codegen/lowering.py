@@ -460,7 +460,7 @@ def _rewrite(
 def _call(builder: Any, function: Any, name: str, inputs: list[Any], result: Any) -> Any:
     """The call of a kernel that a module gets, or of the function in its place."""
     if isinstance(function, Call):
-        return relax.call_dps_packed(function.name, [*inputs, tvm.ir.StringImm(function.told)], result)
+        return relax.call_dps_packed(function.name, [*inputs, tvm.ir.StringImm(function.facts)], result)
     return relax.call_tir(builder.add_func(_opaque(function), name), inputs, result)
 
 

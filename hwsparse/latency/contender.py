@@ -37,7 +37,7 @@ class Contender:
         if (directory / MODEL).exists():
             return OnnxruntimeModel(directory / MODEL, threads)
         library = Library.load(directory, threads)
-        return library if library.accelerated is None else Simulated(library, library.accelerated)
+        return library if library.accelerated is None else Simulated(library, library.accelerated, threads)
 
 
 class OnnxruntimeModel:

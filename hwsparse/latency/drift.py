@@ -26,7 +26,8 @@ def at_usual_clock(taken: Measurement, usual_s: float | None) -> tuple[float, tu
     """The quiet time of a measurement as it would be at the device's usual clock, and where another run may find it."""
     slower = slowness(taken, usual_s)
     low_s, high_s = taken.quiet_interval_s
-    return taken.quiet_s / slower, (low_s / slower * (1 - AGAIN), high_s / slower * (1 + AGAIN))
+    again = 0.0 if taken.is_exact else AGAIN
+    return taken.quiet_s / slower, (low_s / slower * (1 - again), high_s / slower * (1 + again))
 
 
 def slowness(taken: Measurement, usual_s: float | None) -> float:

@@ -100,6 +100,11 @@ class Measurement:
             raise MeasureError(f"{self.key}: the time {self.taken_at} lacks its time zone")
 
     @property
+    def is_exact(self) -> bool:
+        """Whether it was counted, and every call takes as long."""
+        return self.source == "simulated" and len(set(self.samples_s)) == 1
+
+    @property
     def median_s(self) -> float:
         return statistics.median(self.samples_s)
 

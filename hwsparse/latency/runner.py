@@ -289,9 +289,11 @@ class ProcessRunner(ABC):
                 f"not to {settings.precision:.1%}"
             )
             return MeasureFailure(key, "noise", "; ".join(filter(None, (reason, taken_by_others(share)))))
+        # What is simulated keeps to no clock of this machine's.
+        beside = taken.reference if taken.source == "measured" else []
         return Measurement(
             key, tuple(taken.samples), taken.source, settings, self.device, self.toolchain, self._clock(),
-            reference_s=quiet(taken.reference) if taken.reference else None, cpu_share=share,
+            reference_s=quiet(beside) if beside else None, cpu_share=share,
         )  # fmt: skip
 
     def _empty_worker(self, threads: int) -> Worker:

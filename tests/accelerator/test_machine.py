@@ -96,6 +96,7 @@ def test_the_least_that_is_asked_for_is_enough_and_a_byte_less_is_not() -> None:
         ),
         ("vector_bits = 256", "vector_bits = 64", "the host of an accelerator is a CPU, which has vector_registers 16"),
         ("vector_bits = 256", "", "the host of an accelerator is a CPU, which has vector_registers 16 or 32"),
+        ('runner = "simulator"', 'runner = "local"', r"the runner simulator and an \[accelerator\], .* go together"),
         ('kind = "fpga"', 'kind = "gpu"', r"a gpu has no \[accelerator\]"),
     ],
 )

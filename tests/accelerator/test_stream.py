@@ -76,6 +76,9 @@ def test_a_stream_of_another_machine_is_refused() -> None:
         ArtifactError, match=r"is for another machine: rows, columns, lanes, accumulators, run_bits are .* compile anew"
     ):
         read_stream(replace(machine, accumulators=machine.accumulators + 3), stream)
+    for changed in ({"input_banks": 2 * machine.input_banks}, {"weights_bytes": machine.weights_bytes + 1}):
+        with pytest.raises(ArtifactError, match="of the same array, but with other buffers, banks, memory or clock"):
+            read_stream(replace(machine, **changed), stream)
 
 
 def test_what_goes_on_after_the_end_is_refused() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -42,34 +41,17 @@ FUNCTION = "hwsparse.accelerator.layer"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """In the place of a PrimFunc: the packed function is called, and `told` this text after all arrays but the last."""
+    """In the place of a PrimFunc: the packed function is called, and told `facts` after all arrays but the last."""
 
-    told: str
+    facts: str
     name: str = FUNCTION
 
 
-def told(epilogue: Epilogue, tokens: bool) -> str:
-    """What a call is told of its layer beside its arrays; `tokens` if channels come last."""
-    return json.dumps({"tokens": tokens, **asdict(epilogue)})
+def call_for(epilogue: Epilogue, tokens: bool) -> Call:
+    """The call for a layer: what it is to know of it beside its arrays; `tokens` if channels come last."""
+    return Call(json.dumps({"tokens": tokens, **asdict(epilogue)}))
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds that calls take: of who times the host alone they are no part."""
-
-    taken_s: list[float] | None = None  # of each call; None: nobody asks, and calls compute what they are for
-
-    @contextmanager
-    def host_alone(self) -> Iterator[list[float]]:
-        """What each call takes from now on; meanwhile they give zeros."""
-        self.taken_s = []
-        try:
-            yield self.taken_s
-        finally:
-            self.taken_s = None
-
-
-CLOCK = Clock()
 _READY: WeakValueDictionary[bytes, Unpacked] = WeakValueDictionary()
 
 
@@ -96,6 +78,8 @@ class Accelerated:
                 self.programs[layer] = read_stream(accelerator, stream.tobytes())
             except ArtifactError as error:
                 raise ArtifactError(f"layer {layer!r}: {error}") from None
+            if (stated := self.programs[layer].name) != layer:
+                raise ArtifactError(f"layer {layer!r}: the command stream is of layer {stated!r}; write it anew")
             key = _key(stream)
             unpacked = _READY.get(key) or Unpacked.of(self.programs[layer])
             _READY[key] = unpacked
@@ -119,18 +103,22 @@ def _key(stream: np.ndarray) -> bytes:
 
 @tvm_ffi.register_global_func(FUNCTION)  # type: ignore[untyped-decorator]  # TVM has no types
 def run_layer(*arguments: Any) -> None:
-    """Runs a layer: what it reads, its stream, biases, the residual if any, `told`, the output.
+    """Runs a layer: what it reads, its stream, biases, the residual if any, its facts, the output.
 
     Of bytes offsets, scales and terms come before biases.
     """
-    began = time.perf_counter()
-    *tensors, text, last = arguments
-    out = np.from_dlpack(last)
-    if CLOCK.taken_s is None:
-        _run_layer([np.from_dlpack(each) for each in tensors], json.loads(text), out)
-        return
-    out[...] = 0
-    CLOCK.taken_s.append(time.perf_counter() - began)
+    *tensors, text, out = arguments
+    _run_layer([np.from_dlpack(each) for each in tensors], json.loads(text), np.from_dlpack(out))
+
+
+@contextmanager
+def standing_by() -> Iterator[None]:
+    """Code that is loaded meanwhile calls in the accelerator's place what does nothing, and takes next to no time."""
+    tvm_ffi.register_global_func(FUNCTION, tvm_ffi.get_global_func("ffi.Array"), override=True)
+    try:
+        yield
+    finally:
+        tvm_ffi.register_global_func(FUNCTION, run_layer, override=True)
 
 
 def _run_layer(arrays: list[np.ndarray], facts: dict[str, Any], out: np.ndarray) -> None:

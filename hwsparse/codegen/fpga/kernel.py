@@ -14,10 +14,10 @@ from functools import partial
 
 import numpy as np
 
-from hwsparse.accelerator import Accelerator, Geometry, compile_layer, lay_out, may_overflow, write_stream
+from hwsparse.accelerator import Accelerator, Geometry, compile_layer, lay_out, write_stream
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import Kernel, shared_rows
-from hwsparse.codegen.fpga.calls import ARRAY, Call, told
+from hwsparse.codegen.fpga.calls import ARRAY, call_for
 from hwsparse.errors import CompileError, PlanError, UnsupportedError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
@@ -25,8 +25,9 @@ from hwsparse.quantise import MOST_VALUE, Scale, weight_bytes
 from hwsparse.target import Target
 from hwsparse.work import Work
 
-# Activations are bytes of 0 to 255, and the array reads signed ones: it gets them less this.
-LESS = (MOST_VALUE + 1) // 2
+# Activations are bytes of 0 to 255, and the array reads signed ones: it gets them less the middle.
+MIDDLE = (MOST_VALUE + 1) // 2
+MOST_SUM = 2**31 - 1
 
 
 def takes(layer: Layer, choice: Choice, target: Target) -> bool:
@@ -42,9 +43,8 @@ def takes(layer: Layer, choice: Choice, target: Target) -> bool:
 
 def array_kernel(layer: Layer, choice: Choice, accelerator: Accelerator, epilogue: Epilogue) -> Kernel:
     """The call for a layer; what it packs is a command stream."""
-    return Kernel(
-        ARRAY, Call(told(epilogue, layer.window is None)), partial(_pack, layer, choice, accelerator, epilogue)
-    )
+    call = call_for(epilogue, layer.window is None)
+    return Kernel(ARRAY, call, partial(_pack, layer, choice, accelerator, epilogue))
 
 
 def _pack(
@@ -66,9 +66,16 @@ def _pack(
     if scale is None:
         return (_stream(layer, choice, accelerator, epilogue, weight.astype(accelerator.dtype), 0),)
     signed, scales = weight_bytes(weight)
-    stream = _stream(layer, choice, accelerator, epilogue, signed, scale.zero - LESS)
-    rows = signed.reshape(len(signed), -1).sum(axis=1, dtype=np.int64)
-    return stream, ((LESS - scale.zero) * rows).astype(np.int32), scales * np.float32(scale.scale)
+    rows = signed.reshape(len(signed), -1).astype(np.int64)
+    # What a sum of bytes about their zero can come to; about the middle, in the array, it is half as much.
+    if MOST_VALUE * np.abs(rows).sum(axis=1).max() > MOST_SUM:
+        raise CompileError(
+            f"layer {layer.name!r} as {choice}: sums of its {layer.inputs} products may leave the accelerator's int32; "
+            "leave it in float32, which is the host's"
+        )
+    stream = _stream(layer, choice, accelerator, epilogue, signed, scale.zero - MIDDLE)
+    moved_by = (MIDDLE - scale.zero) * rows.sum(axis=1)
+    return stream, moved_by.astype(np.int32), scales * np.float32(scale.scale)
 
 
 def _stream(
@@ -92,11 +99,6 @@ def _stream(
         program = compile_layer(accelerator, product)
     except UnsupportedError as error:
         raise CompileError(str(error)) from None
-    if may_overflow(program):
-        raise CompileError(
-            f"layer {layer.name!r} as {choice}: sums of its {layer.inputs} products may leave the accelerator's int32; "
-            "leave it in float32, which is the host's"
-        )
     return np.frombuffer(write_stream(accelerator, program), np.uint8)
 
 
@@ -123,6 +125,7 @@ def work(layer: Layer, choice: Choice, accelerator: Accelerator) -> Work:
         "kept of a row": kept / rows,
         "weights held": stored / accelerator.weights_bytes,
     }
+    # As of a CPU's kernels: choices that lie near each other behave alike.
     place = (math.log2(shared_rows(choice.pattern)), -math.log2(max(1 - choice.ratio, 1e-3)))
     return Work(ARRAY, parts, {name: float(value) for name, value in traits.items()}, place, stored)
 

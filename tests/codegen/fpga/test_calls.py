@@ -136,6 +136,17 @@ def test_a_stream_of_another_machine_is_refused(tmp_path: Path) -> None:
         Library.load(tmp_path, 1)
 
 
+def test_streams_that_were_swapped_are_told_apart(tmp_path: Path) -> None:
+    parameters = built(tmp_path)
+    description = json.loads((tmp_path / "library.json").read_text())
+    description["kernels"] = {"other": "array"}
+    description["parameters"] = [name.replace("layer/", "other/") for name in description["parameters"]]
+    (tmp_path / "library.json").write_text(json.dumps(description))
+    save_file({name.replace("layer/", "other/"): each for name, each in parameters.items()}, tmp_path / WEIGHTS)
+    with pytest.raises(ArtifactError, match="layer 'other': the command stream is of layer 'layer'"):
+        Library.load(tmp_path, 1)
+
+
 def test_a_library_that_is_gone_takes_its_streams_along(tmp_path: Path) -> None:
     built(tmp_path)
     library = Library.load(tmp_path, 1)
