@@ -68,6 +68,7 @@ class Geometry:
 
         Raises:
             UnsupportedError: a convolution in groups.
+            PlanError: its map or windows are more than can be counted.
         """
         if layer.window is None:
             still = Window((1,), ((0, 0),), (1,))

@@ -72,8 +72,13 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
-        return 2 if self.residual_bytes else 1
+        """Passes of the vector unit over every output."""
+        return vector_operations(self.residual_bytes)
+
+
+def vector_operations(residual_bytes: int) -> int:
+    """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
+    return 2 if residual_bytes else 1
 
 
 def lay_out(

@@ -12,7 +12,7 @@ import numpy as np
 from hwsparse.accelerator.distribution import ABSENT, distribute
 from hwsparse.accelerator.format import Format, format_for, joined
 from hwsparse.accelerator.geometry import Geometry
-from hwsparse.accelerator.layer import Product
+from hwsparse.accelerator.layer import Product, vector_operations
 from hwsparse.accelerator.machine import Accelerator
 from hwsparse.accelerator.tiling import Size, Tiling, tilings
 from hwsparse.errors import UnsupportedError
@@ -38,8 +38,8 @@ class Program:
 
     @property
     def operations(self) -> int:
-        """Passes of the vector unit over every output: one for bias, activation and rounding, one for a residual."""
-        return 2 if self.residual_bytes else 1
+        """Passes of the vector unit over every output."""
+        return vector_operations(self.residual_bytes)
 
     @property
     def units(self) -> int:

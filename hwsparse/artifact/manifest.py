@@ -83,6 +83,8 @@ class TensorInfo:
             raise ArtifactError(f"tensor {self.name!r}: a negative size in {self.shape}")
 
 
+# What the kernel of layers is called that run on an accelerator.
+ARRAY = "array"
 # Of a time: it is to be known to this, relative; where its interval's ends are farther away, whoever reads it is told.
 NOISY = 0.02
 

@@ -111,21 +111,31 @@ def _predicted(model: Model, target: Target, times: LayerTimes) -> list[Predicti
 
 
 def _table(model: Model, target: Target, times: LayerTimes) -> Table:
-    """A row for every layer shape, a column for every pattern and type."""
+    """A row for every layer shape, a column for every pattern and type.
+
+    Of an accelerator dense is what it does without zeros; what its host takes alone stands beside.
+    """
     costs, alike = times.costs, defaultdict[str, list[Layer]](list)
     for layer in model.layers:
         alike[layer.signature].append(layer)
     known = {signature: times.known(layers[0], target) for signature, layers in alike.items()}
-    ways = list(dict.fromkeys(_way(each) for found in known.values() for each in found if not each.is_plain))
-    table = Table("layers", "shape", "dense", *ways, title=escape(f"{model.name} on {target.name}"))
+    plain = target.own_dense or Choice()
+    others = (each for found in known.values() for each in found if each not in (plain, Choice()))
+    ways = list(dict.fromkeys(_way(each) for each in others))
+    hosts = [] if target.own_dense is None else ["on the host"]
+    table = Table("layers", "shape", "dense", *hosts, *ways, title=escape(f"{model.name} on {target.name}"))
     for signature, layers in alike.items():
-        cells = [_pays(layers[0], way, target, known[signature], costs) for way in ways]
         layer = layers[0]
-        dense = "-"
-        if Choice() in known[signature]:
-            dense = f"{1e3 * costs.predict(Workload.of(layer, Choice(), target)).latency_s:.3g} ms"
+        own = plain if plain in known[signature] else Choice()  # what an accelerator cannot run is its host's
+        cells = [_pays(layer, way, target, known[signature], costs, own) for way in ways]
+        dense = [
+            f"{1e3 * costs.predict(Workload.of(layer, each, target)).latency_s:.3g} ms"
+            if each in known[signature]
+            else "-"
+            for each in (own, Choice())[: 1 + len(hosts)]
+        ]
         shape = f"{'x'.join(map(str, layer.weight_shape))} on {'x'.join(map(str, layer.input_shape))}"
-        table.add_row(str(len(layers)), shape, dense, *cells)
+        table.add_row(str(len(layers)), shape, *dense, *cells)
     return table
 
 
@@ -134,16 +144,16 @@ def _way(choice: Choice) -> str:
     return str(choice.pattern) if choice.dtype == "float32" else f"{choice.pattern}/{choice.dtype}"
 
 
-def _pays(layer: Layer, way: str, target: Target, known: Sequence[Choice], costs: CostModel) -> str:
-    """From which ratio on a pattern of some type is faster, and by how much at most."""
+def _pays(layer: Layer, way: str, target: Target, known: Sequence[Choice], costs: CostModel, plain: Choice) -> str:
+    """From which ratio on a pattern of some type is faster than dense, and by how much at most."""
     curve = sorted((each for each in known if _way(each) == way), key=lambda choice: choice.ratio)
-    if not curve or Choice() not in known:
+    if not curve or plain not in known:
         return "-"
-    paying = [choice for choice in curve if costs.pays(layer, choice, target)]
+    paying = [choice for choice in curve if costs.pays(layer, choice, target, plain)]
     if not paying:
         return "never"
     dense, first, last = (
-        costs.predict(Workload.of(layer, choice, target)) for choice in (Choice(), paying[0], paying[-1])
+        costs.predict(Workload.of(layer, choice, target)) for choice in (plain, paying[0], paying[-1])
     )
     mark = "~" if "predicted" in (first.source, last.source) else ""
     gain = f"{dense.latency_s / last.latency_s:.2g}x"

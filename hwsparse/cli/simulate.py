@@ -52,7 +52,6 @@ def _run(artifact: Artifact) -> NetworkRun:
         ArtifactError: a command stream is cut off or damaged.
         UnsupportedError: its layers are more than a pipeline has room for.
     """
-    from hwsparse.accelerator import estimate_energy
     from hwsparse.codegen import Library
 
     manifest = artifact.manifest
@@ -67,12 +66,14 @@ def _run(artifact: Artifact) -> NetworkRun:
     choices, machine = {layer.name: layer.shipped for layer in manifest.layers}, accelerated.accelerator
     counted = accelerated.timed()
     layers = tuple(
-        LayerRun(
-            choices.get(name, ""), rows, timing, estimate_energy(machine, timing),
+        LayerRun.of(
+            machine, choices.get(name, ""), rows, timing,
             program.outputs * program.geometry.inputs * program.geometry.positions,
         )
         for (name, program), rows, timing in zip(programs.items(), counted.rows, counted.layers, strict=True)
     )  # fmt: skip
     hosts = tuple((layer.name, layer.kernel) for layer in manifest.layers if layer.name not in programs)
     title = f"{manifest.model.name} on {manifest.target.name}"
-    return NetworkRun(title, machine, layers, hosts, accelerated.pipelined, counted.interval_cycles)
+    return NetworkRun(
+        title, machine, layers, hosts, accelerated.pipelined, counted.latency_cycles, counted.interval_cycles
+    )

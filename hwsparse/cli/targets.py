@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hwsparse.accelerator.resources import estimate_resources
 from hwsparse.errors import StorageError, TargetError, UnsupportedError
 from hwsparse.probe import probe_hardware
 from hwsparse.target import PATH_VARIABLE, Target, format_target, load_target, target_names
@@ -46,8 +47,15 @@ def list_(context: typer.Context) -> None:
 
 @app.command()
 def show(name: str = typer.Argument(help="A device's name, or the path of its descriptor.")) -> None:
-    """Prints a device's descriptor, with probed values filled in."""
-    print(format_target(load_target(name)), end="")
+    """Prints a device's descriptor, with probed values filled in; of an accelerator what it takes of an FPGA, too."""
+    target = load_target(name)
+    print(format_target(target), end="")
+    if target.accelerator is not None and target.accelerator.dtype == "int8":
+        takes = estimate_resources(target.accelerator)
+        print(
+            f"\n# Of an FPGA of AMD's 7 series the array takes {takes.dsp:,} DSP slices, {takes.bram36:,} blocks of 36 Kb "
+            f"of RAM\n# and {takes.luts:,} LUTs, estimated by the formulas of hwsparse.accelerator.resources."
+        )
 
 
 @app.command()

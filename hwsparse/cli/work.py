@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
-from hwsparse.artifact.manifest import noise_note
+from hwsparse.artifact.manifest import ARRAY, noise_note
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
@@ -157,6 +157,9 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
         console.print(table)
     if dense_ones := [short[proof.name] for proof in manifest.layers if proof.asked == "dense"]:
         console.print(escape(f"dense, as asked: {', '.join(dense_ones)}"), style="dim")
+    if any(proof.kernel == ARRAY for proof in manifest.layers):
+        hosts = [f"{short[proof.name]} ({proof.kernel})" for proof in manifest.layers if proof.kernel != ARRAY]
+        console.print(escape(f"run by the host, not by the accelerator: {', '.join(hosts) or 'no layer'}"), style="dim")
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -5,12 +5,12 @@ Several may; which is fastest depends on the shape and the machine, and is for m
 
 from __future__ import annotations
 
+from hwsparse.artifact.manifest import ARRAY
 from hwsparse.codegen.cpu import select as cpu
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import Kernel
 from hwsparse.codegen.cpu.work import work as work_of_cpu
 from hwsparse.codegen.fpga import kernel as fpga
-from hwsparse.codegen.fpga.calls import ARRAY
 from hwsparse.errors import CompileError
 from hwsparse.plan import Choice, Layer
 from hwsparse.target import Target

@@ -24,7 +24,8 @@ from safetensors.numpy import load_file
 from tvm import relax
 
 from hwsparse.accelerator import read_accelerator
-from hwsparse.codegen.fpga.calls import ARRAY, Accelerated, standing_by
+from hwsparse.artifact.manifest import ARRAY
+from hwsparse.codegen.fpga.calls import Accelerated, standing_by
 from hwsparse.elf import read_shared_library
 from hwsparse.errors import ArtifactError, InputError, one_line
 from hwsparse.model import TensorSpec

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # importing it would bring onnxruntime into the process that 
     from hwsparse.model import Model
 
 
+_PLAIN = Choice()
 Origin = Literal["measured", "simulated", "imported", "predicted"]
 
 
@@ -172,16 +173,21 @@ class CostModel:
             raise MeasureError(f"{workload.key}: no kernel serves it")
         return Prediction(guess.seconds, guess.interval_s, guess.in_domain, "predicted")
 
-    def pays(self, layer: Layer, choice: Choice, target: Target) -> bool:
+    def pays(self, layer: Layer, choice: Choice, target: Target, plain: Choice = _PLAIN) -> bool:
         """Whether the choice is faster than dense beyond noise: the intervals do not touch.
+
+        Args:
+            plain: what dense is: another of its forms than the model's own, if one is named.
 
         Raises:
             MeasureError: another target, or the layer was not measured, dense or under the choice's pattern.
         """
-        dense, sparse = self.compared(layer, choice, target)
+        dense, sparse = self.compared(layer, choice, target, plain)
         return sparse.in_domain and sparse.interval_s[1] < dense.interval_s[0]
 
-    def compared(self, layer: Layer, choice: Choice, target: Target) -> tuple[Prediction, Prediction]:
+    def compared(
+        self, layer: Layer, choice: Choice, target: Target, plain: Choice = _PLAIN
+    ) -> tuple[Prediction, Prediction]:
         """A layer, dense and under a choice, with intervals that tell which is faster.
 
         Where nothing was measured of the layer, what is off for one is off for the other: then the choice's interval
@@ -190,10 +196,10 @@ class CostModel:
         Raises:
             MeasureError: another target, or nothing is known of the layer, dense or under the choice's pattern.
         """
-        dense, sparse = (self.predict(Workload.of(layer, each, target)) for each in (Choice(), choice))
-        if choice.is_plain or self.learned is None or self.known(layer.signature):
+        dense, sparse = (self.predict(Workload.of(layer, each, target)) for each in (plain, choice))
+        if choice == plain or self.learned is None or self.known(layer.signature):
             return dense, sparse
-        told = self.learned.guess(layer.signature, choice, (Known(Choice(), dense.latency_s, None),))
+        told = self.learned.guess(layer.signature, choice, (Known(plain, dense.latency_s, None),))
         if told is None:
             raise MeasureError(f"{layer.name!r} as {choice}: no kernel serves it")
         exact = (dense.latency_s, dense.latency_s)

@@ -23,7 +23,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from hwsparse.accelerator import Accelerator, Energy, Timing
+from hwsparse.accelerator import Accelerator, Energy, Timing, estimate_energy
 from hwsparse.report.files import write_whole
 from hwsparse.report.plot import DPI, FAINT_INK, GRID, INCHES, INK, clipped
 
@@ -40,8 +40,18 @@ class LayerRun:
     choice: str
     rows: int  # of the array, that work on it
     timing: Timing
+    bound_by: str  # the part of its cycles that is largest
+    busy: float  # the share of what its rows could multiply that is of kept weights
     energy: Energy
     dense_macs: int
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, choice: str, rows: int, timing: Timing, dense_macs: int) -> LayerRun:
+        """What a layer takes on some rows of an accelerator."""
+        busy = timing.utilisation(accelerator) * accelerator.rows / rows
+        return cls(
+            choice, rows, timing, timing.parts.bound_by, busy, estimate_energy(accelerator, timing), dense_macs
+        )  # fmt: skip
 
     @property
     def intensity(self) -> float:
@@ -61,20 +71,18 @@ class NetworkRun:
     accelerator: Accelerator
     layers: tuple[LayerRun, ...]
     on_host: tuple[tuple[str, str], ...]  # layer, kernel
-    pipelined: bool = False
-    interval_cycles: int = 0  # of a pipeline, from one sample to the next
+    pipelined: bool
+    latency_cycles: int  # of one sample
+    interval_cycles: int  # from one sample to the next
 
     @property
     def timings(self) -> tuple[Timing, ...]:
         return tuple(layer.timing for layer in self.layers)
 
     @property
-    def cycles(self) -> int:
-        return sum(timing.cycles for timing in self.timings)
-
-    @property
     def seconds(self) -> float:
-        return self.cycles / self.accelerator.clock_hz
+        """Of one sample."""
+        return self.latency_cycles / self.accelerator.clock_hz
 
     @property
     def energy_j(self) -> tuple[float, float]:
@@ -100,10 +108,10 @@ def run_table(run: NetworkRun) -> Table:
         table.add_column(header, justify="right", no_wrap=True, min_width=width)
     for layer in run.layers:
         timing, choice = layer.timing, layer.choice.removesuffix(f"/{machine.dtype}")
-        bound, busy = timing.parts.bound_by, timing.utilisation(machine) * machine.rows / layer.rows
+        share = getattr(timing.parts, layer.bound_by) / timing.cycles
         table.add_row(
             escape(timing.name), choice, f"{timing.cycles:,}", f"{1e3 * timing.cycles / machine.clock_hz:.3f}",
-            f"{bound} {getattr(timing.parts, bound) / timing.cycles:.0%}", f"{busy:.0%}",
+            f"{layer.bound_by} {share:.0%}", f"{layer.busy:.0%}",
             f"{timing.traffic.total / 1e6:.2f}",
         )  # fmt: skip
     for name, kernel in run.on_host:
@@ -111,8 +119,8 @@ def run_table(run: NetworkRun) -> Table:
     macs, moved = (sum(each) for each in zip(*((t.macs, t.traffic.total) for t in run.timings), strict=True))
     table.add_section()
     table.add_row(
-        "accelerator", "", f"{run.cycles:,}", f"{1e3 * run.seconds:.3f}", "",
-        f"{macs / (machine.macs_per_cycle * run.cycles):.0%}", f"{moved / 1e6:.2f}", style="bold",
+        "accelerator", "", f"{run.latency_cycles:,}", f"{1e3 * run.seconds:.3f}", "",
+        f"{macs / (machine.macs_per_cycle * run.interval_cycles):.0%}", f"{moved / 1e6:.2f}", style="bold",
     )  # fmt: skip
     return table
 
@@ -173,9 +181,9 @@ def _roofs(axes: Axes, accelerator: Accelerator, layers: Sequence[LayerRun]) -> 
 
 def _layers(axes: Axes, accelerator: Accelerator, layers: Sequence[LayerRun]) -> None:
     total = sum(layer.timing.cycles for layer in layers)
-    bounds = dict.fromkeys(layer.timing.parts.bound_by for layer in layers)
+    bounds = dict.fromkeys(layer.bound_by for layer in layers)
     for bound in bounds:
-        mine = [layer for layer in layers if layer.timing.parts.bound_by == bound]
+        mine = [layer for layer in layers if layer.bound_by == bound]
         x = [layer.intensity for layer in mine]
         kept = [layer.reached(accelerator, layer.timing.macs) / 1e9 for layer in mine]
         whole = [layer.reached(accelerator, layer.dense_macs) / 1e9 for layer in mine]

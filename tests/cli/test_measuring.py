@@ -279,7 +279,7 @@ def test_networks_are_timed_side_by_side(place: Place) -> None:
 
 def test_how_well_times_are_known_is_said_and_what_ran_beside(capsys: pytest.CaptureFixture[str]) -> None:
     well, badly = (
-        Measured("m.onnx", "onnxruntime", 1, 1.0, (low, 1.0), 1.0, 1.0, None, 1, (1.0,) * 6, share)
+        Measured("m.onnx", "onnxruntime", 1, 1.0, (low, 1.0), 1.0, 1.0, None, 1, (1.0,) * 6, share, "measured")
         for low, share in ((0.99, 1.0), (0.9, 0.6))
     )
     settings, console = RunSettings(threads=1), Console(width=200)

@@ -22,14 +22,15 @@ def test_an_artifact_is_compiled_simulated_and_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, _ = run(monkeypatch, capsys, *COMPILE.split(), "--out", "out")
-    assert code == 0 and "simulated" in out and "array" in out
+    assert code == 0 and "simulated" in out and "run by the host, not by the accelerator: no layer" in out
     (artifact,) = (home / "out" / "artifacts").iterdir()
     code, out, _ = run(monkeypatch, capsys, "simulate", str(artifact), "--roofline", "roof.png")
     assert code == 0 and "Bound by" in out and "drawn: roof.png" in out
     assert (home / "roof.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = run(monkeypatch, capsys, "simulate", str(artifact), "--json")
     told = json.loads(out)
-    assert code == 0 and all(layer["timing"]["cycles"] > 0 for layer in told["layers"])
+    assert code == 0 and all(layer["timing"]["cycles"] > 0 and layer["bound_by"] for layer in told["layers"])
+    assert told["latency_cycles"] == sum(layer["timing"]["cycles"] for layer in told["layers"])
     code, out, _ = run(monkeypatch, capsys, "measure", str(artifact), "model.onnx", "--json")
     networks = json.loads(out)["networks"]
     assert code == 0 and [each["source"] for each in networks] == ["simulated", "measured"]
@@ -67,7 +68,7 @@ def test_layers_of_a_pipeline_have_no_roofline(
 ) -> None:
     machine = load_target("fpga-sim").accelerator
     assert machine is not None
-    monkeypatch.setattr("hwsparse.cli.simulate._run", lambda artifact: NetworkRun("net", machine, (), (), True, 5))
+    monkeypatch.setattr("hwsparse.cli.simulate._run", lambda artifact: NetworkRun("net", machine, (), (), True, 9, 5))
     example_artifact(home / "artifact")
     code, _, err = run(monkeypatch, capsys, "simulate", "artifact", "--roofline", "roof.png")
     assert code == 2 and "those of a pipeline stay on the chip" in err and not (home / "roof.png").exists()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from hwsparse.accelerator import compile_layer, estimate_energy, lay_out, time_network
+from hwsparse.accelerator import compile_layer, lay_out, time_network
 from hwsparse.errors import HwsparseError
 from hwsparse.plan import parse_signature
 from hwsparse.report.roofline import LayerRun, NetworkRun, roofline_png, run_table
@@ -32,17 +32,13 @@ def run() -> NetworkRun:
     products = [lay_out(layer, np.ones(mask.shape, np.int8), mask) for layer, mask in zip(layers, masks, strict=True)]
     timings = time_network(MACHINE, [compile_layer(MACHINE, product) for product in products]).layers
     choices = ("unstructured@0.8/int8", "dense/int8")
+    macs = [product.outputs * product.inputs * product.positions for product in products]
     found = (
-        LayerRun(
-            choice,
-            MACHINE.rows,
-            timing,
-            estimate_energy(MACHINE, timing),
-            product.outputs * product.inputs * product.positions,
-        )
-        for choice, timing, product in zip(choices, timings, products, strict=True)
+        LayerRun.of(MACHINE, choice, MACHINE.rows, timing, whole)
+        for choice, timing, whole in zip(choices, timings, macs, strict=True)
     )
-    return NetworkRun(HOSTILE, MACHINE, tuple(found), ((HOSTILE, "depthwise"),))
+    cycles = sum(timing.cycles for timing in timings)
+    return NetworkRun(HOSTILE, MACHINE, tuple(found), ((HOSTILE, "depthwise"),), False, cycles, cycles)
 
 
 def text_of(run: NetworkRun) -> str:

@@ -35,7 +35,6 @@ from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.errors import ArtifactError
 from hwsparse.quantise import MOST_VALUE
 
-ARRAY = "array"  # what layers' kernel is called
 FUNCTION = "hwsparse.accelerator.layer"
 
 

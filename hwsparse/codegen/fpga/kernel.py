@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 
 from hwsparse.accelerator import Accelerator, Geometry, compile_layer, lay_out, write_stream
+from hwsparse.artifact.manifest import ARRAY
 from hwsparse.codegen.cpu.epilogue import Epilogue
 from hwsparse.codegen.cpu.select import Kernel, shared_rows
-from hwsparse.codegen.fpga.calls import ARRAY, call_for
+from hwsparse.codegen.fpga.calls import call_for
 from hwsparse.errors import CompileError, PlanError, UnsupportedError
 from hwsparse.pattern import NM, Block, Channel, Dense, Pattern, Unstructured
 from hwsparse.plan import Choice, Layer
