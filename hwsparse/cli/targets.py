@@ -53,8 +53,8 @@ def show(name: str = typer.Argument(help="A device's name, or the path of its de
     if target.accelerator is not None and target.accelerator.dtype == "int8":
         takes = estimate_resources(target.accelerator)
         print(
-            f"\n# The array takes {takes.dsp:,} DSP slices, {takes.bram36:,} blocks of 36 Kb of RAM and {takes.luts:,} LUTs "
-            "of an FPGA\n# of AMD's 7 series, estimated by the formulas of hwsparse.accelerator.resources."
+            f"\n# Of an FPGA of AMD's 7 series the array takes {takes.dsp:,} DSP slices, {takes.bram36:,} blocks of "
+            f"36 Kb of RAM\n# and {takes.luts:,} LUTs, estimated by the formulas of hwsparse.accelerator.resources."
         )
 
 
