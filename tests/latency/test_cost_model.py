@@ -177,6 +177,15 @@ def test_a_choice_pays_when_it_is_faster_beyond_noise() -> None:
     assert not touching.pays(matmul(), block(0.5), TARGET)
 
 
+def test_a_choice_may_be_held_to_another_dense_layer_than_the_models_own() -> None:
+    assert not COSTS.pays(matmul(), block(0.7), TARGET, block(0.9)) and not COSTS.pays(
+        matmul(), block(0.9), TARGET, block(0.9)
+    )
+    assert COSTS.pays(matmul(), block(0.9), TARGET, block(0.7))
+    dense, sparse = COSTS.compared(matmul(), block(0.9), TARGET, block(0.7))
+    assert dense == COSTS.predict(Workload.of(matmul(), block(0.7), TARGET)) and sparse.latency_s < dense.latency_s
+
+
 def test_a_networks_layers_add_up() -> None:
     net = model(*LAYERS)
     plan = Plan.of(net.digest, {"a": block(0.9), "b": Choice(NM(2, 4), 0.5)})
