@@ -141,7 +141,7 @@ def roofline_png(run: NetworkRun, path: Path) -> None:
         figure.text(0.02, 0.945, clipped(run.title, 70), color=INK, fontsize=15, fontweight="bold")
         told = f"{1e3 * run.seconds:.3f} ms on the accelerator, {len(run.layers)} layers"
         if run.on_host:
-            told += f"; {len(run.on_host)} more on its host, which are not drawn"
+            told += f"; {len(run.on_host)} on its host, not drawn"
         figure.text(0.02, 0.894, told, color=INK, fontsize=11)
         below = "full: operations of kept weights; hollow: as many as the dense layer has; larger: more of the time"
         figure.text(0.02, 0.853, below, color=FAINT_INK, fontsize=9)

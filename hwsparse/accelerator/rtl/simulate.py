@@ -62,11 +62,21 @@ async def _run_layer(context: Any, array: ElementArray, program: Program, column
     context.set(array.n, form.n if form.kind == "groups" else 0)
     context.set(array.m, form.m if form.kind == "groups" else 0)
     context.set(array.distributor.share_shift, form.share.bit_length() - 1)
-    words_half = inputs_half = 0
+    words_half = inputs_half = sum_half = 0
+
+    def keep(found: dict[tuple[int, int], np.ndarray], number: int, at: int) -> None:
+        first = number * program.tiling.set_units * form.share
+        for (unit, member), values in found.items():
+            sums[first + unit * form.share + member, at * tile : (at + 1) * tile] = values
+
     for number, groups in enumerate(program.set_groups()):
         await _load_table(context, array, groups)
         beats = [list(_beats(program, number, chunk)) for chunk in range(len(spans))]
         for at in range(tiles):
+            # Sums of the tile before are drained while those of this one begin to be added up.
+            context.set(array.drain_half, sum_half)
+            sum_half = 1 - sum_half
+            context.set(array.sum_half, sum_half)
             for chunk, (start, end) in enumerate(spans):
                 # As the schedule has it: words stay where there is one chunk, and are loaded into the other half else.
                 if at == 0 or len(spans) > 1:
@@ -79,11 +89,11 @@ async def _run_layer(context: Any, array: ElementArray, program: Program, column
                 context.set(array.first_chunk, chunk == 0)
                 context.set(array.run_words_half, words_half)
                 context.set(array.run_inputs_half, inputs_half)
-                cycles[at, number, chunk] = await _run_pass(context, array)
-            found = await _drain(context, array)
-            first = number * program.tiling.set_units * form.share
-            for (unit, member), values in found.items():
-                sums[first + unit * form.share + member, at * tile : (at + 1) * tile] = values
+                drains = at > 0 and chunk == 0
+                cycles[at, number, chunk], drained = await _run_pass(context, array, drains)
+                keep(drained, number, at - 1)
+        context.set(array.drain_half, sum_half)
+        keep(await _drain(context, array), number, tiles - 1)
     return HardwareRun(sums[: program.outputs, :positions].astype(np.int32), cycles)
 
 
@@ -138,18 +148,27 @@ async def _load_inputs(context: Any, array: ElementArray, inputs: np.ndarray) ->
     context.set(array.input_write, 0)
 
 
-async def _run_pass(context: Any, array: ElementArray) -> int:
+async def _run_pass(context: Any, array: ElementArray, drains: bool) -> tuple[int, dict[tuple[int, int], np.ndarray]]:
+    """What a pass takes, and the sums of the other half that are drained beside it, if any are."""
+    distributor = array.distributor
     context.set(array.start, 1)
+    context.set(distributor.drain, drains)
     await context.tick()
     context.set(array.start, 0)
-    cycles = 1
-    while cycles < MOST_CYCLES:
+    context.set(distributor.drain, 0)
+    found: dict[tuple[int, int], np.ndarray] = {}
+    cycles, taken = 1, 0
+    while not taken or drains:
         cycles += 1
-        done = context.get(array.done)
+        if cycles > MOST_CYCLES:
+            raise RuntimeError("a pass of the array does not end")
+        if not taken and context.get(array.done):
+            taken = cycles
+        if drains:
+            drains = not context.get(distributor.done)
+            _take_out(context, array, found)
         await context.tick()
-        if done:
-            return cycles
-    raise RuntimeError("a pass of the array does not end")
+    return taken, found
 
 
 async def _drain(context: Any, array: ElementArray) -> dict[tuple[int, int], np.ndarray]:
@@ -159,10 +178,16 @@ async def _drain(context: Any, array: ElementArray) -> dict[tuple[int, int], np.
     context.set(distributor.drain, 0)
     found: dict[tuple[int, int], np.ndarray] = {}
     while not context.get(distributor.done):
-        if context.get(distributor.out):
-            key = context.get(distributor.out_unit), context.get(distributor.out_member)
-            raw = context.get(array.sums).to_bytes(SUM_BITS // 8 * array.accelerator.tile_positions, "little")
-            found[key] = np.frombuffer(raw, "<i4")
+        _take_out(context, array, found)
         await context.tick()
     await context.tick()
     return found
+
+
+def _take_out(context: Any, array: ElementArray, found: dict[tuple[int, int], np.ndarray]) -> None:
+    """Adds the channel that is coming out, if one is: (unit, member) and its sums."""
+    distributor = array.distributor
+    if context.get(distributor.out):
+        key = context.get(distributor.out_unit), context.get(distributor.out_member)
+        raw = context.get(array.sums).to_bytes(SUM_BITS // 8 * array.accelerator.tile_positions, "little")
+        found[key] = np.frombuffer(raw, "<i4")
