@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RATIOS = [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 # A clock that was slower by more than this, and whoever reads the figures should know.
 WORTH_SAYING = 0.05
+MOST_COLUMNS = 3  # of patterns side by side, on 80 columns of a terminal
 
 
 def calibrate(
@@ -111,7 +112,7 @@ def _predicted(model: Model, target: Target, times: LayerTimes) -> list[Predicti
 
 
 def _table(model: Model, target: Target, times: LayerTimes) -> Table:
-    """A row for every layer shape, a column for every pattern and type.
+    """A row for every layer shape, a column for every pattern and type, or, where those are many, a line.
 
     Of an accelerator dense is what it does without zeros; what its host takes alone stands beside.
     """
@@ -123,7 +124,11 @@ def _table(model: Model, target: Target, times: LayerTimes) -> Table:
     others = (each for found in known.values() for each in found if each not in (plain, Choice()))
     ways = list(dict.fromkeys(_way(each) for each in others))
     hosts = [] if target.own_dense is None else ["on the host"]
-    table = Table("layers", "shape", "dense", *hosts, *ways, title=escape(f"{model.name} on {target.name}"))
+    stacked = len(ways) > MOST_COLUMNS
+    heads = ("dense", *hosts, *(("pattern", "faster than dense") if stacked else ways))
+    columns = [Column(head, no_wrap=stacked) for head in heads]
+    title = escape(f"{model.name} on {target.name}")
+    table = Table("layers", "shape", *columns, title=title, show_lines=stacked)
     for signature, layers in alike.items():
         layer = layers[0]
         own = plain if plain in known[signature] else Choice()  # what an accelerator cannot run is its host's
@@ -135,7 +140,7 @@ def _table(model: Model, target: Target, times: LayerTimes) -> Table:
             for each in (own, Choice())[: 1 + len(hosts)]
         ]
         shape = f"{'x'.join(map(str, layer.weight_shape))} on {'x'.join(map(str, layer.input_shape))}"
-        table.add_row(str(len(layers)), shape, *dense, *cells)
+        table.add_row(str(len(layers)), shape, *dense, *(map("\n".join, (ways, cells)) if stacked else cells))
     return table
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
-from hwsparse.artifact.manifest import ARRAY, noise_note
+from hwsparse.artifact.manifest import ARRAY, Manifest, noise_note
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
@@ -133,6 +133,8 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
             )
     if note := noise_note(figure for _, figure in figures):
         console.print(f"  {note}")
+    if _no_faster(manifest):
+        console.print("  [yellow]not faster than dense beyond the noise: deploy the dense network[/]")
     if manifest.latency is not None and manifest.latency.source == "predicted":
         console.print("  predicted: it ran on no such device, and its outputs were not checked there")
     if manifest.quality is not None and manifest.dense_quality is not None:
@@ -160,6 +162,14 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
     if any(proof.kernel == ARRAY for proof in manifest.layers):
         hosts = [f"{short[proof.name]} ({proof.kernel})" for proof in manifest.layers if proof.kernel != ARRAY]
         console.print(escape(f"run by the host, not by the accelerator: {', '.join(hosts) or 'no layer'}"), style="dim")
+
+
+def _no_faster(manifest: Manifest) -> bool:
+    """Whether a sparse network was timed, and gains nothing; intervals of what is predicted do not tell."""
+    one, dense = manifest.latency, manifest.dense_latency
+    if one is None or dense is None or "predicted" in (one.source, dense.source):
+        return False
+    return any(layer.shipped != "dense" for layer in manifest.layers) and one.interval_s[1] >= dense.interval_s[0]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from hwsparse import codegen, strictjson
+from hwsparse.cli.calibrate import calibrate
 from hwsparse.cli.measure import Measured, Report, run_settings, show
 from hwsparse.latency import Device, MeasureFailure, Measurement, Records, RunSettings, Toolchain, Workload
 from hwsparse.latency.records import RecordsFile
@@ -63,7 +64,7 @@ def place(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     return Place(home, partial(run, monkeypatch, capsys))
 
 
-def test_a_model_is_calibrated_once_and_shown(place: Place) -> None:
+def test_a_model_is_calibrated_once_and_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = place.run(CALIBRATE)
     assert code == 0
     assert "dense" in out and "block4x1" in out
@@ -74,6 +75,10 @@ def test_a_model_is_calibrated_once_and_shown(place: Place) -> None:
     code, out, _ = place.run(CALIBRATE)
     assert code == 0
     assert f"0 measured now, {len(taken)} were on record" in out
+    # Where patterns are many they stand one below the other.
+    monkeypatch.setattr(f"{calibrate.__module__}.MOST_COLUMNS", 0)
+    code, stacked, _ = place.run(CALIBRATE)
+    assert code == 0 and "faster than dense" in stacked and "faster than dense" not in out
 
 
 def test_types_are_calibrated_beside_each_other(place: Place) -> None:
