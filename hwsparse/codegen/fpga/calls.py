@@ -4,7 +4,7 @@ The array's sums become what the layer gives in the vector unit, which computes 
 (`hwsparse.codegen.folding` says what from). Streams are read, and refused if anything is wrong with them, where a
 library is loaded; code that is called names them by what they hold.
 
-Knows nothing of Relax, models or times.
+Knows nothing of Relax and models, and of times only whom to ask.
 """
 
 from __future__ import annotations
