@@ -289,7 +289,7 @@ def test_a_linker_without_room_says_so(tmp_path: Path) -> None:
 def test_a_library_without_room_says_so(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lowered = lower(model, Plan(model.digest), {}, CPU)
     with small_files(4_000), pytest.raises(StorageError, match=r"cannot write .*weights\.safetensors: File too large"):
-        write_parameters(lowered, model, tmp_path)
+        write_parameters(lowered, model, CPU, tmp_path)
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StorageError, match=r"less than 16 MiB are free in .*TMPDIR"):

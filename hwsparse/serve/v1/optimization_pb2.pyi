@@ -141,7 +141,9 @@ class OptimizeRequest(_message.Message):
     def budget(self) -> Global___Budget: ...
     @_builtins.property
     def dtypes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Types of weights, and of what layers read, to choose from: "float32", "float16", "bfloat16", "int8". None: float32 alone."""
+        """Types of weights, and of what layers read, to choose from: "float32", "float16", "bfloat16", "int8". None: float32
+        alone, or what the target's accelerator is of.
+        """
 
     def __init__(
         self,
