@@ -94,7 +94,7 @@ class Toolchain:
             target.l1d_bytes,
             target.l2_bytes,
         )
-        simulated = () if target.accelerator is None else (target.accelerator, COUNTING_VERSION)
+        simulated = () if target.accelerator is None else (target.accelerator, target.pipelined, COUNTING_VERSION)
         digest = hashlib.sha256(repr((told, target.isa, *simulated)).encode()).hexdigest()[:16]
         return cls(kernels=kernels, tvm=_version("apache-tvm"), target=digest)
 
