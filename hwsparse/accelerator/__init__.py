@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from hwsparse.accelerator.bounds import Bounds, lower_bounds
 from hwsparse.accelerator.energy import Energy, estimate_energy
-from hwsparse.accelerator.functional import Unpacked, may_overflow, product_of, run_program
+from hwsparse.accelerator.functional import Unpacked, product_of, run_program
 from hwsparse.accelerator.geometry import Geometry
 from hwsparse.accelerator.layer import Product, lay_out
 from hwsparse.accelerator.machine import Accelerator, format_accelerator, read_accelerator
@@ -42,7 +42,6 @@ __all__ = [
     "format_accelerator",
     "lay_out",
     "lower_bounds",
-    "may_overflow",
     "product_of",
     "read_accelerator",
     "read_stream",

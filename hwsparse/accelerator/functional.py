@@ -52,11 +52,6 @@ def product_of(program: Program) -> Product:
     )
 
 
-def may_overflow(program: Program) -> bool:
-    """Whether some inputs could drive a channel's sum, or a part of it, out of int32."""
-    return Unpacked.of(program).may_overflow
-
-
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Unpacked:
     """A program to be run over and over: its products in the array's order, channel after channel."""
@@ -103,11 +98,6 @@ class Unpacked:
     @property
     def outputs(self) -> int:
         return len(self.starts) - 1
-
-    @property
-    def may_overflow(self) -> bool:
-        """As the function of this name."""
-        return bool(self.most.max(initial=0) > _INT32)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """As `run_program`."""

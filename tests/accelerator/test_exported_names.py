@@ -10,7 +10,7 @@ import hwsparse.accelerator as package
 NAMES = (
     "COUNTING_VERSION", "Accelerator", "Bounds", "Energy", "Geometry", "Parts", "Product", "Program", "Run", "Timing",
     "Traffic", "Unpacked", "VectorWork", "compile_layer", "estimate_energy", "format_accelerator", "lay_out",
-    "lower_bounds", "may_overflow", "product_of", "read_accelerator", "read_stream", "run_program", "time_network",
+    "lower_bounds", "product_of", "read_accelerator", "read_stream", "run_program", "time_network",
     "time_pipeline", "write_stream",
 )  # fmt: skip
 

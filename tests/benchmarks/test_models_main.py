@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.models import __main__ as command
+from hwsparse.data import Dataset
 from hwsparse.model import Model, import_onnx
 from tests.sparsify.networks import embedder
 
@@ -30,6 +32,27 @@ def test_a_network_is_written_with_its_tokenizer(
     assert import_onnx(tmp_path / "minilm.onnx").digest == model.digest
     assert (tmp_path / "tokenizer.json").read_text() == "{}"
     assert "tokenizer.json" in capsys.readouterr().out
+
+
+def test_a_network_is_written_with_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model: Model = embedder()
+    data = Dataset("images", {"x": np.ones((2, 3), np.float32)}, np.array([0, 1]))
+    monkeypatch.setattr("benchmarks.search.resnet56", lambda asked, seed: (model, data, data) if asked else None)
+    line = ("resnet56", "--out", str(tmp_path / "r.onnx"), "--data", str(tmp_path))
+    assert run(monkeypatch, *line) == 0
+    assert import_onnx(tmp_path / "r.onnx").digest == model.digest
+    assert np.array_equal(np.load(tmp_path / "images.npz")["x"], data.inputs["x"])
+    assert "--data" in capsys.readouterr().out
+
+
+def test_what_is_made_of_data_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HWSPARSE_DATA", raising=False)
+    assert run(monkeypatch, "resnet56", "--out", str(tmp_path / "r.onnx")) == 1
+    assert "no task data: give --data DIR" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_one_line(
