@@ -203,7 +203,7 @@ class Plan:
     @classmethod
     def of(cls, model_digest: str, choices: Mapping[str, Choice]) -> Plan:
         """A plan from a mapping of layer names; dense choices are left out, so equal plans are equal."""
-        kept = ((name, choice) for name, choice in choices.items() if choice != Choice())
+        kept = ((name, choice) for name, choice in choices.items() if not choice.is_plain)
         return cls(model_digest, tuple(sorted(kept, key=lambda item: item[0])))
 
     @classmethod
@@ -212,7 +212,7 @@ class Plan:
         return cls.of(model_digest, {layer.name: choice for layer in layers})
 
     def choice(self, layer_name: str) -> Choice:
-        return dict(self.choices).get(layer_name, Choice())
+        return dict(self.choices).get(layer_name, _PLAIN)
 
     @property
     def in_bytes(self) -> frozenset[str]:

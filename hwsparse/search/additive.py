@@ -28,8 +28,7 @@ class Additive:
         self._space = space
         self.layers = space.free
         self.counts = np.array([len(layer.options) for layer in self.layers], np.int64)
-        self._texts = [layer.texts for layer in self.layers]
-        self._places = [{text: at for at, text in enumerate(texts)} for texts in self._texts]
+        self._places = {layer.layer: {text: at for at, text in enumerate(layer.texts)} for layer in self.layers}
         shape = len(self.layers), max(self.counts, default=0)
         self._latencies, self._errors = np.zeros(shape), np.zeros(shape)
         for at, layer in enumerate(self.layers):
@@ -42,14 +41,12 @@ class Additive:
             for layer, hull in zip(self.layers, hulls, strict=True)
         ]
         self._neighbours = np.stack([self._stepped(step) for step in (-1, 1)])
-        steps = [
-            (at, layer.options.index(after), _gain(before, after))
-            for at, (layer, hull) in enumerate(zip(self.layers, hulls, strict=True))
-            for before, after in itertools.pairwise(hull)
-        ]
-        self._step_layers = np.array([at for at, _, _ in steps], np.int64)
-        self._step_options = np.array([option for _, option, _ in steps], np.int64)
-        self._step_gains = np.array([gain for _, _, gain in steps])
+        self._on_hulls = np.zeros((len(hulls), max(map(len, hulls), default=0)), np.int64)
+        for at, places in enumerate(self._hulls):
+            self._on_hulls[at, : len(places)] = places
+        steps = [(at, _gain(*pair)) for at, hull in enumerate(hulls) for pair in itertools.pairwise(hull)]
+        self._step_layers = np.array([at for at, _ in steps], np.int64)
+        self._step_gains = np.array([gain for _, gain in steps])
 
     def _stepped(self, step: int) -> np.ndarray:
         """For each layer and option the place of the one so many steps along the layer's hull (L, options)."""
@@ -79,9 +76,9 @@ class Additive:
         gains = self._step_gains if coefficients is None else self._step_gains / coefficients[self._step_layers]
         # Stable: a layer's own steps, of falling gain, stay in order.
         order = np.argsort(-gains, kind="stable")
-        rows = np.repeat(np.array([[hull[0] for hull in self._hulls]], np.int64), len(order) + 1, axis=0)
-        for number, step in enumerate(order, 1):
-            rows[number:, self._step_layers[step]] = self._step_options[step]
+        stepped = np.zeros((len(order) + 1, len(self.layers)), np.int64)
+        stepped[np.arange(1, len(order) + 1), self._step_layers[order]] = 1
+        rows: np.ndarray = self._on_hulls[np.arange(len(self.layers)), stepped.cumsum(axis=0)]
         return rows
 
     def near(self, rows: np.ndarray, rng: np.random.Generator, count: int, most: int) -> np.ndarray:
@@ -102,20 +99,16 @@ class Additive:
 
     def texts(self, row: np.ndarray) -> dict[str, str]:
         """The text of every layer's choice."""
-        return {layer.layer: texts[at] for layer, texts, at in zip(self.layers, self._texts, row, strict=True)}
+        return {layer.layer: layer.texts[at] for layer, at in zip(self.layers, row, strict=True)}
 
     def has(self, texts: Mapping[str, str]) -> bool:
         """Whether all of these choices can be had."""
-        places = zip(self.layers, self._places, strict=True)
-        known = {layer.layer: options for layer, options in places}
-        return all(text == "dense" or text in known.get(name, ()) for name, text in texts.items())
+        return all(text == "dense" or text in self._places.get(name, ()) for name, text in texts.items())
 
     def row(self, texts: Mapping[str, str]) -> np.ndarray:
         """The row of these choices; a layer without one, or with one that cannot be had, is dense."""
-        at = (
-            places.get(texts.get(layer.layer, ""), 0) for layer, places in zip(self.layers, self._places, strict=True)
-        )
-        return np.fromiter(at, np.int64, len(self.layers))
+        at = [places.get(texts.get(name, ""), 0) for name, places in self._places.items()]
+        return np.array(at, np.int64)
 
 
 def lower_hull(layer: LayerOptions) -> tuple[Option, ...]:

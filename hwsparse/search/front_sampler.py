@@ -29,6 +29,8 @@ from hwsparse.search.trials import ANSWERED, quality_of
 
 # Coefficients drawn to average predictions over; of so many, and of the likeliest, the fronts are candidates.
 DRAWS, FRONTS = 12, 6
+# Of each front so many at most: neighbours differ by one layer's step.
+PER_FRONT = 150
 # Plans near those on the front, and how many layers differ at most.
 NEIGHBOURS, MOST_MOVES = 300, 3
 # So many of the best are looked at for one that fits.
@@ -115,7 +117,7 @@ class FrontSampler(BaseSampler):
         reference = slowest_s, floor
         front = staircase(latencies, qualities)
         points = model.draw(rng, DRAWS)
-        fronts = [additive.front(np.exp(point[:-3])) for point in (model.point, *points[:FRONTS])]
+        fronts = [_thinned(additive.front(np.exp(point[:-3]))) for point in (model.point, *points[:FRONTS])]
         near = additive.near(rows[front], rng, NEIGHBOURS, MOST_MOVES)
         fresh = {row.tobytes(): row for row in np.concatenate([*fronts, near])}
         found = [row for text, row in fresh.items() if text not in known]
@@ -129,3 +131,9 @@ class FrontSampler(BaseSampler):
         fitting = (at for at in best if self._aims.fits(additive.plan(candidates[at])))
         row: np.ndarray = candidates[next(fitting, best[0])]
         return row
+
+
+def _thinned(front: np.ndarray) -> np.ndarray:
+    """At most PER_FRONT plans of a front (n, L), evenly spaced, both ends among them."""
+    count = min(len(front), PER_FRONT)
+    return front[np.linspace(0, len(front) - 1, count).round().astype(np.int64)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from hwsparse.errors import PlanError, StudyError
@@ -58,17 +58,14 @@ class LayerOptions:
 
     layer: str
     options: tuple[Option, ...]
+    texts: tuple[str, ...] = field(init=False, repr=False, compare=False)  # every option's choice as text
 
     def __post_init__(self) -> None:
         if not self.options or not self.options[0].choice.is_plain:
             raise StudyError(f"layer {self.layer!r}: the first option must be dense")
+        object.__setattr__(self, "texts", tuple(str(option.choice) for option in self.options))
         if len(set(self.texts)) != len(self.options):
             raise StudyError(f"layer {self.layer!r}: an option is there twice")
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Every option's choice as text, in the order of the options."""
-        return tuple(str(option.choice) for option in self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,8 @@ class SettledChoices:
 
     def texts(self, plan: Plan) -> dict[str, str]:
         """The text of every layer's choice in `plan`."""
-        return {name: str(plan.choice(name)) for name, _ in self.layers}
+        chosen = dict(plan.choices)
+        return {name: str(chosen[name]) if name in chosen else "dense" for name, _ in self.layers}
 
 
 @dataclass(frozen=True, slots=True)
