@@ -32,9 +32,11 @@ from hwsparse.model import Model, import_torch
 from hwsparse.pattern import Unstructured
 from hwsparse.pipeline.compilation import PRUNER
 from hwsparse.plan import Choice, Layer, Plan, parse_choice
+from hwsparse.quantise import split_weights
 from hwsparse.sparsify import PRUNERS, Evaluator, QualityReport, applicable, apply_plan, collect_statistics, correct
 from hwsparse.sparsify.allocation import erdos_renyi_kernel
 from hwsparse.sparsify.correction import SAMPLES
+from hwsparse.sparsify.ranges import ranges_for, ranges_on, rounded_weights
 from hwsparse.tuning import TuningSettings
 from hwsparse.tuning.checkpoint import Epoch
 from hwsparse.tuning.settings import AUGMENTATIONS
@@ -78,7 +80,7 @@ class Data:
 def options(parser: argparse.ArgumentParser) -> None:
     """Adds what only this benchmark asks for."""
     parser.add_argument("--layers", type=int, default=20, choices=(20, 56), help="of the ResNet")
-    parser.add_argument("--choice", default="unstructured@0.8")
+    parser.add_argument("--choice", default="unstructured@0.8", help="of every layer, as block4x4@0.75/int8")
     parser.add_argument(
         "--allocation",
         choices=ALLOCATIONS,
@@ -159,7 +161,8 @@ def _one_shot(model: Model, plan: Plan, train: Dataset, threads: int, seed: int)
     fitting, _ = train.split(FITTING / len(train), seed)
     layers = [model.layer(name) for name, _ in plan.choices]
     moments = collect_statistics(model, fitting, layers, max_samples=SAMPLES, threads=threads, seed=seed)
-    return correct(model, apply_plan(model, plan, PRUNERS[PRUNER], moments), fitting, threads=threads, seed=seed)
+    pruned = apply_plan(model, plan, PRUNERS[PRUNER], moments) | ranges_for(model, plan, ranges_on(model, fitting))
+    return correct(model, pruned, fitting, plan=plan, threads=threads, seed=seed)
 
 
 def _trained(
@@ -182,7 +185,10 @@ def _trained(
         )  # fmt: skip
     took_s = time.monotonic() - began
     after = import_torch(tuned.module.to("cpu"), EXAMPLE, name=model.name)
-    quality = Evaluator(after, data.test, "held-out", arguments.threads or THREADS).evaluate({})
+    plain = split_weights(start or {}).plain
+    ranges = {name: values for name, values in (start or {}).items() if name not in plain}
+    weights = rounded_weights(model, plan, model.changes_to(after)) | ranges
+    quality = Evaluator(model, data.test, "held-out", arguments.threads or THREADS).evaluate(weights)
     passes = tuned.epochs[-1].number
     console.print(f"{model.name}, seed {settings.seed}: {quality.value:.2%} after {passes} epochs, {took_s:.0f} s")
     return Trained(quality, tuned.epochs, took_s)

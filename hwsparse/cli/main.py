@@ -26,7 +26,7 @@ from hwsparse.cli.quickstart import quickstart
 from hwsparse.cli.service import download, job, request, serve
 from hwsparse.cli.simulate import simulate
 from hwsparse.cli.tune import tune
-from hwsparse.cli.work import compile_, inspect, verify
+from hwsparse.cli.work import compile_, explain_, inspect, verify
 from hwsparse.errors import HwsparseError, InputError
 
 # Commands that, stopped, go on where they were.
@@ -46,8 +46,8 @@ app.add_typer(targets.app, name="targets")
 app.add_typer(records.app, name="records")
 app.add_typer(device.app, name="device")
 COMMANDS = (
-    quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, simulate, front, audit, verify, bundle,
-    serve, request, download,
+    quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, simulate, front, explain_, audit, verify,
+    bundle, serve, request, download,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(name=command.__name__.rstrip("_"))(command)

@@ -1,8 +1,9 @@
-"""What the command line does with one model or artifact on this machine: inspect, compile, verify."""
+"""What the command line does with one model or artifact on this machine: inspect, compile, verify, explain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json as json_
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from hwsparse.artifact import Artifact
-from hwsparse.artifact.manifest import ARRAY, Manifest, noise_note
+from hwsparse.artifact.manifest import ARRAY, noise_note
 from hwsparse.cli import options
 from hwsparse.cli.progress import StageProgress
 from hwsparse.errors import InputError
 from hwsparse.latency.load import load_note
 from hwsparse.plan import Plan
 from hwsparse.range_methods import DEFAULT_METHOD
+from hwsparse.report.explain import explain, no_faster, short_names
 
 if TYPE_CHECKING:
     from hwsparse.data import Dataset
@@ -111,6 +113,18 @@ def verify(artifact: Path = typer.Argument(help="An artifact's directory.")) -> 
     show_artifact(Artifact.load(artifact), Console())
 
 
+def explain_(
+    artifact: Path = typer.Argument(help="An artifact's directory."),
+    json: bool = typer.Option(False, "--json", help="Print the paragraphs as JSON."),
+) -> None:
+    """Says in plain sentences what was done to a model, what that costs, and why it is faster."""
+    paragraphs = explain(Artifact.load(artifact).manifest)
+    if json:
+        print(json_.dumps(paragraphs, indent=2, ensure_ascii=False))
+    else:
+        Console(highlight=False).print("\n\n".join(map(escape, paragraphs)))
+
+
 def show_artifact(artifact: Artifact, console: Console) -> None:
     """Prints an artifact's proof: whole network, then layer by layer."""
     manifest = artifact.manifest
@@ -133,7 +147,7 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
             )
     if note := noise_note(figure for _, figure in figures):
         console.print(f"  {note}")
-    if _no_faster(manifest):
+    if no_faster(manifest):
         console.print("  [yellow]not faster than dense beyond the noise: deploy the dense network[/]")
     if manifest.latency is not None and manifest.latency.source == "predicted":
         console.print("  predicted: it ran on no such device, and its outputs were not checked there")
@@ -162,21 +176,3 @@ def show_artifact(artifact: Artifact, console: Console) -> None:
     if any(proof.kernel == ARRAY for proof in manifest.layers):
         hosts = [f"{short[proof.name]} ({proof.kernel})" for proof in manifest.layers if proof.kernel != ARRAY]
         console.print(escape(f"run by the host, not by the accelerator: {', '.join(hosts) or 'no layer'}"), style="dim")
-
-
-def _no_faster(manifest: Manifest) -> bool:
-    """Whether a sparse network was timed, and gains nothing; intervals of what is predicted do not tell."""
-    one, dense = manifest.latency, manifest.dense_latency
-    if one is None or dense is None or "predicted" in (one.source, dense.source):
-        return False
-    return any(layer.shipped != "dense" for layer in manifest.layers) and one.interval_s[1] >= dense.interval_s[0]
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last parts of paths, as many as it takes to tell all apart."""
-    parts = 1
-    while True:
-        short = {name: "/".join(name.split("/")[-parts:]) for name in names}
-        if len(set(short.values())) == len(names) or parts > max(name.count("/") for name in names):
-            return short
-        parts += 1

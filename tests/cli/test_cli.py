@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
 import os
 import signal
@@ -21,12 +19,9 @@ import typer
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantFormat
 from PIL import Image
-from rich.console import Console
 
 from hwsparse.artifact import Artifact
-from hwsparse.cli import interrupt, main
-from hwsparse.cli.progress import StageProgress
-from hwsparse.cli.work import short_names
+from hwsparse.cli import main
 from hwsparse.data import Dataset, write_npz
 from hwsparse.data.corruptions import PIXELS
 from hwsparse.model import Model, import_onnx
@@ -492,31 +487,3 @@ def test_an_artifact_comes_from_a_server(home: Path) -> None:
         server.send_signal(signal.SIGTERM)
         _, errors = server.communicate(timeout=60)
     assert server.returncode == 0, errors
-
-
-@pytest.mark.parametrize(
-    ("names", "short"),
-    [
-        (["/a/0/Conv", "/a/3/Conv", "/b/fc/Gemm"], ["0/Conv", "3/Conv", "fc/Gemm"]),
-        (["conv", "fc"], ["conv", "fc"]),
-        (["/a/x", "a/x"], ["/a/x", "a/x"]),
-        ([], []),
-    ],
-)
-def test_layers_are_told_apart_by_the_ends_of_their_names(names: list[str], short: list[str]) -> None:
-    assert list(short_names(names).values()) == short
-
-
-def test_an_interrupt_that_was_swallowed_is_raised_at_the_next_step() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        interrupt.listen()
-        interrupt.check()
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with StageProgress(Console(file=io.StringIO())) as progress, pytest.raises(KeyboardInterrupt):
-            progress("search", 1, 2, ())
-    finally:
-        interrupt._asked.clear()
-        signal.signal(signal.SIGINT, before)
