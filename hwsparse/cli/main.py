@@ -18,6 +18,7 @@ from hwsparse.cli import device, interrupt, records, targets
 from hwsparse.cli.audit import audit
 from hwsparse.cli.bundle import bundle
 from hwsparse.cli.calibrate import calibrate
+from hwsparse.cli.doctor import doctor
 from hwsparse.cli.front import front
 from hwsparse.cli.measure import measure
 from hwsparse.cli.narrow import narrow
@@ -47,7 +48,7 @@ app.add_typer(records.app, name="records")
 app.add_typer(device.app, name="device")
 COMMANDS = (
     quickstart, inspect, optimize, compile_, narrow, tune, calibrate, measure, simulate, front, explain_, audit, verify,
-    bundle, serve, request, download,
+    bundle, serve, request, download, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(name=command.__name__.rstrip("_"))(command)
