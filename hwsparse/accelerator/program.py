@@ -64,15 +64,18 @@ class Program:
         """(entries,) where in its chunk each entry is, in spans of inputs."""
         return decode_places(self.form, self.counts.reshape(-1), self.skips)
 
-    def words(self) -> np.ndarray:
-        """(sets, chunks, groups) words that a row of each group reads in a pass."""
-        groups = int(self.groups.max(initial=0)) + 1
+    def entries(self, groups: int) -> np.ndarray:
+        """(sets, chunks, groups) entries of each group of rows in a pass, of so many groups."""
         found = np.zeros((self.sets, len(self.tiling.chunks), groups), np.int64)
         for at, row in enumerate(self.set_groups()):
             there = row != ABSENT
             for chunk, counts in enumerate(self.counts[at]):
                 found[at, chunk] = np.bincount(row[there], counts[there], groups)
-        return found * self.form.span
+        return found
+
+    def words(self) -> np.ndarray:
+        """(sets, chunks, groups) words that a row of each group reads in a pass; of groups that have any."""
+        return self.entries(int(self.groups.max(initial=0)) + 1) * self.form.span
 
 
 def decode_places(form: Format, counts: np.ndarray, skips: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@
                edge, length of the name, the name
     geometry   the map's sizes, the kernel and how it slides
     table      for every unit the group of rows that does it, 16 bits each
-    sections   for each set and chunk: entries (32 bits), then their bits without gaps, filled up to a byte
+    sections   for each set and chunk: how many entries each group of rows has (32 bits each), then the bits of all of
+               them without gaps, beat after beat (`order`), filled up to a byte
     CRC-32 of everything before it
 
 An entry's bits: its index, highest bit first, as its format has it (`Format.index_bits`; of a run, then whether it is
@@ -29,12 +30,13 @@ from hwsparse.accelerator.distribution import ABSENT
 from hwsparse.accelerator.format import KINDS, Format
 from hwsparse.accelerator.geometry import Geometry
 from hwsparse.accelerator.machine import ELEMENT_BYTES, HOST_BYTES, Accelerator, format_accelerator
+from hwsparse.accelerator.order import Order
 from hwsparse.accelerator.program import Program, decode_places
 from hwsparse.accelerator.tiling import ORDERS, Tiling
 from hwsparse.errors import ArtifactError, HwsparseError
 from hwsparse.plan import Window
 
-MAGIC, VERSION = b"HWSA", 2
+MAGIC, VERSION = b"HWSA", 3
 _MOST_CHUNKS, _MOST_PASSES = 1 << 16, 1 << 20
 _NOBODY = 0xFFFF  # the group of a unit without weights
 _DTYPES = tuple(ELEMENT_BYTES)
@@ -63,7 +65,7 @@ def write_stream(accelerator: Accelerator, program: Program) -> bytes:
     parts += (_AXIS.pack(size, kernel, stride, *pads, dilation) for size, kernel, stride, pads, dilation in axes)
     parts.append(np.array([end for _, end in tiling.chunks], "<u4").tobytes())
     parts.append(np.where(program.groups == ABSENT, _NOBODY, program.groups).astype("<u2").tobytes())
-    parts += _sections(program, accelerator.run_bits)
+    parts += _sections(accelerator, program)
     body = b"".join(parts)
     return body + struct.pack("<I", zlib.crc32(body))
 
@@ -73,20 +75,25 @@ def _checksum(accelerator: Accelerator) -> int:
     return zlib.crc32("\n".join(format_accelerator(accelerator)).encode())
 
 
+def head_bytes(accelerator: Accelerator, program: Program) -> int:
+    """What comes before the entries of a section."""
+    return 4 * (accelerator.rows // program.form.share)
+
+
 def section_bytes(accelerator: Accelerator, program: Program) -> np.ndarray:
     """(sets, chunks) bytes to fetch of each section; a set's table comes with its first."""
     form = program.form
     bits = form.index_bits(accelerator.run_bits) + 8 * accelerator.element_bytes * form.share * form.span
-    found: np.ndarray = 4 + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
+    found: np.ndarray = head_bytes(accelerator, program) + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
     units = np.diff(np.minimum(np.arange(program.sets + 1) * program.tiling.set_units, program.units))
     found[:, 0] += 2 * units
     return found
 
 
-def _sections(program: Program, run_bits: int) -> list[bytes]:
+def _sections(accelerator: Accelerator, program: Program) -> list[bytes]:
     """Entries of each pass, packed."""
     form, flat = program.form, program.counts.reshape(-1, program.tiling.set_units)
-    bits = form.index_bits(run_bits)
+    bits = form.index_bits(accelerator.run_bits)
     code = program.skips.astype(np.uint16)
     if form.kind == "runs":
         code <<= 1
@@ -95,14 +102,17 @@ def _sections(program: Program, run_bits: int) -> list[bytes]:
     raw = np.ascontiguousarray(program.values).view(np.uint8).reshape(len(program.values), -1)
     sizes = flat.sum(axis=1)
     found = []
-    for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
-        mine = slice(start, start + size)
+    lengths = program.entries(accelerator.rows // form.share).reshape(len(flat), -1)
+    owners = np.repeat(program.set_groups(), len(program.tiling.chunks), axis=0)
+    for start, counts, owner, length in zip(np.cumsum(sizes) - sizes, flat, owners, lengths, strict=True):
+        order = Order.of(owner, length)
+        mine = start + order.by_unit(counts)[order.beats()]
         if bits:
             index = (code[mine, None] >> np.arange(bits - 1, -1, -1)).astype(np.uint8) & 1
             packed = np.packbits(np.concatenate([index, np.unpackbits(raw[mine], axis=1)], axis=1)).tobytes()
         else:
             packed = raw[mine].tobytes()
-        found.append(struct.pack("<I", size) + packed)
+        found.append(length.astype("<u4").tobytes() + packed)
     return found
 
 
@@ -215,6 +225,7 @@ def _read_sections(
     counts = np.zeros((sets, len(tiling.chunks), width), np.int32)
     bits, elements = form.index_bits(accelerator.run_bits), form.share * form.span
     value_bytes = elements * accelerator.element_bytes
+    groups_there = accelerator.rows // form.share
     all_codes, all_values = [], []
     for number in range(sets):
         mine = groups[number * width : (number + 1) * width]
@@ -222,17 +233,31 @@ def _read_sections(
         if len(there) and np.bincount(mine[there]).max() > accelerator.accumulators:
             raise ArtifactError("the command stream gives a row more channels than it has accumulators for")
         for chunk, (start, end) in enumerate(tiling.chunks):
-            (size,) = reader.unpack(struct.Struct("<I"))
+            lengths = reader.numbers(groups_there, "<u4").astype(np.int64)
+            if lengths.max(initial=0) * form.span > accelerator.row_words:
+                raise ArtifactError("the command stream gives a row more words than its memory holds")
+            size = int(lengths.sum())
             raw = np.frombuffer(reader.take((size * (bits + 8 * value_bytes) + 7) // 8), np.uint8)
-            code, value = _unpack(raw, size, bits, value_bytes)
+            order, code, value = (
+                Order.of(mine, lengths),
+                np.empty(size, np.uint16),
+                np.empty((size, value_bytes), np.uint8),
+            )
+            beats = order.beats()
+            code[beats], value[beats] = _unpack(raw, size, bits, value_bytes)
             found = _entry_counts(form, code, len(there), (end - start) // form.span)
             index = (code >> 1 if form.kind == "runs" else code).astype(np.uint8)
             fits = len(found) == len(there) and found.sum(dtype=np.int64) == size
             if not fits or decode_places(form, found, index).max(initial=0) * form.span >= end - start:
                 raise ArtifactError(f"the command stream's entries of set {number}, chunk {chunk} do not fit its layer")
-            counts[number, chunk, there] = found
-            all_codes.append(index)
-            all_values.append(value)
+            counts[number, chunk, : len(mine)] = own = order.counts(found, len(mine))
+            if (np.bincount(mine[there], own[there], groups_there) != lengths).any():
+                raise ArtifactError(f"the command stream's rows of set {number}, chunk {chunk} do not fit its table")
+            places = order.by_unit(own)
+            by_unit = np.empty_like(index), np.empty_like(value)
+            by_unit[0][places], by_unit[1][places] = index, value
+            all_codes.append(by_unit[0])
+            all_values.append(by_unit[1])
     values = np.concatenate(all_values).view(accelerator.dtype).reshape(-1, form.span, form.share)
     return counts, np.concatenate(all_codes), values
 

@@ -106,7 +106,7 @@ def _halves(most: int) -> list[int]:
 def _cost(
     accelerator: Accelerator, geometry: Geometry, form: Format, size: Size, tiling: Tiling, inputs: int
 ) -> tuple[float, ...]:
-    """Whether it should not fit, cycles by what is slowest, then bytes."""
+    """Whether it should not fit, cycles by what is slowest, then those of memory."""
     groups = accelerator.rows // form.share
     tiles = -(-geometry.positions // accelerator.tile_positions)
     sets, parts = tiling.sets(size.units), len(tiling.chunks)
@@ -119,16 +119,23 @@ def _cost(
     a_set = words * min(1.0, tiling.set_units / size.units)
     if tiling.order == "sets":
         stay = a_set * slack <= accelerator.row_words or sets * parts == 1
-        loads = weights * (1 if stay or (parts == 1) else tiles) + inputs * (1 if tiles * parts == 1 else sets)
+        times, input_times = 1 if stay or parts == 1 else tiles, 1 if tiles * parts == 1 else sets
     else:
         stay = words * slack <= 2 * accelerator.row_words or sets * parts == 1
-        loads = weights * (1 if stay else tiles) + inputs * (1 if parts == 1 else sets)
-    loads += geometry.positions * size.outputs * size.output_bytes
+        times, input_times = 1 if stay else tiles, 1 if parts == 1 else sets
+    outputs = geometry.positions * size.outputs * size.output_bytes
+    rate = accelerator.dram_bytes_per_cycle
+    # A row takes a word a cycle, and a bank an input, whatever memory brings.
+    loads = times * max(weights / rate, words) + outputs / rate
+    loads += input_times * max(inputs / rate, tiles * geometry.inputs / accelerator.input_banks)
     longest = max(end - start for start, end in tiling.chunks) / geometry.inputs
     full = a_set * longest * slack > accelerator.row_words
     passes = tiles * sets * parts
-    compute, moved = words / (sets * parts) + FILL_CYCLES, loads / accelerator.dram_bytes_per_cycle / passes
+    compute, moved = words / (sets * parts) + FILL_CYCLES, loads / passes
     # Of two halves of a buffer each is loaded, after a latency, when the pass that used it is over.
     period = max(compute, moved, (compute + moved + accelerator.dram_latency_cycles) / 2)
-    # The first load and the last pass have nothing beside them.
-    return float(full), passes * period + min(compute, moved), loads, sets * parts
+    # The first load and the last pass have nothing beside them, nor has what leaves of the last set.
+    leaving = (
+        min(tiling.set_units, size.units) * form.share * max(1.0, accelerator.tile_positions / accelerator.vector_lanes)
+    )
+    return float(full), passes * period + min(compute, moved) + leaving, loads, sets * parts

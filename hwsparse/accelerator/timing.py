@@ -4,9 +4,12 @@ Three machines work side by side, each on one thing at a time, and take exactly 
 
     memory   loads and stores in one order: the loads of passes 0, 1 and 2, the outputs of pass 0, the loads of pass
              3, ... The load of pass i may begin when pass i - 2 is over, whose half of the buffers it fills, and its
-             first byte comes a latency later, which is hidden where memory is still busy with what was before
+             first byte comes a latency later, which is hidden where memory is still busy with what was before. Of a
+             load the weights come first, then inputs, then residuals. A row takes a word a cycle, a bank of inputs one
+             input of all positions: where memory brings more, it waits
     array    pass i begins when its load is there, pass i - 1 is over, and the accumulators that it is to fill are empty
-    vector   outputs of a finished set and tile, when they are there and half the output buffer is free
+    vector   outputs of a finished set and tile, when they are there and half the output buffer is free; of its sums a
+             channel leaves the array in a cycle at most
 
 A layer's cycles are from its first request to its last output stored. They are the sum of these parts, exactly:
 
@@ -32,8 +35,8 @@ import numpy as np
 from hwsparse.accelerator.machine import FILL_CYCLES, Accelerator
 from hwsparse.accelerator.passes import Passes
 from hwsparse.accelerator.program import Program
+from hwsparse.accelerator.schedule import Schedule, schedule
 from hwsparse.accelerator.stream import section_bytes
-from hwsparse.accelerator.tiling import input_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +94,13 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Schedule:
+class _Cycles:
     """Of every pass, in order."""
 
     compute: np.ndarray  # cycles of the array
-    loads: np.ndarray  # bytes
+    loads: np.ndarray  # cycles of memory
     vector: np.ndarray  # cycles, 0 where sums are not complete yet
-    stores: np.ndarray  # bytes
+    stores: np.ndarray  # cycles of memory
     ends: np.ndarray  # whether it completes a set and tile
 
 
@@ -107,11 +110,12 @@ def time_layer(accelerator: Accelerator, program: Program, passes: Passes, *, on
     Args:
         on_chip: weights, inputs and outputs are there already and stay; else they are in memory.
     """
-    schedule, traffic = _schedule(accelerator, program, passes)
+    work = schedule(accelerator, program)
+    cut, traffic = _in_cycles(accelerator, program, passes, work), _traffic(work)
     if on_chip:
-        nothing = np.zeros_like(schedule.loads)
-        schedule, traffic = replace(schedule, loads=nothing, stores=nothing), Traffic(0, 0, 0, 0)
-    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+        nothing = np.zeros_like(cut.loads)
+        cut, traffic = replace(cut, loads=nothing, stores=nothing), Traffic(0, 0, 0, 0)
+    cycles, waits_dram, waits_vector = _overlap(accelerator.dram_latency_cycles, cut)
     tiles = -(-program.geometry.positions // accelerator.tile_positions)
     groups = accelerator.rows // program.form.share
     kept, words = int(passes.kept.sum()), int(passes.words.sum())
@@ -139,72 +143,56 @@ def time_vector(accelerator: Accelerator, name: str, outputs: int, operations: i
     cut = np.arange(pieces + 1)
     made, loads = np.diff(cut * outputs // pieces), np.diff(cut * input_bytes // pieces)
     vector = -(-made * operations // accelerator.vector_lanes)
-    stores = made * accelerator.element_bytes
-    schedule = _Schedule(np.zeros(pieces, np.int64), loads, vector, stores, np.ones(pieces, bool))
-    cycles, waits_dram, waits_vector = _overlap(accelerator, schedule)
+    loads, stores = (
+        _whole(each / accelerator.dram_bytes_per_cycle) for each in (loads, made * accelerator.element_bytes)
+    )
+    alone = _Cycles(np.zeros(pieces, np.int64), loads, vector, stores, np.ones(pieces, bool))
+    cycles, waits_dram, waits_vector = _overlap(accelerator.dram_latency_cycles, alone)
     parts = Parts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, float(waits_dram), float(waits_vector))
     return Timing(name, cycles, parts, Traffic(0, input_bytes, whole, 0), 0, 0, outputs)
 
 
-def _schedule(accelerator: Accelerator, program: Program, passes: Passes) -> tuple[_Schedule, Traffic]:
-    """Passes in the order of the tiling, and what each loads and stores."""
-    geometry, tiling, tile = program.geometry, program.tiling, accelerator.tile_positions
-    sets, chunks = passes.cycles.shape
-    tiles = -(-geometry.positions // tile)
-    grid = (sets, tiles, chunks) if tiling.order == "sets" else (tiles, sets, chunks)
-    first, second, chunk = (axis.reshape(-1) for axis in np.indices(grid))
-    number, at = (first, second) if tiling.order == "sets" else (second, first)
-    fetched = input_bytes(geometry, tile, tiling.chunks, accelerator.element_bytes)[at, chunk]
-    same = np.zeros(len(chunk), bool)
-    same[1:] = (at[1:] == at[:-1]) & (chunk[1:] == chunk[:-1])
-    inputs = np.where(same, 0, fetched)
-    weights = _weight_loads(accelerator, program, passes, tiles)
-    positions = np.minimum(tile, geometry.positions - at * tile)
-    outputs = program.set_channels()[number] * positions
-    ends = chunk == chunks - 1
-    stores = np.where(ends, outputs * program.output_bytes, 0)
-    residual = np.where(ends, outputs * program.residual_bytes, 0)
-    vector = np.where(ends, -(-outputs * program.operations // accelerator.vector_lanes), 0)
-    schedule = _Schedule(passes.cycles[number, chunk], weights + inputs + residual, vector, stores, ends)
-    traffic = Traffic(*(int(each.sum()) for each in (weights, inputs, stores, residual)))
-    return schedule, traffic
+def _in_cycles(accelerator: Accelerator, program: Program, passes: Passes, work: Schedule) -> _Cycles:
+    """What all of a schedule takes."""
+    rate = accelerator.dram_bytes_per_cycle
+    lengths = np.array([end - start for start, end in program.tiling.chunks])[work.chunks]
+    loads = work.spread(_section_cycles(accelerator, program)) + work.residual / rate
+    loads += np.where(work.fetches, np.maximum(work.inputs / rate, lengths / accelerator.input_banks), 0)
+    operations = work.channels * work.positions * program.operations
+    vector = np.maximum(-(-operations // accelerator.vector_lanes), work.channels)
+    return _Cycles(
+        passes.cycles[work.sets, work.chunks], _whole(loads), np.where(work.ends, vector, 0),
+        _whole(work.stores / rate), work.ends,
+    )  # fmt: skip
 
 
-def _weight_loads(accelerator: Accelerator, program: Program, passes: Passes, tiles: int) -> np.ndarray:
-    """(passes,) bytes of weights that come with each pass's load.
-
-    Weights that stay come with the first tile; those of the next set in equal slices beside the passes of the one
-    before, from its second on, when the half that they go to is free.
-    """
-    sections = section_bytes(accelerator, program)
-    sets, chunks = sections.shape
-    words = program.words()
-    if program.tiling.order == "positions":
-        found = np.zeros((tiles, sets, chunks), np.int64)
-        fits = int(words.sum(axis=(0, 1)).max(initial=0)) <= 2 * accelerator.row_words
-        found[: 1 if fits or sets * chunks == 1 else tiles] = sections
-        return found.reshape(-1)
-    found = np.zeros((sets, tiles, chunks), np.int64)
-    stay = words.sum(axis=1).max(axis=1, initial=0) <= accelerator.row_words
-    many = tiles * chunks
-    flat = found.reshape(sets, many)
-    for number in range(sets):
-        if not stay[number]:
-            found[number, : 1 if chunks == 1 else tiles] = sections[number]
-        elif number == 0 or many == 1 or not stay[number - 1]:
-            found[number, 0] = sections[number]
-        else:
-            whole = int(sections[number].sum())
-            flat[number - 1, 1:] += np.diff(np.arange(many) * whole // (many - 1))
-    return found.reshape(-1)
+def _traffic(work: Schedule) -> Traffic:
+    return Traffic(*(int(each.sum()) for each in (work.weights, work.inputs, work.stores, work.residual)))
 
 
-def _overlap(accelerator: Accelerator, schedule: _Schedule) -> tuple[int, int, int]:
+def _whole(cycles: np.ndarray) -> np.ndarray:
+    """Whole cycles that these take; what is beyond by a rounding is none."""
+    return np.ceil(cycles - 1e-9).astype(np.int64)
+
+
+def _section_cycles(accelerator: Accelerator, program: Program) -> np.ndarray:
+    """(sets, chunks) cycles that each section takes to come in: of a beat as many rows take a word as have one left."""
+    words = np.sort(program.words(), axis=2)
+    rate, form = accelerator.dram_bytes_per_cycle, program.form
+    bits = form.index_bits(accelerator.run_bits) + 8 * accelerator.element_bytes * form.share * form.span
+    left = np.arange(words.shape[2], 0, -1)  # groups that have words after as many as the shortest, the next, ...
+    steps = np.diff(words, axis=2, prepend=0)
+    brought = left * bits / (8 * form.span * rate)  # cycles that memory takes for a beat
+    beats = (steps * np.maximum(brought, 1)).sum(axis=2)
+    head = section_bytes(accelerator, program) - words.sum(axis=2) * bits / (8 * form.span)
+    found: np.ndarray = head / rate + beats
+    return found
+
+
+def _overlap(latency: int, passes: _Cycles) -> tuple[int, int, int]:
     """The recurrence of the module's header: all cycles, those that wait for memory, and for the vector unit."""
-    rate, latency = accelerator.dram_bytes_per_cycle, accelerator.dram_latency_cycles
-    load_cycles = np.ceil(schedule.loads / rate).astype(np.int64).tolist()
-    store_cycles = np.ceil(schedule.stores / rate).astype(np.int64).tolist()
-    compute, vector, ends = schedule.compute.tolist(), schedule.vector.tolist(), schedule.ends.tolist()
+    load_cycles, store_cycles = passes.loads.tolist(), passes.stores.tolist()
+    compute, vector, ends = passes.compute.tolist(), passes.vector.tolist(), passes.ends.tolist()
     count = len(compute)
     memory = 0  # when it is free
     loaded = [0] * count

@@ -1,66 +1,60 @@
-"""The distributor: which row a channel's words go to, and which row its sums come from, by the table of the stream.
+"""The distributor: which row each word goes to that comes from memory.
 
-Words come unit after unit, one a cycle, for all rows that share an index; sums leave in the same order, a channel a
-cycle. A unit without weights takes a cycle and nothing else.
+Words come beat after beat, and a beat has one for every group of rows that has words left, the lowest group first: as
+many as come in a cycle go to as many rows, each of which takes one. How many each group has, a section's head says.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Elaboratable, Module, Signal
-from amaranth.lib.memory import Memory
+from amaranth.hdl import Array, Const, Elaboratable, Module, Mux, Signal, Value
 
 from hwsparse.accelerator.machine import Accelerator
 
 
 class Distributor(Elaboratable):
-    """The table has `units` entries: a group of rows each, or all ones for none."""
+    """Of what is `offered` it takes the first `taken`, in the same cycle; `opens` begins another section."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        rows, self._units_most = accelerator.rows, accelerator.rows * accelerator.accumulators
-        self._rows, self._slots = rows, accelerator.accumulators
-        unit_bits = self._units_most.bit_length()
-        self.group_bits = rows.bit_length()
-        self.share_shift, self.units = Signal(4), Signal(unit_bits)
-        self.table_write, self.table_at, self.table_group = Signal(), Signal(unit_bits), Signal(self.group_bits)
-        # Words in.
-        self.begin, self.valid, self.last, self.ready = Signal(), Signal(), Signal(), Signal()
+        rows = accelerator.rows
+        self.share_shift = Signal(4)
+        self.opens = Signal()
+        self.lengths = [Signal(range(accelerator.row_words + 1), name=f"length_{group}") for group in range(rows)]
+        self.offered, self.taken = Signal(range(rows + 1)), Signal(range(rows + 1))
         self.writes = [Signal(name=f"writes_{row}") for row in range(rows)]
-        # Sums out.
-        self.drain, self.out, self.done = Signal(), Signal(), Signal()
-        self.out_unit, self.out_member = Signal(unit_bits), Signal(range(rows + 1))
-        self.out_row, self.out_slot = Signal(range(rows + 1)), Signal(range(accelerator.accumulators + 1))
+        self.lanes = [Signal(range(rows), name=f"lane_{row}") for row in range(rows)]  # whose word it is
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        table = Memory(shape=self.group_bits, depth=self._units_most, init=[])
-        m.submodules.table = table
-        write, read = table.write_port(), table.read_port(domain="comb")
-        m.d.comb += [
-            write.addr.eq(self.table_at), write.data.eq(self.table_group), write.en.eq(self.table_write),
-        ]  # fmt: skip
-        unit, member = Signal.like(self.units), Signal.like(self.out_member)
-        absent, within, draining = Signal(), Signal(), Signal()
-        counts = Array([Signal.like(self.out_slot, name=f"count_{row}") for row in range(self._rows)])
-        m.d.comb += [read.addr.eq(unit), absent.eq(read.data.all()), within.eq(unit != self.units)]
-        m.d.comb += self.ready.eq(within & ~absent & ~draining)
-        for row, writes in enumerate(self.writes):
-            m.d.comb += writes.eq(self.valid & self.ready & (row >> self.share_shift == read.data))
-        share_last = member + 1 == 1 << self.share_shift
-        m.d.comb += [
-            self.out.eq(draining & within & ~absent), self.out_unit.eq(unit), self.out_member.eq(member),
-            self.out_row.eq((read.data << self.share_shift) + member), self.out_slot.eq(counts[read.data]),
-            self.done.eq(draining & ~within),
-        ]  # fmt: skip
-        with m.If(self.begin | self.drain):
-            m.d.sync += [unit.eq(0), member.eq(0), draining.eq(self.drain), *(count.eq(0) for count in counts)]
-        with m.Elif(self.done):
-            m.d.sync += draining.eq(0)
-        with m.Elif(within & absent):
-            m.d.sync += unit.eq(unit + 1)
-        with m.Elif(draining & within):
-            m.d.sync += member.eq(member + 1)
-            with m.If(share_last):
-                m.d.sync += [unit.eq(unit + 1), member.eq(0), counts[read.data].eq(counts[read.data] + 1)]
-        with m.Elif(self.valid & self.ready & self.last):
-            m.d.sync += unit.eq(unit + 1)
+        count = len(self.writes)
+        registers = [Signal.like(length, name=f"left_{group}") for group, length in enumerate(self.lengths)]
+        left = [Mux(self.opens, length, own) for length, own in zip(self.lengths, registers, strict=True)]
+        turn_kept = Signal(range(count))
+        turn = Signal(range(count))
+        m.d.comb += turn.eq(Mux(self.opens, 0, turn_kept))
+        active = [Signal(name=f"active_{group}") for group in range(count)]
+        m.d.comb += [signal.eq(words != 0) for signal, words in zip(active, left, strict=True)]
+        before: list[Value] = [Const(0, self.taken.shape())]  # active groups below each
+        for signal in active:
+            below = Signal.like(self.taken)
+            m.d.comb += below.eq(before[-1] + signal)
+            before.append(below)
+        total = before.pop()
+        at_turn = Signal.like(self.taken)
+        m.d.comb += at_turn.eq(Array(before)[turn])
+        m.d.comb += self.taken.eq(Mux(self.offered < total, self.offered, total))
+        ranks = [Signal.like(self.taken, name=f"rank_{group}") for group in range(count)]
+        accepts = [Signal(name=f"accepts_{group}") for group in range(count)]
+        for group, (rank, below) in enumerate(zip(ranks, before, strict=True)):
+            m.d.comb += rank.eq(below - at_turn + Mux(turn > group, total, 0))
+            m.d.comb += accepts[group].eq(active[group] & (rank < self.taken))
+            m.d.sync += registers[group].eq(left[group] - accepts[group])
+            with m.If(active[group] & (rank == self.taken)):
+                m.d.sync += turn_kept.eq(group)
+        with m.If(self.taken == total):  # all have had theirs: from where it began
+            m.d.sync += turn_kept.eq(turn)
+        accepted, ranked = Array(accepts), Array(ranks)
+        for row, (writes, lane) in enumerate(zip(self.writes, self.lanes, strict=True)):
+            group = Signal(range(count), name=f"group_{row}")
+            m.d.comb += group.eq(row >> self.share_shift)
+            m.d.comb += [writes.eq(accepted[group]), lane.eq(ranked[group])]
         return m

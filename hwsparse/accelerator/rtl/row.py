@@ -16,18 +16,23 @@ SUM_BITS = 32
 
 
 class Row(Elaboratable):
-    """Words come in by `write`; `start` begins a pass over one half of them; sums come out by `drain`."""
+    """Words come in by `write`, section after section; `start` begins a pass over one of them; sums come out.
 
-    def __init__(self, accelerator: Accelerator, k_bits: int) -> None:
-        self._machine, self._k_bits = accelerator, k_bits
+    A section begins where another ended, or at the beginning of a half; where each is, the row remembers by a slot.
+    """
+
+    def __init__(self, accelerator: Accelerator, k_bits: int, slots: int) -> None:
+        self._machine, self._slots = accelerator, slots
         tile, bits = accelerator.tile_positions, accelerator.run_bits
         self._word_bits = 9 + bits
         self._slot_bits = max((accelerator.accumulators - 1).bit_length(), 1)
-        # Loading, into one half.
+        # Loading.
         self.write, self.word = Signal(), Signal(self._word_bits)
-        self.clear, self.load_half = Signal(), Signal()
-        # A pass, over one half.
-        self.start, self.run_half, self.sum_half = Signal(), Signal(), Signal()
+        self.opens, self.fresh, self.load_half = Signal(), Signal(), Signal()
+        self.load_slot = Signal(range(slots))
+        # A pass.
+        self.start, self.sum_half = Signal(), Signal()
+        self.run_slot = Signal(range(slots))
         self.first_chunk = Signal()
         self.asks, self.wants, self.granted = Signal(), Signal(k_bits), Signal()
         self.inputs = Signal(8 * tile)  # of what was granted a cycle before
@@ -61,31 +66,27 @@ class Row(Elaboratable):
         """The word at the head, and whether it goes on in this cycle."""
         depth = self._machine.row_words
         memory = Memory(shape=self._word_bits, depth=2 * depth, init=[])
-        m.submodules.words = memory
-        pointer_bits = (depth + 1).bit_length()
-        filled = [Signal(pointer_bits, name=f"filled_{half}") for half in range(2)]
+        starts, ends = (Memory(shape=range(2 * depth + 1), depth=self._slots, init=[]) for _ in range(2))
+        m.submodules.words, m.submodules.starts, m.submodules.ends = memory, starts, ends
         port, read = memory.write_port(), memory.read_port()
-        held = Mux(self.load_half, filled[1], filled[0])
-        m.d.comb += [
-            port.addr.eq(held + Mux(self.load_half, depth, 0)),
-            port.data.eq(self.word),
-            port.en.eq(self.write),
-        ]
-        for half, count in enumerate(filled):
-            with m.If(self.load_half == half):
-                with m.If(self.clear):
-                    m.d.sync += count.eq(0)
-                with m.Elif(self.write):
-                    m.d.sync += count.eq(count + 1)
-        at, following, running = Signal(pointer_bits), Signal(pointer_bits), Signal()
+        filled, place = (Signal(range(2 * depth + 1), name=name) for name in ("filled", "place"))
+        m.d.comb += place.eq(Mux(self.opens & self.fresh, Mux(self.load_half, depth, 0), filled))
+        m.d.comb += [port.addr.eq(place), port.data.eq(self.word), port.en.eq(self.write)]
+        m.d.sync += filled.eq(place + self.write)
+        for bound, changes, value in ((starts, self.opens, place), (ends, self.opens | self.write, place + self.write)):
+            into = bound.write_port()
+            m.d.comb += [into.addr.eq(self.load_slot), into.data.eq(value), into.en.eq(changes)]
+        first, last = starts.read_port(domain="comb"), ends.read_port(domain="comb")
+        m.d.comb += [first.addr.eq(self.run_slot), last.addr.eq(self.run_slot)]
+        at, following, end, running = Signal.like(place), Signal.like(place), Signal.like(place), Signal()
         take = Signal()
-        m.d.comb += self.asks.eq(running & ~self.start & (at != Mux(self.run_half, filled[1], filled[0])))
+        m.d.comb += self.asks.eq(running & ~self.start & (at != end))
         m.d.comb += take.eq(self.asks & self.granted)
-        m.d.comb += following.eq(Mux(self.start, 0, at + take))
-        m.d.comb += read.addr.eq(following + Mux(self.run_half, depth, 0))
+        m.d.comb += following.eq(Mux(self.start, first.data, at + take))
+        m.d.comb += read.addr.eq(following)
         m.d.sync += at.eq(following)
         with m.If(self.start):
-            m.d.sync += running.eq(1)
+            m.d.sync += [running.eq(1), end.eq(last.data)]
         return read.data, take
 
     def _multiply_add(self, m: Module, take: Signal, value: Signal, slot: Signal) -> None:
