@@ -1,7 +1,7 @@
 """What the simulated accelerators' figures are worth, and what sparsity is worth on them. Nothing here is timed but
 the simulator, and the host of compiled networks: cycles are counted, by the same rules on every machine.
 
-    hardware     small random layers run on the array's hardware description: results and cycles of every pass
+    hardware     small random layers run on the hardware description: results, and cycles of passes and layers
     bounds       that no layer, random or of a network, takes less than its multiply-adds, bytes or outputs must
     peer         cycles of ResNet-50's dense layers against SCALE-Sim's for an array of the same size
     networks     ResNet-50 and MiniLM, pruned, against dense on the same machine, and what the cycles went to
@@ -42,6 +42,7 @@ from hwsparse.accelerator import (
     write_stream,
 )
 from hwsparse.accelerator.passes import time_passes
+from hwsparse.accelerator.timing import time_layer
 from hwsparse.errors import InputError
 from hwsparse.plan import Choice, parse_choice
 from hwsparse.target import load_target
@@ -101,6 +102,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, float], object]:
             "rtl_layers",
             "rtl_mismatches",
             "cycle_mismatches",
+            "layers_beyond_bound",
+            "layer_cycles_off",
             "bounds_beaten",
             "scalesim_err",
             "max_rel_err",
@@ -144,7 +147,7 @@ def _hardware(console: Console, layers: int, seed: int) -> dict[str, float]:
         console.print("hardware: left out, it needs Amaranth (pip install 'hwsparse\\[rtl]')")
         return {}
     random = np.random.default_rng(seed)
-    done, passes_done, wrong, late = 0, 0, 0, 0
+    done, passes_done, wrong, late, beyond, off, total = 0, 0, 0, 0, 0, 0, 0
     while done < layers:
         machine = draw_machine(random)
         drawn = [draw_layer(random, most_size=3) for _ in range(min(LAYERS_A_MACHINE, layers - done))]
@@ -159,11 +162,17 @@ def _hardware(console: Console, layers: int, seed: int) -> dict[str, float]:
             wrong += not right
             late += bool((hardware.cycles != passes.cycles).any())
             passes_done += hardware.cycles.size
+            apart = abs(hardware.total - time_layer(machine, program, passes).cycles)
+            beyond, off, total = beyond + (apart > hardware.bound), off + apart, total + hardware.total
         done += len(drawn)
     console.print(
-        f"hardware: {done} layers in {passes_done} passes; {wrong} with wrong results, {late} with other cycles"
+        f"hardware: {done} layers in {passes_done} passes; {wrong} with wrong results, {late} with passes of other "
+        f"cycles; whole layers take {total} cycles, {off / total:.1%} off the model's, {beyond} beyond its bound"
     )
-    return {"rtl_layers": done, "rtl_mismatches": wrong, "cycle_mismatches": late, "rtl_passes": passes_done}
+    return {
+        "rtl_layers": done, "rtl_mismatches": wrong, "cycle_mismatches": late, "rtl_passes": passes_done,
+        "layers_beyond_bound": beyond, "layer_cycles_off": off / total,
+    }  # fmt: skip
 
 
 def _random_bounds(seed: int) -> Iterator[bool]:

@@ -35,7 +35,7 @@ class Order:
         """(entries,) of each that comes, its place among all were they to come group after group."""
         steps = np.arange(self.lengths.max(initial=0))[:, None]
         places = steps + np.cumsum(self.lengths) - self.lengths
-        return places[steps < self.lengths]
+        return np.asarray(places[steps < self.lengths])
 
     def by_unit(self, counts: np.ndarray) -> np.ndarray:
         """(entries,) of each, were they to come group after group, its place among all unit after unit.
@@ -44,7 +44,7 @@ class Order:
             counts: (units,) entries of each.
         """
         starts, own = (np.cumsum(counts) - counts)[self._by_group], counts[self._by_group]
-        return np.repeat(starts - (np.cumsum(own) - own), own) + np.arange(own.sum())
+        return np.asarray(np.repeat(starts - (np.cumsum(own) - own), own) + np.arange(own.sum()))
 
     def counts(self, found: np.ndarray, units: int) -> np.ndarray:
         """(units,) entries of each unit of the set.

@@ -66,6 +66,7 @@ class ElementArray(Elaboratable):
         m.submodules.sequencer = self.sequencer
         m.d.comb += [
             self.distributor.share_shift.eq(self.share_shift), self.drain.share_shift.eq(self.share_shift),
+            self.distributor.half.eq(self.words_half),
             self.sequencer.pass_done.eq(self.done),
             self.drain.begin.eq(self.sequencer.drain), self.sequencer.drain_done.eq(self.drain.done),
         ]  # fmt: skip

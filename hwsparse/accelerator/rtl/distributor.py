@@ -2,6 +2,7 @@
 
 Words come beat after beat, and a beat has one for every group of rows that has words left, the lowest group first: as
 many as come in a cycle go to as many rows, each of which takes one. How many each group has, a section's head says.
+Sections of the two halves of the weight memory may come by turns.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class Distributor(Elaboratable):
     def __init__(self, accelerator: Accelerator) -> None:
         rows = accelerator.rows
         self.share_shift = Signal(4)
-        self.opens = Signal()
+        self.half, self.opens = Signal(), Signal()
         self.lengths = [Signal(range(accelerator.row_words + 1), name=f"length_{group}") for group in range(rows)]
         self.offered, self.taken = Signal(range(rows + 1)), Signal(range(rows + 1))
         self.writes = [Signal(name=f"writes_{row}") for row in range(rows)]
@@ -26,9 +27,12 @@ class Distributor(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = len(self.writes)
-        registers = [Signal.like(length, name=f"left_{group}") for group, length in enumerate(self.lengths)]
-        left = [Mux(self.opens, length, own) for length, own in zip(self.lengths, registers, strict=True)]
-        turn_kept = Signal(range(count))
+        registers = [
+            Array([Signal.like(length, name=f"left_{half}_{group}") for half in range(2)])
+            for group, length in enumerate(self.lengths)
+        ]
+        left = [Mux(self.opens, length, own[self.half]) for length, own in zip(self.lengths, registers, strict=True)]
+        turn_kept = Array([Signal(range(count), name=f"turn_{half}") for half in range(2)])[self.half]
         turn = Signal(range(count))
         m.d.comb += turn.eq(Mux(self.opens, 0, turn_kept))
         active = [Signal(name=f"active_{group}") for group in range(count)]
@@ -47,7 +51,7 @@ class Distributor(Elaboratable):
         for group, (rank, below) in enumerate(zip(ranks, before, strict=True)):
             m.d.comb += rank.eq(below - at_turn + Mux(turn > group, total, 0))
             m.d.comb += accepts[group].eq(active[group] & (rank < self.taken))
-            m.d.sync += registers[group].eq(left[group] - accepts[group])
+            m.d.sync += registers[group][self.half].eq(left[group] - accepts[group])
             with m.If(active[group] & (rank == self.taken)):
                 m.d.sync += turn_kept.eq(group)
         with m.If(self.taken == total):  # all have had theirs: from where it began

@@ -6,7 +6,7 @@ then added to the accumulators of its channel: each a cycle, one word behind the
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 
 from hwsparse.accelerator.machine import Accelerator
@@ -69,7 +69,8 @@ class Row(Elaboratable):
         starts, ends = (Memory(shape=range(2 * depth + 1), depth=self._slots, init=[]) for _ in range(2))
         m.submodules.words, m.submodules.starts, m.submodules.ends = memory, starts, ends
         port, read = memory.write_port(), memory.read_port()
-        filled, place = (Signal(range(2 * depth + 1), name=name) for name in ("filled", "place"))
+        place = Signal(range(2 * depth + 1))
+        filled = Array([Signal.like(place, name=f"filled_{half}") for half in range(2)])[self.load_half]
         m.d.comb += place.eq(Mux(self.opens & self.fresh, Mux(self.load_half, depth, 0), filled))
         m.d.comb += [port.addr.eq(place), port.data.eq(self.word), port.en.eq(self.write)]
         m.d.sync += filled.eq(place + self.write)
