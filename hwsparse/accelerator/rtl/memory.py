@@ -77,8 +77,8 @@ class Load:
     @property
     def grain(self) -> Fraction:
         """Bytes that are taken together, at most: of a word, or of an input of all positions."""
-        word = max((section.word_bytes for section, _, _ in self.pieces), default=Fraction(0))
-        return max(word, Fraction(self.inputs, max(len(self.columns), 1)))
+        words = (section.word_bytes for section, _, _ in self.pieces)
+        return max(Fraction(self.inputs, max(len(self.columns), 1)), *words)
 
     @property
     def nothing(self) -> bool:
@@ -122,7 +122,7 @@ def loads(accelerator: Accelerator, program: Program, work: Schedule, columns: n
                     kept[key] = read_section(accelerator, program, *key, place)
                 section = kept[key]
                 begin, end = first - offset, first + size - offset
-                some = [n for n, e in enumerate(section.ends) if max(begin, 0) < e <= end]
+                some = [n for n, e in enumerate(section.ends) if max(begin, Fraction(0)) < e <= end]
                 if some or (not section.words and begin <= 0 < end):
                     low, high = (some[0], some[-1] + 1) if some else (0, 0)
                     pieces.append((section, low, high, own - begin, Fraction(own + size)))
