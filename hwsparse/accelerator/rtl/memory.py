@@ -78,7 +78,7 @@ class Load:
     def grain(self) -> Fraction:
         """Bytes that are taken together, at most: of a word, or of an input of all positions."""
         words = (section.word_bytes for section, _, _ in self.pieces)
-        return max(Fraction(self.inputs, max(len(self.columns), 1)), *words)
+        return max([Fraction(self.inputs, max(len(self.columns), 1)), *words])
 
     @property
     def nothing(self) -> bool:
