@@ -10,10 +10,11 @@
              each row among banks, for sums among rows; the distributor 11 a row
 
 The figures of elements, rows, arbiters and distributor are Yosys 0.70's (`synth_xilinx -family xc7`) for single parts
-of the description in `rtl`; arbiters came out at 0.6 to 1.03 of theirs. For the whole array of `fpga-edge` it counted
-128 DSP, 120 blocks of RAM and 30,158 LUTs (8,224 of them memory), where these formulas say 128, 130 and 27,744. Not
-in them, nor in the description (but for the output buffer's blocks): the vector unit, the loader, who starts passes,
-and what routing and timing ask for. Knows no part but those of PARTS.
+of the description in `rtl`; arbiters came out at 0.6 to 1.03 of theirs. For the array of `fpga-edge` with a distributor
+of one word a cycle it counted 128 DSP, 120 blocks of RAM and 30,158 LUTs (8,224 of them memory), where these formulas
+say 128, 130 and 27,744. Not in them (but for the output buffer's blocks): the vector unit, the drain, the sequencer, a
+distributor of a word for every row, who unpacks what memory brings, and what routing and timing ask for. Knows no part
+but those of PARTS.
 """
 
 from __future__ import annotations
