@@ -75,16 +75,12 @@ def _checksum(accelerator: Accelerator) -> int:
     return zlib.crc32("\n".join(format_accelerator(accelerator)).encode())
 
 
-def head_bytes(accelerator: Accelerator, program: Program) -> int:
-    """What comes before the entries of a section."""
-    return 4 * (accelerator.rows // program.form.share)
-
-
 def section_bytes(accelerator: Accelerator, program: Program) -> np.ndarray:
     """(sets, chunks) bytes to fetch of each section; a set's table comes with its first."""
     form = program.form
     bits = form.index_bits(accelerator.run_bits) + 8 * accelerator.element_bytes * form.share * form.span
-    found: np.ndarray = head_bytes(accelerator, program) + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
+    head = 4 * (accelerator.rows // form.share)
+    found: np.ndarray = head + (program.counts.sum(axis=2, dtype=np.int64) * bits + 7) // 8
     units = np.diff(np.minimum(np.arange(program.sets + 1) * program.tiling.set_units, program.units))
     found[:, 0] += 2 * units
     return found
