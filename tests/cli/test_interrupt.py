@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of what the interpreter does for itself, or of what a library swallows, still stops the command."""
+"""Ctrl-C in the middle of what the interpreter does for itself, or of what a library swallows, stops the command."""
 
 from __future__ import annotations
 
